@@ -1,0 +1,219 @@
+"""Every configuration key: its default, what values it may take, what it means.
+
+The tree is the single source of the defaults, of the checks and of the table in
+`docs/CONFIG_GUIDE.md`. Lists and numbers are written as a YAML file would hold them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Value = Any
+
+
+@dataclass(frozen=True)
+class Key:
+    """One leaf of the configuration.
+
+    Attributes:
+        default: The default; its type is the type that every value must have. An int may stand
+            where the default is a float. A list's first element gives the type of its elements.
+        meaning: One sentence for the configuration guide.
+        rule: What the value must be, in words, and the test; `None` allows every value.
+        optional_path: The value names a file that must exist unless it is empty.
+    """
+
+    default: Value
+    meaning: str
+    rule: tuple[str, Callable[[Value], bool]] | None = None
+    optional_path: bool = False
+
+
+def one_of(*choices: str) -> tuple[str, Callable[[Value], bool]]:
+    """Return the rule that a value is one of `choices`."""
+    return f"one of {', '.join(choices)}", lambda value: value in choices
+
+
+POSITIVE = ("a number > 0", lambda v: v > 0)
+NOT_NEGATIVE = ("a number >= 0", lambda v: v >= 0)
+FRACTION = ("a number from 0 to 1", lambda v: 0 <= v <= 1)
+DROPOUT = ("a number >= 0 and < 1", lambda v: 0 <= v < 1)
+NAME = ("a folder name without slashes", lambda v: bool(v) and "/" not in v and ".." not in v)
+OPTIONAL_NAME = ("a name without slashes", lambda v: "/" not in v and ".." not in v)
+POSITIVE_LIST = ("a list of numbers > 0", lambda v: len(v) > 0 and all(x > 0 for x in v))
+BETAS = ("two numbers >= 0 and < 1", lambda v: len(v) == 2 and all(0 <= x < 1 for x in v))
+EXTENSIONS = ("a list like ['.png']", lambda v: len(v) > 0 and all(x.startswith(".") for x in v))
+MULTIPLE_OF_8 = ("a multiple of 8, at least 16", lambda v: v >= 16 and v % 8 == 0)
+TILE_SIZE = (
+    "0 (whole frames) or a multiple of 8, at least 32",
+    lambda v: v == 0 or v >= 32 and v % 8 == 0,
+)
+OVERLAP = ("a multiple of 8, at least 0", lambda v: v >= 0 and v % 8 == 0)
+FREEZABLE = ("a list of: spynet, deform", lambda v: all(x in ("spynet", "deform") for x in v))
+
+
+def _chunking() -> dict[str, Key]:
+    return {
+        "HEADS": Key(
+            4, "Attention heads; must divide every entry of CHANNELS_PER_SCALE.", POSITIVE
+        ),
+        "DROPOUT": Key(0.0, "Dropout inside the attention and its MLP.", DROPOUT),
+        "MLP_RATIO": Key(2.0, "Hidden width of the MLP, in channels of the scale.", POSITIVE),
+        "ADAPTIVE_CHUNK": Key(
+            True, "Take the largest chunk of pixels that MAX_BATCH_TOKENS allows."
+        ),
+        "MAX_BATCH_TOKENS": Key(
+            49152, "Most tokens (pixels x frames) that one chunk may hold.", POSITIVE
+        ),
+        "CHUNK_SIZE": Key(
+            64, "Side of a chunk in feature pixels where ADAPTIVE_CHUNK is false.", POSITIVE
+        ),
+        "CHUNK_SHAPE": Key("square", "Form of a chunk.", one_of("square", "wide", "tall")),
+    }
+
+
+SCHEMA: dict[str, Any] = {
+    "SEED": Key(123, "Seed of weights, data order and augmentation.", NOT_NEGATIVE),
+    "EXP_NAME": Key(
+        "", "Name of the run's folders; empty: the name of the YAML file.", OPTIONAL_NAME
+    ),
+    "DEVICE": Key(
+        "auto",
+        "Where to compute; auto takes CUDA where there is one.",
+        one_of("auto", "cuda", "cpu"),
+    ),
+    "DATA": {
+        "ROOT": Key("data/gopro_spike", "Folder with the splits; see DATALOADER_GUIDE."),
+        "DEMO": Key(False, "Make the demo data at ROOT first if it is not there."),
+        "TRAIN_SPLIT": Key("train", "Folder of the training sequences.", NAME),
+        "VAL_SPLIT": Key("val", "Folder of the validation sequences.", NAME),
+        "CLIP_LEN": Key(5, "Frames per training clip, T.", POSITIVE),
+        "CROP_SIZE": Key(256, "Side of the training crop in RGB pixels.", MULTIPLE_OF_8),
+        "K": Key(32, "Voxel bins per exposure.", POSITIVE),
+        "NORM": {
+            "MEAN": Key(
+                0.0, "Mean of log1p(count) over the training split; prepare_data.py writes it."
+            ),
+            "STD": Key(1.0, "Deviation of log1p(count); prepare_data.py writes it.", POSITIVE),
+        },
+        "IMAGE_EXTS": Key([".png", ".jpg", ".jpeg", ".bmp"], "Endings of image files.", EXTENSIONS),
+        "SPIKE_DIR": Key("spike", "Folder of a sequence with its .dat files.", NAME),
+        "VOXEL_CACHE_DIRNAME": Key("spike_vox", "Folder of a sequence with voxel counts.", NAME),
+        "USE_PRECOMPUTED_VOXELS": Key(
+            True, "Read the voxel cache; false: voxelize the crop from the .dat bits each time."
+        ),
+        "ALIGN_LOG_PATHS": Key(
+            [""], "Alignment logs of prepare_data.py; empty: outputs/logs/align_<root's name>.txt."
+        ),
+        "USE_RAM_CACHE": Key(False, "Keep decoded frames in memory, in every worker by itself."),
+        "CACHE_SIZE_GB": Key(4.0, "Most memory of one worker's frame cache, in GB.", POSITIVE),
+        "PRELOAD": Key(False, "Fill the frame cache before training; refused if it does not fit."),
+        "MAX_BAD_FRACTION": Key(
+            0.01, "Share of dropped samples above which training stops.", FRACTION
+        ),
+        "AUGMENT": {
+            "FLIP": Key(True, "Random horizontal and vertical flips of a clip."),
+            "TRANSPOSE": Key(True, "Random exchange of height and width."),
+            "REVERSE": Key(False, "Random reversal of time: of frames and of voxel bins."),
+        },
+    },
+    "MODEL": {
+        "USE_SPIKE": Key(True, "False: plain VRT on the RGB frames alone."),
+        "VRT_CFG": Key(
+            "third_party/VRT/options/deblur/vrt_base.yaml", "YAML file with VRT's arguments."
+        ),
+        "SPYNET": Key(
+            "", "Weights of the flow estimator: a path, 'download', or empty for random ones."
+        ),
+        "CHANNELS_PER_SCALE": Key(
+            [96, 96, 96, 96], "Spike channels per scale; VRT's widths of stages 1-4.", POSITIVE_LIST
+        ),
+        "LAYERS": Key(4, "Number of scales; VRT has four.", ("4", lambda v: v == 4)),
+        "SPIKE_ENCODER": {
+            "TEMPORAL_STRIDES": Key([1, 1, 1], "Stride in time of scales 2-4.", POSITIVE_LIST),
+            "SPATIAL_STRIDES": Key([2, 2, 2], "Stride in space of scales 2-4.", POSITIVE_LIST),
+        },
+        "SPIKE_TSA": _chunking(),
+        "FUSE": {
+            "TYPE": Key("TemporalCrossAttn", "Kind of fusion.", one_of("TemporalCrossAttn")),
+            **_chunking(),
+        },
+        "USE_CHECKPOINT_ATTN": Key(
+            True, "Recompute attention in the backward pass: less memory, a little slower."
+        ),
+        "USE_CHECKPOINT_FFN": Key(True, "Recompute MLPs in the backward pass."),
+        "PRETRAINED": Key(
+            "", "Weights to start from: ours, or official VRT weights.", optional_path=True
+        ),
+    },
+    "TRAIN": {
+        "EPOCHS": Key(80, "Passes over the training clips; MAX_STEPS 0 uses it.", POSITIVE),
+        "MAX_STEPS": Key(0, "Optimiser steps in all; 0: as EPOCHS says.", NOT_NEGATIVE),
+        "BATCH_SIZE": Key(1, "Clips per rank and backward pass.", POSITIVE),
+        "GRADIENT_ACCUMULATION_STEPS": Key(
+            6, "Backward passes per optimiser step; batch = ranks x BATCH_SIZE x this.", POSITIVE
+        ),
+        "NUM_WORKERS": Key(8, "Loader processes per rank; 0 loads in the trainer.", NOT_NEGATIVE),
+        "AMP": Key(
+            "auto",
+            "Precision; auto is bf16 on a GPU that has it, fp16 on other GPUs, fp32 on a CPU.",
+            one_of("auto", "bf16", "fp16", "fp32"),
+        ),
+        "GRAD_CLIP": Key(1.0, "Largest norm of all gradients together; 0: no limit.", NOT_NEGATIVE),
+        "FREEZE": Key([""], "Parts of VRT that are not trained.", FREEZABLE),
+        "OPTIM": {
+            "LR": Key(2e-4, "Peak learning rate of AdamW.", POSITIVE),
+            "BETAS": Key([0.9, 0.99], "AdamW's two decay rates.", BETAS),
+            "WEIGHT_DECAY": Key(1e-4, "AdamW's weight decay.", NOT_NEGATIVE),
+        },
+        "SCHED": {
+            "WARMUP_STEPS": Key(5000, "Steps of linear warm-up from 0.", NOT_NEGATIVE),
+            "ETA_MIN": Key(1e-7, "Learning rate at the end of the cosine.", NOT_NEGATIVE),
+        },
+        "VAL_EVERY": Key(1000, "Steps between validations.", POSITIVE),
+        "VISUAL_EVERY": Key(10000, "Steps between pictures; taken at a validation.", POSITIVE),
+        "SAVE_EVERY": Key(500, "Steps between writings of last.pth.", POSITIVE),
+        "LOG_EVERY": Key(50, "Steps between lines of the log.", POSITIVE),
+        "RGB_TWIN": Key(
+            False, "launch_train.sh also trains the RGB-only twin and compares the two."
+        ),
+    },
+    "VAL": {
+        "TILE_FRAMES": Key(12, "Frames per tile; 0: the whole sequence.", NOT_NEGATIVE),
+        "TILE_SIZE": Key(256, "Side of a tile in RGB pixels.", TILE_SIZE),
+        "OVERLAP_FRAMES": Key(2, "Frames that neighbouring tiles share.", NOT_NEGATIVE),
+        "OVERLAP_SIZE": Key(24, "Pixels that neighbouring tiles share.", OVERLAP),
+        "BLEND": Key(
+            "smooth",
+            "smooth: seamless ramps; reference: the published test procedure.",
+            one_of("smooth", "reference"),
+        ),
+        "LPIPS": Key(True, "Also compute LPIPS where its weights are found."),
+        "LPIPS_WEIGHTS": Key(
+            "", "AlexNet weights for LPIPS; empty: torch's hub cache.", optional_path=True
+        ),
+    },
+    "LOSS": {
+        "CHARBONNIER": {
+            "DELTA": Key(1e-3, "sqrt(d^2 + DELTA^2).", POSITIVE),
+            "WEIGHT": Key(1.0, "Weight of the Charbonnier term.", NOT_NEGATIVE),
+        },
+        "VGG_PERCEPTUAL": {
+            "LAYERS": Key(
+                ["relu3_3"],
+                "VGG layers that are compared.",
+                ("a list of names like relu3_3", lambda v: len(v) > 0),
+            ),
+            "WEIGHT": Key(0.1, "Weight of the perceptual term; 0 turns it off.", NOT_NEGATIVE),
+            "BACKBONE": Key("vgg16", "Which network.", one_of("vgg16", "vgg19")),
+            "CRITERION": Key("l1", "Distance of features.", one_of("l1", "l2")),
+            "WEIGHTS": Key(
+                "", "Weights file; empty: torch's hub cache, else downloaded.", optional_path=True
+            ),
+        },
+    },
+    "LOG": {
+        "TENSORBOARD": Key(True, "Write TensorBoard events."),
+        "SAVE_DIR": Key("outputs", "Folder for logs, checkpoints, pictures and metrics."),
+    },
+}
