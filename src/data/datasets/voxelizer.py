@@ -1,0 +1,222 @@
+"""Counts of spikes per time bin: from event lists, from dense spikes, from bit-packed files.
+
+For tick q of a window of S ticks the bin is floor(q * K / S), in integers: nothing is lost, nothing
+is counted twice, and the time axis is neither stretched nor interpolated. Where K does not divide S
+the bins hold unequal numbers of ticks; `ticks_per_bin` says how many.
+"""
+
+import logging
+from collections.abc import Iterable
+
+import numpy as np
+
+from src.data.spike_dat import SpikeFile
+
+logger = logging.getLogger(__name__)
+
+OUTSIDE_CHOICES = ("error", "drop")
+
+
+def bin_of_tick(num_ticks: int, num_bins: int) -> np.ndarray:
+    """Return the bin of each tick of a window: int64 [S], floor(q * K / S).
+
+    Raises:
+        ValueError: no tick or no bin.
+    """
+    if num_ticks < 1 or num_bins < 1:
+        raise ValueError(f"a window of {num_ticks} ticks in {num_bins} bins: both must be above 0")
+    return np.arange(num_ticks, dtype=np.int64) * num_bins // num_ticks
+
+
+def ticks_per_bin(num_ticks: int, num_bins: int) -> np.ndarray:
+    """Return how many ticks fall into each bin: int64 [K]; 0 where K exceeds S."""
+    return np.bincount(bin_of_tick(num_ticks, num_bins), minlength=num_bins)
+
+
+def voxelize(
+    events: np.ndarray,
+    t0: float,
+    t1: float,
+    H: int,
+    W: int,
+    K: int = 32,
+    outside: str = "error",
+) -> np.ndarray:
+    """Count events per bin of the window [t0, t1).
+
+    bin = clip(floor((t - t0) / (t1 - t0) * K), 0, K - 1). With integer events and integer t0, t1
+    the bin is computed in integers; times in seconds as floats can fall on the wrong side of a bin
+    edge by rounding, so keep ticks or microseconds as integers.
+
+    Args:
+        events: rows (t, y, x) or (t, y, x, p), any real dtype, any order; p is not used.
+        t0: start of the window, in the unit of t.
+        t1: its end, exclusive.
+        H: rows of the sensor.
+        W: columns of the sensor.
+        K: number of bins.
+        outside: "error" refuses events outside the sensor or the window, "drop" leaves them out and
+            logs how many.
+
+    Returns:
+        float32 [K, H, W], the counts.
+
+    Raises:
+        ValueError: a wrong shape, an empty window, a fractional coordinate, or events outside.
+    """
+    if outside not in OUTSIDE_CHOICES:
+        raise ValueError(f"outside is {outside!r}; write one of {OUTSIDE_CHOICES}")
+    grid, num_dropped = voxelize_inside(events, t0, t1, H, W, K)
+    if num_dropped and outside == "error":
+        raise ValueError(_outside_message(np.asarray(events), t0, t1, H, W))
+    if num_dropped:
+        logger.warning("dropped %d of %d events outside window or sensor", num_dropped, len(events))
+    return grid
+
+
+def voxelize_inside(
+    events: np.ndarray, t0: float, t1: float, H: int, W: int, K: int = 32
+) -> tuple[np.ndarray, int]:
+    """Count the events inside window and sensor; see `voxelize`.
+
+    Returns:
+        float32 [K, H, W], and the number of events that lie outside and were left out.
+
+    Raises:
+        ValueError: a wrong shape, an empty window or a fractional coordinate.
+    """
+    events = np.asarray(events)
+    if events.ndim != 2 or events.shape[1] not in (3, 4):
+        raise ValueError(
+            f"events have shape {events.shape}; rows (t, y, x) or (t, y, x, p) are needed"
+        )
+    if not t1 > t0:
+        raise ValueError(f"exposure ends before it starts: t0={t0}, t1={t1}")
+    if min(H, W, K) < 1:
+        raise ValueError(f"H={H}, W={W}, K={K}: all must be above 0")
+    inside = _inside(events, t0, t1, H, W)
+    num_dropped = int(len(events) - np.count_nonzero(inside))
+    if num_dropped:
+        events = events[inside]
+    y, x = _whole(events[:, 1], "y"), _whole(events[:, 2], "x")
+    index = (_bins(events[:, 0], t0, t1, K) * H + y) * W + x
+    grid = np.zeros(K * H * W, dtype=np.float32)
+    np.add.at(grid, index, np.float32(1))  # one flat index: the fast path of NumPy >= 1.25
+    return grid.reshape(K, H, W), num_dropped
+
+
+def voxelize_spikes(spikes: np.ndarray, K: int) -> np.ndarray:
+    """Count dense spikes [S, H, W] of 0 and 1 per bin: uint8 (uint16 if needed) [K, H, W].
+
+    Raises:
+        ValueError: a wrong shape, or a value that is not 0 or 1.
+    """
+    spikes = np.asarray(spikes)
+    if spikes.ndim != 3:
+        raise ValueError(f"spikes have shape {spikes.shape}; [S, H, W] is needed")
+    if spikes.dtype == np.bool_:
+        spikes = spikes.view(np.uint8)
+    if spikes.size and (spikes.dtype != np.uint8 or spikes.max() > 1):
+        raise ValueError(
+            f"spikes are {spikes.dtype} from {spikes.min()} to {spikes.max()}; "
+            "uint8 or bool of 0 and 1 is needed (packed bytes are not spikes)"
+        )
+    return _accumulate(spikes, len(spikes), K, spikes.shape[1:])
+
+
+def voxelize_packed(
+    file: SpikeFile,
+    start: int,
+    stop: int,
+    K: int,
+    crop: tuple[int, int, int, int] | None = None,
+) -> np.ndarray:
+    """Count the spikes of ticks [start, stop) of a bit-packed file per bin.
+
+    No event list and no dense stream is built; of a crop only its own bytes are unpacked.
+
+    Args:
+        file: the recording.
+        start: first tick.
+        stop: tick after the last.
+        K: number of bins.
+        crop: (y, x, h, w) in upright pixels; None is the whole sensor.
+
+    Returns:
+        uint8 (uint16 if a count needs it) [K, h, w], upright.
+
+    Raises:
+        ValueError: the ticks leave the file or the crop leaves the sensor.
+    """
+    geometry = file.geometry
+    y, x, h, w = (0, 0, geometry.height, geometry.width) if crop is None else crop
+    if y < 0 or x < 0 or h < 1 or w < 1 or y + h > geometry.height or x + w > geometry.width:
+        raise ValueError(
+            f"{file.path}: crop (y={y}, x={x}, h={h}, w={w}) leaves the sensor of "
+            f"{geometry.height}x{geometry.width}"
+        )
+    if geometry.width % 8:  # rows share bytes: unpack whole ticks, one at a time
+        ticks = (file.read(q, q + 1)[0, y : y + h, x : x + w] for q in range(start, stop))
+        return _accumulate(ticks, stop - start, K, (h, w))
+    top = geometry.height - y - h if geometry.flip_rows else y
+    first_byte, last_byte = x // 8, (x + w - 1) // 8 + 1
+    stored = file.packed(start, stop)[:, top : top + h, first_byte:last_byte]
+    ticks = (np.unpackbits(tick, axis=-1, bitorder=geometry.bit_order) for tick in stored)
+    whole_bytes = _accumulate(ticks, stop - start, K, (h, (last_byte - first_byte) * 8))
+    upright = whole_bytes[:, ::-1] if geometry.flip_rows else whole_bytes
+    left = x - first_byte * 8
+    return np.ascontiguousarray(upright[:, :, left : left + w])
+
+
+def _accumulate(
+    ticks: Iterable[np.ndarray], num_ticks: int, num_bins: int, size: tuple[int, int]
+) -> np.ndarray:
+    """Add up 0/1 images [h, w] in the order of ticks, in the counts' own small dtype: [K, h, w]."""
+    counts = _empty_counts(num_ticks, num_bins, size)
+    # In place and in uint8: ten times faster than unpacking all and np.add.reduceat.
+    for tick, k in zip(ticks, bin_of_tick(num_ticks, num_bins), strict=True):
+        counts[k] += tick
+    return counts
+
+
+def _empty_counts(num_ticks: int, num_bins: int, size: tuple[int, int]) -> np.ndarray:
+    """Return zeros [K, h, w] in the smallest dtype that holds ceil(S / K)."""
+    largest = int(ticks_per_bin(num_ticks, num_bins).max())
+    dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
+    if largest > np.iinfo(np.uint16).max:
+        raise ValueError(f"{num_ticks} ticks in {num_bins} bins: a count can exceed 65535; raise K")
+    return np.zeros((num_bins, *size), dtype=dtype)
+
+
+def _bins(t: np.ndarray, t0: float, t1: float, num_bins: int) -> np.ndarray:
+    """Return the bin of each time inside [t0, t1): int64 [N]."""
+    is_integer = t.dtype.kind in "iu" and all(isinstance(v, int | np.integer) for v in (t0, t1))
+    if is_integer:
+        return (t.astype(np.int64) - int(t0)) * num_bins // (int(t1) - int(t0))
+    # Multiplying first keeps whole ticks exact: only the quotient is rounded.
+    bins = np.floor((t.astype(np.float64) - t0) * num_bins / (t1 - t0)).astype(np.int64)
+    return np.clip(bins, 0, num_bins - 1, out=bins)
+
+
+def _inside(events: np.ndarray, t0: float, t1: float, H: int, W: int) -> np.ndarray:
+    """Return which events lie in the window and on the sensor: bool [N]; NaN is outside."""
+    t, y, x = events[:, 0], events[:, 1], events[:, 2]
+    return (t >= t0) & (t < t1) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+
+
+def _whole(values: np.ndarray, name: str) -> np.ndarray:
+    """Return coordinates as int64; a fractional one is refused."""
+    whole = values.astype(np.int64)
+    if values.dtype.kind == "f" and np.any(whole != values):
+        raise ValueError(f"column {name} has fractional values; whole pixel numbers are needed")
+    return whole
+
+
+def _outside_message(events: np.ndarray, t0: float, t1: float, H: int, W: int) -> str:
+    first = int(np.argmin(_inside(events, t0, t1, H, W)))
+    count = int(np.count_nonzero(~_inside(events, t0, t1, H, W)))
+    return (
+        f"{count} of {len(events)} events lie outside the window [{t0}, {t1}) or the sensor "
+        f"{H}x{W}; the first is row {first}: {events[first].tolist()}. Rows are (t, y, x[, p]); "
+        'pass outside="drop" to leave such events out'
+    )

@@ -1,0 +1,275 @@
+"""Spike camera recordings in `.dat` files: one bit per pixel and tick, and the YAML beside them.
+
+A `.dat` file has no header. Tick follows tick, in a tick row follows row, and eight pixels share a
+byte, the first one in the least significant bit. The sensor stores rows bottom-up, so an upright
+image needs its rows reversed. Height, width, tick rate and threshold are not in the file; they come
+from a sidecar (ours, or the `config.yaml` of SpikeCV) or from the user.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from src.paths import atomic_write
+
+SIDECAR_NAME = "spike.yaml"
+SPIKECV_NAME = "config.yaml"
+BIT_ORDERS = ("little", "big")
+
+# Sensor and data set sizes in use, only named in error messages.
+USUAL_SIZES = ((250, 400), (360, 640), (384, 384), (180, 320), (96, 128), (1000, 1000))
+
+
+@dataclass(frozen=True)
+class SpikeGeometry:
+    """How the bits of one tick lie in the file.
+
+    Args:
+        height: rows of the sensor.
+        width: columns of the sensor.
+        bit_order: "little" if the first of eight pixels is the least significant bit, else "big".
+        flip_rows: whether the file stores the bottom row first.
+
+    Raises:
+        ValueError: an impossible size or bit order, or a pixel number that is no multiple of 8
+            (readers in the wild disagree about the padding of such ticks).
+    """
+
+    height: int
+    width: int
+    bit_order: str = "little"
+    flip_rows: bool = True
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"spike size {self.height}x{self.width}: both must be at least 1")
+        if self.bit_order not in BIT_ORDERS:
+            raise ValueError(f"bit_order is {self.bit_order!r}; write one of {BIT_ORDERS}")
+        if self.height * self.width % 8:
+            raise ValueError(
+                f"spike size {self.height}x{self.width}: {self.height * self.width} pixels are no "
+                "multiple of 8, and readers disagree how such a tick is padded; crop or pad the "
+                "recording to a width that is a multiple of 8"
+            )
+
+    @property
+    def tick_bytes(self) -> int:
+        """Bytes of one tick."""
+        return self.height * self.width // 8
+
+
+class SpikeFile:
+    """One `.dat` file, opened for reading ranges of ticks.
+
+    Nothing but the asked ticks is read. The object holds no open file, so it can be sent to worker
+    processes.
+
+    Args:
+        path: the `.dat` file.
+        geometry: how its bits lie.
+        drop_remainder: ignore bytes after the last whole tick instead of refusing the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the size is not a whole number of ticks, or there is not even one tick.
+    """
+
+    def __init__(
+        self, path: str | Path, geometry: SpikeGeometry, drop_remainder: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.geometry = geometry
+        size = self.path.stat().st_size
+        self.num_ticks, rest = divmod(size, geometry.tick_bytes)
+        if (rest and not drop_remainder) or self.num_ticks == 0:
+            raise ValueError(_size_message(self.path, size, geometry))
+
+    def packed(self, start: int, stop: int) -> np.ndarray:
+        """Return ticks [start, stop) as stored: uint8 [S, H, W/8], a read-only memory map.
+
+        Rows are in file order (bottom-up where `geometry.flip_rows`).
+
+        Raises:
+            ValueError: the range leaves the file, or the width is no multiple of 8.
+        """
+        height, width = self.geometry.height, self.geometry.width
+        if width % 8:
+            raise ValueError(
+                f"{self.path}: rows of {width} pixels do not start at whole bytes; use read()"
+            )
+        return self._tick_bytes(start, stop).reshape(stop - start, height, width // 8)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W].
+
+        Raises:
+            ValueError: the range leaves the file.
+        """
+        height, width = self.geometry.height, self.geometry.width
+        stored = self._tick_bytes(start, stop)
+        bits = np.unpackbits(stored, axis=1, bitorder=self.geometry.bit_order)
+        bits = bits.reshape(stop - start, height, width)
+        return np.ascontiguousarray(bits[:, ::-1]) if self.geometry.flip_rows else bits
+
+    def _tick_bytes(self, start: int, stop: int) -> np.ndarray:
+        """Return the bytes of ticks [start, stop): uint8 [S, H*W/8], a read-only memory map."""
+        if not 0 <= start < stop <= self.num_ticks:
+            raise ValueError(
+                f"{self.path}: ticks [{start}, {stop}) asked, the file has [0, {self.num_ticks}) "
+                f"at {self.geometry.height}x{self.geometry.width}; check the exposure times, the "
+                "tick rate and the spike size"
+            )
+        tick_bytes = self.geometry.tick_bytes
+        return np.memmap(self.path, np.uint8, "r", start * tick_bytes, (stop - start, tick_bytes))
+
+
+def write_spikes(path: str | Path, spikes: np.ndarray, geometry: SpikeGeometry) -> None:
+    """Write upright spikes [S, H, W] of 0 and 1 to a `.dat` file, whole or not at all.
+
+    An existing file is replaced, never appended to.
+
+    Raises:
+        ValueError: the shape is not the geometry's, there is no tick, or a value is not 0 or 1.
+    """
+    spikes = np.asarray(spikes)
+    if spikes.ndim != 3 or spikes.shape[1:] != (geometry.height, geometry.width) or not len(spikes):
+        raise ValueError(
+            f"{path}: spikes have shape {spikes.shape}; [S, {geometry.height}, {geometry.width}] "
+            "with at least one tick is needed"
+        )
+    if spikes.dtype != np.bool_:
+        if np.any((spikes != 0) & (spikes != 1)):
+            raise ValueError(
+                f"{path}: spikes must be 0 or 1, found values from {spikes.min()} to "
+                f"{spikes.max()}; packed bytes or counts are not spikes"
+            )
+        spikes = spikes.astype(np.uint8)
+    stored = spikes[:, ::-1] if geometry.flip_rows else spikes
+    packed = np.packbits(stored.reshape(len(spikes), -1), axis=1, bitorder=geometry.bit_order)
+    with atomic_write(path) as partial:
+        partial.write_bytes(packed.tobytes())
+
+
+@dataclass(frozen=True)
+class SpikeSidecar:
+    """What a `.dat` file does not say about itself.
+
+    Args:
+        height: rows of the sensor.
+        width: columns of the sensor.
+        ticks_per_second: readouts per second, None where the source does not say.
+        threshold: firing threshold in full-scale intensity times ticks, None where unknown.
+        bit_order: see `SpikeGeometry`.
+        flip_rows: see `SpikeGeometry`.
+
+    Raises:
+        ValueError: what `SpikeGeometry` refuses.
+    """
+
+    height: int
+    width: int
+    ticks_per_second: float | None = None
+    threshold: float | None = None
+    bit_order: str = "little"
+    flip_rows: bool = True
+
+    def __post_init__(self) -> None:
+        SpikeGeometry(self.height, self.width, self.bit_order, self.flip_rows)
+
+    @property
+    def geometry(self) -> SpikeGeometry:
+        """The part that reading bits needs."""
+        return SpikeGeometry(self.height, self.width, self.bit_order, self.flip_rows)
+
+
+def read_sidecar(dat_path: str | Path) -> SpikeSidecar | None:
+    """Return what is written about `dat_path`, or None where nothing is.
+
+    Looked for, in this order: `<stem>.yaml` beside it, `spike.yaml` in its folder, and a SpikeCV
+    `config.yaml` in its folder or up to two folders above. Of the latter only `spike_h` and
+    `spike_w` are used; one without either of them belongs to something else and is passed over.
+
+    Raises:
+        ValueError: a sidecar with an unknown, missing or impossible entry.
+    """
+    dat_path = Path(dat_path)
+    for path in (dat_path.with_suffix(".yaml"), dat_path.parent / SIDECAR_NAME):
+        if path.is_file():
+            return _parse_sidecar(path, _read_mapping(path))
+    for folder in list(dat_path.absolute().parents)[:3]:
+        path = folder / SPIKECV_NAME
+        if not path.is_file():
+            continue
+        entries = _read_mapping(path)
+        sizes = {
+            ours: entries[theirs]
+            for ours, theirs in (("height", "spike_h"), ("width", "spike_w"))
+            if theirs in entries
+        }
+        if sizes:
+            return _parse_sidecar(path, sizes)
+    return None
+
+
+def write_sidecar(folder: str | Path, sidecar: SpikeSidecar) -> Path:
+    """Write `spike.yaml` for all `.dat` files of `folder`; return its path."""
+    path = Path(folder) / SIDECAR_NAME
+    with atomic_write(path) as partial:
+        partial.write_text(yaml.safe_dump(asdict(sidecar), sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _read_mapping(path: Path) -> dict:
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path}: expected `key: value` lines, found {type(entries).__name__}")
+    return entries
+
+
+def _parse_sidecar(path: Path, entries: dict) -> SpikeSidecar:
+    """Check names, types and values of a sidecar's entries."""
+    kinds = {
+        "height": int,
+        "width": int,
+        "ticks_per_second": (int, float, type(None)),
+        "threshold": (int, float, type(None)),
+        "bit_order": str,
+        "flip_rows": bool,
+    }
+    problems = [f"unknown key {key!r}" for key in entries if key not in kinds]
+    problems += [f"{key} is missing" for key in ("height", "width") if key not in entries]
+    for key, kind in kinds.items():
+        if key not in entries:
+            continue
+        value = entries[key]
+        is_wrong_bool = isinstance(value, bool) and kind is not bool
+        if not isinstance(value, kind) or is_wrong_bool:
+            problems.append(f"{key} is {value!r}")
+        elif key in ("ticks_per_second", "threshold") and value is not None and not value > 0:
+            problems.append(f"{key} is {value!r}, it must be above 0")
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}; known keys: {', '.join(kinds)}")
+    try:
+        return SpikeSidecar(**entries)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _size_message(path: Path, size: int, geometry: SpikeGeometry) -> str:
+    """Say which sizes fit, and which usual sensor sizes would fit this file."""
+    tick_bytes = geometry.tick_bytes
+    ticks = size // tick_bytes
+    nearest = [f"{n * tick_bytes} ({n} ticks)" for n in (ticks, ticks + 1) if n > 0]
+    others = [
+        f"{height}x{width} ({size // (height * width // 8)} ticks)"
+        for height, width in USUAL_SIZES
+        if size and size % (height * width // 8) == 0
+    ]
+    hint = f"; usual sizes that divide the file: {', '.join(others)}" if others else ""
+    return (
+        f"{path}: {size} bytes are {size / tick_bytes:.2f} ticks of {geometry.height}x"
+        f"{geometry.width} ({tick_bytes} bytes each); sizes that fit: {', '.join(nearest)}{hint}. "
+        "Correct the spike size, or read with drop_remainder=True to ignore the rest"
+    )

@@ -1,0 +1,213 @@
+"""Voxelizer: by hand, by invariant, against slow twins, and its three paths against each other."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from src.data.datasets.voxelizer import (
+    bin_of_tick,
+    ticks_per_bin,
+    voxelize,
+    voxelize_inside,
+    voxelize_packed,
+    voxelize_spikes,
+)
+from src.data.spike_dat import SpikeFile, SpikeGeometry, write_spikes
+from tests.spike_cases import random_spikes, voxelize_spikes_twin, voxelize_twin
+
+
+def spike_file(folder, spikes, **geometry):
+    geometry = SpikeGeometry(*spikes.shape[1:], **geometry)
+    write_spikes(folder / "a.dat", spikes, geometry)
+    return SpikeFile(folder / "a.dat", geometry)
+
+
+# ---------------------------------------------------------------- ticks and bins
+
+
+def test_bins_by_hand():
+    assert bin_of_tick(6, 3).tolist() == [0, 0, 1, 1, 2, 2]
+    assert bin_of_tick(3, 4).tolist() == [0, 1, 2]
+    assert ticks_per_bin(3, 4).tolist() == [1, 1, 1, 0]
+    spikes = np.array([1, 0, 1, 1, 0, 1], np.uint8).reshape(6, 1, 1)
+    assert voxelize_spikes(spikes, 3).ravel().tolist() == [1, 2, 1]
+    events = np.array([[0, 0, 0], [2, 0, 0], [3, 0, 0], [5, 0, 0]])
+    assert voxelize(events, 0, 6, 1, 1, 3).ravel().tolist() == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("num_ticks", "pattern"),
+    [
+        (33, [2] + [1] * 31),
+        (56, [2, 2, 2, 1] * 8),
+        (65, [3] + [2] * 31),
+        (88, [3, 3, 3, 2] * 8),
+        (104, [4, 3, 3, 3] * 8),
+    ],
+)
+def test_all_ones_give_the_known_ticks_per_bin(num_ticks, pattern):
+    assert ticks_per_bin(num_ticks, 32).tolist() == pattern
+    counts = voxelize_spikes(np.ones((num_ticks, 1, 1), np.uint8), 32)
+    assert counts.ravel().tolist() == pattern
+
+
+@pytest.mark.parametrize("arguments", [(0, 4), (4, 0)])
+def test_an_empty_window_or_no_bins_is_refused(arguments):
+    with pytest.raises(ValueError, match="both must be above 0"):
+        bin_of_tick(*arguments)
+
+
+# ---------------------------------------------------------------- dense and packed
+
+
+@pytest.mark.parametrize(("num_ticks", "K"), [(56, 32), (88, 32), (7, 32), (40, 8), (300, 1)])
+def test_dense_equals_its_twin(num_ticks, K):
+    spikes = random_spikes(num_ticks, 3, 8, rate=0.95)
+    counts = voxelize_spikes(spikes, K)
+    assert counts.dtype == (np.uint16 if num_ticks > 255 * K else np.uint8)
+    assert np.array_equal(counts, voxelize_spikes_twin(spikes, K))
+    assert counts.sum() == spikes.sum()
+
+
+def test_counts_above_255_do_not_wrap(tmp_path):
+    spikes = np.ones((256, 2, 8), np.uint8)
+    assert (voxelize_spikes(spikes, 1) == 256).all()
+    assert (voxelize_packed(spike_file(tmp_path, spikes), 0, 256, 1) == 256).all()
+    assert voxelize_spikes(spikes[:255], 1).dtype == np.uint8
+
+
+@pytest.mark.parametrize("bit_order", ["little", "big"])
+@pytest.mark.parametrize("flip_rows", [True, False])
+@pytest.mark.parametrize("width", [32, 12])  # 12: rows share bytes
+@pytest.mark.parametrize("crop", [None, (0, 0, 6, 12), (2, 3, 3, 9), (5, 8, 1, 4), (1, 7, 4, 2)])
+def test_packed_crop_equals_crop_of_the_dense_twin(tmp_path, bit_order, flip_rows, width, crop):
+    spikes = random_spikes(20, 6, width)
+    file = spike_file(tmp_path, spikes, bit_order=bit_order, flip_rows=flip_rows)
+    y, x, h, w = (0, 0, 6, width) if crop is None else crop
+    expected = voxelize_spikes_twin(spikes[3:17, y : y + h, x : x + w], 4)
+    counts = voxelize_packed(file, 3, 17, 4, crop)
+    assert counts.dtype == np.uint8
+    assert counts.flags.c_contiguous
+    assert np.array_equal(counts, expected)
+
+
+def test_of_a_crop_only_its_bytes_are_unpacked(tmp_path, monkeypatch):
+    file = spike_file(tmp_path, random_spikes(5, 16, 64))
+    unpacked = []
+    unpackbits = np.unpackbits
+
+    def counting(array, **kwargs):
+        unpacked.append(array.size)
+        return unpackbits(array, **kwargs)
+
+    monkeypatch.setattr(np, "unpackbits", counting)
+    voxelize_packed(file, 0, 5, 2, crop=(3, 9, 4, 16))  # columns 9..24: bytes 1, 2, 3
+    assert unpacked == [4 * 3] * 5
+
+
+@pytest.mark.parametrize("crop", [(-1, 0, 2, 8), (0, 1, 2, 8), (1, 0, 2, 8), (0, 0, 0, 8)])
+def test_a_crop_outside_the_sensor_is_refused(tmp_path, crop):
+    file = spike_file(tmp_path, random_spikes(3, 2, 8))
+    with pytest.raises(ValueError, match="leaves the sensor of 2x8"):
+        voxelize_packed(file, 0, 3, 2, crop)
+
+
+def test_a_window_outside_the_file_is_refused(tmp_path):
+    file = spike_file(tmp_path, random_spikes(3, 2, 8))
+    with pytest.raises(ValueError, match=r"ticks \[1, 4\) asked"):
+        voxelize_packed(file, 1, 4, 2)
+
+
+def test_what_is_not_spikes_is_refused():
+    with pytest.raises(ValueError, match="uint8 from 0 to 3"):
+        voxelize_spikes(np.full((2, 1, 8), 3, np.uint8) * np.eye(1, 8, dtype=np.uint8), 2)
+    with pytest.raises(ValueError, match="float64"):
+        voxelize_spikes(np.ones((2, 1, 8)), 2)
+    with pytest.raises(ValueError, match=r"\[S, H, W\]"):
+        voxelize_spikes(np.ones((2, 8), np.uint8), 2)
+
+
+def test_a_window_split_at_a_bin_edge_gives_the_same_bins():
+    spikes = random_spikes(56, 2, 8)
+    whole = voxelize_spikes(spikes, 32)  # 7 ticks are 4 bins
+    parts = [voxelize_spikes(spikes[28 * i : 28 * i + 28], 16) for i in range(2)]
+    assert np.array_equal(whole, np.concatenate(parts))
+
+
+def test_voxelizing_is_linear():
+    first, second = random_spikes(30, 2, 8, seed=1), random_spikes(30, 2, 8, seed=2)
+    both = np.minimum(first + second, 1)
+    common = first * second
+    total = voxelize_spikes(first, 7) + voxelize_spikes(second, 7)
+    assert np.array_equal(total, voxelize_spikes(both, 7) + voxelize_spikes(common, 7))
+
+
+# ---------------------------------------------------------------- events
+
+
+@pytest.mark.parametrize("num_ticks", [33, 56, 88, 104])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.float64, np.float32])
+def test_events_agree_with_ticks(num_ticks, dtype):
+    """A tick sits in the same bin on every path, also at the edges of bins."""
+    spikes = random_spikes(num_ticks, 4, 8)
+    events = np.argwhere(spikes)
+    events[:, 0] += 1000  # the window does not start at tick 0
+    grid = voxelize(events.astype(dtype), 1000, 1000 + num_ticks, 4, 8, 32)
+    assert grid.dtype == np.float32
+    assert np.array_equal(grid, voxelize_spikes(spikes, 32))
+
+
+@pytest.mark.parametrize("columns", [3, 4])
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_events_equal_the_twin(columns, is_sorted):
+    rng = np.random.default_rng(3)
+    t = rng.uniform(0.5, 0.9, 2000)
+    t = np.sort(t) if is_sorted else t
+    events = np.stack([t, rng.integers(0, 5, 2000), rng.integers(0, 7, 2000), np.ones(2000)], 1)
+    grid = voxelize(events[:, :columns], 0.5, 0.9, 5, 7, 6)
+    assert grid.max() > 1
+    assert np.array_equal(grid, voxelize_twin(events, 0.5, 0.9, 5, 7, 6))
+    assert grid.sum() == 2000
+
+
+def test_a_time_rounded_up_to_the_end_falls_into_the_last_bin():
+    t1 = 0.1
+    t = np.nextafter(t1, 0)
+    assert voxelize(np.array([[t, 0, 0]]), 0.0, t1, 1, 1, 32)[31, 0, 0] == 1
+
+
+@pytest.mark.parametrize(
+    "row", [[-1, 0, 0], [6, 0, 0], [2, 2, 0], [2, -1, 0], [2, 0, 8], [2, 0, -1], [np.nan, 0, 0]]
+)
+def test_an_event_outside_is_an_error_or_dropped_and_counted(row, caplog):
+    events = np.array([[0, 0, 0], row, [5, 1, 7]], float)
+    with pytest.raises(ValueError, match=r"1 of 3 events .* first is row 1"):
+        voxelize(events, 0, 6, 2, 8, 3)
+    with caplog.at_level(logging.WARNING):
+        grid = voxelize(events, 0, 6, 2, 8, 3, outside="drop")
+    assert "dropped 1 of 3 events" in caplog.text
+    assert np.argwhere(grid).tolist() == [[0, 0, 0], [2, 1, 7]]
+    assert voxelize_inside(events, 0, 6, 2, 8, 3)[1] == 1
+
+
+def test_no_events_give_zeros():
+    grid = voxelize(np.zeros((0, 3), np.int64), 0, 6, 2, 8, 3)
+    assert grid.shape == (3, 2, 8)
+    assert not grid.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((2, 5)), 0, 6, 2, 8), r"shape \(2, 5\)"),
+        ((np.zeros(3), 0, 6, 2, 8), r"shape \(3,\)"),
+        ((np.zeros((2, 3)), 5, 5, 1, 1), "exposure ends before it starts: t0=5, t1=5"),
+        ((np.zeros((2, 3)), 0, 6, 0, 8), "all must be above 0"),
+        ((np.array([[0, 0.5, 0]]), 0, 6, 2, 8), "column y has fractional values"),
+        ((np.zeros((2, 3)), 0, 6, 2, 8, 3, "keep"), "outside is 'keep'"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        voxelize(*arguments)
