@@ -1,0 +1,117 @@
+"""Checkpoints: everything a run needs to go on, in one file that is whole or not there.
+
+A checkpoint is a dict that `torch.load(weights_only=True)` reads:
+
+    format      int, 1
+    model       state dict of the model
+    optimizer, scaler, schedule    their state dicts
+    progress    {"step", "skipped_steps", "best_psnr", "best_step"}
+    config      the full configuration as YAML text
+"""
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.config import config_from_text, walk_schema
+from src.paths import atomic_write
+
+FORMAT = 1
+logger = logging.getLogger(__name__)
+
+# What may change between a kill and a resume without changing the weights that come out, and the
+# length of the run, which a user may extend.
+FREE_TO_CHANGE = (
+    "EXP_NAME",
+    "DEVICE",
+    "LOG.",
+    "VAL.",
+    "DATA.ROOT",
+    "DATA.DEMO",
+    "DATA.ALIGN_LOG_PATHS",
+    "DATA.USE_PRECOMPUTED_VOXELS",
+    "DATA.USE_RAM_CACHE",
+    "DATA.CACHE_SIZE_GB",
+    "DATA.PRELOAD",
+    "DATA.MAX_BAD_FRACTION",
+    "MODEL.PRETRAINED",
+    "MODEL.SPYNET",
+    "MODEL.USE_CHECKPOINT",
+    "TRAIN.NUM_WORKERS",
+    "TRAIN.EPOCHS",
+    "TRAIN.MAX_STEPS",
+    "TRAIN.VAL_EVERY",
+    "TRAIN.VISUAL_EVERY",
+    "TRAIN.SAVE_EVERY",
+    "TRAIN.LOG_EVERY",
+    "TRAIN.RGB_TWIN",
+)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint beside its final name, flush it, and rename it into place."""
+    with atomic_write(path) as partial:
+        torch.save({"format": FORMAT, **state}, partial)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running anything that is pickled in it.
+
+    Raises:
+        ValueError: The file is damaged, is no checkpoint of ours, or comes from a later version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a readable checkpoint: {reason}") from error
+    if not isinstance(state, dict) or "progress" not in state:
+        raise ValueError(
+            f"{path}: holds weights but no training state; to start from weights alone give the "
+            "file as MODEL.PRETRAINED"
+        )
+    if state["format"] > FORMAT:
+        raise ValueError(f"{path}: format {state['format']}; this version reads up to {FORMAT}")
+    return state
+
+
+def find_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the furthest readable checkpoint of a run, or None where there is none at all.
+
+    A damaged file is named in the log and the other one is taken.
+
+    Raises:
+        ValueError: There are checkpoints but none can be read.
+    """
+    candidates = [folder / name for name in ("last.pth", "best.pth") if (folder / name).exists()]
+    readable = []
+    for path in candidates:
+        try:
+            readable.append((path, load_checkpoint(path)))
+        except ValueError as error:
+            logger.warning("skipped: %s", error)
+    if candidates and not readable:
+        raise ValueError(
+            f"{folder}: no readable checkpoint among {', '.join(p.name for p in candidates)}; "
+            "move the folder away or start again with --resume never"
+        )
+    # max() keeps the first of equals, so last.pth wins over a best.pth of the same step.
+    return max(readable, key=lambda item: item[1]["progress"]["step"], default=None)
+
+
+def resume_conflicts(stored_text: str, cfg: Any) -> list[str]:
+    """Return one sentence per key whose change would make the resumed run another run."""
+    stored = config_from_text(stored_text, "the checkpoint's configuration")
+    conflicts = []
+    for dotted, _ in walk_schema():
+        if dotted.startswith(FREE_TO_CHANGE):
+            continue
+        old, new = stored, cfg
+        for name in dotted.split("."):
+            old, new = old[name], new[name]
+        if old != new:
+            conflicts.append(f"{dotted}: the checkpoint has {old!r}, the configuration {new!r}")
+    return conflicts

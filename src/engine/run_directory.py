@@ -1,0 +1,116 @@
+"""The folders and the record that a run leaves behind."""
+
+import logging
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+from src.config import config_to_text
+from src.paths import REPO_ROOT, atomic_write, resolve
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where the files of one run lie: `root` is LOG.SAVE_DIR, `name` is EXP_NAME."""
+
+    root: Path
+    name: str
+
+    @classmethod
+    def of(cls, cfg: CfgNode) -> "RunDirectory":
+        """Return the run directory that a configuration names; nothing is created."""
+        return cls(resolve(cfg.LOG.SAVE_DIR), cfg.EXP_NAME)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of best.pth and last.pth."""
+        return self.root / "ckpts" / self.name
+
+    @property
+    def visuals(self) -> Path:
+        """Folder of the pictures, one sub-folder per step."""
+        return self.root / "visuals" / self.name
+
+    @property
+    def logs(self) -> Path:
+        """Folder of train_*.log and run_*.txt, shared by all runs."""
+        return self.root / "logs"
+
+    @property
+    def events(self) -> Path:
+        """Folder of the TensorBoard events."""
+        return self.logs / self.name
+
+    @property
+    def metrics(self) -> Path:
+        """Folder of the metrics files, shared by all runs."""
+        return self.root / "metrics"
+
+    def set_aside(self) -> None:
+        """Rename the checkpoints and events of an earlier run of this name; delete nothing."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        for folder in (self.checkpoints, self.events, self.visuals):
+            if folder.exists():
+                target = folder.with_name(f"{folder.name}.before-{stamp}")
+                folder.rename(target)
+                logger.info("kept the earlier run: %s -> %s", folder, target.name)
+
+
+def write_run_record(run: RunDirectory, cfg: CfgNode, stamp: str) -> Path:
+    """Write what is needed to repeat the run: commit, command, machine, packages, configuration."""
+    path = run.logs / f"run_{run.name}_{stamp}.txt"
+    packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
+    sections = {
+        "commit": _git_state(),
+        "command": shlex.join([sys.executable, *sys.argv]),
+        "machine": _machine(),
+        "configuration": config_to_text(cfg),
+        "packages": "\n".join(packages),
+    }
+    with atomic_write(path) as partial:
+        text = "\n".join(f"== {title} ==\n{body}\n" for title, body in sections.items())
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def git_commit() -> str:
+    """Return the commit, with `+changes` if tracked files differ; `unknown` without git."""
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return "unknown"
+    return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git_state() -> str:
+    return f"{git_commit()}\n{_git('status', '--short', '--untracked-files=no')}".strip()
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 (fixed arguments)
+            ["git", *arguments], cwd=REPO_ROOT, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:  # no git on this machine
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _machine() -> str:
+    lines = [
+        f"python {platform.python_version()}, torch {torch.__version__}, {platform.platform()}",
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} torch threads",
+    ]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        lines.append(f"cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    return "\n".join(lines)

@@ -1,0 +1,31 @@
+"""The learning rate as a function of the optimiser step."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def learning_rate_factor(step: int, warmup_steps: int, total_steps: int, floor: float) -> float:
+    """Return the share of the peak learning rate that step `step` (from 0) uses.
+
+    Linear from 1/warmup_steps to 1 over the warm-up, then a half cosine to `floor`, which the
+    last step reaches. A warm-up that would take the whole run is cut to a tenth of it.
+    """
+    warmup_steps = (
+        min(warmup_steps, total_steps // 10) if warmup_steps >= total_steps else warmup_steps
+    )
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    share = min(1.0, (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def warmup_cosine(
+    optimizer: Optimizer, *, peak: float, warmup_steps: int, total_steps: int, eta_min: float
+) -> LambdaLR:
+    """Return the schedule of an optimiser whose groups have their own peak as learning rate."""
+    floor = eta_min / peak
+    return LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, warmup_steps, total_steps, floor)
+    )
