@@ -1,7 +1,6 @@
 """One optimiser step: micro-batches forward and backward, clipping, update."""
 
 import hashlib
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +81,7 @@ class BatchPlacer:
 
 
 class TrainingStep:
-    """The same path for float32, bfloat16 and float16: the scaler is there, enabled for fp16 only."""
+    """One path for float32, bfloat16 and float16: the scaler is there, enabled for fp16 only."""
 
     def __init__(
         self,
@@ -91,23 +90,28 @@ class TrainingStep:
         optimizer: Optimizer,
         schedule: LRScheduler,
         precision: Precision,
+        place: BatchPlacer,
         grad_clip: float,
     ) -> None:
-        self.model, self.loss_fn = model, loss_fn
+        self.model, self.loss_fn, self.place = model, loss_fn, place
         self.optimizer, self.schedule = optimizer, schedule
         self.precision, self.scaler = precision, precision.scaler()
         self.max_norm = grad_clip if grad_clip > 0 else float("inf")
 
-    def __call__(self, micro_batches: list[MicroBatch]) -> StepOutcome:
-        """Do one optimiser step; one with a gradient that is not finite changes nothing.
+    def __call__(self, batches: list[dict[str, Any]]) -> StepOutcome:
+        """Do one optimiser step over collated micro-batches.
+
+        A step with a gradient that is not finite changes nothing.
 
         The norm is taken after the ranks have averaged their gradients, so every rank comes to
         the same decision. A skipped step does not advance the schedule.
         """
-        parts = [
-            self._backward(batch, share=1 / len(micro_batches), is_last=last)
-            for batch, last in _with_last(micro_batches)
-        ]
+        parts, names = [], []
+        for index, batch in enumerate(batches):
+            placed = self.place(batch)  # one at a time: only one micro-batch is on the device
+            is_last = index == len(batches) - 1
+            parts.append(self._backward(placed, share=1 / len(batches), is_last=is_last))
+            names.extend(placed.names)
         self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         grad_norm = nn.utils.clip_grad_norm_(trained, self.max_norm)
@@ -118,8 +122,7 @@ class TrainingStep:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         losses = {name: torch.stack([p[name] for p in parts]).mean().item() for name in parts[0]}
-        names = tuple(itertools.chain.from_iterable(b.names for b in micro_batches))
-        return StepOutcome(losses, grad_norm.item(), is_finite, names)
+        return StepOutcome(losses, grad_norm.item(), is_finite, tuple(names))
 
     def _backward(self, batch: MicroBatch, *, share: float, is_last: bool) -> dict[str, Tensor]:
         with gradient_sync(self.model, enabled=is_last):
@@ -134,7 +137,3 @@ def seed_step(seed: int, rank: int, step: int) -> None:
     """Seed torch's generators from (seed, rank, step), so that there is no random state to save."""
     digest = hashlib.blake2b(f"{seed}/{rank}/{step}".encode(), digest_size=8).digest()
     torch.manual_seed(int(np.frombuffer(digest, np.int64)[0]))
-
-
-def _with_last(items: list[MicroBatch]) -> list[tuple[MicroBatch, bool]]:
-    return [(item, index == len(items) - 1) for index, item in enumerate(items)]
