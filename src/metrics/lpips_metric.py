@@ -1,0 +1,109 @@
+"""LPIPS with the AlexNet trunk; the trunk's weights are found on disk, never downloaded here.
+
+The `lpips` package brings its linear layers. The trunk is torchvision's ImageNet AlexNet, which
+must lie in torch's hub cache or be given as a path.
+"""
+
+import contextlib
+import hashlib
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+WEIGHTS_FILE = "alexnet-owt-7be5be79.pth"
+WEIGHTS_URL = f"https://download.pytorch.org/models/{WEIGHTS_FILE}"
+WEIGHTS_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
+MIN_SIDE_PX = 32  # AlexNet's strides leave nothing of a smaller image
+
+
+class LpipsUnavailableError(RuntimeError):
+    """LPIPS cannot be computed; the message says which file is missing and where to put it."""
+
+
+class LpipsMetric:
+    """Perceptual distance of two images (Zhang et al. 2018, version 0.1, AlexNet).
+
+    Args:
+        weights: Path of the trunk's weights; empty: torch's hub cache.
+        device: Where to compute.
+        sha256: Checksum that the weights must have.
+
+    Raises:
+        LpipsUnavailableError: if the weights are absent or are not the published ones.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "",
+        device: str | torch.device = "cpu",
+        sha256: str = WEIGHTS_SHA256,
+    ) -> None:
+        path = find_weights(weights)
+        _check_sum(path, sha256)
+        self.device = torch.device(device)
+        self.network = _build(path).to(self.device)
+
+    def __call__(self, restored: np.ndarray, sharp: np.ndarray) -> float:
+        """Return the distance of two uint8 RGB images [H, W, 3]; 0 for equal ones."""
+        if min(sharp.shape[:2]) < MIN_SIDE_PX:
+            raise ValueError(
+                f"LPIPS needs images of at least {MIN_SIDE_PX} x {MIN_SIDE_PX} pixels, "
+                f"got {sharp.shape[0]} x {sharp.shape[1]}"
+            )
+        with torch.inference_mode():
+            return float(self.network(self._prepare(restored), self._prepare(sharp)))
+
+    def _prepare(self, image: np.ndarray) -> torch.Tensor:
+        """Return a uint8 image [H, W, 3] as float32 [1, 3, H, W] in -1..1 on the device."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
+        return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
+
+
+def find_weights(weights: str | Path = "") -> Path:
+    """Return the file with AlexNet's weights.
+
+    Args:
+        weights: The file itself; empty: the published name in torch's hub cache.
+
+    Raises:
+        LpipsUnavailableError: if there is no such file.
+    """
+    path = Path(weights) if str(weights) else Path(torch.hub.get_dir(), "checkpoints", WEIGHTS_FILE)
+    if not path.is_file():
+        raise LpipsUnavailableError(
+            f"LPIPS needs {WEIGHTS_FILE}, and {path} does not exist; download {WEIGHTS_URL} "
+            f"and put it there, or give its path as VAL.LPIPS_WEIGHTS"
+        )
+    return path
+
+
+def _check_sum(path: Path, expected: str) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != expected:
+        raise LpipsUnavailableError(
+            f"{path} is not the published {WEIGHTS_FILE}: its sha256 is {digest.hexdigest()}, "
+            f"expected {expected}; download {WEIGHTS_URL} again"
+        )
+
+
+def _build(path: Path) -> nn.Module:
+    """Return the LPIPS network with the trunk's weights from `path`, in eval mode."""
+    import lpips  # slow to import, and only needed here
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.filterwarnings("ignore", category=UserWarning)  # it uses a deprecated argument
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    published = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    trunk = network.net.state_dict()
+    # "slice2.3.weight" of the trunk is "features.3.weight" of AlexNet.
+    network.net.load_state_dict(
+        {name: published["features." + name.partition(".")[2]] for name in trunk}
+    )
+    return network.eval().requires_grad_(False)
