@@ -159,13 +159,14 @@ def voxelize_packed(
         ticks = (file.read(q, q + 1)[0, y : y + h, x : x + w] for q in range(start, stop))
         return _accumulate(ticks, stop - start, K, (h, w))
     top = geometry.height - y - h if geometry.flip_rows else y
-    first_byte, last_byte = x // 8, (x + w - 1) // 8 + 1
+    rows = slice(None, None, -1 if geometry.flip_rows else 1)
+    left, first_byte, last_byte = x % 8, x // 8, (x + w - 1) // 8 + 1
     stored = file.packed(start, stop)[:, top : top + h, first_byte:last_byte]
-    ticks = (np.unpackbits(tick, axis=-1, bitorder=geometry.bit_order) for tick in stored)
-    whole_bytes = _accumulate(ticks, stop - start, K, (h, (last_byte - first_byte) * 8))
-    upright = whole_bytes[:, ::-1] if geometry.flip_rows else whole_bytes
-    left = x - first_byte * 8
-    return np.ascontiguousarray(upright[:, :, left : left + w])
+    ticks = (
+        np.unpackbits(tick, axis=-1, bitorder=geometry.bit_order)[rows, left : left + w]
+        for tick in stored
+    )
+    return _accumulate(ticks, stop - start, K, (h, w))
 
 
 def _accumulate(

@@ -1,0 +1,97 @@
+"""Blurry frames from sharp ones: which source frames, which ticks, and their mean."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+TICKS_PER_SOURCE_FRAME = 8
+SOURCE_FRAMES_PER_SECOND = 240
+
+
+@dataclass(frozen=True)
+class BlurWindow:
+    """What one blurry frame was made from.
+
+    Args:
+        first_frame: first source frame.
+        stop_frame: source frame after the last.
+        sharp_frame: the source frame that is its sharp counterpart.
+        start_tick: first tick of the exposure.
+        stop_tick: tick after the last.
+        t0: start of the exposure in seconds.
+        t1: its end in seconds.
+    """
+
+    first_frame: int
+    stop_frame: int
+    sharp_frame: int
+    start_tick: int
+    stop_tick: int
+    t0: float
+    t1: float
+
+    @property
+    def sharp_tick(self) -> int:
+        """Tick of the sharp frame, counted from the start of the exposure."""
+        return (self.sharp_frame - self.first_frame) * TICKS_PER_SOURCE_FRAME
+
+
+def blur_window(k: int, n: int, offset: int = 0) -> BlurWindow:
+    """Return the window of blurry frame `k` when `n` source frames of 240 per second are averaged.
+
+    Source frame j sits at tick 8j, and ticks 8j ... 8j+7 lead to frame j+1; so the sharp frame,
+    the middle one of n, is at tick 4(n-1) of 8n, half a source frame before the middle.
+
+    Args:
+        k: number of the blurry frame, from 0.
+        n: source frames averaged, odd.
+        offset: source frames by which the windows of a clip begin early (zz of GOPRxxxx_nn_zz).
+
+    Raises:
+        ValueError: an even or non-positive n, or a window that begins before source frame 0.
+    """
+    if n < 1 or n % 2 == 0:
+        raise ValueError(f"n={n}: an odd number of source frames has a middle one")
+    first = k * n - offset
+    if k < 0 or offset < 0 or first < 0:
+        raise ValueError(
+            f"blurry frame {k} with n={n} and offset {offset} begins at source frame {first}; "
+            "drop that frame"
+        )
+    stop = first + n
+    return BlurWindow(
+        first_frame=first,
+        stop_frame=stop,
+        sharp_frame=first + (n - 1) // 2,
+        start_tick=first * TICKS_PER_SOURCE_FRAME,
+        stop_tick=stop * TICKS_PER_SOURCE_FRAME,
+        t0=first / SOURCE_FRAMES_PER_SECOND,
+        t1=stop / SOURCE_FRAMES_PER_SECOND,
+    )
+
+
+def synthesize_blur(frames: np.ndarray, gamma: float | None = None) -> np.ndarray:
+    """Return the mean of sharp frames, taken in float and rounded once.
+
+    Args:
+        frames: uint8 [n, H, W, 3].
+        gamma: None for the plain mean of encoded values (GoPro `blur`); a camera curve such as
+            2.2 for the mean of light, ((1/n) sum S^gamma)^(1/gamma) (GoPro `blur_gamma`).
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        ValueError: another dtype or shape, no frame, or a gamma that is not above 0.
+    """
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}; uint8 [n, H, W, 3] is needed")
+    if gamma is not None and not gamma > 0:
+        raise ValueError(f"gamma is {gamma}; a number above 0 or None is needed")
+    if gamma is None:
+        mean = frames.mean(axis=0, dtype=np.float64)
+    else:
+        light = (np.arange(256) / 255.0) ** gamma
+        mean = 255 * np.mean(light[frames], axis=0) ** (1 / gamma)
+    return np.clip(np.rint(mean), 0, 255).astype(np.uint8)

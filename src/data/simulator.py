@@ -1,0 +1,232 @@
+"""Integrate-and-fire model of a spike camera, seeded, in chunks of any length.
+
+Per pixel and tick, with intensity I in [0, 1], membrane u and threshold theta:
+
+    u <- u + gain * I;   s = 1 if u >= theta else 0;   u <- u - theta * s
+
+so that the mean of the bits is gain * I / theta. "to_zero" instead of "subtract" loses the
+remainder: the rate becomes 1 / ceil(theta / (gain * I)), a staircase.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+RESETS = ("subtract", "to_zero")
+TRANSFERS = ("encoded", "linear")
+BT601 = (0.299, 0.587, 0.114)
+CAMERA_GAMMA = 2.2
+
+# Every random quantity has its own stream, so that switching one off does not change another.
+_START, _GAIN, _DARK, _THRESHOLD, _SHOT, _TEMPORAL = range(6)
+
+
+@dataclass(frozen=True)
+class SpikeNoise:
+    """Noise of the sensor; every part is off at its default.
+
+        u <- u + gain * a(y,x) * Poisson(I * photons) / photons + d(y,x) + temporal_sigma * eps
+        theta(y,x) = theta * (1 + threshold_sigma * eps)
+
+    Args:
+        photons: photons per tick at full scale, for shot noise; None means none.
+        gain_sigma: relative deviation of the gain a(y,x) from pixel to pixel.
+        dark_mean: mean of the dark current d(y,x), in full-scale intensity per tick.
+        dark_sigma: its deviation from pixel to pixel; negative currents become 0.
+        temporal_sigma: deviation of what is added to the membrane at each tick.
+        threshold_sigma: relative deviation of the threshold from pixel to pixel.
+        sensor_seed: draws the fixed patterns (gain, dark current, threshold); keep it to film
+            several clips with one sensor.
+    """
+
+    photons: float | None = None
+    gain_sigma: float = 0.0
+    dark_mean: float = 0.0
+    dark_sigma: float = 0.0
+    temporal_sigma: float = 0.0
+    threshold_sigma: float = 0.0
+    sensor_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.photons is not None and not self.photons > 0:
+            raise ValueError(f"photons is {self.photons}; a number above 0 or None is needed")
+        for name in ("gain_sigma", "dark_mean", "dark_sigma", "temporal_sigma", "threshold_sigma"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+class SpikeSimulator:
+    """A sensor that is shown intensities chunk by chunk and keeps its membrane in between.
+
+    Args:
+        height: rows of the sensor.
+        width: columns of the sensor.
+        seed: draws the start of the membrane and the temporal noise.
+        threshold: theta, in full-scale intensity times ticks.
+        gain: factor on the intensity.
+        reset: "subtract" keeps what exceeds the threshold, "to_zero" loses it.
+        noise: see `SpikeNoise`; None is a sensor without noise.
+
+    Raises:
+        ValueError: an unknown reset, or a size, threshold or gain that is not above 0.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        *,
+        seed: int,
+        threshold: float = 2.0,
+        gain: float = 1.0,
+        reset: str = "subtract",
+        noise: SpikeNoise | None = None,
+    ) -> None:
+        if reset not in RESETS:
+            raise ValueError(f"reset is {reset!r}; write one of {RESETS}")
+        if not (min(height, width) > 0 and threshold > 0 and gain > 0):
+            raise ValueError(
+                f"height={height}, width={width}, threshold={threshold}, gain={gain}: "
+                "all must be above 0"
+            )
+        self.threshold, self.gain, self.reset = threshold, gain, reset
+        self.noise = SpikeNoise() if noise is None else noise
+        size = (height, width)
+        # float64: sums of binary fractions stay exact, so rates have no drift.
+        self._membrane = _stream(seed, _START).uniform(0, threshold, size)
+        self._shot, self._temporal = _stream(seed, _SHOT), _stream(seed, _TEMPORAL)
+        self._gain_map, self._dark_map, self._threshold_map = self._fixed_patterns(size)
+
+    def expose(self, intensity: np.ndarray) -> np.ndarray:
+        """Show intensities [S, H, W] in [0, 1], one per tick; return the bits uint8 [S, H, W].
+
+        Raises:
+            ValueError: a wrong shape, a value outside [0, 1], or with "subtract" one that would
+                charge a pixel by more than its threshold in one tick.
+        """
+        intensity = np.asarray(intensity)
+        if intensity.ndim != 3 or intensity.shape[1:] != self._membrane.shape:
+            height, width = self._membrane.shape
+            raise ValueError(
+                f"intensity has shape {intensity.shape}; [S, {height}, {width}] is needed"
+            )
+        self._check_range(intensity)
+        spikes = np.empty(intensity.shape, dtype=np.uint8)
+        for tick, image in enumerate(intensity):
+            self._membrane += self._charge(image)
+            fired = self._membrane >= self._threshold_map
+            if self.reset == "subtract":
+                self._membrane -= self._threshold_map * fired
+            else:
+                self._membrane[fired] = 0.0
+            spikes[tick] = fired
+        return spikes
+
+    def _charge(self, image: np.ndarray) -> np.ndarray:
+        """Return what one tick adds to the membrane: [H, W]."""
+        noise = self.noise
+        light = image
+        if noise.photons is not None:
+            light = self._shot.poisson(image * noise.photons) / noise.photons
+        charge = self.gain * self._gain_map * light + self._dark_map
+        if noise.temporal_sigma:
+            charge = charge + self._temporal.normal(0, noise.temporal_sigma, charge.shape)
+        # At most one spike per tick: a surplus could never leave the membrane again.
+        return np.minimum(charge, self._threshold_map)
+
+    def _check_range(self, intensity: np.ndarray) -> None:
+        if not intensity.size:
+            return
+        low, high = float(intensity.min()), float(intensity.max())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"intensity runs from {low} to {high}; [0, 1] is needed (divide uint8 by 255)"
+            )
+        if self.reset == "subtract" and self.gain * high > self.threshold:
+            raise ValueError(
+                f"gain {self.gain} times intensity {high} exceeds the threshold {self.threshold}: "
+                "the sensor fires at most once per tick; lower the gain or raise the threshold"
+            )
+
+    def _fixed_patterns(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw gain, dark current and threshold of each pixel: three times float64 [H, W]."""
+        noise = self.noise
+        gain = _stream(noise.sensor_seed, _GAIN).normal(1, noise.gain_sigma, size)
+        dark = _stream(noise.sensor_seed, _DARK).normal(noise.dark_mean, noise.dark_sigma, size)
+        relative = _stream(noise.sensor_seed, _THRESHOLD).normal(1, noise.threshold_sigma, size)
+        if relative.min() <= 0:
+            raise ValueError(
+                f"threshold_sigma {noise.threshold_sigma} gives a threshold below 0; lower it"
+            )
+        return np.maximum(gain, 0), np.maximum(dark, 0), self.threshold * relative
+
+
+def simulate_spikes(
+    intensity: np.ndarray | Iterable[np.ndarray],
+    threshold: float = 2.0,
+    *,
+    seed: int,
+    gain: float = 1.0,
+    reset: str = "subtract",
+    noise: SpikeNoise | None = None,
+) -> np.ndarray:
+    """Return the spikes of a sensor that sees one intensity per tick: uint8 [S, H, W].
+
+    Args:
+        intensity: [S, H, W] in [0, 1], or anything that yields [H, W] images of it.
+        threshold: see `SpikeSimulator`, as are `seed`, `gain`, `reset` and `noise`.
+
+    Raises:
+        ValueError: no tick, or what `SpikeSimulator` refuses.
+    """
+    simulator = None
+    spikes = []
+    for image in intensity:
+        if simulator is None:
+            if np.ndim(image) != 2:
+                raise ValueError(f"intensity of one tick has shape {np.shape(image)}, not [H, W]")
+            simulator = SpikeSimulator(
+                *image.shape, seed=seed, threshold=threshold, gain=gain, reset=reset, noise=noise
+            )
+        spikes.append(simulator.expose(image[None]))
+    if not spikes:
+        raise ValueError("no intensity given; at least one tick is needed")
+    return np.concatenate(spikes)
+
+
+def rgb_to_intensity(rgb: np.ndarray, transfer: str = "encoded", downscale: int = 1) -> np.ndarray:
+    """Return what a spike sensor of lower resolution sees of an RGB image.
+
+    BT.601 weights, mean over blocks of `downscale` x `downscale` pixels.
+
+    Args:
+        rgb: uint8 [..., H, W, 3].
+        transfer: "encoded" takes grey values as they are, as all published simulated sets do;
+            "linear" undoes the camera curve (power 2.2) first, as a real sensor would see it.
+        downscale: RGB pixels per spike pixel, in each direction.
+
+    Returns:
+        float32 [..., H/downscale, W/downscale] in [0, 1].
+
+    Raises:
+        ValueError: another dtype or shape, an unknown transfer, or a size that does not divide.
+    """
+    rgb = np.asarray(rgb)
+    if rgb.dtype != np.uint8 or rgb.ndim < 3 or rgb.shape[-1] != 3:
+        raise ValueError(f"image is {rgb.dtype} {rgb.shape}; uint8 [..., H, W, 3] is needed")
+    if transfer not in TRANSFERS:
+        raise ValueError(f"transfer is {transfer!r}; write one of {TRANSFERS}")
+    *lead, height, width, _ = rgb.shape
+    if downscale < 1 or height % downscale or width % downscale:
+        raise ValueError(f"downscale {downscale} does not divide an image of {height}x{width}")
+    levels = np.arange(256, dtype=np.float32) / 255
+    if transfer == "linear":
+        levels = levels**CAMERA_GAMMA
+    grey = levels[rgb] @ np.array(BT601, dtype=np.float32)
+    blocks = grey.reshape(*lead, height // downscale, downscale, width // downscale, downscale)
+    return np.minimum(blocks.mean(axis=(-3, -1)), 1)
+
+
+def _stream(seed: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng([stream, seed])
