@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Finds or makes the Python environment and prints the path of its interpreter.
+#
+#   bash scripts/setup_env.sh
+#
+# An active virtual or conda environment is used as it is and completed; otherwise .venv is made
+# in the repository. Nothing happens while requirements.txt is what was installed last.
+# PYTHON=/path/to/python chooses the interpreter that .venv is made from.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+say() { echo "setup_env: $*" >&2; }
+
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-} python3 python3.12 python3.11 python3.13 python3.10 python; do
+        if command -v "$candidate" >/dev/null 2>&1 && is_new_enough "$candidate"; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    say "no Python >= 3.10 found; install one, or give its path: PYTHON=/path/to/python3.11 $0"
+    return 1
+}
+
+if [ -n "${VIRTUAL_ENV:-}" ]; then
+    environment="$VIRTUAL_ENV"
+elif [ -n "${CONDA_PREFIX:-}" ] && [ "${CONDA_DEFAULT_ENV:-base}" != base ]; then
+    environment="$CONDA_PREFIX"
+else
+    environment="$root/.venv"
+fi
+python="$environment/bin/python"
+
+if [ ! -x "$python" ]; then
+    base="$(find_python)"
+    say "making $environment from $base"
+    if command -v uv >/dev/null 2>&1; then
+        uv venv --quiet --python "$base" "$environment" >&2
+    elif ! "$base" -m venv "$environment" >&2; then
+        rm -rf "$environment"
+        say "$base cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
+        exit 1
+    fi
+fi
+if ! is_new_enough "$python"; then
+    say "$python is $("$python" -V 2>&1); needed is Python >= 3.10"
+    exit 1
+fi
+
+stamp="$environment/.vrt-spike-requirements"
+if ! cmp -s "$root/requirements.txt" "$stamp"; then
+    say "installing requirements.txt into $environment (a minute or two, up to 6 GB with CUDA)"
+    if command -v uv >/dev/null 2>&1; then
+        uv pip install --quiet --python "$python" -r "$root/requirements.txt" >&2
+    else
+        "$python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt" >&2
+    fi
+    cp "$root/requirements.txt" "$stamp"
+fi
+echo "$python"

@@ -1,0 +1,70 @@
+"""How far a run has come, where its time goes, and the sums between two lines of the log."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from src.engine.training_step import StepOutcome
+
+
+@dataclass
+class Progress:
+    """The counters of a run; saved in every checkpoint."""
+
+    step: int = 0
+    skipped_steps: int = 0
+    best_psnr: float | None = None
+    best_step: int = 0
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent in each named activity since the last reset."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def measure(self, activity: str) -> Iterator[None]:
+        """Add the time of the block to `activity`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[activity] += time.perf_counter() - start
+
+    def share(self, activity: str) -> float:
+        """Return the share of `activity` in all measured time, 0..1."""
+        total = sum(self.seconds.values())
+        return self.seconds[activity] / total if total else 0.0
+
+    def reset(self) -> None:
+        """Forget what was measured."""
+        self.seconds.clear()
+
+
+@dataclass
+class Meter:
+    """Means over the steps since the last line of the log; skipped steps do not count."""
+
+    steps: int = 0
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, outcome: StepOutcome) -> None:
+        """Count one step."""
+        if not outcome.is_finite:
+            return
+        self.steps += 1
+        for name, value in outcome.losses.items():
+            self.sums[f"loss/{name}"] += value
+        self.sums["grad_norm"] += outcome.grad_norm
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of every value; empty before the first step."""
+        return {name: value / self.steps for name, value in self.sums.items()}
+
+
+def count_steps(max_steps: int, epochs: int, num_clips: int, clips_per_step: int) -> int:
+    """Return the optimiser steps of a run: `max_steps`, or what `epochs` need where it is 0."""
+    return max_steps or max(1, -(-epochs * num_clips // clips_per_step))

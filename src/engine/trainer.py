@@ -1,0 +1,280 @@
+"""Training: fetch, step, log, validate, save, until the schedule ends."""
+
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from src.config import config_to_text
+from src.data.build import build_train_dataset, build_train_loader, build_val_recordings
+from src.engine.checkpoints import (
+    find_checkpoint,
+    load_checkpoint,
+    resume_conflicts,
+    save_checkpoint,
+)
+from src.engine.distributed import Ranks, wrap_model
+from src.engine.parameter_groups import freeze
+from src.engine.precision import choose_precision
+from src.engine.progress import Meter, Progress, Stopwatch, count_steps
+from src.engine.run_directory import RunDirectory
+from src.engine.run_log import Scalars
+from src.engine.schedule import warmup_cosine
+from src.engine.training_step import BatchPlacer, TrainingStep, seed_step
+from src.engine.validation import Validation
+from src.losses.build import build_loss
+from src.models.build import build_model
+from src.paths import resolve
+
+MAX_SKIPPED_IN_A_ROW = 10
+MAX_DROPPED_NAMED = 5
+logger = logging.getLogger(__name__)
+Batch = dict[str, Any]
+
+
+class Trainer:
+    """One run on one rank.
+
+    Attributes:
+        progress: How far it has come.
+        total_steps: Optimiser steps of the whole schedule.
+        clips_per_step: Clips of all ranks in one optimiser step.
+    """
+
+    def __init__(self, cfg: CfgNode, ranks: Ranks, run: RunDirectory) -> None:
+        self.cfg, self.ranks, self.run = cfg, ranks, run
+        self.progress, self.clock = Progress(), Stopwatch()
+        self.dataset = build_train_dataset(cfg)
+        train = cfg.TRAIN
+        self.clips_per_step = (
+            train.BATCH_SIZE * train.GRADIENT_ACCUMULATION_STEPS * ranks.world_size
+        )
+        self.total_steps = count_steps(
+            train.MAX_STEPS, train.EPOCHS, len(self.dataset), self.clips_per_step
+        )
+        torch.manual_seed(cfg.SEED)  # the same initial weights on every rank
+        self.model = build_model(cfg)
+        freeze(self.model, train.FREEZE)
+        self.precision = choose_precision(train.AMP, ranks.device)
+        self.train_step = self._build_step(wrap_model(self.model, ranks))
+        recordings = build_val_recordings(cfg)
+        self.validation = Validation(cfg, ranks, run, recordings, self.precision)
+        self._dropped_clips = self._skipped_in_a_row = 0
+
+    def _build_step(self, wrapped: nn.Module) -> TrainingStep:
+        train, device = self.cfg.TRAIN, self.ranks.device
+        optimizer = torch.optim.AdamW(
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=train.OPTIM.LR,
+            betas=tuple(train.OPTIM.BETAS),
+            weight_decay=train.OPTIM.WEIGHT_DECAY,
+            fused=True,
+        )
+        schedule = warmup_cosine(
+            optimizer,
+            peak=train.OPTIM.LR,
+            warmup_steps=train.SCHED.WARMUP_STEPS,
+            total_steps=self.total_steps,
+            eta_min=train.SCHED.ETA_MIN,
+        )
+        return TrainingStep(
+            wrapped,
+            build_loss(self.cfg).to(device),
+            optimizer,
+            schedule,
+            self.precision,
+            BatchPlacer(device, self.cfg.DATA.NORM.MEAN, self.cfg.DATA.NORM.STD),
+            train.GRAD_CLIP,
+        )
+
+    def fit(self) -> None:
+        """Train from the current step to the last one."""
+        if self.progress.step >= self.total_steps:
+            logger.info("finished already: step %d of %d", self.progress.step, self.total_steps)
+            return
+        self.describe()
+        scalars = Scalars(
+            self.run.events,
+            enabled=self.cfg.LOG.TENSORBOARD and self.ranks.is_main,
+            first_step=self.progress.step,
+        )
+        meter = Meter()
+        with self._progress_bar() as bar:
+            for batches in self.batches():
+                meter.add(self.step(batches))
+                bar.set_postfix(wait=f"{self.clock.share('data'):.0%}", refresh=False)
+                bar.update()
+                if self._is_due("LOG_EVERY"):
+                    self._log(meter, scalars)
+                    meter = Meter()
+                if self._is_due("VAL_EVERY"):
+                    self.validate(scalars)
+                if self._is_due("SAVE_EVERY"):
+                    self.save("last.pth")
+        scalars.close()
+
+    def batches(self) -> Iterator[list[Batch]]:
+        """Yield the collated micro-batches of one optimiser step at a time."""
+        train = self.cfg.TRAIN
+        loader = build_train_loader(
+            self.cfg,
+            self.dataset,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            start_step=self.progress.step,
+            num_steps=self.total_steps - self.progress.step,
+        )
+        incoming = iter(loader)
+        while self.progress.step < self.total_steps:
+            with self.clock.measure("data"):
+                group = [next(incoming) for _ in range(train.GRADIENT_ACCUMULATION_STEPS)]
+            self._count_dropped(group)
+            yield group
+
+    def step(self, batches: list[Batch]) -> Any:
+        """Do one optimiser step and count it; return its `StepOutcome`.
+
+        Raises:
+            FloatingPointError: Too many steps in a row had gradients that are not finite.
+        """
+        seed_step(self.cfg.SEED, self.ranks.rank, self.progress.step)
+        with self.clock.measure("step"):
+            outcome = self.train_step(batches)
+        self.progress.step += 1
+        self._skipped_in_a_row = 0 if outcome.is_finite else self._skipped_in_a_row + 1
+        if outcome.is_finite:
+            return outcome
+        self.progress.skipped_steps += 1
+        step, clips = self.progress.step, ", ".join(outcome.names)
+        logger.warning("step %d skipped, its gradients are not finite; clips %s", step, clips)
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise FloatingPointError(
+                f"{MAX_SKIPPED_IN_A_ROW} steps in a row had gradients that are not finite, the "
+                f"last one step {step} with clips {clips}; lower TRAIN.OPTIM.LR, or set TRAIN.AMP "
+                "fp32 to see whether the number format is the cause"
+            )
+        return outcome
+
+    def validate(self, scalars: Scalars) -> None:
+        """Restore the validation sequences; write scores and pictures; keep the best weights."""
+        with self.clock.measure("validation"):
+            psnr = self.validation(self.model, self.progress.step, scalars)
+        best = self.progress.best_psnr
+        if psnr is not None and math.isfinite(psnr) and (best is None or psnr > best):
+            self.progress.best_psnr, self.progress.best_step = psnr, self.progress.step
+            self.save("best.pth")
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint on the main rank."""
+        if self.ranks.is_main:
+            save_checkpoint(self.run.checkpoints / name, self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that changes during the run; `checkpoints.py` describes it."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.train_step.optimizer.state_dict(),
+            "scaler": self.train_step.scaler.state_dict(),
+            "schedule": self.train_step.schedule.state_dict(),
+            "progress": asdict(self.progress),
+            "config": config_to_text(self.cfg),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the run where `state` left it.
+
+        Raises:
+            ValueError: The configuration would make it another run; the keys are named.
+        """
+        conflicts = resume_conflicts(state["config"], self.cfg)
+        if conflicts:
+            raise ValueError(
+                f"run {self.run.name} cannot go on with a changed configuration:\n  "
+                + "\n  ".join(conflicts)
+                + "\nput the values back, choose another EXP_NAME, or start over: --resume never"
+            )
+        self.model.load_state_dict(state["model"])
+        self.train_step.optimizer.load_state_dict(state["optimizer"])
+        self.train_step.scaler.load_state_dict(state["scaler"])
+        self.train_step.schedule.load_state_dict(state["schedule"])
+        self.progress = Progress(**state["progress"])
+
+    def resume(self, choice: str) -> None:
+        """Go on from where `choice` says: `auto` (this run's checkpoint), `never`, or a path."""
+        if choice == "never":
+            if self.ranks.is_main:
+                self.run.set_aside()
+            self.ranks.wait()
+            return
+        if choice == "auto":
+            found = find_checkpoint(self.run.checkpoints)
+        else:
+            found = resolve(choice), load_checkpoint(resolve(choice))
+        if found is not None:
+            self.load_state_dict(found[1])
+            if found[0].name != "last.pth":
+                self.save("last.pth")  # a kill came between best.pth and last.pth
+            logger.info("resumed at step %d from %s", self.progress.step, found[0])
+
+    def describe(self) -> None:
+        """Log the numbers that follow from the configuration before work starts."""
+        train = self.cfg.TRAIN
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        logger.info(
+            "%s: %.2f M trained parameters, %s on %s, steps %d to %d",
+            *(self.run.name, trained / 1e6, self.precision.name, self.ranks.device),
+            *(self.progress.step, self.total_steps),
+        )
+        logger.info(
+            "%s: %d clips a step (%d rank(s) x %d x %d accumulated) out of %d training clips",
+            *(self.run.name, self.clips_per_step, self.ranks.world_size, train.BATCH_SIZE),
+            *(train.GRADIENT_ACCUMULATION_STEPS, len(self.dataset)),
+        )
+
+    def _is_due(self, interval: str) -> bool:
+        step = self.progress.step
+        return step % self.cfg.TRAIN[interval] == 0 or step == self.total_steps
+
+    def _log(self, meter: Meter, scalars: Scalars) -> None:
+        means, seconds = meter.means(), sum(self.clock.seconds.values())
+        rate = self.train_step.schedule.get_last_lr()[0]
+        shares = {f"time/{name}": self.clock.share(name) for name in self.clock.seconds}
+        scalars.add(self.progress.step, {**means, "lr": rate, **shares})
+        per_step = seconds / max(1, meter.steps)
+        left = per_step * (self.total_steps - self.progress.step)
+        logger.info(
+            "%s step %d/%d loss %.5f lr %.2e grad %.3f %.3f s/step data wait %.0f%% left %s",
+            *(self.run.name, self.progress.step, self.total_steps),
+            *(means.get("loss/total", math.nan), rate, means.get("grad_norm", math.nan)),
+            *(per_step, 100 * self.clock.share("data"), tqdm.format_interval(left)),
+        )
+        self.clock.reset()
+
+    def _count_dropped(self, batches: list[Batch]) -> None:
+        """Stop the run when more samples than DATA.MAX_BAD_FRACTION could not be read."""
+        dropped = [bad for batch in batches for bad in batch["dropped"]]
+        self._dropped_clips += len(dropped)
+        share = self._dropped_clips / len(self.dataset)
+        if dropped and share > self.cfg.DATA.MAX_BAD_FRACTION:
+            names = "; ".join(f"{bad.name}: {bad.reason}" for bad in dropped[:MAX_DROPPED_NAMED])
+            raise RuntimeError(
+                f"{self._dropped_clips} samples could not be read, more than DATA.MAX_BAD_FRACTION "
+                f"{self.cfg.DATA.MAX_BAD_FRACTION} of {len(self.dataset)} clips; the last: {names}"
+            )
+
+    def _progress_bar(self) -> tqdm:
+        return tqdm(
+            total=self.total_steps,
+            initial=self.progress.step,
+            desc=self.run.name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not (self.ranks.is_main and sys.stderr.isatty()),
+        )

@@ -1,0 +1,56 @@
+"""Train a model from a configuration.
+
+    python src/train.py --config FILE [--resume auto|PATH|never] [--dry_run] [KEY VALUE ...]
+
+`scripts/launch_train.sh` starts this on every GPU of the machine.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from src.config import ConfigError, load_config
+from src.engine.distributed import join_ranks
+from src.engine.dry_run import dry_run
+from src.engine.run_directory import RunDirectory, write_run_record
+from src.engine.run_log import start_logging
+from src.engine.trainer import Trainer
+
+
+def main() -> int:
+    """Load the configuration, go on where the run was left, train to the end."""
+    args = parse_arguments()
+    try:
+        cfg = load_config(args.config, args.overrides)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    run, stamp = RunDirectory.of(cfg), time.strftime("%Y%m%d-%H%M%S")
+    with join_ranks(cfg.DEVICE) as ranks:
+        start_logging(run.logs / f"train_{stamp}.log", is_main=ranks.is_main)
+        if ranks.is_main:
+            write_run_record(run, cfg, stamp)
+        trainer = Trainer(cfg, ranks, run)
+        if args.dry_run:
+            dry_run(trainer)
+            return 0
+        trainer.resume(args.resume)
+        trainer.fit()
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", required=True, help="YAML file, see configs/")
+    parser.add_argument("--resume", default="auto", help="auto (default), never, or a checkpoint")
+    parser.add_argument("--dry_run", action="store_true", help="one step, one save, one tile")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
