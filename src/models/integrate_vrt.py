@@ -1,0 +1,236 @@
+"""VRT with spikes: the one place where VRT is opened.
+
+A VRT is opened by exchanging the class of that one instance for a subclass of it whose
+`forward_features` passes the features on after stages 1 to 4. The fusion and the spike features
+are handed over for one call and are gone after it, so a deep copy is independent, and weights,
+keys and every other VRT stay as they are. It relies on `stage1` ... `stage8`, `norm`, `forward`,
+`forward_features` and on the shapes in the state dict, so a clone of the upstream works too.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from src.models.fusion.cross_attn_temporal import MultiScaleTemporalCrossAttnFuse
+from src.models.padding import NUM_SCALES, pad_clip, pad_spikes, size_rule_of
+from src.models.spike_encoder3d import SpikeEncoder3D
+from src.models.spike_temporal_sa import SpikeTemporalSA
+from src.utils.attention import AttentionSettings
+
+AfterStage = Callable[[int, torch.Tensor], torch.Tensor]
+
+
+class SpikeOpened:
+    """What an opened VRT adds to its class: features may be replaced after stages 1 to 4."""
+
+    after_stage: AfterStage | None = None  # set for the time of one call only
+
+    def forward_opened(self, clip: torch.Tensor, after_stage: AfterStage) -> torch.Tensor:
+        """Run VRT with `after_stage(index 0..3, features [B, C, T, H, W])` in between.
+
+        Args:
+            clip: [B, T, C, H, W].
+            after_stage: returns what replaces the features, in the skip connections too.
+        """
+        self.after_stage = after_stage
+        try:
+            return self(clip)
+        finally:
+            self.after_stage = None
+
+    def forward_features(
+        self,
+        x: torch.Tensor,
+        flows_backward: Sequence[torch.Tensor],
+        flows_forward: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
+        """Do what VRT does from stage 1 to `norm`; flows are ordered by distance, then scale."""
+        after_stage = self.after_stage
+        if after_stage is None:
+            return super().forward_features(x, flows_backward, flows_forward)
+
+        def run(stage: nn.Module, features: torch.Tensor, scale: int) -> torch.Tensor:
+            return stage(features, flows_backward[scale::4], flows_forward[scale::4])
+
+        x1 = after_stage(0, run(self.stage1, x, 0))
+        x2 = after_stage(1, run(self.stage2, x1, 1))
+        x3 = after_stage(2, run(self.stage3, x2, 2))
+        x4 = after_stage(3, run(self.stage4, x3, 3))
+        x = run(self.stage5, x4, 2)
+        x = run(self.stage6, x + x3, 1)
+        x = run(self.stage7, x + x2, 0)
+        x = x + x1
+        for layer in self.stage8:
+            x = layer(x)
+        x = self.norm(rearrange(x, "n c d h w -> n d h w c"))
+        return rearrange(x, "n d h w c -> n c d h w")
+
+    def __reduce__(self) -> tuple[Callable, tuple[type], dict[str, Any]]:
+        """Pickle by the class below: the class of an opened VRT has no importable name."""
+        return _blank_opened, (type(self).__bases__[1],), self.__dict__.copy()
+
+
+@functools.cache
+def _opened_class(base: type) -> type:
+    return type("Opened" + base.__name__, (SpikeOpened, base), {})
+
+
+def _blank_opened(base: type) -> nn.Module:
+    opened = _opened_class(base)
+    return opened.__new__(opened)
+
+
+def open_vrt(vrt: nn.Module) -> None:
+    """Exchange the class of this one instance, see `SpikeOpened`.
+
+    Raises:
+        RuntimeError: it is opened already.
+    """
+    if isinstance(vrt, SpikeOpened):
+        raise RuntimeError("this VRT is opened already; build a new one or deep-copy it before")
+    vrt.__class__ = _opened_class(type(vrt))
+
+
+def check_scales(vrt: nn.Module, channels: Sequence[int], spatial_strides: Sequence[int]) -> None:
+    """Compare the spike pyramid with VRT's stages 1 to 4.
+
+    Raises:
+        ValueError: another width than VRT's, or a scale that is coarser than VRT's.
+    """
+    shapes = {key: value.shape for key, value in vrt.state_dict().items()}
+    widths = [shapes[f"stage{i}.linear1.weight"][0] for i in range(1, NUM_SCALES + 1)]
+    if list(channels) != widths:
+        has = f"{widths[0]} channels" if len(set(widths)) == 1 else f"{widths} channels"
+        raise ValueError(
+            f"MODEL.CHANNELS_PER_SCALE is {list(channels)}; VRT has {has} in stages 1-4; "
+            f"write {widths}"
+        )
+    stride = 1
+    for scale, step in enumerate(spatial_strides, start=1):
+        stride *= step
+        if stride > 2**scale:
+            raise ValueError(
+                f"MODEL.SPIKE_ENCODER.SPATIAL_STRIDES is {list(spatial_strides)}: scale "
+                f"{scale + 1} of the spikes has stride {stride}, VRT's stage {scale + 1} has "
+                f"{2**scale}; write {[2] * (NUM_SCALES - 1)} or less"
+            )
+
+
+class _StageFusion:
+    """The fusion of one call; an ordinary object, so VRT does not take it for a submodule."""
+
+    def __init__(
+        self, fuse: MultiScaleTemporalCrossAttnFuse, spike_maps: Sequence[torch.Tensor]
+    ) -> None:
+        self.fuse = fuse
+        self.spike_maps = spike_maps
+
+    def __call__(self, index: int, features: torch.Tensor) -> torch.Tensor:
+        return self.fuse.scales[index](features, self.spike_maps[index])
+
+
+class VRTWithSpike(nn.Module):
+    """VRT whose encoder features are fused with spike features at four scales.
+
+    A new model computes exactly what its VRT computes: every fusion block starts as the identity.
+
+    Args:
+        vrt_backbone: a VRT, this project's or the upstream's; it is opened, see `open_vrt`.
+        spike_bins: K, bins of a voxel grid.
+        channels_per_scale: width of the spike features; must be VRT's of stages 1 to 4.
+        temporal_strides: of the spike encoder, scales 2 to 4.
+        spatial_strides: the same for height and width; no scale may be coarser than VRT's.
+        tsa: self-attention over time on the spike features.
+        fuse: cross-attention over time.
+
+    Raises:
+        ValueError: channels, strides or heads that do not fit.
+        RuntimeError: the VRT is opened already.
+    """
+
+    def __init__(
+        self,
+        vrt_backbone: nn.Module,
+        spike_bins: int = 32,
+        channels_per_scale: Sequence[int] = (96, 96, 96, 96),
+        temporal_strides: Sequence[int] = (1, 1, 1),
+        spatial_strides: Sequence[int] = (2, 2, 2),
+        tsa: AttentionSettings | None = None,
+        fuse: AttentionSettings | None = None,
+    ) -> None:
+        super().__init__()
+        check_scales(vrt_backbone, channels_per_scale, spatial_strides)
+        self.spike_encoder = SpikeEncoder3D(
+            spike_bins, channels_per_scale, temporal_strides, spatial_strides
+        )
+        self.spike_tsa = nn.ModuleList(SpikeTemporalSA(c, tsa) for c in channels_per_scale)
+        self.fuse = MultiScaleTemporalCrossAttnFuse(channels_per_scale, fuse)
+        self.size_rule = size_rule_of(vrt_backbone)
+        open_vrt(vrt_backbone)
+        self.vrt = vrt_backbone
+
+    def forward(
+        self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Restore a clip.
+
+        Args:
+            rgb_clip: blurry frames in 0..1, [B, T, 3, H, W], any size.
+            spike_vox: normalised voxel grids of the same frames and scene region,
+                [B, T, K, Hs, Ws]; without them the result is plain VRT's.
+
+        Returns:
+            Restored frames, [B, T, 3, H, W], not clamped.
+
+        Raises:
+            ValueError: the two do not belong together.
+        """
+        batch, frames, _, *size = rgb_clip.shape
+        extent = self.size_rule.padded(frames, *size)
+        padded = pad_clip(rgb_clip, extent)
+        if spike_vox is None:
+            return crop_clip(self.vrt(padded), rgb_clip, extent)
+        if spike_vox.ndim != 5 or spike_vox.shape[:2] != (batch, frames):
+            raise ValueError(
+                f"the clip has shape {list(rgb_clip.shape)}, the voxel grids "
+                f"{list(spike_vox.shape)}; needed are grids [B={batch}, T={frames}, K, Hs, Ws]"
+            )
+        spike_maps = self.encode_spikes(pad_spikes(spike_vox, size, extent))
+        restored = self.vrt.forward_opened(padded, _StageFusion(self.fuse, spike_maps))
+        return crop_clip(restored, rgb_clip, extent)
+
+    def encode_spikes(self, spike_vox: torch.Tensor) -> list[torch.Tensor]:
+        """Return the spike features that are fused, one map [B, C_i, T_i, H_i, W_i] per scale."""
+        maps = self.spike_encoder(spike_vox)
+        return [attend(x) for attend, x in zip(self.spike_tsa, maps, strict=True)]
+
+
+class RGBOnly(nn.Module):
+    """Plain VRT behind the interface of `VRTWithSpike`: it ignores the spikes."""
+
+    def __init__(self, vrt_backbone: nn.Module) -> None:
+        super().__init__()
+        self.vrt = vrt_backbone
+        self.size_rule = size_rule_of(vrt_backbone)
+
+    def forward(
+        self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Restore a clip [B, T, 3, H, W]; `spike_vox` is not looked at."""
+        del spike_vox
+        _, frames, _, height, width = rgb_clip.shape
+        extent = self.size_rule.padded(frames, height, width)
+        return crop_clip(self.vrt(pad_clip(rgb_clip, extent)), rgb_clip, extent)
+
+
+def crop_clip(
+    restored: torch.Tensor, clip: torch.Tensor, extent: tuple[int, int, int]
+) -> torch.Tensor:
+    """Cut from the result of a padded clip what belongs to `clip`, whatever VRT's up-scaling."""
+    scale = restored.shape[-1] // extent[2]
+    height, width = clip.shape[-2] * scale, clip.shape[-1] * scale
+    return restored[:, : clip.shape[1], :, :height, :width]
