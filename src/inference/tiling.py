@@ -208,8 +208,9 @@ def tile_clip(
     """
     num_frames, _, height, width = clip.shape[1:]
     clip_plan, indices = plan_time(num_frames, settings)
-    padded = pad_space(clip, settings)
-    rows, columns = plan_space(padded.shape[-2:], settings, scale=scale)
+    size = padded_size((height, width), settings)
+    padded = mirror_to(clip, size)
+    rows, columns = plan_space(size, settings, scale=scale)
 
     def run_clip(frames: list[int]) -> torch.Tensor:
         part = padded[:, frames]
@@ -242,7 +243,7 @@ def plan_space(
     grids: tuple[int, int] = (1, 1),
     scale: int = 1,
 ) -> tuple[AxisPlan, AxisPlan]:
-    """Return the plans of rows and columns for frames of `size` (H, W) after `pad_space`."""
+    """Return the plans of rows and columns for frames of `size` (H, W)."""
     first, second = (
         plan_axis(
             length,
@@ -257,10 +258,22 @@ def plan_space(
     return first, second
 
 
-def pad_space(clip: torch.Tensor, settings: TileSettings) -> torch.Tensor:
-    """Return [..., H, W] mirrored below and right to whole windows where `reference` asks it."""
+def padded_size(size: tuple[int, int], settings: TileSettings) -> tuple[int, int]:
+    """Return (H, W) enlarged to whole windows where `reference` runs on whole frames."""
     if settings.blend != "reference" or settings.size_px:
-        return clip
-    height, width = clip.shape[-2:]
-    clip = clip[..., mirrored_to_multiple(height, settings.window[1]), :]
-    return clip[..., mirrored_to_multiple(width, settings.window[2])]
+        return size
+    height, width = (
+        len(mirrored_to_multiple(length, multiple))
+        for length, multiple in zip(size, settings.window[1:], strict=True)
+    )
+    return height, width
+
+
+def mirror_to(clip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Return [..., H, W] enlarged to `size` by its last rows and columns in reverse order."""
+    for axis, length in zip((-2, -1), size, strict=True):
+        missing = length - clip.shape[axis]
+        if missing:
+            tail = clip.narrow(axis, clip.shape[axis] - missing, missing).flip(axis)
+            clip = torch.cat([clip, tail], dim=axis)
+    return clip

@@ -1,0 +1,101 @@
+"""Restores recordings and scores them: one way for validation during training and for testing."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from src.inference.restore import FrameSource, NonFiniteOutputError, Restorer
+from src.metrics.lpips_metric import LpipsMetric
+from src.metrics.report import FrameScores, Report, score_frame
+
+
+class NamedFrame(Protocol):
+    """One frame of a recording."""
+
+    name: str
+
+
+class ScoredSource(FrameSource, Protocol):
+    """A recording: frames by name, blurry, sharp, and spikes."""
+
+    name: str
+    frames: tuple[NamedFrame, ...]
+
+    def read_sharp(self, i: int) -> np.ndarray:
+        """Return the ground truth of frame `i` as uint8 RGB [H, W, 3]."""
+
+
+# Called with the recording, the frame number, the restored image and its scores (None: unscored).
+FrameCallback = Callable[[Any, int, np.ndarray, FrameScores | None], None]
+
+
+def evaluate_recordings(
+    restorer: Restorer,
+    recordings: Iterable[ScoredSource],
+    *,
+    score: bool = True,
+    score_blurry: bool = False,
+    lpips: LpipsMetric | None = None,
+    on_frame: FrameCallback | None = None,
+    notes: Iterable[str] = (),
+) -> Report:
+    """Restore every frame of the recordings and score it against the sharp one.
+
+    Ranks that share the work give their recordings each and join the results by
+    `src.metrics.report.merge_reports`.
+
+    Args:
+        restorer: Model, tiles and device.
+        recordings: What to restore.
+        score: False: only restore; nothing sharp is read and the report has no rows.
+        score_blurry: Also score the blurry input.
+        lpips: The metric where its weights were found; None leaves it out.
+        on_frame: Called for every frame in order, for pictures and progress.
+        notes: Remarks for the report, such as why LPIPS is missing.
+
+    Raises:
+        NonFiniteOutputError: naming the recording.
+        ValueError: a frame whose restored and sharp sizes differ, named.
+    """
+    asked = restorer.settings
+    rows = []
+    for recording in recordings:
+        try:
+            for i, image in restorer.restore(recording):
+                row = None
+                if score:
+                    row = _score(recording, i, image, score_blurry, lpips)
+                    rows.append(row)
+                if on_frame is not None:
+                    on_frame(recording, i, image, row)
+        except NonFiniteOutputError as error:
+            raise NonFiniteOutputError(f"{recording.name}: {error}") from error
+    notes = list(notes)
+    if restorer.settings != asked:
+        notes.append(f"the device ran out of memory; {restorer.settings.describe()} was used")
+    return Report(rows, describe_protocol(restorer, asked.describe()), notes)
+
+
+def describe_protocol(restorer: Restorer, tiles: str) -> str:
+    """Return in words how restored frames are made and scored; stands beside every number."""
+    numbers = "float32" if restorer.autocast_dtype is None else str(restorer.autocast_dtype)[6:]
+    return (
+        "8-bit RGB after clamping to 0..1 and rounding; whole frames, border 0, no resizing; "
+        "PSNR and SSIM (11x11 Gaussian, sigma 1.5, valid region, mean of channels) per frame in "
+        "float64; Y is BT.601 studio range, unrounded; LPIPS is AlexNet v0.1; "
+        f"{tiles}; network in {numbers}"
+    )
+
+
+def _score(
+    recording: ScoredSource, i: int, image: np.ndarray, with_blurry: bool, lpips: LpipsMetric | None
+) -> FrameScores:
+    sharp = recording.read_sharp(i)
+    frame = recording.frames[i].name
+    try:
+        scores = score_frame(image, sharp, lpips)
+        blurry = score_frame(recording.read_blurry(i), sharp, lpips) if with_blurry else None
+    except ValueError as error:
+        raise ValueError(f"{recording.name}/{frame}: {error}") from error
+    return FrameScores(recording.name, frame, scores, blurry)

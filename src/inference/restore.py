@@ -1,0 +1,290 @@
+"""Restores any number of frames of any size in bounded memory.
+
+Clips stream through time; inside a clip tiles cover the frame. Frames and spike counts travel to
+the device tile by tile as small integers and are normalised there; results come back to the CPU.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from src.data.normalization import normalize_counts, to_unit
+from src.inference.tile_settings import TileSettings
+from src.inference.tiling import (
+    blend_clips,
+    blend_tiles,
+    mirror_to,
+    padded_size,
+    plan_space,
+    plan_time,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class FrameSource(Protocol):
+    """What a video offers frame by frame, blurry frames and the spikes of their exposures."""
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+
+    def read_blurry(self, i: int) -> np.ndarray:
+        """Return frame `i` as uint8 RGB [H, W, 3]."""
+
+    def read_counts(self, i: int) -> np.ndarray:
+        """Return the spike counts of frame `i`, [K, Hs, Ws]."""
+
+
+class NonFiniteOutputError(RuntimeError):
+    """The network returned a NaN or an infinity; nothing may be scored or written."""
+
+
+class TileMemoryError(RuntimeError):
+    """Even the smallest tile does not fit into the device's memory."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and deviation of log1p(count) over the training split, `DATA.NORM`."""
+
+    mean: float
+    std: float
+
+
+class Restorer:
+    """A model with everything that is needed to run it on whole videos.
+
+    Args:
+        model: Called as `model(rgb [1, t, 3, h, w], spikes [1, t, K, hs, ws])` with float32 on
+            `device`, returns [1, t, 3, h, w].
+        settings: How videos are cut.
+        norm: How counts are normalised.
+        device: Where the model is.
+        autocast_dtype: Number format of the blocks; None: float32, without TF32.
+        use_spikes: False: counts are not read and the model gets None in their place.
+
+    Attributes:
+        settings: As given, or with smaller tiles after the device ran out of memory.
+        seconds: Time spent in the model, transfers and blending so far, without reading files.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TileSettings,
+        norm: Normalization,
+        device: str | torch.device,
+        autocast_dtype: torch.dtype | None = None,
+        use_spikes: bool = True,
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.norm = norm
+        self.device = torch.device(device)
+        self.autocast_dtype = autocast_dtype
+        self.use_spikes = use_spikes
+        self.seconds = 0.0
+
+    def restore(self, source: FrameSource) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (frame number, restored uint8 RGB [H, W, 3]) in order.
+
+        At most the frames of two overlapping clips are held. The model is in eval mode while this
+        runs, and afterwards in the mode it was in before.
+
+        Raises:
+            NonFiniteOutputError: the model returned a NaN or an infinity.
+            TileMemoryError: the smallest tile does not fit into memory.
+            ValueError: frames or counts of different sizes, or tiles that do not fit the grid.
+        """
+        if len(source) == 0:
+            return
+        plan, indices = plan_time(len(source), self.settings)
+        window = _FrameWindow(source, self.use_spikes)
+        with evaluating(self.model):
+            frames = blend_clips(lambda clip: self._run_clip(*window.read(clip)), plan, indices)
+            for i, frame in zip(range(len(source)), frames, strict=False):
+                yield i, to_uint8(frame, f"frame {i}")
+
+    def _run_clip(self, rgb: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        """Return the result [t, 3, H, W] of one clip; smaller tiles where memory does not do."""
+        started = time.perf_counter()
+        while True:
+            try:
+                result = self._run_tiles(rgb, counts)
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                reason = str(error).splitlines()[0]
+            # Outside the handler: the error's traceback holds the tensors of the failed attempt.
+            self._shrink_tiles(rgb.shape[-2:], reason)
+        self.seconds += time.perf_counter() - started
+        return result
+
+    def _shrink_tiles(self, size: tuple[int, int], reason: str) -> None:
+        smaller = self.settings.halved(*size)
+        if smaller is None:
+            raise TileMemoryError(
+                f"out of memory on {self.device} with tiles of {self.settings.size_px} px and "
+                f"{self.settings.frames or 'all'} frames ({reason}); use fewer frames per tile "
+                f"(VAL.TILE_FRAMES), a smaller model, bf16, or a device with more memory"
+            )
+        logger.warning(
+            "out of memory with %s on frames of %d x %d; trying again with %s",
+            self.settings.describe(),
+            *size,
+            smaller.describe(),
+        )
+        self.settings = smaller
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _run_tiles(self, rgb: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        """Return [t, 3, H, W] float32 for uint8 RGB [1, t, 3, H, W], counts [1, t, K, Hs, Ws]."""
+        height, width = rgb.shape[-2:]
+        grids = ((1, 1), (1, 1))
+        if counts is not None:
+            grids = tuple(map(scene_grid, rgb.shape[-2:], counts.shape[-2:]))
+        size = padded_size((height, width), self.settings)
+        rgb = mirror_to(rgb, size)
+        rows, columns = plan_space(size, self.settings, grids=(grids[0][0], grids[1][0]))
+        if counts is not None:
+            (row_px, row_spike_px), (column_px, column_spike_px) = grids
+            spike_size = (size[0] // row_px * row_spike_px, size[1] // column_px * column_spike_px)
+            counts = mirror_to(counts, spike_size)
+
+        def run_tile(y: slice, x: slice) -> torch.Tensor:
+            spikes = None
+            if counts is not None:
+                spikes = counts[..., on_spikes(y, grids[0]), on_spikes(x, grids[1])]
+            return self._run_model(rgb[..., y, x], spikes)
+
+        return blend_tiles(run_tile, rows, columns)[..., :height, :width]
+
+    def _run_model(self, rgb: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+        """Return [t, 3, h, w] float32 for one tile of uint8 RGB and counts, both on the CPU."""
+        with torch.inference_mode(), _number_format(self.device.type, self.autocast_dtype):
+            frames = to_unit(rgb.to(self.device))
+            spikes = None
+            if counts is not None:
+                spikes = normalize_counts(counts.to(self.device), self.norm.mean, self.norm.std)
+            restored = self.model(frames, spikes)
+            if restored.shape != frames.shape:
+                raise ValueError(
+                    f"the model returned {list(restored.shape)} for frames {list(frames.shape)}"
+                )
+        return restored[0].float()
+
+
+def restore_frames(
+    model: nn.Module,
+    source: FrameSource,
+    settings: TileSettings,
+    norm_mean: float,
+    norm_std: float,
+    device: str | torch.device,
+    autocast_dtype: torch.dtype | None = None,
+    use_spikes: bool = True,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (frame number, restored uint8 RGB [H, W, 3]) of one video; see `Restorer`."""
+    norm = Normalization(norm_mean, norm_std)
+    restorer = Restorer(model, settings, norm, device, autocast_dtype, use_spikes)
+    return restorer.restore(source)
+
+
+class _FrameWindow:
+    """Reads the frames of one clip after the other; keeps only those that the clips share."""
+
+    def __init__(self, source: FrameSource, use_spikes: bool) -> None:
+        self.source = source
+        self.use_spikes = use_spikes
+        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
+
+    def read(self, frames: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return uint8 RGB [1, t, 3, H, W] and counts [1, t, K, Hs, Ws] of the given frames."""
+        self.kept = {i: self.kept[i] for i in self.kept if i in frames}
+        for i in frames:
+            if i not in self.kept:
+                self.kept[i] = self._read_frame(i)
+        rgb = torch.stack([self.kept[i][0] for i in frames])[None]
+        if not self.use_spikes:
+            return rgb, None
+        return rgb, torch.stack([self.kept[i][1] for i in frames])[None]
+
+    def _read_frame(self, i: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        rgb = torch.from_numpy(np.array(self.source.read_blurry(i))).permute(2, 0, 1)
+        counts = torch.from_numpy(np.array(self.source.read_counts(i))) if self.use_spikes else None
+        for known_rgb, known_counts in self.kept.values():
+            pairs = ((rgb, known_rgb), (counts, known_counts))
+            for what, (new, known) in zip(("frame", "spike counts"), pairs, strict=True):
+                if new is not None and new.shape != known.shape:
+                    raise ValueError(
+                        f"{what} {i}: shape {list(new.shape)}, but {list(known.shape)} before it; "
+                        f"all frames of a video need one size"
+                    )
+            break
+        return rgb, counts
+
+
+def scene_grid(rgb_length: int, spike_length: int) -> tuple[int, int]:
+    """Return the finest step, in RGB pixels and in spike pixels, that is whole in both.
+
+    720 RGB rows over 360 spike rows give (2, 1): even RGB rows start a spike row.
+    """
+    common = math.gcd(rgb_length, spike_length)
+    return rgb_length // common, spike_length // common
+
+
+def on_spikes(pixels: slice, grid: tuple[int, int]) -> slice:
+    """Return the spike pixels of the scene region that a slice of RGB pixels covers."""
+    rgb_step, spike_step = grid
+    return slice(pixels.start // rgb_step * spike_step, pixels.stop // rgb_step * spike_step)
+
+
+def to_uint8(frame: torch.Tensor, name: str) -> np.ndarray:
+    """Return a frame [3, H, W] in 0..1 as uint8 [H, W, 3], clamped and rounded.
+
+    Raises:
+        NonFiniteOutputError: if the frame holds a NaN or an infinity.
+    """
+    if not torch.isfinite(frame).all():
+        raise NonFiniteOutputError(
+            f"{name}: the model returned NaN or infinite values; the weights or the input are "
+            f"broken, or half precision overflowed (try float32)"
+        )
+    pixels = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(1, 2, 0).contiguous().numpy()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode; afterwards every module is in the mode it was in before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _number_format(device_type: str, autocast_dtype: torch.dtype | None) -> Iterator[None]:
+    """Compute in `autocast_dtype`; None: in float32 with TF32 off, so that scores compare."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        if autocast_dtype is None:
+            for backend in backends:
+                backend.allow_tf32 = False
+        with torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
+            yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed

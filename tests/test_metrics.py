@@ -1,0 +1,246 @@
+import hashlib
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from src.metrics.lpips_metric import (
+    WEIGHTS_FILE,
+    LpipsMetric,
+    LpipsUnavailableError,
+    find_weights,
+)
+from src.metrics.psnr_ssim import psnr, psnr_y, rgb_to_y, ssim, ssim_y
+from src.metrics.report import (
+    METRICS,
+    FrameScores,
+    Report,
+    format_table,
+    merge_reports,
+    score_frame,
+    summarize,
+)
+
+# The settings under which scikit-image computes what BasicSR and VRT compute.
+SSIM_SETTINGS = {
+    "gaussian_weights": True,
+    "sigma": 1.5,
+    "use_sample_covariance": False,
+    "data_range": 255,
+}
+
+
+def photograph(name: str) -> np.ndarray:
+    return np.ascontiguousarray(getattr(data, name)()[40:200, 60:252, :3])
+
+
+def quantized(image: np.ndarray) -> np.ndarray:
+    return image // 16 * 16
+
+
+def smeared(image: np.ndarray) -> np.ndarray:
+    shifted = [np.roll(image, k, axis=1).astype(np.uint16) for k in range(8)]
+    return (sum(shifted) // 8).astype(np.uint8)
+
+
+def noisy(image: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(5).integers(-20, 21, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+# psnr, ssim, psnr_y, ssim_y
+GOLDENS = {
+    ("astronaut", quantized): (29.389083884, 0.888683645, 31.490091380, 0.960219666),
+    ("astronaut", smeared): (20.581639640, 0.726684555, 22.058573828, 0.768554297),
+    ("chelsea", noisy): (26.687725276, 0.688314620, 31.429451906, 0.834226728),
+    ("coffee", smeared): (20.947117388, 0.641734107, 22.568623957, 0.668178466),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "degrade"), GOLDENS, ids=lambda v: v if type(v) is str else v.__name__
+)
+def test_scores_equal_scikit_image_and_stored_numbers(name, degrade):
+    sharp = photograph(name)
+    image = degrade(sharp)
+    ours = psnr(image, sharp), ssim(image, sharp), psnr_y(image, sharp), ssim_y(image, sharp)
+    luma = rgb_to_y(image), rgb_to_y(sharp)
+    theirs = (
+        peak_signal_noise_ratio(sharp, image, data_range=255),
+        structural_similarity(image, sharp, channel_axis=2, **SSIM_SETTINGS),
+        peak_signal_noise_ratio(luma[1], luma[0], data_range=255),
+        structural_similarity(*luma, **SSIM_SETTINGS),
+    )
+    assert ours == pytest.approx(theirs, abs=1e-9)
+    stored = GOLDENS[name, degrade]
+    assert ours[::2] == pytest.approx(stored[::2], abs=1e-4)
+    assert ours[1::2] == pytest.approx(stored[1::2], abs=1e-6)
+
+
+def test_psnr_by_hand():
+    sharp = np.zeros((2, 2, 3), np.uint8)
+    image = sharp.copy()
+    image[0, 0] = 6, 0, 0
+    image[1, 1] = 0, 0, 12  # squared error (36 + 144) / 12 = 15
+    assert psnr(image, sharp) == pytest.approx(
+        20 * math.log10(255) - 10 * math.log10(15), abs=1e-12
+    )
+    assert psnr(sharp, image) == psnr(image, sharp)
+    black, white = np.zeros((1, 1, 3), np.uint8), np.full((1, 1, 3), 255, np.uint8)
+    assert psnr(black, white) == 0.0
+    assert psnr_y(black, white) == pytest.approx(20 * math.log10(255 / 219), abs=1e-12)
+
+
+def test_luma_by_hand():
+    colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]])
+    luma = rgb_to_y(colours.astype(np.uint8))
+    assert luma.dtype == np.float64
+    assert luma[0].tolist() == pytest.approx([16, 235, 81.481, 144.553, 40.966], abs=1e-12)
+
+
+def test_ssim_of_flat_images_by_hand():
+    a, b = np.full((11, 11, 3), 100, np.uint8), np.full((11, 11, 3), 110, np.uint8)
+    c1 = (0.01 * 255) ** 2
+    assert ssim(a, b) == pytest.approx((2 * 100 * 110 + c1) / (100**2 + 110**2 + c1), abs=1e-9)
+
+
+def test_f47_equal_images_give_infinity_and_one():
+    image = photograph("chelsea")
+    assert psnr(image, image) == psnr_y(image, image) == math.inf
+    assert ssim(image, image) == pytest.approx(1, abs=1e-12)
+    assert ssim_y(image, image) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, psnr_y, ssim_y])
+def test_wrong_images_are_refused(metric):
+    image = np.zeros((16, 16, 3), np.uint8)
+    with pytest.raises(
+        ValueError, match=r"restored image: expected uint8 \[H, W, 3\], got float32"
+    ):
+        metric(image.astype(np.float32), image)
+    with pytest.raises(ValueError, match=r"sharp image: expected uint8 \[H, W, 3\].*\[16, 16\]"):
+        metric(image, image[..., 0])
+    with pytest.raises(ValueError, match="restored image is 16 x 12 pixels, sharp image 16 x 16"):
+        metric(image[:, :12], image)
+
+
+def test_ssim_refuses_images_below_its_window():
+    image = np.zeros((10, 40, 3), np.uint8)
+    with pytest.raises(ValueError, match="at least 11 x 11 pixels, got 10 x 40"):
+        ssim(image, image)
+
+
+def row(sequence: str, frame: str, psnr_rgb: float, **others) -> FrameScores:
+    scores = {"psnr_rgb": psnr_rgb, "ssim_rgb": 0.5, "psnr_y": 30.0, "ssim_y": 0.75, "lpips": None}
+    return FrameScores(sequence, frame, scores | others)
+
+
+def test_means_over_frames_and_over_sequences_differ():
+    rows = [row("a", "0", 10.0), row("a", "1", 20.0), row("a", "2", 30.0), row("b", "0", 40.0)]
+    result = summarize(rows)
+    assert result["mean_over_frames"]["psnr_rgb"] == 25.0
+    assert result["mean_over_sequences"]["psnr_rgb"] == 30.0
+    assert result["sequences"]["a"]["psnr_rgb"] == 20.0
+    assert result["mean_over_frames"]["lpips"] is None
+
+
+def test_a_metric_that_one_frame_lacks_has_no_mean():
+    rows = [row("a", "0", 10.0, lpips=0.5), row("a", "1", 10.0)]
+    assert summarize(rows)["mean_over_frames"]["lpips"] is None
+    assert summarize(rows[:1])["mean_over_frames"]["lpips"] == 0.5
+
+
+def test_f47_infinite_scores_stay_valid_json():
+    report = Report([row("a", "0", math.inf), row("a", "1", 20.0)], "protocol", ["a note"])
+    stored = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert stored["restored"]["mean_over_frames"]["psnr_rgb"] == "inf"
+    assert stored["restored"]["num_infinite"] == 1
+    assert [frame["psnr_rgb"] for frame in stored["frames"]] == ["inf", 20.0]
+    assert stored["frames"][0]["sequence"] == "a"
+    assert (stored["protocol"], stored["notes"]) == ("protocol", ["a note"])
+    assert "blurry" not in stored
+
+
+def test_f45_nan_scores_are_refused():
+    with pytest.raises(ValueError, match="seq/000: psnr_rgb is not a number"):
+        row("seq", "000", math.nan)
+
+
+def test_reports_of_ranks_join_to_the_report_of_one_process():
+    rows = [row(s, str(i), 10.0 + 0.1 * i + len(s)) for s in ("a", "bb") for i in range(7)]
+    whole = Report(rows, "p", ["n"])
+    joined = merge_reports([Report(rows[7:], "p", ["n"]), Report(rows[:7], "p", ["n"])])
+    assert joined.to_json() == whole.to_json()
+    with pytest.raises(ValueError, match="reports of one protocol can be merged"):
+        merge_reports([whole, Report(rows, "other")])
+
+
+def test_table_shows_every_metric():
+    sharp = photograph("coffee")[:16, :16]
+    table = format_table([("blurry", score_frame(quantized(sharp), sharp))])
+    header, line = table.splitlines()
+    assert header.split() == ["method", *METRICS]
+    assert line.split()[0] == "blurry"
+    assert line.split()[1] == f"{psnr(quantized(sharp), sharp):.3f}"
+    assert line.split()[-1] == "-"
+
+
+def make_trunk_file(path):
+    """Write AlexNet features of random weights; return the file's checksum."""
+    torch.manual_seed(0)
+    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3)}
+    shapes |= {8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
+    state = {}
+    for layer, shape in shapes.items():
+        state[f"features.{layer}.weight"] = 0.05 * torch.randn(shape)
+        state[f"features.{layer}.bias"] = torch.zeros(shape[0])
+    torch.save(state, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # lpips uses deprecated arguments
+def test_lpips_uses_the_weights_of_the_file(tmp_path):
+    import lpips
+
+    path = tmp_path / WEIGHTS_FILE
+    checksum = make_trunk_file(path)
+    metric = LpipsMetric(path, sha256=checksum)
+    sharp = photograph("astronaut")[:64, :64]
+    image = noisy(sharp)
+    assert metric(sharp, sharp) == 0.0
+    reference = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    stored = torch.load(path, weights_only=True)
+    for name, parameter in reference.net.named_parameters():
+        parameter.data.copy_(stored["features." + name.split(".", 1)[1]])
+    pair = [torch.from_numpy(x).permute(2, 0, 1)[None] / 255 for x in (image, sharp)]
+    expected = float(reference(*pair, normalize=True))
+    assert expected > 0.001
+    assert metric(image, sharp) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="LPIPS needs images of at least 32 x 32"):
+        metric(image[:16], sharp[:16])
+
+
+def test_lpips_refuses_other_weights_under_the_published_name(tmp_path):
+    make_trunk_file(tmp_path / WEIGHTS_FILE)
+    with pytest.raises(
+        LpipsUnavailableError, match="is not the published alexnet-owt-7be5be79.pth"
+    ):
+        LpipsMetric(tmp_path / WEIGHTS_FILE)
+
+
+def test_absent_lpips_weights_name_the_file_and_its_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    place = tmp_path / "hub" / "checkpoints" / WEIGHTS_FILE
+    with pytest.raises(LpipsUnavailableError, match=str(place)) as raised:
+        find_weights()
+    assert "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth" in str(raised.value)
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert find_weights() == place
+    with pytest.raises(LpipsUnavailableError, match="absent.pth does not exist"):
+        find_weights(tmp_path / "absent.pth")
