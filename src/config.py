@@ -148,8 +148,11 @@ def _parse_overrides(overrides: list[str], problems: list[str]) -> dict[str, Any
     if len(overrides) % 2:
         problems.append(f"overrides come in pairs KEY VALUE; the last one is {overrides[-1]!r}")
         overrides = overrides[:-1]
-    parsed = {}
+    keys, parsed = dict(walk_schema()), {}
     for dotted, text in zip(overrides[::2], overrides[1::2], strict=True):
+        if dotted in keys and isinstance(keys[dotted].default, str):
+            parsed[dotted] = text  # a name like 007 or on stays as it was typed
+            continue
         try:
             parsed[dotted] = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
         except yaml.YAMLError:

@@ -65,7 +65,7 @@ class Trainer:
         self.precision = choose_precision(train.AMP, ranks.device)
         self.train_step = self._build_step(wrap_model(self.model, ranks))
         recordings = build_val_recordings(cfg)
-        self.validation = Validation(cfg, ranks, run, recordings, self.precision)
+        self.validation = Validation(cfg, ranks, run, recordings)
         self._dropped_clips = self._skipped_in_a_row = 0
 
     def _build_step(self, wrapped: nn.Module) -> TrainingStep:

@@ -1,0 +1,63 @@
+"""One real step, one save, one validation tile, to see that a run works and what it costs."""
+
+import logging
+import resource
+import sys
+import time
+
+import torch
+
+from src.engine.trainer import Trainer
+from src.inference.build import build_restorer
+
+logger = logging.getLogger(__name__)
+
+
+def dry_run(trainer: Trainer) -> None:
+    """Try what a run does, at the configured sizes; log seconds and memory; keep nothing."""
+    trainer.describe()
+    started = time.perf_counter()
+    batches = next(trainer.batches())
+    loaded = time.perf_counter()
+    outcome = trainer.step(batches)
+    stepped = time.perf_counter()
+    logger.info(
+        "one step: %.2f s for the data, %.2f s for %d micro-batches; loss %.5f, gradient norm %.3f",
+        *(loaded - started, stepped - loaded, len(batches)),
+        *(outcome.losses["total"], outcome.grad_norm),
+    )
+    path = trainer.run.checkpoints / "dry_run.pth"
+    trainer.save(path.name)
+    if trainer.ranks.is_main:
+        size = path.stat().st_size
+        path.unlink()
+        logger.info("one save: %.2f s, %.1f MB", time.perf_counter() - stepped, size / 1e6)
+    _restore_one_clip(trainer)
+    logger.info("peak memory: %s", peak_memory(trainer.ranks.device))
+    per_step = stepped - loaded
+    logger.info(
+        "%d steps at this speed take %.1f hours, validation not counted; the first step is slow",
+        *(trainer.total_steps, trainer.total_steps * per_step / 3600),
+    )
+
+
+def peak_memory(device: torch.device) -> str:
+    """Return the largest memory of this process so far, with its unit and whose memory it is."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB on {device}"
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{peak / 2**30:.2f} GiB of the process"
+
+
+def _restore_one_clip(trainer: Trainer) -> None:
+    if not trainer.validation.recordings:
+        logger.info("no validation recordings, so no tile is tried")
+        return
+    recording = trainer.validation.recordings[0]
+    restorer = build_restorer(trainer.cfg, trainer.model, trainer.ranks.device)
+    started = time.perf_counter()
+    _, image = next(iter(restorer.restore(recording)))
+    seconds = time.perf_counter() - started
+    size = f"{image.shape[1]} x {image.shape[0]}"
+    logger.info("first validation clip of %s at %s: %.2f s", recording.name, size, seconds)

@@ -1,0 +1,141 @@
+"""The configuration: defaults, all problems at once, overrides, safe YAML."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from src.config import (
+    ConfigError,
+    config_from_text,
+    config_to_text,
+    get_defaults,
+    load_config,
+    walk_schema,
+)
+from src.paths import REPO_ROOT
+
+CONFIGS = sorted((REPO_ROOT / "configs").rglob("*.yaml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems_of(path: Path, overrides: list[str] | None = None, **kwargs: bool) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides, **kwargs)
+    return caught.value.problems
+
+
+def test_file_and_overrides_win_over_defaults(tmp_path):
+    path = write(tmp_path, "TRAIN: {OPTIM: {LR: 1}}\nDATA: {K: 8}\n")
+    cfg = load_config(path, ["DATA.K", "16", "EXP_NAME", "007"], check_paths=False)
+    assert (cfg.TRAIN.OPTIM.LR, cfg.DATA.K, cfg.EXP_NAME) == (1.0, 16, "007")
+    assert cfg.DATA.CLIP_LEN == 5
+    assert isinstance(cfg.TRAIN.OPTIM.LR, float)
+
+
+def test_name_of_the_run_is_the_name_of_the_file(tmp_path):
+    assert load_config(write(tmp_path, "SEED: 1"), check_paths=False).EXP_NAME == "run"
+
+
+def test_nobody_can_change_it_after_loading(tmp_path):
+    cfg = load_config(write(tmp_path, "SEED: 1"), check_paths=False)
+    with pytest.raises(AttributeError):
+        cfg.SEED = 2
+
+
+def test_f56_all_problems_are_listed_at_once(tmp_path):
+    path = write(
+        tmp_path,
+        "DATA: {CLIP_LENGHT: 5, ROOT: nowhere}\n"
+        "TRAIN: {OPTIM: {LR: fast}, MAX_STEPS: 2e4, BATCH_SIZE: true}\n"
+        "MODEL: 3\nSEED: -1\n",
+    )
+    problems = problems_of(path, ["DATA.K", "0", "LOG"])
+    expected = [
+        "MODEL: expected a section of keys, got 3",
+        "overrides come in pairs KEY VALUE; the last one is 'LOG'",
+        "DATA.CLIP_LENGHT: unknown key; did you mean 'DATA.CLIP_LEN'?",
+        "TRAIN.OPTIM.LR: expected a number > 0, got 'fast'",
+        "TRAIN.MAX_STEPS: expected a number >= 0, got '2e4'",
+        "TRAIN.BATCH_SIZE: expected a number > 0, got True",
+        "SEED: expected a number >= 0, got -1",
+        "DATA.K: expected a number > 0, got 0",
+    ]
+    assert problems[: len(expected)] == expected
+    assert problems[len(expected)].startswith("DATA.ROOT: folder nowhere does not exist")
+
+
+@pytest.mark.parametrize(("text", "value"), [("2e-4", 2e-4), ("1", 1.0), ("0.5", 0.5)])
+def test_floats_may_be_written_in_any_way(tmp_path, text, value):
+    path = write(tmp_path, f"TRAIN: {{OPTIM: {{LR: {text}}}}}")
+    assert value == load_config(path, check_paths=False).TRAIN.OPTIM.LR
+
+
+@pytest.mark.parametrize("text", [".inf", ".nan", "nan", "true", "[1]", "null"])
+def test_what_is_no_finite_number_is_refused(tmp_path, text):
+    path = write(tmp_path, f"TRAIN: {{OPTIM: {{LR: {text}}}}}")
+    assert "TRAIN.OPTIM.LR" in problems_of(path, check_paths=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("MODEL: {CHANNELS_PER_SCALE: [96, 96]}", "has 2 entries; needed are 4"),
+        ("MODEL: {FUSE: {HEADS: 5}}", "MODEL.FUSE.HEADS: 5 does not divide"),
+        ("MODEL: {SPIKE_ENCODER: {SPATIAL_STRIDES: [2]}}", "one entry for each of scales 2-4"),
+        ("VAL: {TILE_SIZE: 32, OVERLAP_SIZE: 32}", "VAL.OVERLAP_SIZE: 32 is not below"),
+        ("VAL: {TILE_FRAMES: 2, OVERLAP_FRAMES: 2}", "VAL.OVERLAP_FRAMES: 2 must be below"),
+        ("DATA: {CROP_SIZE: 100}", "expected a multiple of 8, at least 16, got 100"),
+        ("TRAIN: {FREEZE: [encoder]}", "expected a list of: spynet, deform, got ['encoder']"),
+        ("EXP_NAME: ../other", "EXP_NAME: expected a name without slashes"),
+        (
+            "LOSS: {CHARBONNIER: {WEIGHT: 0}, VGG_PERCEPTUAL: {WEIGHT: 0}}",
+            "LOSS: both weights are 0",
+        ),
+    ],
+)
+def test_impossible_values_are_named(tmp_path, text, words):
+    assert words in problems_of(write(tmp_path, text), check_paths=False)[0]
+
+
+def test_a_key_given_twice_is_an_error(tmp_path):
+    assert "given twice" in problems_of(write(tmp_path, "SEED: 1\nSEED: 2\n"))[0]
+
+
+def test_f30_yaml_cannot_run_code(tmp_path):
+    path = write(tmp_path, "SEED: !!python/object/apply:os.mkdir ['pwned']\n")
+    assert "not valid YAML" in problems_of(path)[0]
+    assert not (Path.cwd() / "pwned").exists()
+
+
+def test_a_missing_file_is_a_sentence(tmp_path):
+    assert problems_of(tmp_path / "absent.yaml") == ["cannot be read: No such file or directory"]
+
+
+def test_text_form_comes_back_equal():
+    cfg = get_defaults()
+    assert config_from_text(config_to_text(cfg), "EXP") == {**cfg, "EXP_NAME": "EXP"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configurations_load(path):
+    cfg = load_config(path, check_paths=False)
+    assert (REPO_ROOT / cfg.MODEL.VRT_CFG).is_file()
+    opening = path.read_text(encoding="utf-8").split("SEED")[0]
+    name = os.fspath(path.relative_to(REPO_ROOT))
+    assert opening.startswith("#")
+    assert f"bash scripts/launch_train.sh --config {name}" in opening
+
+
+def test_every_default_obeys_its_own_rule():
+    for dotted, key in walk_schema():
+        default = (
+            [v for v in key.default if v != ""] if isinstance(key.default, list) else key.default
+        )
+        assert key.rule is None or key.rule[1](default), dotted
+        assert key.meaning.endswith("."), dotted
