@@ -1,0 +1,120 @@
+"""Image files: reading, listing, writing."""
+
+import errno
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from src.data.bad_samples import BadFileError, DataSetError
+from src.paths import atomic_write
+
+logger = logging.getLogger(__name__)
+
+# A network drive that stalls says one of these; waiting helps, unlike for a missing file.
+PASSING_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+RETRY_PAUSES_S = (0.1, 0.5, 2.0)
+PNG_SIGNATURE = b"\x89PNG"
+PNG_END_SEARCH_BYTES = 4096
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read an 8 bit image as RGB: uint8 [H, W, 3].
+
+    Grey images become three equal channels. An alpha channel is accepted where it is opaque
+    everywhere, and left out. Orientation tags are ignored, the pixels are taken as stored.
+
+    Raises:
+        BadFileError: missing, truncated, not an image, more than 8 bits, or transparent.
+    """
+    path = Path(path)
+    data = read_bytes(path)
+    if data[:4] == PNG_SIGNATURE and b"IEND" not in data[-PNG_END_SEARCH_BYTES:]:
+        raise BadFileError(path, f"truncated PNG file of {len(data)} bytes; copy it again")
+    image = None
+    if data:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise BadFileError(
+            path, f"truncated or not an image ({len(data)} bytes, starts with {data[:8]!r})"
+        )
+    return _as_rgb(path, image)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file; an input/output error of a stalled drive is retried with a pause.
+
+    Raises:
+        BadFileError: the file cannot be read.
+    """
+    for pause in (*RETRY_PAUSES_S, None):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno not in PASSING_ERRORS or pause is None:
+                raise BadFileError(path, f"cannot be read: {error.strerror}") from error
+            logger.warning("%s: %s; trying again in %.1f s", path, error.strerror, pause)
+            time.sleep(pause)
+    raise AssertionError("unreachable: the last pause is None")
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write uint8 RGB [H, W, 3] as PNG, whole or not at all.
+
+    Raises:
+        ValueError: another dtype, shape or file ending.
+    """
+    path = Path(path)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"{path}: uint8 [H, W, 3] is needed, got {image.dtype} {image.shape}")
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: frames are written as .png only")
+    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    with atomic_write(path) as partial:
+        partial.write_bytes(encoded.tobytes())
+
+
+def list_frames(folder: str | Path, exts: Iterable[str]) -> dict[str, Path]:
+    """List the files of a folder with one of the endings: name without ending -> path, sorted.
+
+    Hidden files do not count; an absent folder is an empty list. Links are listed even where they
+    lead nowhere, so that reading them names them.
+
+    Raises:
+        DataSetError: two files with the same name and different endings.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return {}
+    endings = {ext.lower() for ext in exts}
+    found: dict[str, Path] = {}
+    problems = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in endings or path.is_dir():
+            continue
+        if path.stem in found:
+            problems.append(
+                f"{path} and {found[path.stem].name} have the same name; which is meant?"
+            )
+        found[path.stem] = path
+    if problems:
+        raise DataSetError(str(folder), problems)
+    return found
+
+
+def _as_rgb(path: Path, image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8:
+        raise BadFileError(
+            path, f"{image.dtype} pixels; 8 bit is needed, convert without stretching the range"
+        )
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    if channels == 4:
+        if image[..., 3].min() < 255:
+            raise BadFileError(path, "has transparent pixels; flatten it to RGB")
+        return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,140 @@
+"""One sequence: its frames, joined by name, and how to read them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from src.data.bad_samples import BadFileError
+from src.data.frames import read_image
+from src.data.voxel_cache import Crop, SpikeSource, count_source, open_voxels, read_voxels
+
+ImageReader = Callable[[Path], np.ndarray]
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """One blurry frame with all that belongs to it.
+
+    Attributes:
+        name: file name without ending, the same for blurry frame, sharp frame and spikes.
+        index: the number at the end of the name.
+        t0, t1: exposure window [t0, t1) in seconds.
+        event_count: spikes in the window; None before they were counted.
+        blurry, sharp: image files.
+        spikes: where the spikes of the window are.
+        voxels: stored counts [K, Hs, Ws]; None: count from `spikes`.
+    """
+
+    name: str
+    index: int
+    t0: float
+    t1: float
+    event_count: int | None
+    blurry: Path
+    sharp: Path
+    spikes: SpikeSource
+    voxels: Path | None = None
+
+
+class Recording:
+    """The aligned frames of one sequence, in order of their numbers.
+
+    Args:
+        name: name of the sequence.
+        frames: its frames.
+        num_bins: K.
+        read: reads an image file as uint8 [H, W, 3]; a frame cache can stand here.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        frames: Sequence[FrameRecord],
+        num_bins: int,
+        read: ImageReader = read_image,
+    ) -> None:
+        self.name = name
+        self.frames = tuple(frames)
+        self.num_bins = num_bins
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @cached_property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the first blurry frame that can be read.
+
+        Raises:
+            BadFileError: no frame can be read.
+        """
+        return self._first(lambda frame: self._read(frame.blurry).shape[:2])
+
+    @cached_property
+    def spike_size(self) -> tuple[int, int]:
+        """Height and width of the spikes in pixels.
+
+        Raises:
+            BadFileError: no voxel file can be opened.
+        """
+        return self._first(self._spike_size_of)
+
+    def read_blurry(self, i: int, crop: Crop | None = None) -> np.ndarray:
+        """Read blurry frame i: uint8 [h, w, 3], of the crop (y, x, h, w) in its pixels.
+
+        Raises:
+            BadFileError: unreadable, or not of the recording's size.
+        """
+        return self._read_image(self.frames[i].blurry, crop)
+
+    def read_sharp(self, i: int, crop: Crop | None = None) -> np.ndarray:
+        """Read sharp frame i: uint8 [h, w, 3]; see `read_blurry`."""
+        return self._read_image(self.frames[i].sharp, crop)
+
+    def read_counts(self, i: int, crop: Crop | None = None) -> np.ndarray:
+        """Read the voxel counts of frame i: [K, h, w], of the crop (y, x, h, w) in spike pixels.
+
+        The dtype is uint8, or what `read_voxels` says for other counts.
+
+        Raises:
+            BadFileError: unreadable, or not of the recording's size.
+        """
+        frame = self.frames[i]
+        if frame.voxels is None and frame.spikes.geometry is not None:
+            return count_source(frame.spikes, self.num_bins, crop)
+        path = frame.voxels or frame.spikes.path
+        return read_voxels(path, self.num_bins, crop, self.spike_size)
+
+    def _read_image(self, path: Path, crop: Crop | None) -> np.ndarray:
+        image = self._read(path)
+        height, width = self.frame_size
+        if image.shape[:2] != (height, width):
+            raise BadFileError(
+                path,
+                f"is {image.shape[0]}x{image.shape[1]}, the frames of {self.name} are "
+                f"{height}x{width}",
+            )
+        if crop is None:
+            return image
+        y, x, height, width = crop
+        return image[y : y + height, x : x + width]
+
+    def _spike_size_of(self, frame: FrameRecord) -> tuple[int, int]:
+        if frame.voxels is None and frame.spikes.geometry is not None:
+            return frame.spikes.geometry.height, frame.spikes.geometry.width
+        return open_voxels(frame.voxels or frame.spikes.path, self.num_bins).shape[1:]
+
+    def _first(self, size_of: Callable[[FrameRecord], tuple[int, int]]) -> tuple[int, int]:
+        """Return the size of the first frame that has one."""
+        last_error = BadFileError(self.name, "has no frames")
+        for frame in self.frames:
+            try:
+                height, width = size_of(frame)
+            except BadFileError as error:
+                last_error = error
+            else:
+                return height, width
+        raise last_error

@@ -1,0 +1,177 @@
+"""Which spike files a sequence has, and which ticks of them belong to a frame."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from src.data.bad_samples import BadFileError, DataSetError
+from src.data.description import DataDescription
+from src.data.frames import list_frames
+from src.data.spike_dat import (
+    SIDECAR_NAME,
+    SpikeFile,
+    SpikeGeometry,
+    SpikeSidecar,
+    read_sidecar,
+)
+from src.data.voxel_cache import SpikeSource
+
+PER_FRAME, STREAM, VOXELS = "per frame", "stream", "voxels"
+
+
+@dataclass(frozen=True)
+class SequenceSpikes:
+    """The spikes of one sequence.
+
+    Attributes:
+        kind: "per frame" (each `.dat` covers exactly the exposure of the frame of its name),
+            "stream" (one `.dat` of the whole sequence) or "voxels" (`.npy` files, no spikes).
+        files: name without ending -> file; empty for a stream.
+        stream: the file of a stream.
+        geometry: how bits lie; None for voxels.
+        ticks_per_second: None where nobody says.
+    """
+
+    kind: str
+    files: Mapping[str, Path]
+    stream: Path | None
+    geometry: SpikeGeometry | None
+    ticks_per_second: float | None
+
+    @property
+    def kind_of_file(self) -> str:
+        """What one of the files is called in messages."""
+        return "voxel file" if self.kind == VOXELS else "spike file"
+
+    def source_of(self, name: str, window: tuple[int, int] | None) -> SpikeSource:
+        """Return where the spikes of a frame are.
+
+        Args:
+            name: the frame.
+            window: ticks [start, stop) of its exposure, from the start of the sequence; None where
+                the tick rate is not known.
+
+        Raises:
+            KeyError: there is no file of this name.
+            ValueError: the window leaves the stream, or the file has not as many ticks.
+            BadFileError: the file cannot be read as spikes.
+        """
+        if self.kind == VOXELS:
+            return SpikeSource(self.files[name])
+        path = self.stream or self.files[name]
+        try:
+            num_ticks = SpikeFile(path, self.geometry).num_ticks
+        except (OSError, ValueError) as error:
+            raise BadFileError(path, str(error)) from error
+        if self.stream is None:
+            return self._whole_file(path, num_ticks, window)
+        if window is None:
+            raise ValueError(f"{path.name} is a stream, but ticks_per_second is not known")
+        start, stop = window
+        if start < 0 or stop > num_ticks:
+            raise ValueError(
+                f"exposure leaves the stream: ticks [{start}, {stop}) of {path.name}, "
+                f"which has [0, {num_ticks})"
+            )
+        return SpikeSource(path, self.geometry, start, stop)
+
+    def _whole_file(
+        self, path: Path, num_ticks: int, window: tuple[int, int] | None
+    ) -> SpikeSource:
+        if window is not None and window[1] - window[0] != num_ticks:
+            raise ValueError(
+                f"exposure and spike file differ in length: the exposure is ticks [{window[0]}, "
+                f"{window[1]}), that is {window[1] - window[0]}; the file has {num_ticks}"
+            )
+        return SpikeSource(path, self.geometry, 0, num_ticks)
+
+
+def find_spikes(
+    spike_folder: Path,
+    voxel_folder: Path,
+    description: DataDescription | None,
+    blurry_names: Collection[str],
+) -> SequenceSpikes:
+    """Return the spikes of a sequence.
+
+    A single `.dat` beside several blurry frames is the stream of the sequence; otherwise each
+    `.dat` belongs to the frame of its name. Without `.dat` the voxel files are the spikes.
+
+    Raises:
+        DataSetError: neither spikes nor voxels, or spikes whose geometry nobody says, or of which a
+            file beside them and dataset.yaml say different things.
+    """
+    files = list_frames(spike_folder, [".dat"])
+    if not files:
+        voxels = list_frames(voxel_folder, [".npy"])
+        if not voxels:
+            problem = (
+                f"no .dat files in {spike_folder.name} and no .npy files in {voxel_folder.name}"
+            )
+            raise DataSetError(str(spike_folder.parent), [problem])
+        rate = None if description is None else description.ticks_per_second
+        return SequenceSpikes(VOXELS, voxels, None, None, rate)
+    first = next(iter(files.values()))
+    known = _geometry_of(first, description)
+    for path in files.values():
+        if path.with_suffix(".yaml").is_file() and _geometry_of(path, description) != known:
+            raise DataSetError(str(path), [f"its .yaml differs from that of {first.name}"])
+    if len(files) == 1 and set(files) != set(blurry_names):
+        return SequenceSpikes(STREAM, {}, first, known.geometry, known.ticks_per_second)
+    return SequenceSpikes(PER_FRAME, files, None, known.geometry, known.ticks_per_second)
+
+
+def _geometry_of(path: Path, description: DataDescription | None) -> SpikeSidecar:
+    """Return what is known about a `.dat`: from the file beside it, else from dataset.yaml."""
+    try:
+        beside = read_sidecar(path)
+    except ValueError as error:
+        raise DataSetError(str(path), [str(error)]) from error
+    overall = _from_description(description)
+    if beside is None and overall is None:
+        raise DataSetError(
+            str(path),
+            [
+                "the size of the spike sensor is not known; a .dat file does not hold it. Write "
+                f"{path.parent / SIDECAR_NAME} with lines like 'height: 250', 'width: 400', "
+                "'ticks_per_second: 20000', or spike_height, spike_width and ticks_per_second "
+                "into dataset.yaml at the data root"
+            ],
+        )
+    if beside is None or overall is None:
+        return _with_rate(beside or overall, description)
+    if beside.geometry != overall.geometry:
+        raise DataSetError(
+            str(path),
+            [f"the file beside it says {beside.geometry}, dataset.yaml {overall.geometry}"],
+        )
+    rates = {beside.ticks_per_second, overall.ticks_per_second} - {None}
+    if len(rates) > 1:
+        raise DataSetError(
+            str(path),
+            [
+                f"the file beside it says {beside.ticks_per_second} ticks/s, dataset.yaml "
+                f"{overall.ticks_per_second}"
+            ],
+        )
+    return _with_rate(beside, description)
+
+
+def _from_description(description: DataDescription | None) -> SpikeSidecar | None:
+    if description is None or description.spike_height is None or description.spike_width is None:
+        return None
+    return SpikeSidecar(
+        description.spike_height,
+        description.spike_width,
+        description.ticks_per_second,
+        description.threshold,
+        description.bit_order,
+        description.flip_rows,
+    )
+
+
+def _with_rate(known: SpikeSidecar, description: DataDescription | None) -> SpikeSidecar:
+    """Fill in the tick rate from the description where the sidecar has none."""
+    if known.ticks_per_second is not None or description is None:
+        return known
+    return replace(known, ticks_per_second=description.ticks_per_second)

@@ -1,0 +1,152 @@
+"""Crops, flips, transposition and time reversal, the same for RGB frames and spikes.
+
+Everything is drawn from the generator that is given; nothing is kept. Each draw takes the same
+numbers from the generator whatever is switched on, so that one setting does not change another.
+"""
+
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+
+from src.data.voxel_cache import Crop
+
+Size = tuple[int, int]  # height, width in pixels
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Which random changes are allowed: flips in both directions, transposition, time reversal."""
+
+    flip: bool = False
+    transpose: bool = False
+    reverse: bool = False
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """One drawn change. Flips come first, then the transposition."""
+
+    flip_rows: bool = False
+    flip_columns: bool = False
+    transpose: bool = False
+    reverse: bool = False
+
+
+@dataclass(frozen=True)
+class CropGrid:
+    """Where a square crop can lie so that it is whole pixels in RGB and in spikes.
+
+    RGB and spikes show the same scene with F and S pixels along an axis. Only every F/gcd(F, S)-th
+    RGB pixel begins where a spike pixel begins; origin and size of a crop are such multiples.
+
+    Attributes:
+        frame_size: RGB pixels of the whole frame.
+        spike_size: spike pixels of the whole frame.
+        crop_px: side of the crop in RGB pixels.
+        frame_step, spike_step: (rows, columns) between possible origins, in the pixels of each.
+    """
+
+    frame_size: Size
+    spike_size: Size
+    crop_px: int
+    frame_step: Size
+    spike_step: Size
+
+    @property
+    def spike_crop_size(self) -> Size:
+        """Height and width of the crop in spike pixels."""
+        return tuple(
+            self.crop_px // frame * spike
+            for frame, spike in zip(self.frame_step, self.spike_step, strict=True)
+        )
+
+
+def crop_grid(frame_size: Size, spike_size: Size, crop_px: int) -> CropGrid:
+    """Return the possible crops of a recording.
+
+    Raises:
+        ValueError: the crop is not a whole number of spike pixels; the message names sizes that
+            are.
+    """
+    common = [gcd(*sizes) for sizes in zip(frame_size, spike_size, strict=True)]
+    frame_step = tuple(size // g for size, g in zip(frame_size, common, strict=True))
+    spike_step = tuple(size // g for size, g in zip(spike_size, common, strict=True))
+    step = frame_step[0] * frame_step[1] // gcd(*frame_step)
+    if crop_px % step:
+        below = crop_px // step * step
+        fitting = [size for size in (below, below + step) if 0 < size <= min(frame_size)]
+        raise ValueError(
+            f"a crop of {crop_px} RGB pixels is no whole number of spike pixels for frames of "
+            f"{frame_size[0]}x{frame_size[1]} and spikes of {spike_size[0]}x{spike_size[1]}; "
+            + (f"sizes that fit: {fitting}" if fitting else "resize the frames or the spikes")
+        )
+    return CropGrid(frame_size, spike_size, crop_px, frame_step, spike_step)
+
+
+def draw_crop(rng: np.random.Generator, grid: CropGrid) -> tuple[Crop, Crop]:
+    """Draw a crop: (y, x, height, width) of the same scene region in RGB and in spike pixels.
+
+    Raises:
+        ValueError: the frame is smaller than the crop.
+    """
+    if min(grid.frame_size) < grid.crop_px:
+        raise ValueError(
+            f"frames of {grid.frame_size[0]}x{grid.frame_size[1]} are smaller than the crop of "
+            f"{grid.crop_px}"
+        )
+    places = [
+        (size - grid.crop_px) // step + 1
+        for size, step in zip(grid.frame_size, grid.frame_step, strict=True)
+    ]
+    row, column = (int(rng.integers(count)) for count in places)
+    frame_crop = (
+        row * grid.frame_step[0],
+        column * grid.frame_step[1],
+        grid.crop_px,
+        grid.crop_px,
+    )
+    spike_crop = (row * grid.spike_step[0], column * grid.spike_step[1], *grid.spike_crop_size)
+    return frame_crop, spike_crop
+
+
+def draw_orientation(rng: np.random.Generator, settings: AugmentSettings) -> Orientation:
+    """Draw flips, transposition and reversal, each with probability one half where allowed."""
+    rows, columns, transpose, reverse = (bool(value) for value in rng.integers(2, size=4))
+    return Orientation(
+        flip_rows=rows and settings.flip,
+        flip_columns=columns and settings.flip,
+        transpose=transpose and settings.transpose,
+        reverse=reverse and settings.reverse,
+    )
+
+
+def orient_frames(frames: np.ndarray, orientation: Orientation) -> np.ndarray:
+    """Return frames [T, C, H, W] in the drawn orientation, C order, the argument unchanged."""
+    if orientation.reverse:
+        frames = frames[::-1]
+    return np.ascontiguousarray(_orient_plane(frames, orientation))
+
+
+def orient_voxels(voxels: np.ndarray, orientation: Orientation) -> np.ndarray:
+    """Return voxels [T, K, H, W] in the drawn orientation; reversal is of frames and of bins.
+
+    Reversed bins are what the reversed stream gives where K divides the ticks of the window; else
+    the unequal bins come in the opposite order.
+    """
+    if orientation.reverse:
+        voxels = voxels[::-1, ::-1]
+    return np.ascontiguousarray(_orient_plane(voxels, orientation))
+
+
+def orient_times(values: list, orientation: Orientation) -> list:
+    """Return a per-frame list in the drawn direction of time."""
+    return values[::-1] if orientation.reverse else list(values)
+
+
+def _orient_plane(array: np.ndarray, orientation: Orientation) -> np.ndarray:
+    if orientation.flip_rows:
+        array = array[..., ::-1, :]
+    if orientation.flip_columns:
+        array = array[..., ::-1]
+    return np.swapaxes(array, -1, -2) if orientation.transpose else array
