@@ -1,4 +1,4 @@
-"""Clips of sizes that VRT cannot take: mirrored to one that it can, and cropped afterwards."""
+"""Clips of sizes that VRT cannot take: continued to one that it can, and cropped afterwards."""
 
 import math
 from dataclasses import dataclass
@@ -63,15 +63,21 @@ def reflect_index(length: int, target: int) -> list[int]:
 
 
 def pad_clip(clip: torch.Tensor, extent: tuple[int, int, int]) -> torch.Tensor:
-    """Continue a clip [B, T, C, H, W] at the end of time, height and width by mirroring.
+    """Continue a clip [B, T, C, H, W]: the last frame is repeated, height and width mirrored.
 
-    Any target works, also one many times as long. Returns `clip` itself where nothing is missing.
+    Any extent works, also one many times as long. Returns `clip` itself where nothing is missing.
     """
-    for axis, target in zip((1, 3, 4), extent, strict=True):
+    frames, *size = extent
+    if clip.shape[1] != frames:
+        clip = _select(clip, 1, [min(t, clip.shape[1] - 1) for t in range(frames)])
+    for axis, target in zip((3, 4), size, strict=True):
         if clip.shape[axis] != target:
-            index = reflect_index(clip.shape[axis], target)
-            clip = clip.index_select(axis, torch.tensor(index, device=clip.device))
+            clip = _select(clip, axis, reflect_index(clip.shape[axis], target))
     return clip
+
+
+def _select(clip: torch.Tensor, axis: int, index: list[int]) -> torch.Tensor:
+    return clip.index_select(axis, torch.tensor(index, device=clip.device))
 
 
 def pad_spikes(
