@@ -1,0 +1,108 @@
+"""Checkpoint files: atomic, safe to read, and a damaged one never stops a run."""
+
+import pytest
+import torch
+
+from src.config import config_to_text, get_defaults
+from src.engine.checkpoints import (
+    find_checkpoint,
+    load_checkpoint,
+    resume_conflicts,
+    save_checkpoint,
+)
+
+
+def state(step: int) -> dict:
+    return {"model": {"weight": torch.full((3,), float(step))}, "progress": {"step": step}}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    save_checkpoint(tmp_path / "last.pth", state(5))
+    loaded = load_checkpoint(tmp_path / "last.pth")
+    assert loaded["progress"] == {"step": 5}
+    assert loaded["model"]["weight"].tolist() == [5, 5, 5]
+
+
+def test_f07_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, state(1))
+    before = path.read_bytes()
+
+    def break_off(_, partial):
+        partial.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", break_off)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, state(2))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_f07_a_partial_file_is_not_picked(tmp_path):
+    save_checkpoint(tmp_path / "last.pth", state(1))
+    (tmp_path / ".partial-1-last.pth").write_bytes(b"half")
+    assert find_checkpoint(tmp_path)[0].name == "last.pth"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage"])
+def test_f18_f19_a_damaged_file_is_passed_over_by_name(tmp_path, caplog, damage):
+    save_checkpoint(tmp_path / "best.pth", state(3))
+    save_checkpoint(tmp_path / "last.pth", state(5))
+    whole = (tmp_path / "last.pth").read_bytes()
+    broken = {"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"not a zip"}
+    (tmp_path / "last.pth").write_bytes(broken[damage])
+    path, loaded = find_checkpoint(tmp_path)
+    assert (path.name, loaded["progress"]["step"]) == ("best.pth", 3)
+    assert "last.pth: not a readable checkpoint" in caplog.text
+
+
+def test_nothing_readable_is_an_error_and_nothing_there_is_none(tmp_path):
+    assert find_checkpoint(tmp_path) is None
+    (tmp_path / "last.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match="no readable checkpoint among last.pth"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("last", "best", "expected"), [(5, 5, "last"), (4, 5, "best")])
+def test_the_furthest_one_is_taken(tmp_path, last, best, expected):
+    save_checkpoint(tmp_path / "best.pth", state(best))
+    save_checkpoint(tmp_path / "last.pth", state(last))
+    assert find_checkpoint(tmp_path)[0].stem == expected
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("pwned", "w"))
+
+
+def test_f28_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"progress": {"step": 1}, "model": Evil()}, tmp_path / "last.pth")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        load_checkpoint(tmp_path / "last.pth")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_plain_weights_are_no_checkpoint(tmp_path):
+    torch.save({"params": {"weight": torch.zeros(1)}}, tmp_path / "vrt.pth")
+    with pytest.raises(ValueError, match=r"MODEL\.PRETRAINED"):
+        load_checkpoint(tmp_path / "vrt.pth")
+
+
+def test_a_later_format_is_refused(tmp_path):
+    torch.save({"format": 99, "progress": {}}, tmp_path / "last.pth")
+    with pytest.raises(ValueError, match="format 99; this version reads up to 1"):
+        load_checkpoint(tmp_path / "last.pth")
+
+
+def test_only_changes_that_make_it_another_run_are_conflicts():
+    cfg = get_defaults()
+    text = config_to_text(cfg)
+    cfg.TRAIN.NUM_WORKERS, cfg.TRAIN.MAX_STEPS, cfg.LOG.SAVE_DIR = 0, 9, "elsewhere"
+    assert resume_conflicts(text, cfg) == []
+    cfg.TRAIN.OPTIM.LR, cfg.DATA.K = 1.0, 16
+    assert resume_conflicts(text, cfg) == [
+        "DATA.K: the checkpoint has 32, the configuration 16",
+        "TRAIN.OPTIM.LR: the checkpoint has 0.0002, the configuration 1.0",
+    ]

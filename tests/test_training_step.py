@@ -1,0 +1,167 @@
+"""One optimiser step: accumulation, clipping, steps that are skipped, what dropped samples do."""
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from src.data.normalization import normalize_counts, to_unit
+from src.engine.parameter_groups import freeze
+from src.engine.precision import choose_precision
+from src.engine.progress import Meter, Stopwatch
+from src.engine.schedule import warmup_cosine
+from src.engine.training_step import BatchPlacer, TrainingStep, seed_step
+
+CPU = torch.device("cpu")
+
+
+class Mixer(nn.Module):
+    """Adds a scaled mean of the voxels to the frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([0.5, 0.5, 0.5], dtype=torch.float32))
+
+    def forward(self, blurry, voxels):
+        light = voxels.mean(dim=2, keepdim=True)
+        return blurry + self.scale.view(3, 1, 1) * light
+
+
+def squared_error(restored, sharp):
+    loss = (restored - sharp).square().mean()
+    return loss, {"charbonnier": loss}
+
+
+def batch_of(clips: int, seed: int = 0) -> dict:
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (2, clips, 2, 3, 4, 4), generator=g, dtype=torch.uint8)
+    counts = torch.randint(0, 3, (clips, 2, 5, 4, 4), generator=g, dtype=torch.uint8)
+    meta = [{"seq": f"s{i}", "frame_idx": [i, i + 1]} for i in range(clips)]
+    return {
+        "blur": images[0], "sharp": images[1], "spike_vox": counts, "meta": meta, "dropped": [],
+    }  # fmt: skip
+
+
+def part_of(batch: dict, clips: slice) -> dict:
+    return {name: value[clips] for name, value in batch.items()}
+
+
+def make_step(model: nn.Module, *, lr=0.1, grad_clip=0.0, precision="fp32") -> TrainingStep:
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    schedule = warmup_cosine(optimizer, peak=lr, warmup_steps=0, total_steps=10, eta_min=0.0)
+    return TrainingStep(
+        model,
+        squared_error,
+        optimizer,
+        schedule,
+        choose_precision(precision, CPU),
+        BatchPlacer(CPU, 0.2, 0.7),
+        grad_clip,
+    )
+
+
+def test_four_micro_batches_equal_one_batch():
+    whole = Mixer().double()
+    split = copy.deepcopy(whole)
+    batch = batch_of(4)
+    one = make_step(whole)([batch])
+    four = make_step(split)([part_of(batch, slice(i, i + 1)) for i in range(4)])
+    torch.testing.assert_close(whole.scale, split.scale, rtol=0, atol=1e-7)
+    assert one.losses["total"] == pytest.approx(four.losses["total"], rel=1e-6)
+    assert four.names == ("s0:0", "s1:1", "s2:2", "s3:3")
+
+
+def test_step_equals_the_obvious_loop():
+    model, twin = Mixer(), Mixer()
+    batch = batch_of(2)
+    outcome = make_step(model, grad_clip=0.01)([batch])
+    blurry, sharp = to_unit(batch["blur"]), to_unit(batch["sharp"])
+    loss, _ = squared_error(twin(blurry, normalize_counts(batch["spike_vox"], 0.2, 0.7)), sharp)
+    loss.backward()
+    gradient = twin.scale.grad
+    assert outcome.grad_norm == pytest.approx(gradient.norm().item(), rel=1e-5)
+    assert outcome.grad_norm > 0.01  # so that clipping does something
+    expected = twin.scale.detach() - 0.1 * 0.01 * gradient / gradient.norm()
+    torch.testing.assert_close(model.scale.detach(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_f41_a_step_that_is_not_finite_changes_nothing():
+    model = Mixer()
+    step = make_step(model)
+    with torch.no_grad():
+        model.scale[0] = math.nan
+    before = model.scale.detach().clone()
+    outcome = step([batch_of(1)])
+    assert not outcome.is_finite
+    torch.testing.assert_close(model.scale.detach(), before, equal_nan=True)
+    assert step.schedule.last_epoch == 0  # the schedule did not advance either
+    meter = Meter()
+    meter.add(outcome)
+    assert meter.means() == {}
+
+
+def test_a_micro_batch_without_samples_adds_nothing():
+    alone, with_gap = Mixer(), Mixer()
+    bad = SimpleNamespace(name="seq/000003", reason="truncated")
+    nothing = {"blur": None, "dropped": [bad]}
+    batch = batch_of(1)
+    make_step(alone, lr=0.05)([batch])  # half the gradient: one of two micro-batches is there
+    outcome = make_step(with_gap, lr=0.1)([batch, nothing])
+    torch.testing.assert_close(alone.scale, with_gap.scale)
+    assert outcome.names == ("s0:0", "dropped (seq/000003: truncated)")
+    with pytest.raises(RuntimeError, match="no sample of the first micro-batch.*truncated"):
+        make_step(Mixer())([nothing])
+
+
+def test_bf16_autocast_reaches_the_model():
+    seen = []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, blurry, voxels):
+            result = self.linear(blurry)
+            seen.append(result.dtype)
+            return result
+
+    assert make_step(Spy(), precision="bf16")([batch_of(1)]).is_finite
+    assert seen == [torch.bfloat16]
+
+
+def test_precision_says_what_a_device_cannot_do():
+    assert choose_precision("auto", CPU).name == "fp32"
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        choose_precision("fp16", CPU)
+
+
+def test_random_numbers_are_a_function_of_seed_rank_and_step():
+    def draw(*key):
+        seed_step(*key)
+        return torch.rand(1).item()
+
+    numbers = [draw(1, 0, 7), draw(2, 0, 7), draw(1, 1, 7), draw(1, 0, 8)]
+    assert len(set(numbers)) == 4
+    assert draw(1, 0, 7) == numbers[0]
+
+
+def test_frozen_parts_are_found_by_name():
+    model = nn.ModuleDict(
+        {"spynet": nn.Linear(1, 1), "stage1": nn.ModuleDict({"pa_deform": nn.Linear(1, 1)})}
+    )
+    freeze(model, ["spynet"])
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == [
+        "spynet.weight",
+        "spynet.bias",
+    ]
+
+
+def test_stopwatch_shares_sum_to_one():
+    clock = Stopwatch()
+    assert clock.share("data") == 0.0  # nothing measured yet
+    clock.seconds.update(data=1.0, step=3.0)
+    assert (clock.share("data"), clock.share("step")) == (0.25, 0.75)
