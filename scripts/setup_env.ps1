@@ -1,0 +1,36 @@
+# Finds or makes the Python environment and prints the path of its interpreter (Windows).
+#
+#   powershell -ExecutionPolicy Bypass -File scripts\setup_env.ps1
+#
+# The same as setup_env.sh: an active virtual or conda environment is completed, otherwise .venv is
+# made in the repository; nothing happens while requirements.txt is what was installed last.
+$ErrorActionPreference = "Stop"
+$root = Split-Path -Parent $PSScriptRoot
+
+if ($env:VIRTUAL_ENV) { $environment = $env:VIRTUAL_ENV }
+elseif ($env:CONDA_PREFIX -and $env:CONDA_DEFAULT_ENV -ne "base") { $environment = $env:CONDA_PREFIX }
+else { $environment = Join-Path $root ".venv" }
+
+# conda keeps python.exe at the top, a virtual environment in Scripts
+$python = Join-Path $environment "Scripts\python.exe"
+if (Test-Path (Join-Path $environment "python.exe")) { $python = Join-Path $environment "python.exe" }
+
+if (-not (Test-Path $python)) {
+    $base = if ($env:PYTHON) { $env:PYTHON } else { "python" }
+    [Console]::Error.WriteLine("setup_env: making $environment")
+    & $base -c "import sys; sys.exit(sys.version_info < (3, 10))"
+    if ($LASTEXITCODE -ne 0) { throw "setup_env: $base is older than Python 3.10; set PYTHON to a newer one" }
+    & $base -m venv $environment
+    if ($LASTEXITCODE -ne 0) { throw "setup_env: $base cannot make a virtual environment" }
+}
+
+$requirements = Join-Path $root "requirements.txt"
+$stamp = Join-Path $environment ".vrt-spike-requirements"
+$same = (Test-Path $stamp) -and ((Get-FileHash $stamp).Hash -eq (Get-FileHash $requirements).Hash)
+if (-not $same) {
+    [Console]::Error.WriteLine("setup_env: installing requirements.txt into $environment")
+    & $python -m pip install --quiet --disable-pip-version-check -r $requirements | Out-Null
+    if ($LASTEXITCODE -ne 0) { throw "setup_env: pip failed; its message stands above" }
+    Copy-Item $requirements $stamp
+}
+Write-Output $python
