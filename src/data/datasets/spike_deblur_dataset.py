@@ -1,0 +1,231 @@
+"""Clips of blurry frames, sharp frames and spikes: what belongs to a sample, nothing else.
+
+Reading, aligning, counting, caching and augmenting are files of their own.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from src.data.bad_samples import BadFileError, BadSample, DataSetError
+from src.data.normalization import normalize_counts, to_unit
+from src.data.recordings import FrameRecord, Recording
+from src.data.samplers import Key, sample_generator
+from src.data.transforms import (
+    AugmentSettings,
+    CropGrid,
+    Orientation,
+    crop_grid,
+    draw_crop,
+    draw_orientation,
+    orient_frames,
+    orient_times,
+    orient_voxels,
+)
+from src.data.voxel_cache import Crop
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How clips are cut.
+
+    Attributes:
+        frames: T.
+        crop_px: side of the random crop in RGB pixels; None: whole frames.
+        augment: random changes of the clip.
+    """
+
+    frames: int = 5
+    crop_px: int | None = None
+    augment: AugmentSettings = AugmentSettings()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """T consecutive frames of a recording, the first one at `start`."""
+
+    recording: int
+    start: int
+
+
+class SpikeDeblurDataset(Dataset):
+    """All clips of T consecutive frames; a dropped frame interrupts a sequence.
+
+    A key is an index, or (epoch, index); everything random depends on (seed, epoch, index) alone.
+    A clip that cannot be read comes back as `BadSample`, which `collate_clips` leaves out.
+
+    Args:
+        recordings: aligned sequences.
+        settings: how clips are cut; the default gives whole frames and nothing random.
+        norm_mean, norm_std: of log1p(count).
+        seed: of crops and augmentation.
+        as_uint8: leave scaling and normalization to the receiver: blur and sharp are uint8, and
+            spike_vox holds counts (uint8, or int32 or float32 where the stored ones need it).
+
+    Raises:
+        DataSetError: no clip is long enough, or a crop is no whole number of spike pixels.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        settings: ClipSettings = ClipSettings(),
+        *,
+        norm_mean: float = 0.0,
+        norm_std: float = 1.0,
+        seed: int = 0,
+        as_uint8: bool = False,
+    ) -> None:
+        self.recordings = tuple(recordings)
+        self.settings = settings
+        self.norm_mean, self.norm_std = norm_mean, norm_std
+        self.seed, self.as_uint8 = seed, as_uint8
+        self.clips = find_clips(self.recordings, settings.frames)
+        if not self.clips:
+            longest = max((len(recording) for recording in self.recordings), default=0)
+            raise DataSetError(
+                "clips",
+                [
+                    f"no {settings.frames} consecutive frames in {len(self.recordings)} sequences, "
+                    f"the longest of which has {longest} frames; lower DATA.CLIP_LEN"
+                ],
+            )
+        self._grids = _crop_grids(self.recordings, settings)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: int | Key) -> dict[str, Any] | BadSample:
+        """Return the sample of DESIGN: blur and sharp [T, 3, H, W], spike_vox [T, K, Hs, Ws], meta.
+
+        Raises:
+            IndexError: no such clip.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        index = range(len(self.clips))[index]
+        clip = self.clips[index]
+        try:
+            return self._sample(clip, sample_generator(self.seed, epoch, index))
+        except BadFileError as error:
+            frames = self._frames(clip)
+            name = f"{self.recordings[clip.recording].name} frames {[f.index for f in frames]}"
+            return BadSample(name, str(error))
+
+    def _sample(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
+        recording = self.recordings[clip.recording]
+        frame_crop, spike_crop = self._draw_crop(clip, rng)
+        orientation = draw_orientation(rng, self.settings.augment)
+        times = range(clip.start, clip.start + self.settings.frames)
+        blurry = np.stack([recording.read_blurry(i, frame_crop) for i in times])  # [T, H, W, 3]
+        sharp = np.stack([recording.read_sharp(i, frame_crop) for i in times])
+        counts = np.stack([recording.read_counts(i, spike_crop) for i in times])  # [T, K, Hs, Ws]
+        return {
+            "blur": self._image_tensor(blurry, orientation),
+            "sharp": self._image_tensor(sharp, orientation),
+            "spike_vox": self._voxel_tensor(counts, orientation),
+            "meta": _meta(recording.name, orient_times(self._frames(clip), orientation)),
+        }
+
+    def _frames(self, clip: Clip) -> list[FrameRecord]:
+        frames = self.recordings[clip.recording].frames
+        return list(frames[clip.start : clip.start + self.settings.frames])
+
+    def _draw_crop(
+        self, clip: Clip, rng: np.random.Generator
+    ) -> tuple[Crop, Crop] | tuple[None, None]:
+        if self.settings.crop_px is None:
+            return None, None
+        grid = self._grids[clip.recording]
+        if isinstance(grid, BadFileError):
+            raise grid
+        return draw_crop(rng, grid)
+
+    def _image_tensor(self, images: np.ndarray, orientation: Orientation) -> torch.Tensor:
+        tensor = torch.from_numpy(orient_frames(np.moveaxis(images, -1, 1), orientation))
+        return tensor if self.as_uint8 else to_unit(tensor)
+
+    def _voxel_tensor(self, counts: np.ndarray, orientation: Orientation) -> torch.Tensor:
+        if counts.dtype == np.uint16:
+            counts = counts.astype(np.int32)  # few operations of torch know uint16
+        tensor = torch.from_numpy(orient_voxels(counts, orientation))
+        if self.as_uint8:
+            return tensor
+        return normalize_counts(tensor, self.norm_mean, self.norm_std)
+
+
+def find_clips(recordings: Sequence[Recording], num_frames: int) -> list[Clip]:
+    """Return every run of T frames whose numbers are consecutive.
+
+    Consecutive numbers differ by the most frequent difference in the sequence, which is 1 unless
+    the files are numbered in larger steps.
+    """
+    clips = []
+    for number, recording in enumerate(recordings):
+        indices = [frame.index for frame in recording.frames]
+        steps = [after - before for before, after in zip(indices, indices[1:], strict=False)]
+        usual = Counter(steps).most_common(1)[0][0] if steps else 1
+        for start in range(len(indices) - num_frames + 1):
+            if all(step == usual for step in steps[start : start + num_frames - 1]):
+                clips.append(Clip(number, start))
+    return clips
+
+
+def _crop_grids(
+    recordings: Sequence[Recording], settings: ClipSettings
+) -> list[CropGrid | BadFileError]:
+    """Return where crops of each recording can lie, or why it has none.
+
+    Raises:
+        DataSetError: settings that cannot be, whatever files are there.
+    """
+    if settings.crop_px is None:
+        return []
+    grids: list[CropGrid | BadFileError] = []
+    problems = []
+    for recording in recordings:
+        try:
+            grids.append(_crop_grid(recording, settings))
+        except BadFileError as error:
+            grids.append(error)
+        except ValueError as error:
+            problems.append(f"{recording.name}: {error}")
+    sizes = {grid.spike_crop_size for grid in grids if isinstance(grid, CropGrid)}
+    if len(sizes) > 1:
+        problems.append(
+            f"crops have different sizes in spike pixels, {sorted(sizes)}; sequences of different "
+            "ratio of RGB to spike resolution cannot be trained together"
+        )
+    if problems:
+        raise DataSetError("crops", problems)
+    return grids
+
+
+def _crop_grid(recording: Recording, settings: ClipSettings) -> CropGrid:
+    height, width = recording.frame_size
+    if min(height, width) < settings.crop_px:
+        raise BadFileError(
+            recording.frames[0].blurry.parent,
+            f"frames of {height}x{width} are smaller than the crop of {settings.crop_px}; "
+            "lower DATA.CROP_SIZE",
+        )
+    grid = crop_grid((height, width), recording.spike_size, settings.crop_px)
+    if settings.augment.transpose and len(set(grid.spike_crop_size)) > 1:
+        raise ValueError(
+            f"a square crop is {grid.spike_crop_size} spike pixels; set DATA.AUGMENT.TRANSPOSE "
+            "False"
+        )
+    return grid
+
+
+def _meta(name: str, frames: list[FrameRecord]) -> dict[str, Any]:
+    return {
+        "seq": name,
+        "frame_idx": [frame.index for frame in frames],
+        "t0": [frame.t0 for frame in frames],
+        "t1": [frame.t1 for frame in frames],
+    }
