@@ -1,0 +1,91 @@
+"""The model that a configuration asks for."""
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+from yacs.config import CfgNode
+
+from src.models.integrate_vrt import RGBOnly, VRTWithSpike
+from src.models.weights import load_weights
+from src.paths import resolve
+from src.utils.attention import AttentionSettings, ChunkSettings
+from third_party.VRT.models.network_vrt import VRT
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Return `VRTWithSpike`, or `RGBOnly` where MODEL.USE_SPIKE is false, on the CPU.
+
+    Random weights depend on `cfg.SEED` alone, and VRT is built first: both kinds start from the
+    same VRT. MODEL.PRETRAINED is loaded over them.
+
+    Raises:
+        ValueError: settings or weights that do not fit; the message names the key.
+    """
+    model_cfg = cfg.MODEL
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.SEED)
+        vrt = build_vrt(cfg)
+        if model_cfg.USE_SPIKE:
+            model: nn.Module = VRTWithSpike(
+                vrt,
+                spike_bins=cfg.DATA.K,
+                channels_per_scale=model_cfg.CHANNELS_PER_SCALE,
+                temporal_strides=model_cfg.SPIKE_ENCODER.TEMPORAL_STRIDES,
+                spatial_strides=model_cfg.SPIKE_ENCODER.SPATIAL_STRIDES,
+                tsa=_attention(model_cfg, "SPIKE_TSA"),
+                fuse=_attention(model_cfg, "FUSE"),
+            )
+        else:
+            model = RGBOnly(vrt)
+    if model_cfg.PRETRAINED:
+        load_weights(model, model_cfg.PRETRAINED)
+    return model
+
+
+def build_vrt(cfg: CfgNode) -> nn.Module:
+    """Return the VRT of MODEL.VRT_CFG with the recomputation that the configuration asks for."""
+    arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
+    arguments["use_checkpoint_attn"] = cfg.MODEL.USE_CHECKPOINT_ATTN
+    arguments["use_checkpoint_ffn"] = cfg.MODEL.USE_CHECKPOINT_FFN
+    return VRT(**arguments)
+
+
+def read_vrt_arguments(path: str | Path) -> dict[str, Any]:
+    """Return VRT's constructor arguments from a YAML file.
+
+    Raises:
+        ValueError: not a mapping, or a name that is no argument of VRT.
+    """
+    path = resolve(path)
+    arguments = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(arguments, dict):
+        raise ValueError(f"MODEL.VRT_CFG: {path} holds no mapping of VRT's arguments")
+    known = list(inspect.signature(VRT).parameters)
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"MODEL.VRT_CFG: {path}: VRT has no argument {name!r}{hint}")
+    return arguments
+
+
+def _attention(model_cfg: CfgNode, part: str) -> AttentionSettings:
+    section = model_cfg[part]
+    return AttentionSettings(
+        heads=section.HEADS,
+        dropout=section.DROPOUT,
+        mlp_ratio=section.MLP_RATIO,
+        chunks=ChunkSettings(
+            adaptive=section.ADAPTIVE_CHUNK,
+            max_batch_tokens=section.MAX_BATCH_TOKENS,
+            chunk_size_px=section.CHUNK_SIZE,
+            shape=section.CHUNK_SHAPE,
+        ),
+        use_checkpoint_attn=model_cfg.USE_CHECKPOINT_ATTN,
+        use_checkpoint_ffn=model_cfg.USE_CHECKPOINT_FFN,
+    )

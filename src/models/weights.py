@@ -1,0 +1,141 @@
+"""Reading weights from a file: ours, plain VRT's, wrapped or compiled ones."""
+
+import logging
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from src.paths import resolve
+
+logger = logging.getLogger(__name__)
+
+NESTED_UNDER = ("model", "params")  # our checkpoints, official VRT files
+VRT_PREFIX = "vrt."
+MAX_NAMED = 8
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What came from a file.
+
+    Attributes:
+        loaded: keys that were taken from it.
+        missing: keys of the model that it does not hold; they keep their values.
+        unexpected: keys in it that the model does not have.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+def load_weights(model: nn.Module, path: str | Path, *, require_all: bool = False) -> WeightsReport:
+    """Load what fits by name into `VRTWithSpike` or `RGBOnly`, and log what does not.
+
+    Keys of a plain VRT get the prefix `vrt.`; prefixes of DDP and torch.compile are removed.
+
+    Args:
+        model: its own keys begin with `vrt.`, `spike_encoder.` and so on.
+        path: a checkpoint of ours, an official VRT file, or a plain state dict.
+        require_all: refuse a file that lacks a key or holds one too many.
+
+    Raises:
+        ValueError: not readable as weights, nothing matches, a shape differs, a value is not
+            finite, or keys differ with `require_all`.
+    """
+    path = resolve(path)
+    stored = _with_prefix(read_state_dict(path))
+    own = model.state_dict()
+    report = WeightsReport(
+        loaded=tuple(key for key in own if key in stored),
+        missing=tuple(key for key in own if key not in stored),
+        unexpected=tuple(key for key in stored if key not in own),
+    )
+    _check(path, stored, own, report, require_all)
+    model.load_state_dict(own | {key: stored[key] for key in report.loaded})
+    logger.info(
+        "%s: %d of %d weights loaded, %d missing, %d not used",
+        *(path, len(report.loaded), len(own), len(report.missing), len(report.unexpected)),
+    )
+    for kind, keys in (("missing", report.missing), ("not used", report.unexpected)):
+        if keys:
+            logger.warning("%s: %s: %s", path, kind, _named(keys))
+    return report
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Return the state dict in a file, keys without the prefixes of DDP and torch.compile.
+
+    Raises:
+        ValueError: not a file of weights that can be read without running code, or not finite.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: cannot be read as weights: {reason}") from error
+    for name in NESTED_UNDER:
+        if isinstance(stored, dict) and isinstance(stored.get(name), dict):
+            stored = stored[name]
+            break
+    if not isinstance(stored, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in stored.items()
+    ):
+        raise ValueError(
+            f"{path}: holds no state dict; expected tensors by name, or those under 'model' (our "
+            "checkpoints) or 'params' (official VRT files)"
+        )
+    broken = [key for key, value in stored.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ValueError(f"{path}: values that are not finite (NaN or inf) in {_named(broken)}")
+    return {_strip(key): value for key, value in stored.items()}
+
+
+def _strip(key: str) -> str:
+    key = ".".join(part for part in key.split(".") if part != "_orig_mod")
+    while key.startswith("module."):
+        key = key.removeprefix("module.")
+    return key
+
+
+def _with_prefix(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    if any(key.startswith(VRT_PREFIX) for key in stored):
+        return stored
+    return {VRT_PREFIX + key: value for key, value in stored.items()}
+
+
+def _check(
+    path: Path,
+    stored: dict[str, torch.Tensor],
+    own: dict[str, torch.Tensor],
+    report: WeightsReport,
+    require_all: bool,
+) -> None:
+    if not report.loaded:
+        raise ValueError(
+            f"{path}: none of its {len(stored)} weights belongs to this model; it has keys like "
+            f"{_named(list(stored)[:2])}, needed are keys like {_named(list(own)[:2])}"
+        )
+    wrong = [
+        f"{key} {list(stored[key].shape)} (the model has {list(own[key].shape)})"
+        for key in report.loaded
+        if stored[key].shape != own[key].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path}: shapes differ in {_named(wrong)}; MODEL.VRT_CFG, CHANNELS_PER_SCALE and "
+            "DATA.K must be those that the weights were trained with"
+        )
+    if require_all and (report.missing or report.unexpected):
+        raise ValueError(
+            f"{path}: its keys are not the model's; missing: {_named(report.missing) or 'none'}; "
+            f"not used: {_named(report.unexpected) or 'none'}; check MODEL.USE_SPIKE and VRT_CFG"
+        )
+
+
+def _named(keys: list[str] | tuple[str, ...]) -> str:
+    more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
+    return ", ".join(keys[:MAX_NAMED]) + more
