@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from src.data.demo_data import DemoDataError, demo_plan, make_demo_data
+from src.data.demo_data import DemoDataError, make_demo_data
+from src.data.demo_plan import demo_plan
 from src.paths import resolve
 
 

@@ -98,6 +98,11 @@ class SpikeSimulator:
         self._shot, self._temporal = _stream(seed, _SHOT), _stream(seed, _TEMPORAL)
         self._gain_map, self._dark_map, self._threshold_map = self._fixed_patterns(size)
 
+    @property
+    def membrane(self) -> np.ndarray:
+        """A copy of the charge of each pixel: float64 [H, W]."""
+        return self._membrane.copy()
+
     def expose(self, intensity: np.ndarray) -> np.ndarray:
         """Show intensities [S, H, W] in [0, 1], one per tick; return the bits uint8 [S, H, W].
 
