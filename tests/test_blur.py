@@ -1,0 +1,103 @@
+"""Blur synthesis and the windows of blurry frames."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from src.data.blur import blur_window, synthesize_blur
+from src.data.simulator import rgb_to_intensity, simulate_spikes
+
+
+def solid(*values):
+    return np.stack([np.full((2, 2, 3), value, np.uint8) for value in values])
+
+
+def test_worked_window():
+    """n=11, k=2: source frames 22..32, sharp 27, ticks [176, 264), sharp at tick 40."""
+    window = blur_window(2, 11)
+    assert (window.first_frame, window.stop_frame, window.sharp_frame) == (22, 33, 27)
+    assert (window.start_tick, window.stop_tick, window.sharp_tick) == (176, 264, 40)
+    assert round(window.t0, 6) == 0.091667
+    assert window.t1 == 0.1375
+
+
+@pytest.mark.parametrize("n", [7, 11, 13])
+def test_windows_abut_and_the_sharp_tick_is_stated(n):
+    windows = [blur_window(k, n) for k in range(4)]
+    for before, after in zip(windows, windows[1:], strict=False):
+        assert before.stop_tick == after.start_tick
+        assert before.t1 == after.t0
+    assert {window.sharp_tick for window in windows} == {4 * (n - 1)}
+    assert {window.stop_tick - window.start_tick for window in windows} == {8 * n}
+
+
+def test_a_late_part_begins_earlier_and_has_no_first_frame():
+    with pytest.raises(ValueError, match="begins at source frame -5; drop that frame"):
+        blur_window(0, 11, offset=5)
+    window, plain = blur_window(1, 11, offset=5), blur_window(1, 11)
+    assert (window.first_frame, window.stop_frame, window.sharp_frame) == (6, 17, 11)
+    shifts = [
+        now - was
+        for now, was in zip(dataclasses.astuple(window), dataclasses.astuple(plain), strict=True)
+    ]
+    assert np.allclose(shifts, [-5, -5, -5, -40, -40, -5 / 240, -5 / 240])
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 8), (0, 0), (0, -1), (-1, 7)])
+def test_impossible_windows(k, n):
+    with pytest.raises(ValueError, match="n="):
+        blur_window(k, n)
+
+
+def test_the_mean_is_rounded_once():
+    assert (synthesize_blur(solid(1, 2, 2)) == 2).all()  # 1.67
+    assert (synthesize_blur(solid(1, 1, 2)) == 1).all()  # 1.33
+    # Rounding after each pair would give 2: mean(mean(0, 1), mean(1, 2)) by halves upward.
+    assert (synthesize_blur(solid(0, 1, 1, 2)) == 1).all()
+    assert (synthesize_blur(solid(255, 255, 255)) == 255).all()  # no overflow of uint8
+
+
+def test_each_pixel_and_channel_for_itself():
+    frames = np.random.default_rng(0).integers(0, 256, (7, 3, 4, 3), dtype=np.uint8)
+    expected = [round(sum(map(int, values)) / 7) for values in frames.reshape(7, -1).T]
+    assert synthesize_blur(frames).ravel().tolist() == expected
+
+
+def test_camera_curve_by_hand():
+    expected = 255 * (0.5 * (100 / 255) ** 2.2 + 0.5 * (200 / 255) ** 2.2) ** (1 / 2.2)
+    assert (synthesize_blur(solid(100, 200), gamma=2.2) == round(expected)).all()
+    assert round(expected) > 150  # brighter than the plain mean
+    for value in (0, 1, 128, 255):
+        assert (synthesize_blur(solid(value, value), gamma=2.2) == value).all()
+    assert np.array_equal(
+        synthesize_blur(solid(3, 90, 7), gamma=1.0), synthesize_blur(solid(3, 90, 7))
+    )
+
+
+@pytest.mark.parametrize(("transfer", "gamma"), [("encoded", None), ("linear", 2.2)])
+def test_spikes_of_a_transfer_match_the_blur_of_that_transfer(transfer, gamma):
+    """The mean of the spikes is the blurry frame, in the light that both integrate."""
+    grey = np.random.default_rng(1).integers(0, 256, (400, 4, 4, 1), dtype=np.uint8)
+    frames = grey.repeat(3, axis=-1)
+    spikes = simulate_spikes(rgb_to_intensity(frames, transfer), threshold=1.0, seed=1)
+    mean = spikes.mean(axis=0)
+    seen = 255 * (mean if gamma is None else mean ** (1 / gamma))
+    blurry = synthesize_blur(frames, gamma)[..., 0].astype(float)
+    other = synthesize_blur(frames, None if gamma else 2.2)[..., 0].astype(float)
+    assert np.abs(seen - blurry).max() < 1.5
+    assert np.abs(seen - other).min() > 5
+
+
+@pytest.mark.parametrize(
+    ("frames", "gamma", "message"),
+    [
+        (np.zeros((3, 2, 2, 3)), None, "float64"),
+        (np.zeros((2, 2, 3), np.uint8), None, r"\(2, 2, 3\)"),
+        (np.zeros((0, 2, 2, 3), np.uint8), None, r"\(0, 2, 2, 3\)"),
+        (np.zeros((1, 2, 2, 3), np.uint8), 0.0, "gamma is 0.0"),
+    ],
+)
+def test_wrong_frames(frames, gamma, message):
+    with pytest.raises(ValueError, match=message):
+        synthesize_blur(frames, gamma)

@@ -1,0 +1,257 @@
+"""Integrate-and-fire simulator: by hand, against a pixel-by-pixel twin, and by its invariants."""
+
+import numpy as np
+import pytest
+
+from src.data.simulator import SpikeNoise, SpikeSimulator, rgb_to_intensity, simulate_spikes
+
+ALL_NOISE = SpikeNoise(
+    photons=50.0,
+    gain_sigma=0.1,
+    dark_mean=0.02,
+    dark_sigma=0.01,
+    temporal_sigma=0.05,
+    threshold_sigma=0.05,
+)
+
+
+def moving_intensity(num_ticks, height=3, width=4, seed=0):
+    return np.random.default_rng(seed).random((num_ticks, height, width))
+
+
+def simulate_twin(intensity, start, threshold, gain, reset):
+    """One pixel after the other, one tick after the other, in Python floats."""
+    spikes = np.zeros(intensity.shape, np.uint8)
+    for y, x in np.ndindex(intensity.shape[1:]):
+        u = float(start[y, x])
+        for q, value in enumerate(intensity[:, y, x]):
+            u += gain * float(value)
+            if u >= threshold:
+                spikes[q, y, x] = 1
+                u = u - threshold if reset == "subtract" else 0.0
+    return spikes
+
+
+@pytest.mark.parametrize("reset", ["subtract", "to_zero"])
+@pytest.mark.parametrize(("threshold", "gain"), [(2.0, 1.0), (1.0, 0.5), (5.0, 3.0)])
+def test_equals_the_twin(reset, threshold, gain):
+    intensity = moving_intensity(60)
+    settings = {"seed": 5, "threshold": threshold, "gain": gain, "reset": reset}
+    start = SpikeSimulator(3, 4, **settings).membrane
+    spikes = simulate_spikes(intensity, **settings)
+    assert spikes.dtype == np.uint8
+    assert np.array_equal(spikes, simulate_twin(intensity, start, threshold, gain, reset))
+    other = "to_zero" if reset == "subtract" else "subtract"
+    assert not np.array_equal(spikes, simulate_twin(intensity, start, threshold, gain, other))
+
+
+@pytest.mark.parametrize(
+    ("reset", "rates"),
+    [("subtract", [0.15, 0.35, 0.45]), ("to_zero", [1 / 7, 1 / 3, 1 / 3])],
+)
+def test_rates_at_threshold_two(reset, rates):
+    """I = 0.3, 0.7, 0.9; reset to zero makes the last two equal."""
+    intensity = np.broadcast_to([[0.3, 0.7, 0.9]], (1200, 1, 3))
+    spikes = simulate_spikes(intensity, seed=1, reset=reset)
+    assert np.abs(spikes.mean(axis=0)[0] - rates).max() < 1 / 600
+
+
+def test_rate_is_intensity_over_threshold_within_one_tick():
+    level = np.linspace(0, 1, 64).reshape(8, 8)
+    num_ticks = 250
+    spikes = simulate_spikes(np.broadcast_to(level, (num_ticks, 8, 8)), seed=2, threshold=2.0)
+    assert np.abs(spikes.mean(axis=0) - level / 2).max() <= 1 / num_ticks
+
+
+def test_total_of_spikes_is_the_floor_of_the_charge():
+    """Exact, since all numbers are binary fractions: floor((sum g*I + u0) / theta)."""
+    intensity = np.random.default_rng(3).integers(0, 257, (101, 6, 7)) / 256
+    start = SpikeSimulator(6, 7, seed=4, threshold=2.0, gain=0.5).membrane
+    spikes = simulate_spikes(intensity, threshold=2.0, seed=4, gain=0.5)
+    expected = np.floor((0.5 * intensity.sum(axis=0) + start) / 2.0)
+    assert np.array_equal(spikes.sum(axis=0), expected)
+
+
+def test_the_start_is_uniform_below_the_threshold():
+    start = SpikeSimulator(100, 100, seed=9, threshold=5.0).membrane
+    assert start.min() >= 0
+    assert start.max() < 5
+    assert abs(start.mean() - 2.5) < 0.1
+    assert abs(start.std() - 5 / np.sqrt(12)) < 0.1
+
+
+@pytest.mark.parametrize("noise", [None, ALL_NOISE])
+@pytest.mark.parametrize("chunks", [[40], [1, 39], [7, 0, 13, 20]])
+def test_chunks_equal_one_pass(noise, chunks):
+    intensity = moving_intensity(40)
+    simulator = SpikeSimulator(3, 4, seed=6, noise=noise)
+    parts = [simulator.expose(part) for part in np.split(intensity, np.cumsum(chunks)[:-1])]
+    whole = simulate_spikes(iter(intensity), seed=6, noise=noise)
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("noise", [None, ALL_NOISE])
+def test_same_seed_same_bits(noise):
+    intensity = moving_intensity(40)
+    first = simulate_spikes(intensity, seed=7, noise=noise)
+    assert np.array_equal(first, simulate_spikes(intensity, seed=7, noise=noise))
+    assert not np.array_equal(first, simulate_spikes(intensity, seed=8, noise=noise))
+
+
+def test_darkness_gives_no_spike():
+    assert not simulate_spikes(np.zeros((500, 4, 4)), seed=1).any()
+
+
+def test_a_shift_in_time_shifts_the_bits():
+    intensity = moving_intensity(50)
+    late = np.concatenate([np.zeros((13, 3, 4)), intensity])
+    assert np.array_equal(simulate_spikes(late, seed=3)[13:], simulate_spikes(intensity, seed=3))
+
+
+# ---------------------------------------------------------------- noise
+
+
+def charges(noise, num_ticks=4, level=0.5):
+    """What each tick adds to the membrane, with a threshold that is never reached."""
+    simulator = SpikeSimulator(64, 64, seed=11, threshold=1e6, noise=noise)
+    before, added = simulator.membrane, []
+    for _ in range(num_ticks):
+        simulator.expose(np.full((1, 64, 64), level))
+        added.append(simulator.membrane - before)
+        before = simulator.membrane
+    return np.stack(added)
+
+
+def test_noise_is_off_by_default():
+    assert np.allclose(charges(None), 0.5, atol=1e-9)
+    assert np.allclose(charges(SpikeNoise()), 0.5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("noise", "mean", "deviation", "is_fixed"),
+    [
+        (SpikeNoise(photons=200), 0.5, np.sqrt(0.5 / 200), False),
+        (SpikeNoise(temporal_sigma=0.1), 0.5, 0.1, False),
+        (SpikeNoise(gain_sigma=0.1), 0.5, 0.05, True),
+        (SpikeNoise(dark_mean=0.2, dark_sigma=0.02), 0.7, 0.02, True),
+    ],
+)
+def test_each_noise_has_its_size(noise, mean, deviation, is_fixed):
+    added = charges(noise)
+    assert abs(added.mean() - mean) < 0.01
+    assert abs(added[0].std() / deviation - 1) < 0.1
+    assert np.allclose(added[0], added[1], atol=1e-8) == is_fixed
+
+
+@pytest.mark.parametrize("part", ["photons", "temporal_sigma", "gain_sigma", "dark_sigma"])
+def test_switching_one_noise_off_leaves_the_others(part):
+    """Without the multiplied gain all parts add up, so each one's share is the same in any mix."""
+    values = {"photons": 200.0, "temporal_sigma": 0.1, "dark_sigma": 0.02, "gain_sigma": 0.1}
+    del values["photons" if part == "gain_sigma" else "gain_sigma"]
+    everything = charges(SpikeNoise(dark_mean=0.2, **values))
+    only_this = charges(SpikeNoise(dark_mean=0.2, **{part: values.pop(part)}))
+    without = charges(SpikeNoise(dark_mean=0.2, **values))
+    nothing = charges(SpikeNoise(dark_mean=0.2))
+    assert np.abs(only_this - nothing).max() > 0.01
+    assert np.allclose(everything - without, only_this - nothing, atol=1e-8)
+
+
+def test_thresholds_differ_from_pixel_to_pixel_and_stay():
+    level = np.full((2000, 16, 16), 0.5)
+    noise = SpikeNoise(threshold_sigma=0.1)
+    rates = simulate_spikes(level, seed=1, noise=noise).mean(axis=0)
+    assert abs((1 / rates).std() / (1 / rates).mean() - 0.1) < 0.02
+    again = simulate_spikes(level, seed=2, noise=noise).mean(axis=0)
+    assert np.abs(again - rates).max() <= 1 / 1000  # another clip, the same sensor
+    other = SpikeNoise(threshold_sigma=0.1, sensor_seed=1)
+    assert np.abs(simulate_spikes(level, seed=1, noise=other).mean(axis=0) - rates).max() > 0.02
+
+
+def test_noise_does_not_pile_up_above_the_threshold():
+    noise = SpikeNoise(dark_mean=0.5)
+    simulator = SpikeSimulator(2, 2, seed=1, threshold=1.0, noise=noise)
+    simulator.expose(np.ones((100, 2, 2)))
+    assert simulator.membrane.max() < 1.0 + 1e-9
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("intensity", "message"),
+    [
+        (np.full((2, 2, 2), 128, np.uint8), r"from 128.0 to 128.0; \[0, 1\] is needed"),
+        (np.full((2, 2, 2), -0.1), r"\[0, 1\] is needed"),
+        (np.full((2, 2, 2), np.nan), r"\[0, 1\] is needed"),
+        (np.zeros((2, 2)), r"shape \(2,\), not \[H, W\]"),
+        (np.zeros((0, 2, 2)), "no intensity given"),
+    ],
+)
+def test_light_that_is_no_intensity_is_refused(intensity, message):
+    with pytest.raises(ValueError, match=message):
+        simulate_spikes(intensity, seed=1)
+
+
+def test_a_chunk_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"\[S, 2, 3\] is needed"):
+        SpikeSimulator(2, 3, seed=1).expose(np.zeros((1, 3, 2)))
+
+
+def test_more_light_than_one_spike_per_tick_can_carry():
+    with pytest.raises(ValueError, match=r"gain 3.0 times intensity 0.8 exceeds the threshold 2"):
+        simulate_spikes(np.full((1, 2, 2), 0.8), threshold=2.0, gain=3.0, seed=1)
+    spikes = simulate_spikes(np.ones((9, 2, 2)), threshold=2.0, gain=3.0, seed=1, reset="to_zero")
+    assert spikes.all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reset": "modulo"}, "reset is 'modulo'"),
+        ({"threshold": 0.0}, "all must be above 0"),
+        ({"gain": -1.0}, "all must be above 0"),
+        ({"noise": SpikeNoise(threshold_sigma=0.9)}, "gives a threshold below 0"),
+    ],
+)
+def test_impossible_sensors(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SpikeSimulator(8, 8, seed=1, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"photons": 0}, {"gain_sigma": -1}, {"dark_mean": np.nan}])
+def test_impossible_noise(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        SpikeNoise(**settings)
+
+
+# ---------------------------------------------------------------- light from RGB
+
+
+def test_grey_by_hand():
+    rgb = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
+    grey = rgb_to_intensity(rgb)
+    assert grey.dtype == np.float32
+    assert np.allclose(grey, [[0.299, 0.587], [0.114, 1.0]], atol=1e-6)
+    assert np.allclose(rgb_to_intensity(rgb, downscale=2), [[0.5]], atol=1e-6)
+    assert grey.max() <= 1
+
+
+def test_linear_light_is_the_power_of_the_grey_value():
+    grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    assert np.allclose(rgb_to_intensity(grey, "linear"), rgb_to_intensity(grey) ** 2.2, atol=1e-5)
+    black_and_white = np.array([[[0] * 3, [255] * 3]] * 2, np.uint8)
+    assert np.allclose(rgb_to_intensity(black_and_white, "linear", 2), 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((4, 4, 3)),), "uint8"),
+        ((np.zeros((4, 4), np.uint8),), "uint8"),
+        ((np.zeros((4, 4, 3), np.uint8), "gamma"), "transfer is 'gamma'"),
+        ((np.zeros((4, 6, 3), np.uint8), "encoded", 4), "does not divide an image of 4x6"),
+    ],
+)
+def test_wrong_images(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        rgb_to_intensity(*arguments)
