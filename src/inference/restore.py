@@ -110,8 +110,9 @@ class Restorer:
         window = _FrameWindow(source, self.use_spikes)
         with evaluating(self.model):
             frames = blend_clips(lambda clip: self._run_clip(*window.read(clip)), plan, indices)
-            for i, frame in zip(range(len(source)), frames, strict=False):
-                yield i, to_uint8(frame, f"frame {i}")
+            for i in range(len(source)):
+                # No name for the frame: it may be a view that keeps a whole clip alive.
+                yield i, to_uint8(next(frames), f"frame {i}")
 
     def _run_clip(self, rgb: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
         """Return the result [t, 3, H, W] of one clip; smaller tiles where memory does not do."""

@@ -147,7 +147,7 @@ def blend_clips(
                 open_frames[position] += part
             else:
                 open_frames[position] = part
-        del result
+        del result, part  # nothing of this clip but the open frames lives on
         following = plan.starts[number + 1] if number + 1 < len(plan.starts) else len(frame_indices)
         for position in range(start, following):
             yield open_frames.pop(position)

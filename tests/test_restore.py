@@ -1,0 +1,352 @@
+import gc
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from inference_cases import Identity, OutOfMemoryAbove, SpikesAsImage, TemporalMean, Video
+from torch import nn
+
+from src.inference.evaluate import evaluate_recordings
+from src.inference.restore import (
+    NonFiniteOutputError,
+    Normalization,
+    Restorer,
+    TileMemoryError,
+    on_spikes,
+    restore_frames,
+    scene_grid,
+    to_uint8,
+)
+from src.inference.tile_settings import TileSettings
+from src.metrics.psnr_ssim import psnr
+from src.metrics.report import merge_reports, score_frame
+
+WHOLE = TileSettings(0, 0, 0, 0)
+SMALL = TileSettings(3, 16, 1, 6)
+
+
+def restored(model, video, settings, **options):
+    frames = list(restore_frames(model, video, settings, 0.0, 1.0, "cpu", **options))
+    assert [i for i, _ in frames] == list(range(len(video)))
+    return np.stack([image for _, image in frames])
+
+
+def blurry(video):
+    return np.stack([video.read_blurry(i) for i in range(len(video))])
+
+
+@pytest.mark.parametrize("blend", ["smooth", "reference"])
+@pytest.mark.parametrize("size", [(48, 40), (50, 34), (16, 90)])
+@pytest.mark.parametrize("frames", [(0, 0), (3, 1), (1, 0), (4, 3), (9, 2)])
+def test_identity_gives_the_very_bytes_of_the_input(blend, size, frames):
+    video = Video(7, size, (size[0] // 2, size[1] // 2))
+    for tile, overlap in ((0, 0), (16, 6), (24, 8)):
+        settings = TileSettings(frames[0], tile, frames[1], overlap, blend)
+        if blend == "reference" and tile and any(s % 2 for s in size):
+            continue
+        assert np.array_equal(restored(Identity(), video, settings), blurry(video))
+
+
+@pytest.mark.parametrize("blend", ["smooth", "reference"])
+@pytest.mark.parametrize(("factor", "tile", "overlap"), [(1, 16, 6), (2, 16, 4), (4, 24, 8)])
+def test_tiles_of_frames_and_spikes_show_the_same_region(blend, factor, tile, overlap):
+    video = Video(4, (48, 72), (48 // factor, 72 // factor))
+    settings = TileSettings(2, tile, 1, overlap, blend)
+    expected = []
+    for i in range(len(video)):
+        mean = np.log1p(video.read_counts(i).astype(np.float64)).mean(axis=0)
+        mean = (mean - 1.0) / 2.0  # the normalisation below
+        expected.append(np.kron(mean, np.ones((factor, factor))))
+    frames = list(restore_frames(SpikesAsImage(), video, settings, 1.0, 2.0, "cpu"))
+    for (_, image), mean in zip(frames, expected, strict=True):
+        # Not all are exactly equal: a value may lie on the edge between two 8-bit values.
+        difference = np.abs(image[..., 0] - np.clip(mean, 0, 1) * 255)
+        assert difference.max() < 0.501
+    assert np.ptp(frames[0][1]) > 20
+
+
+def test_scene_grid_by_hand():
+    assert scene_grid(720, 360) == (2, 1)
+    assert scene_grid(720, 250) == (72, 25)
+    assert scene_grid(96, 96) == (1, 1)
+    assert scene_grid(100, 200) == (1, 2)
+    assert on_spikes(slice(144, 288), (72, 25)) == slice(50, 100)
+
+
+def test_spikes_of_an_odd_ratio_are_tiled_on_the_common_grid():
+    video = Video(2, (54, 36), (36, 24))  # 3 RGB pixels over 2 spike pixels
+    seen = []
+
+    class Recorder(nn.Module):
+        def forward(self, rgb, spikes):
+            seen.append((tuple(rgb.shape[-2:]), tuple(spikes.shape[-2:])))
+            return rgb
+
+    images = restored(Recorder(), video, TileSettings(0, 16, 0, 6))
+    assert set(seen) == {((18, 18), (12, 12))}
+    assert np.array_equal(images, blurry(video))
+    with pytest.raises(ValueError, match="grid of 3 pixels"):
+        restored(Recorder(), video, TileSettings(0, 16, 0, 4, "reference"))
+
+
+def test_streaming_equals_all_at_once():
+    """The same clips, once streamed and once with all frames in memory: the twin."""
+    video = Video(9)
+    settings = TileSettings(4, 0, 2, 0)
+    clip = torch.from_numpy(blurry(video)).permute(0, 3, 1, 2).double() / 255
+    total, weights = torch.zeros_like(clip), torch.zeros(len(video), 1, 1, 1, dtype=torch.double)
+    ramp = torch.sin(torch.tensor([0.25, 0.75], dtype=torch.double) * torch.pi / 2) ** 2
+    for start in (0, 2, 4, 5):
+        weight = torch.ones(4, dtype=torch.double)
+        if start > 0:
+            shared = torch.arange(start, (start - (1 if start == 5 else 2)) + 4)
+            rise = torch.sin(
+                (torch.arange(len(shared)) + 0.5).double() / len(shared) * torch.pi / 2
+            )
+            weight[: len(shared)] *= rise**2
+        if start == 4:
+            fall = torch.sin((torch.arange(3) + 0.5).double() / 3 * torch.pi / 2) ** 2
+            weight[1:] *= fall.flip(0)
+        elif start < 4:
+            weight[2:] *= ramp.flip(0)
+        weight = weight.view(-1, 1, 1, 1)
+        total[start : start + 4] += clip[start : start + 4].mean(0) * weight
+        weights[start : start + 4] += weight
+    expected = (total / weights * 255).permute(0, 2, 3, 1).numpy()
+    images = restored(TemporalMean(), video, settings)
+    assert np.abs(images - expected).max() < 0.5001
+
+
+def test_frames_do_not_depend_on_when_they_are_taken():
+    video = Video(8)
+    at_once = restored(TemporalMean(), video, SMALL)
+    slowly = []
+    for _, image in restore_frames(TemporalMean(), video, SMALL, 0.0, 1.0, "cpu"):
+        restored(TemporalMean(), Video(3, seed=5), SMALL)  # another video in between
+        slowly.append(image)
+    assert np.array_equal(at_once, np.stack(slowly))
+
+
+def frames_alive(size):
+    """Return how many frames of a size all live tensors hold, shared storage counted once."""
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) is torch.Tensor and tuple(thing.shape[-2:]) == size:
+            storage = thing.untyped_storage()
+            frame_bytes = 3 * size[0] * size[1] * thing.element_size()
+            storages[storage.data_ptr()] = storage.nbytes() / frame_bytes
+    return sum(storages.values())
+
+
+def test_every_frame_is_read_once_and_few_are_alive():
+    most = 0
+
+    class Watching(TemporalMean):
+        def forward(self, rgb, spikes=None):
+            nonlocal most
+            most = max(most, frames_alive(video.size))
+            return super().forward(rgb, spikes)
+
+    video, settings = Video(20), TileSettings(5, 0, 2, 0)
+    images = restored(Watching(), video, settings)
+    assert len(images) == 20
+    assert set(video.read_counter.values()) == {1}
+    # The frames of a clip once as they are kept, once stacked, once on the device, and what the
+    # clip before it left to be blended.
+    assert settings.frames * 3 <= most <= settings.frames * 3 + settings.overlap_frames
+
+
+def test_f49_out_of_memory_means_smaller_tiles(caplog):
+    video = Video(4, (200, 120), (100, 60))
+    model = OutOfMemoryAbove(70)
+    norm = Normalization(0.0, 1.0)
+    restorer = Restorer(model, TileSettings(2, 0, 0, 0), norm, "cpu")
+    with caplog.at_level(logging.WARNING):
+        images = np.stack([image for _, image in restorer.restore(video)])
+    assert np.array_equal(images, blurry(video))
+    assert restorer.settings.size_px == 64
+    assert [max(size) for size in model.sizes].count(200) == 1  # the size stays small afterwards
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert "out of memory with tiles: 2 frames overlap 0 x whole frames" in lines[0]
+    assert "104 px overlap 13" in lines[0]
+    assert "trying again with tiles: 2 frames overlap 0 x 64 px" in lines[1]
+
+
+def test_out_of_memory_with_the_smallest_tile_says_what_to_do():
+    restorer = Restorer(OutOfMemoryAbove(10), SMALL, Normalization(0.0, 1.0), "cpu")
+    with pytest.raises(TileMemoryError, match="VAL.TILE_FRAMES") as raised:
+        list(restorer.restore(Video(2, (128, 128), (64, 64))))
+    assert "Tried to allocate 2 GiB" in str(raised.value)
+
+
+def test_smaller_tiles_are_noted_in_the_report():
+    video = Video(2, (128, 96), (64, 48))
+    restorer = Restorer(OutOfMemoryAbove(64), WHOLE, Normalization(0.0, 1.0), "cpu")
+    report = evaluate_recordings(restorer, [video])
+    assert "whole frames" in report.protocol
+    assert any("ran out of memory" in note and "64 px" in note for note in report.notes)
+
+
+class OnlyFirstTrains(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Dropout(), nn.Dropout()
+        self.second.eval()
+        self.modes = []
+
+    def forward(self, rgb, spikes=None):
+        self.modes.append((self.training, self.first.training, torch.is_grad_enabled()))
+        return rgb
+
+
+@pytest.mark.parametrize("num_taken", [1, 5])
+def test_model_modes_are_restored_and_no_mode_leaks(num_taken):
+    model = OnlyFirstTrains()
+    frames = restore_frames(model, Video(5), SMALL, 0.0, 1.0, "cpu")
+    for _ in range(num_taken):
+        next(frames)
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+    frames.close()
+    assert set(model.modes) == {(False, False, False)}
+    assert (model.training, model.first.training, model.second.training) == (True, True, False)
+
+
+def test_rgb_only_models_get_no_spikes():
+    class NoSpikes(Video):
+        def read_counts(self, i):
+            raise AssertionError("must not be read")
+
+    class Model(nn.Module):
+        def forward(self, rgb, spikes):
+            assert spikes is None
+            return rgb
+
+    video = NoSpikes(3)
+    assert np.array_equal(restored(Model(), video, SMALL, use_spikes=False), blurry(video))
+
+
+def test_wide_counts_are_read_too():
+    class Wide(Video):
+        def read_counts(self, i):
+            return super().read_counts(i).astype(self.dtype)
+
+    expected = restored(SpikesAsImage(), Video(4), SMALL)
+    for dtype in (np.uint16, np.int32, np.float32):
+        video = Wide(4)
+        video.dtype = dtype
+        assert np.array_equal(restored(SpikesAsImage(), video, SMALL), expected)
+
+
+def test_quantisation_rounds_and_clamps():
+    values = torch.tensor([-0.2, 0.0, 0.49 / 255, 0.51 / 255, 99.6 / 255, 1.0, 3.0])
+    frame = values.view(1, 1, -1).expand(3, 1, -1)
+    assert to_uint8(frame, "frame")[0, :, 1].tolist() == [0, 0, 0, 1, 100, 255, 255]
+
+
+def test_f44_broken_output_is_refused_before_it_becomes_pixels():
+    class Broken(nn.Module):
+        def forward(self, rgb, spikes=None):
+            rgb = rgb.clone()
+            rgb[0, -1, 0, 3, 3] = float("nan")
+            return rgb
+
+    restorer = Restorer(Broken(), WHOLE, Normalization(0.0, 1.0), "cpu")
+    with pytest.raises(NonFiniteOutputError, match="video: frame 6: the model returned NaN"):
+        evaluate_recordings(restorer, [Video()])
+
+
+def test_frames_of_different_sizes_are_refused():
+    class Mixed(Video):
+        def read_blurry(self, i):
+            image = super().read_blurry(i)
+            return image[:-2] if i == 2 else image
+
+    with pytest.raises(ValueError, match=r"frame 2: shape \[3, 46, 40\], but \[3, 48, 40\] before"):
+        restored(Identity(), Mixed(), SMALL)
+
+
+def test_a_model_that_changes_the_size_is_refused():
+    class Half(nn.Module):
+        def forward(self, rgb, spikes=None):
+            return rgb[..., ::2, ::2]
+
+    with pytest.raises(ValueError, match="the model returned"):
+        restored(Half(), Video(), WHOLE)
+
+
+def test_evaluation_scores_what_is_restored():
+    videos = [Video(3, seed=1), Video(2, seed=2)]
+    videos[1].name = "other"
+    restorer = Restorer(Identity(), SMALL, Normalization(0.0, 1.0), "cpu")
+    seen = []
+    report = evaluate_recordings(
+        restorer, videos, score_blurry=True, on_frame=lambda *a: seen.append(a), notes=["n"]
+    )
+    assert [(row.sequence, row.frame) for row in report.frames] == [
+        *(("video", f"00000{i}") for i in range(3)),
+        *(("other", f"00000{i}") for i in range(2)),
+    ]
+    first = score_frame(videos[0].read_blurry(0), videos[0].read_sharp(0))
+    assert report.frames[0].scores == first == report.frames[0].blurry_scores
+    assert report.means["psnr_rgb"] == pytest.approx(
+        np.mean([psnr(v.read_blurry(i), v.read_sharp(i)) for v in videos for i in range(len(v))])
+    )
+    assert report.means == report.blurry_means
+    assert [(video.name, i) for video, i, _, _ in seen][3] == ("other", 0)
+    assert seen[4][3] is report.frames[4]
+    for words in ("border 0", "rounding", "BT.601", "3 frames overlap 1 x 16 px overlap 6"):
+        assert words in report.protocol
+    assert "network in float32" in report.protocol
+    stored = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert (stored["num_frames"], stored["num_sequences"], stored["notes"]) == (5, 2, ["n"])
+    assert stored["blurry"] == stored["restored"]
+    assert restorer.seconds > 0
+
+
+def test_ranks_give_the_report_of_one_process():
+    videos = [Video(3, seed=k) for k in range(3)]
+    for k, video in enumerate(videos):
+        video.name = f"seq{k}"
+    restorer = Restorer(TemporalMean(), SMALL, Normalization(0.0, 1.0), "cpu")
+    whole = evaluate_recordings(restorer, videos)
+    parts = [evaluate_recordings(restorer, videos[rank::2]) for rank in range(2)]
+    assert merge_reports(parts).to_json() == whole.to_json()
+    empty = evaluate_recordings(restorer, [])
+    assert merge_reports([whole, empty]).to_json() == whole.to_json()
+
+
+def test_without_scores_nothing_sharp_is_read():
+    class NoSharp(Video):
+        def read_sharp(self, i):
+            raise AssertionError("must not be read")
+
+    seen = []
+    restorer = Restorer(Identity(), SMALL, Normalization(0.0, 1.0), "cpu")
+    report = evaluate_recordings(
+        restorer, [NoSharp(3)], score=False, on_frame=lambda *a: seen.append(a[3])
+    )
+    assert seen == [None] * 3
+    assert report.frames == []
+    assert report.means["psnr_rgb"] is None
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_number_format_reaches_the_model_and_is_put_back(dtype, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = []
+
+    class Model(nn.Module):
+        def forward(self, rgb, spikes=None):
+            autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+            seen.append((autocast, torch.backends.cudnn.allow_tf32))
+            return rgb.bfloat16() if autocast else rgb
+
+    restorer = Restorer(Model(), WHOLE, Normalization(0.0, 1.0), "cpu", dtype)
+    report = evaluate_recordings(restorer, [Video(1)])
+    assert seen == [(dtype, dtype is not None)]
+    assert torch.backends.cudnn.allow_tf32
+    assert report.protocol.endswith("bfloat16" if dtype else "float32")
