@@ -1,0 +1,104 @@
+"""Recordings of other groups decode to what was measured on them; skipped where they are absent."""
+
+import numpy as np
+import pytest
+
+from src.data.events import dense_to_events, events_to_dense, read_dense
+from src.data.frames import read_image
+from src.data.reconstruct import tfi, tfp
+from src.data.simulator import simulate_spikes
+from src.data.spike_dat import SpikeFile, SpikeGeometry
+from src.paths import REPO_ROOT
+
+SAMPLES = REPO_ROOT.parent / "shared" / "samples"
+REDS_GAIN = 1 / 0.6
+
+pytestmark = pytest.mark.skipif(
+    not SAMPLES.is_dir(), reason=f"{SAMPLES} is missing; these recordings are not in the repository"
+)
+
+
+def read_reds(number, **geometry):
+    """Spikes [301, 250, 400] and their true grey image [250, 400] in 0..1."""
+    path = SAMPLES / f"{number}_part1_key_id151.dat"
+    file = SpikeFile(path, SpikeGeometry(250, 400, **geometry))
+    assert file.num_ticks == 301
+    return file.read(0, 301), read_image(path.with_suffix(".png"))[..., 0] / 255
+
+
+def psnr_db(image, truth):
+    return 10 * np.log10(1 / np.mean((image - truth) ** 2))
+
+
+def correlation(a, b):
+    return np.corrcoef(a.ravel(), b.ravel())[0, 1]
+
+
+@pytest.mark.parametrize(
+    ("number", "width", "expected_db", "rate"), [(200, 41, 31.60, 0.2877), (203, 21, 25.86, 0.2159)]
+)
+def test_reds_reconstruction(number, width, expected_db, rate):
+    spikes, truth = read_reds(number)
+    assert spikes.mean() == pytest.approx(rate, abs=5e-5)
+    assert psnr_db(tfp(spikes, 150, width, REDS_GAIN).clip(0, 1), truth) == pytest.approx(
+        expected_db, abs=0.005
+    )
+    image, has_interval = tfi(spikes, 150, REDS_GAIN)
+    assert has_interval.mean() > 0.99
+    assert psnr_db(image[has_interval], truth[has_interval]) > 21
+
+
+@pytest.mark.parametrize(
+    ("geometry", "expected"),
+    [
+        ({}, 0.988),
+        ({"bit_order": "big"}, 0.952),  # still looks like a picture
+        ({"flip_rows": False}, -0.116),
+        ({"bit_order": "big", "flip_rows": False}, -0.115),
+    ],
+)
+def test_only_the_right_bits_and_rows_fit_best(geometry, expected):
+    spikes, truth = read_reds(200, **geometry)
+    assert correlation(tfp(spikes, 150, 41, REDS_GAIN), truth) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_pixel_that_has_just_fired_rarely_fires_again():
+    """Correlation at lag H*W lies below that of the neighbouring rows: the geometry is right."""
+    spikes, _ = read_reds(200)
+    bits = spikes.ravel() - spikes.mean(dtype=np.float32)
+
+    def at_lag(lag):
+        return float(np.mean(bits[:-lag] * bits[lag:]) / bits.var())
+
+    assert at_lag(250 * 400) == pytest.approx(-0.40, abs=0.01)
+    assert at_lag(251 * 400) == pytest.approx(0.05, abs=0.01)
+    assert at_lag(400) > 0.05 > abs(at_lag(640))
+
+
+def test_the_size_of_another_sensor_is_refused():
+    with pytest.raises(ValueError, match=r"250x400 \(301 ticks\)"):
+        SpikeFile(SAMPLES / "200_part1_key_id151.dat", SpikeGeometry(360, 640))
+
+
+def test_real_low_light_spikes():
+    path = SAMPLES / "uhsr_helicopter_200x250x250.npz"
+    spikes = read_dense(path, 250, 250, axes="SHW", key="spk")
+    assert spikes.shape == (200, 250, 250)
+    assert spikes.mean() == pytest.approx(0.03138, abs=1e-5)
+    events = dense_to_events(spikes)
+    assert np.array_equal(events_to_dense(events, 200, 250, 250), spikes)
+    with pytest.raises(ValueError, match="'SHW', 'HSW', 'HWS'|fits the axes"):
+        read_dense(path, 250, 200, key="spk")
+
+
+def test_linear_high_speed_frames_drive_the_simulator():
+    """15 frames of 384x384, 12 bit: three bytes are two pixels."""
+    raw = np.fromfile(SAMPLES / "ball_12bit.mraw", np.uint8).reshape(-1, 3).astype(np.uint16)
+    first, second = raw[:, 0] << 4 | raw[:, 1] >> 4, (raw[:, 1] & 15) << 8 | raw[:, 2]
+    frames = np.stack([first, second], axis=1).reshape(15, 384, 384) / 4095
+    # Neighbouring pixels and frames look alike, which a wrong order of bits destroys.
+    assert correlation(frames[:, :, 1:], frames[:, :, :-1]) > 0.95
+    assert correlation(frames[1:], frames[:-1]) > 0.95
+    light = frames[:, 100:164, 100:164].repeat(8, axis=0)
+    spikes = simulate_spikes(light, threshold=2.0, seed=1)
+    assert np.abs(spikes.mean(axis=0) - light.mean(axis=0) / 2).max() <= 1 / 120 + 1e-9
