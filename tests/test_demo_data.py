@@ -1,0 +1,299 @@
+"""Demo data on a miniature: alignment, content, same bytes, and nothing of others overwritten."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.data import demo_data
+from src.data.blur import blur_window, synthesize_blur
+from src.data.demo_data import DemoDataError, make_demo_data
+from src.data.demo_photographs import CutOut
+from src.data.demo_plan import DemoPlan, SequencePlan, demo_plan
+from src.data.description import fingerprint_data, read_description, write_description
+from src.data.frames import read_image
+from src.data.reconstruct import tfp
+from src.data.simulator import SpikeSimulator, rgb_to_intensity
+from src.data.spike_dat import SpikeFile, read_sidecar
+from src.metrics.psnr_ssim import psnr
+from src.paths import REPO_ROOT
+
+COIN = CutOut("coins.png", (338, 185), (32, 32), edge_px=2, photo_px=2.0)
+MINIATURE = DemoPlan(
+    (
+        SequencePlan("train", "seq_000", "astronaut.png", (COIN,), 11, 7.0),
+        SequencePlan("val", "seq_100", "gravel.png", (COIN,), 7, 7.0),
+    ),
+    num_frames=3,
+    size=(64, 96),
+)
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The miniature, made once: its folder and its reports."""
+    root = tmp_path_factory.mktemp("demo") / "data"
+    return root, make_demo_data(root, SEED, MINIATURE)
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """A copy of the miniature that a test may damage."""
+    return Path(shutil.copytree(made[0], tmp_path / "data"))
+
+
+def all_bytes(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def frames_of(root, sequence):
+    """Yield number, blurry, sharp, spikes of each frame of a sequence."""
+    folder = root / sequence.split / sequence.name
+    for k in range(MINIATURE.num_frames):
+        path = folder / "spike" / f"{k:06d}.dat"
+        file = SpikeFile(path, read_sidecar(path).geometry)
+        yield (
+            k,
+            read_image(folder / "blur" / f"{k:06d}.png"),
+            read_image(folder / "sharp" / f"{k:06d}.png"),
+            file.read(0, file.num_ticks),
+        )
+
+
+# ---------------------------------------------------------------- content
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_best_tfp_centre_is_the_stated_tick(made, index):
+    """Within half a tick of 4(n-1): 40 of 88 ticks for n = 11, 24 of 56 for n = 7."""
+    sequence = MINIATURE.sequences[index]
+    stated = {11: 40, 7: 24}[sequence.num_averaged]
+    centres = np.arange(stated - 6, stated + 7)
+    error = np.zeros(len(centres))
+    for _, _, sharp, spikes in frames_of(made[0], sequence):
+        assert len(spikes) == 8 * sequence.num_averaged
+        truth = rgb_to_intensity(sharp, downscale=2)
+        images = [tfp(spikes, centre, 17, threshold=2.0) for centre in centres]
+        error += [np.mean((image - truth) ** 2) for image in images]
+    curvature, slope, _ = np.polyfit(centres - stated, error, 2)
+    assert curvature > 0
+    assert abs(slope / (2 * curvature)) < 0.5
+    assert centres[error.argmin()] == stated
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_frames_are_the_mean_and_the_middle_of_the_source_frames(made, index):
+    sequence = MINIATURE.sequences[index]
+    scene, _ = demo_data._build_scene(MINIATURE, index, SEED)
+    for k, blurry, sharp, _ in frames_of(made[0], sequence):
+        window = blur_window(k, sequence.num_averaged)
+        source = [scene.rgb(j / 240) for j in range(window.first_frame, window.stop_frame)]
+        assert np.array_equal(blurry, synthesize_blur(np.stack(source)))
+        assert np.array_equal(sharp, source[(sequence.num_averaged - 1) // 2])
+
+
+def test_spikes_of_all_frames_are_one_exposure_with_the_membrane_carried(made):
+    sequence = MINIATURE.sequences[1]
+    scene, spike_seed = demo_data._build_scene(MINIATURE, 1, SEED)
+    light = np.stack([scene.half_grey(q / 1920) for q in range(3 * 56)])
+    whole = SpikeSimulator(32, 48, seed=spike_seed, threshold=2.0).expose(light)
+    parts = [spikes for _, _, _, spikes in frames_of(made[0], sequence)]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_spike_sensor_sees_the_rgb_picture_at_half_size(index):
+    scene, _ = demo_data._build_scene(MINIATURE, index, SEED)
+    for seconds in (0.0, 0.05, 0.07):
+        seen, expected = scene.half_grey(seconds), rgb_to_intensity(scene.rgb(seconds), downscale=2)
+        assert np.abs(seen - expected).mean() < 0.02
+        shifted = np.roll(expected, 1, axis=1)
+        assert np.abs(seen - expected).mean() < 0.3 * np.abs(seen - shifted).mean()
+
+
+def test_blur_is_realistic_and_reported(made):
+    root, reports = made
+    for sequence, report in zip(MINIATURE.sequences, reports, strict=True):
+        scores = [psnr(blurry, sharp) for _, blurry, sharp, _ in frames_of(root, sequence)]
+        assert report.plan == sequence
+        assert report.blurry_psnr_db == pytest.approx(np.mean(scores))
+        assert 14 < report.blurry_psnr_db < 30
+        assert 0.1 < report.spike_rate < 0.4
+
+
+def test_an_object_moves_on_its_own():
+    """Beside the camera's motion, the object's place in the world changes."""
+    scene, _ = demo_data._build_scene(MINIATURE, 0, SEED)
+    without = dataclasses.replace(MINIATURE.sequences[0], pieces=())
+    empty, _ = demo_data._build_scene(dataclasses.replace(MINIATURE, sequences=(without,)), 0, SEED)
+    places = [scene.objects[0].motion.at(seconds) for seconds in (0.0, 0.1)]
+    assert np.hypot(places[1].x - places[0].x, places[1].y - places[0].y) > 3
+    for seconds in (0.0, 0.1):
+        covered = np.any(scene.rgb(seconds) != empty.rgb(seconds), axis=-1)
+        assert 0.02 < covered.mean() < 0.6
+
+
+def test_the_view_never_leaves_the_photograph():
+    """With a mirrored border it would not show; so the corners are followed."""
+    for index, sequence in enumerate(MINIATURE.sequences):
+        scene, _ = demo_data._build_scene(MINIATURE, index, SEED)
+        duration = 3 * sequence.num_averaged / 240
+        corners = np.array([[0, 0, 1], [96, 0, 1], [0, 64, 1], [96, 64, 1]]).T
+        for seconds in np.linspace(0, duration, 300):
+            world = np.linalg.inv(scene._screen_from_world(seconds)) @ corners
+            assert np.abs(world[:2] * scene.photo_px).max() <= 512 / 2
+
+
+# ---------------------------------------------------------------- layout
+
+
+def test_layout_exposures_and_description(made):
+    root, _ = made
+    description = read_description(root)
+    assert description.source == MINIATURE.source(SEED)
+    assert (description.blur_kind, description.transfer) == ("blur", "encoded")
+    assert description.frames_averaged == (7, 11)
+    assert (description.threshold, description.ticks_per_second) == (2.0, 1920.0)
+    assert (description.spike_height, description.spike_width) == (32, 48)
+    assert description.fingerprint == fingerprint_data(root, ("train", "val"))
+    rows = (root / "train/seq_000/exposures.csv").read_text().splitlines()
+    assert rows[0] == "frame_idx,t0[s],t1[s]"
+    assert rows[3] == "2,0.091666667,0.137500000"
+    assert len(rows) == 4
+    sidecar = read_sidecar(root / "val/seq_100/spike/000000.dat")
+    assert (sidecar.height, sidecar.width, sidecar.ticks_per_second) == (32, 48, 1920.0)
+    assert len(all_bytes(root)) == 1 + 2 * (3 * 3 + 2)
+
+
+def test_same_seed_same_bytes_in_any_number_of_processes(made, tmp_path):
+    done = []
+    make_demo_data(tmp_path / "again", SEED, MINIATURE, num_workers=2, on_done=done.append)
+    assert all_bytes(tmp_path / "again") == all_bytes(made[0])
+    assert sorted(report.plan.name for report in done) == ["seq_000", "seq_100"]
+
+
+def test_another_seed_gives_other_data(made, tmp_path):
+    make_demo_data(tmp_path / "other", SEED + 1, MINIATURE)
+    ours, theirs = all_bytes(made[0]), all_bytes(tmp_path / "other")
+    same = {name for name in ours if ours[name] == theirs[name]}
+    assert same == {
+        f"{folder}/{name}"
+        for folder in ("train/seq_000", "val/seq_100")
+        for name in ("exposures.csv", "spike/spike.yaml")
+    }
+
+
+# ---------------------------------------------------------------- the output folder
+
+
+def test_complete_data_is_left_alone(copy):
+    (copy / "train/seq_000/spike_vox").mkdir()  # what preparation adds does not matter
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+    assert make_demo_data(copy, SEED, MINIATURE) is None
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
+
+
+def test_other_data_is_never_overwritten(copy):
+    before = all_bytes(copy)
+    with pytest.raises(DemoDataError, match="holds other data .*seed 5.*wanted is .*seed 6"):
+        make_demo_data(copy, 6, MINIATURE)
+    (copy / "dataset.yaml").unlink()
+    with pytest.raises(DemoDataError, match="is not demo data; choose another --output"):
+        make_demo_data(copy, SEED, MINIATURE)
+    del before["dataset.yaml"]
+    assert all_bytes(copy) == before
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "data").write_text("mine")
+    with pytest.raises(DemoDataError, match="is not demo data"):
+        make_demo_data(tmp_path / "data", SEED, MINIATURE)
+
+
+def test_changed_data_is_noticed(copy):
+    (copy / "val/seq_100/blur/000001.png").unlink()
+    with pytest.raises(DemoDataError, match="val: frames was 3, is 2"):
+        make_demo_data(copy, SEED, MINIATURE)
+
+
+def test_an_empty_folder_may_be_filled_and_a_failure_leaves_nothing(tmp_path, made):
+    output = tmp_path / "data"
+    output.mkdir()
+    missing = dataclasses.replace(MINIATURE.sequences[1], background="none.png")
+    broken = dataclasses.replace(MINIATURE, sequences=(MINIATURE.sequences[0], missing))
+    with pytest.raises(FileNotFoundError, match=r"none\.png: this scikit-image does not carry"):
+        make_demo_data(output, SEED, broken)
+    assert list(tmp_path.iterdir()) == [output]
+    make_demo_data(output, SEED, MINIATURE)
+    assert all_bytes(output) == all_bytes(made[0])
+
+
+def test_a_second_run_at_the_same_time_is_no_error(made, tmp_path):
+    output = tmp_path / "data"
+
+    def somebody_else_is_faster(report):
+        if report.plan.split == "val":
+            shutil.copytree(made[0], output)
+
+    make_demo_data(output, SEED, MINIATURE, on_done=somebody_else_is_faster)
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+    other = tmp_path / "other"
+
+    def somebody_writes_other_data(_):
+        other.mkdir(exist_ok=True)
+        write_description(other, read_description(output))
+        (other / "mine.txt").write_text("mine")
+
+    with pytest.raises(DemoDataError, match="was changed|holds other data"):
+        make_demo_data(other, SEED + 1, MINIATURE, on_done=somebody_writes_other_data)
+    assert (other / "mine.txt").read_text() == "mine"
+
+
+def test_leftovers_of_a_killed_run_are_named(made, tmp_path, caplog):
+    (tmp_path / ".partial-1-data").mkdir()
+    make_demo_data(tmp_path / "data", SEED, MINIATURE)
+    assert ".partial-1-data: left by an interrupted run" in caplog.text
+
+
+# ---------------------------------------------------------------- the shipped plan
+
+
+def test_no_validation_photograph_occurs_in_training():
+    plan = demo_plan()
+    seen = {"train": set(), "val": set()}
+    for sequence in plan.sequences:
+        seen[sequence.split] |= {sequence.background, *(p.photograph for p in sequence.pieces)}
+    assert not seen["train"] & seen["val"]
+    backgrounds = [sequence.background for sequence in plan.sequences]
+    assert len(set(backgrounds)) == len(backgrounds)
+    assert [sequence.split for sequence in plan.sequences] == ["train"] * 6 + ["val"] * 2
+    assert {sequence.num_averaged for sequence in plan.sequences} == {7, 11}
+    assert all(sequence.pieces for sequence in plan.sequences)
+    assert all(side % 16 == 0 for side in plan.size)
+
+
+def test_every_shipped_scene_can_be_built_and_is_sampled_finely_enough():
+    plan = demo_plan()
+    for index in range(len(plan.sequences)):
+        scene, _ = demo_data._build_scene(plan, index, 123)
+        assert 1.0 <= scene.photo_px <= 2.0
+
+
+def test_the_script_says_what_it_refuses(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    script = REPO_ROOT / "scripts" / "make_demo_data.py"
+    done = subprocess.run(
+        [sys.executable, script, "--output", tmp_path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("error:")
+    assert "is not demo data; choose another --output" in done.stderr
