@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from src.models.integrate_vrt import VRTWithSpike
 from src.utils.attention import AttentionSettings
+from third_party.VRT.models.network_vrt import VRT
 
 SCALES = (0, 1, 2, 3, 2, 1, 0)
 
@@ -51,7 +52,8 @@ class Stage(nn.Module):
             assert flow.shape[1:] == (frames - 1, 2, height, width), "flows of another scale"
         y = self.linear1(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
         x = x + F.gelu(self.conv(y)) * (1 + self.residual_group1["blocks"][0]["attn"].bias_mean())
-        return x + flows_backward[0].mean() - flows_forward[0].mean()
+        backward, forward = flows_backward[0], flows_forward[0]
+        return x + (backward - forward).mean((1, 2, 3, 4), keepdim=True)
 
 
 class LookAlike(nn.Module):
@@ -99,6 +101,27 @@ class LookAlike(nn.Module):
 def build_look_alike(seed=0):
     torch.manual_seed(seed)
     return LookAlike()
+
+
+TINY_VRT = {
+    "upscale": 1,
+    "window_size": [2, 2, 2],
+    "depths": [2] * 7 + [1, 1],
+    "indep_reconsts": [8],
+    "embed_dims": [8] * 7 + [12] * 2,
+    "num_heads": [2] * 9,
+    "pa_frames": 2,
+    "deformable_groups": 2,
+    "drop_path_rate": 0.0,
+}
+
+
+def build_tiny_vrt(seed=0, **changes):
+    torch.manual_seed(seed)
+    return VRT(**(TINY_VRT | changes))
+
+
+VRTS = {"look-alike": build_look_alike, "ours": build_tiny_vrt}
 
 
 SMALL = AttentionSettings(heads=2)

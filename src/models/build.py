@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from src.models.weights import load_weights
 from src.paths import resolve
 from src.utils.attention import AttentionSettings, ChunkSettings
 from third_party.VRT.models.network_vrt import VRT
+
+logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
@@ -52,7 +55,22 @@ def build_vrt(cfg: CfgNode) -> nn.Module:
     arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
     arguments["use_checkpoint_attn"] = cfg.MODEL.USE_CHECKPOINT_ATTN
     arguments["use_checkpoint_ffn"] = cfg.MODEL.USE_CHECKPOINT_FFN
-    return VRT(**arguments)
+    if cfg.MODEL.SPYNET:
+        arguments["spynet_path"] = _spynet_path(cfg.MODEL.SPYNET)
+    vrt = VRT(**arguments)
+    is_random = not (cfg.MODEL.SPYNET or cfg.MODEL.PRETRAINED or arguments.get("spynet_path"))
+    if is_random and any(key.startswith("spynet.") for key in vrt.state_dict()):
+        logger.warning("the flow estimator starts from random weights: MODEL.SPYNET is empty")
+    return vrt
+
+
+def _spynet_path(setting: str) -> str:
+    if setting != "download":
+        return str(resolve(setting))
+    # Only this project's VRT has the module; a clone of the upstream needs a path.
+    from third_party.VRT.models.weights import fetch_spynet
+
+    return str(fetch_spynet(Path(torch.hub.get_dir()) / "checkpoints"))
 
 
 def read_vrt_arguments(path: str | Path) -> dict[str, Any]:

@@ -29,12 +29,11 @@ def size_rule_of(vrt: nn.Module) -> SizeRule:
     """Derive the rule from the shapes in a VRT's state dict.
 
     Blocks with mutual attention have a position code with one row per pixel of their window, and
-    the window must fit into the map of their scale and two frames deep. Alignment to G neighbours
-    on each side, read off the input channels of the offset network, needs G + 1 frames.
+    the window must fit into the map of their scale and two frames deep. Alignment to G > 1
+    neighbours on each side, read off the input channels of the offset network, needs G + 1 frames.
     """
     shapes = {key: tuple(value.shape) for key, value in vrt.state_dict().items()}
-    min_frames = 1
-    min_size = 2 ** (NUM_SCALES - 1)
+    min_frames = min_size = 1
     for stage in range(1, 8):
         scale = 2 ** min(stage - 1, 7 - stage)
         block = f"stage{stage}.residual_group1.blocks.0.attn."
@@ -46,7 +45,8 @@ def size_rule_of(vrt: nn.Module) -> SizeRule:
         offsets = f"stage{stage}.pa_deform.conv_offset.0.weight"
         if offsets in shapes:
             width, inputs = shapes[offsets][:2]  # inputs = (1 + G) * width + 2 * G
-            min_frames = max(min_frames, (inputs - width) // (width + 2) + 1)
+            neighbours = (inputs - width) // (width + 2)
+            min_frames = max(min_frames, neighbours + 1 if neighbours > 1 else 1)
     return SizeRule(min_frames, min_size)
 
 

@@ -1,0 +1,346 @@
+"""VRT opened for spikes, over our VRT and over a look-alike with the documented interface only."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from src.models.integrate_vrt import RGBOnly, SpikeOpened, VRTWithSpike, open_vrt
+from src.utils.attention import AttentionSettings, ChunkSettings
+from tests.model_cases import (
+    VRTS,
+    build_look_alike,
+    build_tiny_vrt,
+    build_with_spike,
+    clip_and_voxels,
+    wake_up,
+)
+
+SIZES = [
+    pytest.param(2, (16, 24), None, id="as VRT takes it"),
+    pytest.param(3, (24, 16), (12, 8), id="spikes at half the resolution"),
+    pytest.param(1, (13, 27), (7, 13), id="one frame, odd size"),
+    pytest.param(2, (5, 3), (9, 2), id="smaller than the window"),
+]
+
+
+@pytest.fixture(params=VRTS, name="build")
+def _build(request):
+    return VRTS[request.param]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("frames", "size", "spike_size"), SIZES)
+def test_a_new_model_is_its_vrt_bit_for_bit(build, frames, size, spike_size):
+    model, plain = build_with_spike(build()).eval(), RGBOnly(build()).eval()
+    rgb, voxels = clip_and_voxels(2, frames, size, spike_size)
+    want = plain(rgb)
+    assert want.shape == rgb.shape
+    assert torch.equal(model(rgb, voxels), want)
+    assert torch.equal(model(rgb), want)
+    assert torch.equal(plain(rgb, voxels), want)
+    woken = wake_up(model)(rgb, voxels)
+    assert not torch.allclose(woken, want), "the spikes must reach the output"
+    assert torch.equal(model(rgb), want), "without spikes nothing is fused"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pa_frames": 6, "embed_dims": [12] * 9, "deformable_groups": 6},
+        {"upscale": 2},
+        {"pa_frames": 0, "img_size": [2, 16, 16]},
+    ],
+    ids=str,
+)
+def test_other_kinds_of_vrt(changes):
+    plain = build_tiny_vrt(**changes).eval()
+    model = build_with_spike(build_tiny_vrt(**changes)).eval()
+    rgb, voxels = clip_and_voxels(1, 2, (17, 16), (8, 8))
+    want = plain(rgb)
+    assert torch.equal(model(rgb, voxels), want)
+    assert not torch.allclose(wake_up(model)(rgb, voxels), want)
+
+
+@torch.no_grad()
+def test_our_vrt_pads_as_we_do():
+    rgb, _ = clip_and_voxels(1, 1, (13, 27))
+    assert torch.equal(build_tiny_vrt().eval()(rgb), RGBOnly(build_tiny_vrt()).eval()(rgb))
+
+
+def test_every_new_parameter_gets_a_gradient(build):
+    """In step one only the zero projections learn: they are all that the loss can see. Once they
+    are no longer zero, at the second backward pass, every new parameter has a gradient.
+    """
+    model = build_with_spike(build())
+    rgb, voxels = clip_and_voxels(1, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    with_gradient = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.mse_loss(model(rgb, voxels), torch.zeros_like(rgb)).backward()
+        new = {k: p for k, p in model.named_parameters() if not k.startswith("vrt.")}
+        assert all(p.grad is not None for p in new.values()), "DDP needs one for each"
+        with_gradient.append({k for k, p in new.items() if p.grad.abs().max() > 0})
+        optimizer.step()
+    last = {k for k in new if k.startswith("fuse.") and ("out_proj" in k or ".fc2." in k)}
+    assert with_gradient[0] == last
+    # A bias of the keys moves all scores of a query alike, which the softmax does not see; it
+    # shares its tensor with the biases of query and value, so the tensor has a gradient.
+    assert with_gradient[1] == set(new)
+
+
+def test_the_wiring_equals_vrts_own(build):
+    """Written out once more by hand: features pass through in order, unchanged."""
+    vrt, rgb = build(), clip_and_voxels(1, 2)[0]
+    want = vrt(rgb)
+    open_vrt(vrt)
+    seen = []
+
+    def after_stage(index, features):
+        seen.append((index, tuple(features.shape)))
+        return features
+
+    assert torch.equal(vrt.forward_opened(rgb, after_stage), want)
+    assert seen == [(i, (1, 8, 2, 16 // 2**i, 24 // 2**i)) for i in range(4)]
+    assert torch.equal(vrt(rgb), want)
+
+
+def test_skip_connections_carry_fused_features():
+    """What is fused after a stage reaches the next stage and the matching skip connection."""
+    vrt, rgb = build_look_alike(), clip_and_voxels(1, 2)[0]
+    open_vrt(vrt)
+    inputs = {}
+    for name in ("stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "stage8"):
+        module = getattr(vrt, name)
+        module = module[0] if name == "stage8" else module
+        module.register_forward_pre_hook(
+            lambda _, args, name=name: inputs.__setitem__(name, args[0].detach().clone())
+        )
+    plain_out = {}
+    for name in ("stage5", "stage6", "stage7"):
+        getattr(vrt, name).register_forward_hook(
+            lambda _, args, out, name=name: plain_out.__setitem__(name, out.detach().clone())
+        )
+    marks = [torch.full((), 10.0 ** (i + 1)) for i in range(4)]
+    fused = {}
+
+    def after_stage(index, features):
+        fused[index] = (features + marks[index]).detach().clone()
+        return features + marks[index]
+
+    vrt.forward_opened(rgb, after_stage)
+    for i, name in enumerate(("stage2", "stage3", "stage4", "stage5")):
+        assert torch.equal(inputs[name], fused[i])
+    for name, before, skip in (
+        ("stage6", "stage5", 2),
+        ("stage7", "stage6", 1),
+        ("stage8", "stage7", 0),
+    ):
+        assert torch.equal(inputs[name], plain_out[before] + fused[skip])
+
+
+def test_opening_twice_is_refused():
+    vrt = build_look_alike()
+    build_with_spike(vrt)
+    with pytest.raises(RuntimeError, match="opened already"):
+        build_with_spike(vrt)
+
+
+def test_other_models_are_untouched(build):
+    first, second = build(), build()
+    kind = type(second)
+    build_with_spike(first)
+    assert isinstance(first, SpikeOpened)
+    assert isinstance(first, kind)
+    assert type(second) is kind
+    assert not hasattr(kind, "after_stage")
+    assert set(first.state_dict()) == set(second.state_dict())
+    first.load_state_dict(second.state_dict())  # plain weights load strictly
+
+
+def test_two_models_side_by_side():
+    rgb, voxels = clip_and_voxels()
+    one, two = (wake_up(build_with_spike(build_look_alike()), seed=seed) for seed in (3, 4))
+    want_one, want_two = one(rgb, voxels), two(rgb, voxels)
+    assert not torch.equal(want_one, want_two)
+    assert torch.equal(one(rgb, voxels), want_one)
+    assert torch.equal(two(rgb, voxels), want_two)
+
+
+def test_nothing_stays_on_vrt_after_an_error():
+    model, rgb = wake_up(build_with_spike(build_look_alike())), clip_and_voxels()[0]
+    want = model(rgb)
+
+    def fail(index, features):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.vrt.forward_opened(rgb, fail)
+    assert model.vrt.after_stage is None
+    assert torch.equal(model(rgb), want)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_are_independent(build, duplicate):
+    model = wake_up(build_with_spike(build())).eval()
+    rgb, voxels = clip_and_voxels()
+    want = model(rgb, voxels)
+    other = duplicate(model)
+    assert torch.equal(other(rgb, voxels), want)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert torch.equal(model(rgb, voxels), want)
+    assert not torch.equal(other(rgb, voxels), want)
+    with pytest.raises(RuntimeError, match="opened already"):
+        open_vrt(other.vrt)
+
+
+def test_pinned_keys():
+    """Checkpoints depend on these names."""
+    model = build_with_spike(build_look_alike())
+    attention = ["attn.in_proj_weight", "attn.in_proj_bias"]
+    attention += [f"attn.out_proj.{x}" for x in ("weight", "bias")]
+    mlp = [f"mlp.{layer}.{x}" for layer in ("fc1", "fc2") for x in ("weight", "bias")]
+
+    def norms(*names):
+        return [f"{name}.{x}" for name in names for x in ("weight", "bias")]
+
+    want = {f"vrt.{key}" for key in build_look_alike().state_dict()}
+    for i in range(4):
+        stem = "0.0" if i == 0 else "0"
+        convolutions = [stem] + [f"{b}.conv{c}" for b in (1, 2) for c in (1, 2)]
+        want |= {f"spike_encoder.scales.{i}.{key}" for key in norms(*convolutions)}
+        want |= {f"spike_tsa.{i}.{key}" for key in attention + mlp + norms("norm1", "norm2")}
+        fuse = attention + mlp + norms("norm_rgb", "norm_spike", "norm_mlp")
+        want |= {f"fuse.scales.{i}.{key}" for key in fuse}
+    assert set(model.state_dict()) == want
+    plain = {f"vrt.{key}" for key in build_look_alike().state_dict()}
+    assert set(RGBOnly(build_look_alike()).state_dict()) == plain
+
+
+def test_temporal_strides_and_any_spike_resolution():
+    torch.manual_seed(0)
+    model = VRTWithSpike(build_look_alike(), 3, [8] * 4, (2, 1, 2), (1, 2, 2))
+    rgb, voxels = clip_and_voxels(1, 5, (16, 16), (10, 7))
+    maps = model.encode_spikes(voxels)
+    assert [tuple(m.shape[2:]) for m in maps] == [(5, 10, 7), (3, 10, 7), (3, 5, 4), (2, 3, 2)]
+    wake_up(model)(rgb, voxels).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.spike_encoder.parameters())
+
+
+def test_the_result_does_not_depend_on_chunks():
+    rgb, voxels = clip_and_voxels(2, 3)
+    small = AttentionSettings(2, chunks=ChunkSettings(max_batch_tokens=37))
+    models = [
+        wake_up(build_with_spike(build_look_alike(), **settings))
+        for settings in ({}, {"tsa": small, "fuse": small})
+    ]
+    torch.testing.assert_close(models[0](rgb, voxels), models[1](rgb, voxels), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"channels_per_scale": [12] * 4},
+            r"MODEL.CHANNELS_PER_SCALE is \[12, 12, 12, 12\]; VRT has 8 channels in stages 1-4; "
+            r"write \[8, 8, 8, 8\]",
+        ),
+        ({"channels_per_scale": [8] * 3}, r"is \[8, 8, 8\]; VRT has 8 channels"),
+        (
+            {"spatial_strides": (2, 4, 1)},
+            r"SPATIAL_STRIDES is \[2, 4, 1\]: scale 3 of the spikes has stride 8, VRT's stage 3 "
+            r"has 4",
+        ),
+        ({"temporal_strides": (1, 1)}, r"TEMPORAL_STRIDES is \[1, 1\]; 4 scales need 3 strides"),
+        ({"tsa": AttentionSettings(heads=3)}, "HEADS is 3; it must divide the 8 channels"),
+        ({"fuse": AttentionSettings(heads=5)}, "HEADS is 5; it must divide the 8 channels"),
+    ],
+)
+def test_what_cannot_match_vrt_is_refused_at_construction(settings, message):
+    vrt = build_look_alike()
+    with pytest.raises(ValueError, match=message):
+        VRTWithSpike(vrt, **({"spike_bins": 3, "channels_per_scale": [8] * 4} | settings))
+    assert not isinstance(vrt, SpikeOpened), "a refused VRT stays as it was"
+
+
+def test_voxels_of_another_clip_are_refused():
+    model, (rgb, voxels) = build_with_spike(build_look_alike()), clip_and_voxels(1, 3)
+    for wrong in (voxels[:, :2], voxels.expand(2, -1, -1, -1, -1), voxels[0]):
+        with pytest.raises(ValueError, match=r"needed are grids \[B=1, T=3, K, Hs, Ws\]"):
+            model(rgb, wrong)
+    with pytest.raises(ValueError, match="K=3"):
+        model(rgb, voxels[:, :, :2])
+
+
+def test_recomputation_changes_nothing(build):
+    """Inside the attentions and around the whole model, which fuses a second time in backward."""
+    rgb, voxels = clip_and_voxels()
+    settings = AttentionSettings(2, use_checkpoint_attn=True, use_checkpoint_ffn=True)
+    plain = wake_up(build_with_spike(build()))
+    inner = wake_up(build_with_spike(build(), tsa=settings, fuse=settings))
+
+    def gradients(model, run):
+        model.zero_grad()
+        run(rgb, voxels).square().sum().backward()
+        return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+
+    def outer(*inputs):
+        return torch.utils.checkpoint.checkpoint(plain, *inputs, use_reentrant=False)
+
+    want = gradients(plain, plain)
+    for got in (gradients(inner, inner), gradients(plain, outer)):
+        assert got.keys() == want.keys()
+        for key in want:
+            scale = want[key].abs().max().item() + 1e-3
+            torch.testing.assert_close(got[key], want[key], rtol=0, atol=1e-4 * scale)
+
+
+def test_compiled():
+    """One graph, forward and backward; the call-time fusion does not break it."""
+    torch.compiler.reset()
+    model = wake_up(build_with_spike(build_look_alike()))
+    rgb, voxels = clip_and_voxels()
+    want = gradients_of(model, rgb, voxels)
+    model.zero_grad()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled(rgb, voxels).square().mean().backward()
+    for key, parameter in model.named_parameters():
+        scale = want[key].abs().max().item() + 1e-6
+        torch.testing.assert_close(parameter.grad, want[key], rtol=0, atol=1e-4 * scale)
+    torch.compiler.reset()
+
+
+def gradients_of(model, rgb, voxels):
+    model(rgb, voxels).square().mean().backward()
+    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return {k: p.grad for k, p in inner.named_parameters() if p.grad is not None}
+
+
+def train_on_one_rank(rank, meeting_point, result):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=2
+    )
+    model = nn.parallel.DistributedDataParallel(wake_up(build_with_spike(build_look_alike())))
+    rgb, voxels = clip_and_voxels(batch=2)
+    gradients = gradients_of(model, rgb[rank : rank + 1], voxels[rank : rank + 1])
+    if rank == 1:
+        torch.save(gradients, result)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path):
+    arguments = (str(tmp_path / "meet"), str(tmp_path / "gradients.pth"))
+    torch.multiprocessing.spawn(train_on_one_rank, arguments, nprocs=2)
+    got = torch.load(arguments[1], weights_only=True)
+    want = gradients_of(wake_up(build_with_spike(build_look_alike())), *clip_and_voxels(batch=2))
+    assert got.keys() == want.keys()
+    for key in want:
+        torch.testing.assert_close(got[key], want[key], rtol=1e-4, atol=1e-6)

@@ -1,0 +1,57 @@
+"""The pyramid over voxel grids."""
+
+import pytest
+import torch
+
+from src.models.spike_encoder3d import ResidualBlock3D, SpikeEncoder3D
+
+
+def test_a_block_by_hand():
+    """With kernels that only see the centre: ReLU(x + b * ReLU(a * x))."""
+    block = ResidualBlock3D(1)
+    for conv, factor in ((block.conv1, 2.0), (block.conv2, -0.25)):
+        conv.weight.data.zero_()
+        conv.weight.data[0, 0, 1, 1, 1] = factor
+        conv.bias.data.zero_()
+    x = torch.tensor([4.0, -3.0]).view(1, 1, 1, 1, 2)
+    assert block(x).flatten().tolist() == [2.0, 0.0]  # relu(4 - 0.25 * 8), relu(-3 - 0)
+
+
+@pytest.mark.parametrize(
+    ("temporal", "spatial", "frames", "sizes"),
+    [
+        ((1, 1, 1), (2, 2, 2), [5, 5, 5, 5], [(16, 24), (8, 12), (4, 6), (2, 3)]),
+        ((2, 1, 2), (2, 2, 2), [5, 3, 3, 2], [(16, 24), (8, 12), (4, 6), (2, 3)]),
+        ((1, 1, 1), (1, 2, 1), [5, 5, 5, 5], [(16, 24), (16, 24), (8, 12), (8, 12)]),
+    ],
+)
+def test_shapes_follow_the_strides(temporal, spatial, frames, sizes):
+    encoder = SpikeEncoder3D(3, [4, 5, 6, 7], temporal, spatial)
+    maps = encoder(torch.randn(2, 5, 3, 16, 24))
+    want = [(2, c, t, *s) for c, t, s in zip((4, 5, 6, 7), frames, sizes, strict=True)]
+    assert [tuple(m.shape) for m in maps] == want
+
+
+def test_each_bin_and_frame_goes_where_it_belongs():
+    """[B, T, K, H, W] is read as K channels over T frames: frame 4 cannot reach frame 0 of scale 0.
+
+    Scale 0 has five convolutions, so a pixel of frame 6 reaches frames 1 and up, not frame 0.
+    """
+    torch.manual_seed(0)
+    encoder = SpikeEncoder3D(2, [4] * 4)
+    x = torch.rand(1, 7, 2, 5, 5)
+    changed = x.clone()
+    changed[:, 6, 1] += 1
+    difference = (encoder(x)[0] != encoder(changed)[0]).any(1)[0].flatten(1).any(1)
+    assert difference.tolist() == [False] + [True] * 6
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match=r"shape \[1, 2, 4, 8, 8\].*K=3"):
+        SpikeEncoder3D(3, [4] * 4)(torch.zeros(1, 2, 4, 8, 8))
+    with pytest.raises(ValueError, match=r"TEMPORAL_STRIDES is \[1, 1\]; 4 scales need 3"):
+        SpikeEncoder3D(3, [4] * 4, temporal_strides=[1, 1])
+    with pytest.raises(ValueError, match=r"SPATIAL_STRIDES is \[2, 0, 2\]"):
+        SpikeEncoder3D(3, [4] * 4, spatial_strides=[2, 0, 2])
+    with pytest.raises(ValueError, match="at least 1: K=0"):
+        SpikeEncoder3D(0, [4] * 4)
