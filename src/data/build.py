@@ -17,9 +17,9 @@ from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurData
 from src.data.frames import read_image
 from src.data.recordings import ImageReader, Recording
 from src.data.samplers import ClipBatchSampler
-from src.data.scanning import ScanSettings, scan_split
+from src.data.scanning import scan_split
+from src.data.settings import alignment_paths, scan_settings
 from src.data.transforms import AugmentSettings
-from src.paths import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -114,27 +114,6 @@ def init_worker(worker_id: int) -> None:
     del worker_id
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def scan_settings(cfg: CfgNode) -> ScanSettings:
-    """Return where things lie below the data root."""
-    data = cfg.DATA
-    return ScanSettings(
-        root=resolve(data.ROOT),
-        num_bins=data.K,
-        image_exts=tuple(data.IMAGE_EXTS),
-        spike_dir=data.SPIKE_DIR,
-        voxel_dir=data.VOXEL_CACHE_DIRNAME,
-        use_voxel_cache=data.USE_PRECOMPUTED_VOXELS,
-    )
-
-
-def alignment_paths(cfg: CfgNode) -> list[Path]:
-    """Return the alignment logs: those of the configuration, else the one named after the root."""
-    if cfg.DATA.ALIGN_LOG_PATHS:
-        return [resolve(path) for path in cfg.DATA.ALIGN_LOG_PATHS]
-    name = resolve(cfg.DATA.ROOT).name
-    return [resolve(cfg.LOG.SAVE_DIR) / "logs" / f"align_{name}.txt"]
 
 
 def workers_that_fit(wanted: int, batch_bytes: int, free_bytes: int | None) -> int:

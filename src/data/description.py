@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from src.data.yaml_edit import replace_entry
 from src.paths import atomic_write
 
 FILE_NAME = "dataset.yaml"
@@ -135,14 +136,22 @@ def write_description(root: str | Path, description: DataDescription) -> Path:
     """Write `root/dataset.yaml` whole or not at all and return its path."""
     values = dataclasses.asdict(description)
     values["frames_averaged"] = list(description.frames_averaged)
-    values["fingerprint"] = {
-        entry.pop("split"): entry for entry in map(dataclasses.asdict, description.fingerprint)
-    }
+    values["fingerprint"] = _fingerprint_values(description.fingerprint)
+    return _write(root, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def write_fingerprint(root: str | Path, fingerprint: Iterable[SplitFingerprint]) -> Path:
+    """Renew the fingerprint in `root/dataset.yaml`, its other lines and comments unchanged.
+
+    Where there is no file, one is written that calls unknown what nobody said.
+    """
     path = Path(root) / FILE_NAME
-    with atomic_write(path) as partial:
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        partial.write_text(text, encoding="utf-8")
-    return path
+    if not path.is_file():
+        return write_description(
+            root, DataDescription(Path(root).name, fingerprint=tuple(fingerprint))
+        )
+    text = path.read_text(encoding="utf-8")
+    return _write(root, replace_entry(text, "fingerprint", _fingerprint_values(fingerprint)))
 
 
 def fingerprint_data(root: str | Path, splits: Iterable[str]) -> tuple[SplitFingerprint, ...]:
@@ -180,6 +189,17 @@ def list_sequences(split_folder: str | Path) -> list[Path]:
     return sorted(
         entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
     )
+
+
+def _fingerprint_values(fingerprint: Iterable[SplitFingerprint]) -> dict[str, dict]:
+    return {entry.pop("split"): entry for entry in map(dataclasses.asdict, fingerprint)}
+
+
+def _write(root: str | Path, text: str) -> Path:
+    path = Path(root) / FILE_NAME
+    with atomic_write(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
 
 
 def _fingerprint_split(root: Path, split: str) -> SplitFingerprint:

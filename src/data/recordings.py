@@ -123,9 +123,10 @@ class Recording:
         return image[y : y + height, x : x + width]
 
     def _spike_size_of(self, frame: FrameRecord) -> tuple[int, int]:
-        if frame.voxels is None and frame.spikes.geometry is not None:
-            return frame.spikes.geometry.height, frame.spikes.geometry.width
-        return open_voxels(frame.voxels or frame.spikes.path, self.num_bins).shape[1:]
+        geometry = frame.spikes.geometry
+        if geometry is not None:
+            return geometry.height, geometry.width
+        return open_voxels(frame.spikes.path, self.num_bins).shape[1:]
 
     def _first(self, size_of: Callable[[FrameRecord], tuple[int, int]]) -> tuple[int, int]:
         """Return the size of the first frame that has one."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,9 +159,9 @@ def summarize(split: str, scans: list[SequenceScan]) -> str:
     dropped = [entry for scan in scans for entry in scan.dropped]
     strays = [entry for scan in scans for entry in scan.strays]
     if dropped:
-        line += f", {len(dropped)} dropped: {_by_reason(dropped)}"
+        line += f", {len(dropped)} dropped: {by_reason(dropped)}"
     if strays:
-        line += f"; {len(strays)} without a blurry frame: {_by_reason(strays)}"
+        line += f"; {len(strays)} without a blurry frame: {by_reason(strays)}"
     return line
 
 
@@ -269,8 +269,8 @@ def _numbered(folder: Path, blurry: Mapping[str, Path]) -> dict[str, int]:
     return indices
 
 
-def _by_reason(entries: list[Dropped]) -> str:
-    """Group by reason and name each, up to a limit per reason."""
+def by_reason(entries: Sequence[Dropped]) -> str:
+    """Return `reason (names); reason (names)`, with a limit on the names of each reason."""
     reasons: dict[str, list[str]] = {}
     for entry in entries:
         reasons.setdefault(entry.reason, []).append(f"{entry.sequence}/{entry.frame}")

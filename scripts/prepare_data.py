@@ -1,0 +1,100 @@
+"""Prepare a data set for training, or verify that it is prepared.
+
+    python scripts/prepare_data.py [--config FILE] [--check_only] [--workers N] [KEY VALUE ...]
+
+Counts the spikes of every exposure into voxels, writes the alignment log, and writes mean and
+deviation of log1p(count) over the training split into the configuration file, whose comments stay.
+A second run does nothing. `--check_only` writes nothing, lists what is wrong and then exits with 1.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from yacs.config import CfgNode
+
+from src.config import ConfigError, load_config
+from src.data.bad_samples import BadFileError, DataSetError
+from src.data.checking import Expected, check
+from src.data.description import DescriptionError
+from src.data.preparation import PrepareSettings, default_workers, prepare
+from src.data.settings import alignment_paths, scan_settings
+from src.paths import resolve
+
+DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, prepare or check; return the exit status."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        cfg = load_config(options.config, options.overrides)
+        settings = settings_of(cfg, options.config, options.workers)
+        if options.check_only:
+            return report_check(settings, cfg)
+        lines = prepare(settings)
+    except (BadFileError, ConfigError, DataSetError, DescriptionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file of the training")
+    parser.add_argument("--check_only", action="store_true", help="verify, write nothing")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="configuration keys")
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error(f"--workers {options.workers}: at least 1 is needed")
+    return options
+
+
+def settings_of(cfg: CfgNode, config: str, workers: int) -> PrepareSettings:
+    """Return what to prepare.
+
+    Raises:
+        DataSetError: several alignment logs are configured; which to write is not clear.
+    """
+    logs = alignment_paths(cfg)
+    if len(logs) > 1:
+        raise DataSetError(
+            "DATA.ALIGN_LOG_PATHS",
+            [f"{len(logs)} logs; this command writes one: name one, or none for its usual place"],
+        )
+    path = Path(config)
+    return PrepareSettings(
+        scan=scan_settings(cfg),
+        train_split=cfg.DATA.TRAIN_SPLIT,
+        val_split=cfg.DATA.VAL_SPLIT,
+        alignment_log=logs[0],
+        config=path if path.exists() else resolve(path),  # as load_config finds it
+        workers=workers,
+    )
+
+
+def report_check(settings: PrepareSettings, cfg: CfgNode) -> int:
+    """Check, print what was seen and what is wrong; return the exit status."""
+    data = cfg.DATA
+    expected = Expected(data.NORM.MEAN, data.NORM.STD, data.CLIP_LEN, data.CROP_SIZE)
+    seen, problems = check(settings, expected)
+    print("\n".join(seen))
+    if not problems:
+        print(f"{settings.scan.root}: no problem found")
+        return 0
+    print(f"{settings.scan.root}: {len(problems)} problem(s)")
+    print("\n".join(f"  {problem}" for problem in problems))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
