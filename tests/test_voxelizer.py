@@ -172,9 +172,23 @@ def test_events_equal_the_twin(columns, is_sorted):
 
 
 def test_a_time_rounded_up_to_the_end_falls_into_the_last_bin():
-    t1 = 0.1
-    t = np.nextafter(t1, 0)
-    assert voxelize(np.array([[t, 0, 0]]), 0.0, t1, 1, 1, 32)[31, 0, 0] == 1
+    t = np.nextafter(1.0, 0)
+    assert t < 1
+    assert t - -1.0 == 2.0  # the whole window, by rounding
+    assert voxelize(np.array([[t, 0, 0]]), -1.0, 1.0, 1, 1, 32)[31, 0, 0] == 1
+
+
+def test_float_ticks_do_not_move_at_bin_edges():
+    """60 / 88 * 22 is below 15 in floating point; 60 * 22 / 88 is 15."""
+    assert np.floor(60 / 88 * 22) == 14
+    for t in (np.array([[60, 0, 0]]), np.array([[60.0, 0, 0]])):
+        assert voxelize(t, 0, 88, 1, 1, 22).argmax() == 15
+
+
+def test_small_integers_do_not_overflow():
+    events = np.array([[t, 0, 0] for t in range(200)], np.uint8)
+    grid = voxelize(events, 0, 200, 1, 1, 32)
+    assert np.array_equal(grid.ravel(), ticks_per_bin(200, 32))
 
 
 @pytest.mark.parametrize(

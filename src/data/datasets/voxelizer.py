@@ -94,12 +94,12 @@ def voxelize_inside(
         raise ValueError(f"exposure ends before it starts: t0={t0}, t1={t1}")
     if min(H, W, K) < 1:
         raise ValueError(f"H={H}, W={W}, K={K}: all must be above 0")
-    inside = _inside(events, t0, t1, H, W)
-    num_dropped = int(len(events) - np.count_nonzero(inside))
+    t, y, x = np.ascontiguousarray(events.T[:3])  # strided columns cost three times as much
+    inside = _inside(t, y, x, t0, t1, H, W)
+    num_dropped = int(len(t) - np.count_nonzero(inside))
     if num_dropped:
-        events = events[inside]
-    y, x = _whole(events[:, 1], "y"), _whole(events[:, 2], "x")
-    index = (_bins(events[:, 0], t0, t1, K) * H + y) * W + x
+        t, y, x = t[inside], y[inside], x[inside]
+    index = (_bins(t, t0, t1, K) * H + _whole(y, "y")) * W + _whole(x, "x")
     grid = np.zeros(K * H * W, dtype=np.float32)
     np.add.at(grid, index, np.float32(1))  # one flat index: the fast path of NumPy >= 1.25
     return grid.reshape(K, H, W), num_dropped
@@ -199,25 +199,27 @@ def _bins(t: np.ndarray, t0: float, t1: float, num_bins: int) -> np.ndarray:
     return np.clip(bins, 0, num_bins - 1, out=bins)
 
 
-def _inside(events: np.ndarray, t0: float, t1: float, H: int, W: int) -> np.ndarray:
+def _inside(
+    t: np.ndarray, y: np.ndarray, x: np.ndarray, t0: float, t1: float, H: int, W: int
+) -> np.ndarray:
     """Return which events lie in the window and on the sensor: bool [N]; NaN is outside."""
-    t, y, x = events[:, 0], events[:, 1], events[:, 2]
     return (t >= t0) & (t < t1) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
 
 
 def _whole(values: np.ndarray, name: str) -> np.ndarray:
     """Return coordinates as int64; a fractional one is refused."""
-    whole = values.astype(np.int64)
+    whole = values.astype(np.int64, copy=False)
     if values.dtype.kind == "f" and np.any(whole != values):
         raise ValueError(f"column {name} has fractional values; whole pixel numbers are needed")
     return whole
 
 
 def _outside_message(events: np.ndarray, t0: float, t1: float, H: int, W: int) -> str:
-    first = int(np.argmin(_inside(events, t0, t1, H, W)))
-    count = int(np.count_nonzero(~_inside(events, t0, t1, H, W)))
+    """Say how many events lie outside, and show the first."""
+    outside = np.flatnonzero(~_inside(*events.T[:3], t0, t1, H, W))
+    first = int(outside[0])
     return (
-        f"{count} of {len(events)} events lie outside the window [{t0}, {t1}) or the sensor "
+        f"{len(outside)} of {len(events)} events lie outside the window [{t0}, {t1}) or the sensor "
         f"{H}x{W}; the first is row {first}: {events[first].tolist()}. Rows are (t, y, x[, p]); "
         'pass outside="drop" to leave such events out'
     )
