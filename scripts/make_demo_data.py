@@ -28,6 +28,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=123, help="same seed, same bytes")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     arguments = parser.parse_args()
+    if arguments.seed < 0:
+        parser.error(f"--seed {arguments.seed}: it must not be negative")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 
     output, plan = resolve(arguments.output), demo_plan()
