@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from src.data.demo_data import DemoDataError, make_demo_data
 from src.data.demo_plan import demo_plan
+from src.data.description import DescriptionError
 from src.paths import resolve
 
 
@@ -42,7 +43,7 @@ def main() -> int:
             reports = make_demo_data(
                 output, arguments.seed, plan, arguments.workers, lambda _: bar.update()
             )
-    except DemoDataError as error:
+    except (DemoDataError, DescriptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if reports is None:

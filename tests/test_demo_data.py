@@ -284,8 +284,12 @@ def test_every_shipped_scene_can_be_built_and_is_sampled_finely_enough():
         assert 1.0 <= scene.photo_px <= 2.0
 
 
-def test_the_script_says_what_it_refuses(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("mine.txt", "is not demo data; choose another --output"), ("dataset.yaml", "dataset.yaml: ")],
+)
+def test_the_script_says_what_it_refuses(tmp_path, name, message):
+    (tmp_path / name).write_text("mine")
     script = REPO_ROOT / "scripts" / "make_demo_data.py"
     done = subprocess.run(
         [sys.executable, script, "--output", tmp_path],
@@ -295,5 +299,7 @@ def test_the_script_says_what_it_refuses(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.strip().startswith("error:")
-    assert "is not demo data; choose another --output" in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
