@@ -13,7 +13,7 @@ from src.data import demo_data
 from src.data.blur import blur_window, synthesize_blur
 from src.data.demo_data import DemoDataError, make_demo_data
 from src.data.demo_photographs import CutOut
-from src.data.demo_plan import DemoPlan, SequencePlan, demo_plan
+from src.data.demo_plan import DemoPlan, SequencePlan
 from src.data.description import fingerprint_data, read_description, write_description
 from src.data.frames import read_image
 from src.data.reconstruct import tfp
@@ -258,30 +258,6 @@ def test_leftovers_of_a_killed_run_are_named(made, tmp_path, caplog):
     (tmp_path / ".partial-1-data").mkdir()
     make_demo_data(tmp_path / "data", SEED, MINIATURE)
     assert ".partial-1-data: left by an interrupted run" in caplog.text
-
-
-# ---------------------------------------------------------------- the shipped plan
-
-
-def test_no_validation_photograph_occurs_in_training():
-    plan = demo_plan()
-    seen = {"train": set(), "val": set()}
-    for sequence in plan.sequences:
-        seen[sequence.split] |= {sequence.background, *(p.photograph for p in sequence.pieces)}
-    assert not seen["train"] & seen["val"]
-    backgrounds = [sequence.background for sequence in plan.sequences]
-    assert len(set(backgrounds)) == len(backgrounds)
-    assert [sequence.split for sequence in plan.sequences] == ["train"] * 6 + ["val"] * 2
-    assert {sequence.num_averaged for sequence in plan.sequences} == {7, 11}
-    assert all(sequence.pieces for sequence in plan.sequences)
-    assert all(side % 16 == 0 for side in plan.size)
-
-
-def test_every_shipped_scene_can_be_built_and_is_sampled_finely_enough():
-    plan = demo_plan()
-    for index in range(len(plan.sequences)):
-        scene, _ = demo_data._build_scene(plan, index, 123)
-        assert 1.0 <= scene.photo_px <= 2.0
 
 
 @pytest.mark.parametrize(
