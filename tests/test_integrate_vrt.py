@@ -305,7 +305,8 @@ def test_recomputation_changes_nothing(build):
 def test_compiled():
     """One graph, forward and backward; the call-time fusion does not break it."""
     torch.compiler.reset()
-    model = wake_up(build_with_spike(build_look_alike()))
+    flat = AttentionSettings(heads=8)  # heads of width 1: the smallest graph
+    model = wake_up(build_with_spike(build_look_alike(), tsa=flat, fuse=flat))
     rgb, voxels = clip_and_voxels()
     want = gradients_of(model, rgb, voxels)
     model.zero_grad()

@@ -20,11 +20,16 @@ from third_party.VRT.models.network_vrt import VRT
 logger = logging.getLogger(__name__)
 
 
-def build_model(cfg: CfgNode) -> nn.Module:
+def build_model(cfg: CfgNode, *, read_weights: bool = True) -> nn.Module:
     """Return `VRTWithSpike`, or `RGBOnly` where MODEL.USE_SPIKE is false, on the CPU.
 
     Random weights depend on `cfg.SEED` alone, and VRT is built first: both kinds start from the
-    same VRT. MODEL.PRETRAINED is loaded over them.
+    same VRT. MODEL.SPYNET and MODEL.PRETRAINED are loaded over them.
+
+    Args:
+        cfg: the configuration.
+        read_weights: false leaves SPYNET and PRETRAINED alone, for a model that gets the weights
+            of a checkpoint anyway.
 
     Raises:
         ValueError: settings or weights that do not fit; the message names the key.
@@ -32,7 +37,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
     model_cfg = cfg.MODEL
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SEED)
-        vrt = build_vrt(cfg)
+        vrt = build_vrt(cfg, read_weights=read_weights)
         if model_cfg.USE_SPIKE:
             model: nn.Module = VRTWithSpike(
                 vrt,
@@ -45,23 +50,22 @@ def build_model(cfg: CfgNode) -> nn.Module:
             )
         else:
             model = RGBOnly(vrt)
-    if model_cfg.PRETRAINED:
+    if read_weights and model_cfg.PRETRAINED:
         load_weights(model, model_cfg.PRETRAINED)
     return model
 
 
-def build_vrt(cfg: CfgNode) -> nn.Module:
+def build_vrt(cfg: CfgNode, *, read_weights: bool = True) -> nn.Module:
     """Return the VRT of MODEL.VRT_CFG with the recomputation that the configuration asks for."""
     arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
     arguments["use_checkpoint_attn"] = cfg.MODEL.USE_CHECKPOINT_ATTN
     arguments["use_checkpoint_ffn"] = cfg.MODEL.USE_CHECKPOINT_FFN
-    if cfg.MODEL.SPYNET:
-        arguments["spynet_path"] = _spynet_path(cfg.MODEL.SPYNET)
-    vrt = VRT(**arguments)
-    is_random = not (cfg.MODEL.SPYNET or cfg.MODEL.PRETRAINED or arguments.get("spynet_path"))
-    if is_random and any(key.startswith("spynet.") for key in vrt.state_dict()):
-        logger.warning("the flow estimator starts from random weights: MODEL.SPYNET is empty")
-    return vrt
+    if read_weights and not cfg.MODEL.PRETRAINED:  # which holds the flow estimator too
+        if cfg.MODEL.SPYNET:
+            arguments["spynet_path"] = _spynet_path(cfg.MODEL.SPYNET)
+        elif "spynet_path" not in arguments:
+            logger.warning("MODEL.SPYNET is empty: a flow estimator starts from random weights")
+    return VRT(**arguments)
 
 
 def _spynet_path(setting: str) -> str:

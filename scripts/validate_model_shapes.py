@@ -1,0 +1,116 @@
+"""Build the configured model, run it once, print shapes at every stage and parameters per part.
+
+    python scripts/validate_model_shapes.py [--config FILE] [--size H W] [--spike_size H W]
+                                            [--frames T] [KEY VALUE ...]
+
+No data and no weight files are needed.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from src.config import ConfigError, load_config
+from src.models.build import build_model
+from src.models.integrate_vrt import VRTWithSpike
+
+DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, run, print; return the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        cfg = load_config(options.config, options.overrides, check_paths=False)
+        model = build_model(cfg, read_weights=False).eval()
+    except (ConfigError, ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print_table(("part", "what", "output"), record_shapes(model, cfg, options))
+    print()
+    print_table(("part", "parameters", "share"), count_parameters(model))
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line; the spikes have half the resolution unless stated."""
+    parser = argparse.ArgumentParser(description="Print the shapes of the configured model.")
+    parser.add_argument("--config", default=DEFAULT_CONFIG)
+    parser.add_argument("--size", type=int, nargs=2, default=[64, 64], metavar=("H", "W"))
+    parser.add_argument("--spike_size", type=int, nargs=2, metavar=("H", "W"))
+    parser.add_argument("--frames", type=int, help="default: DATA.CLIP_LEN")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
+    options = parser.parse_intermixed_args(arguments)
+    if options.spike_size is None:
+        options.spike_size = [max(1, side // 2) for side in options.size]
+    if min(*options.size, *options.spike_size, options.frames or 1) < 1:
+        parser.error("sizes and frames must be at least 1")
+    return options
+
+
+def record_shapes(
+    model: nn.Module, cfg: CfgNode, options: argparse.Namespace
+) -> list[tuple[str, str, str]]:
+    """Run a random clip and return a row per stage, in the order in which they ran."""
+    frames = options.frames or cfg.DATA.CLIP_LEN
+    rgb = torch.rand(1, frames, 3, *options.size)
+    voxels = torch.randn(1, frames, cfg.DATA.K, *options.spike_size)
+    rows = [("input", "blurry frames [B, T, 3, H, W]", shape_of(rgb))]
+    if isinstance(model, VRTWithSpike):
+        rows.append(("input", "voxel grids [B, T, K, Hs, Ws]", shape_of(voxels)))
+    handles = [
+        module.register_forward_hook(
+            lambda _, inputs, out, name=name, what=what: rows.append((name, what, shape_of(out)))
+        )
+        for name, what, module in watched(model)
+    ]
+    with torch.no_grad():
+        restored = model(rgb, voxels)
+    for handle in handles:
+        handle.remove()
+    return [*rows, ("output", "restored frames [B, T, 3, H, W]", shape_of(restored))]
+
+
+def watched(model: nn.Module) -> list[tuple[str, str, nn.Module]]:
+    """Return name, meaning and module of everything whose output is shown."""
+    parts = [(f"vrt.stage{i}", "RGB features [B, C, T, h, w]") for i in range(1, 8)]
+    parts += [(f"vrt.stage8.{i}", "features") for i in range(len(model.vrt.stage8))]
+    if isinstance(model, VRTWithSpike):
+        for i in range(len(model.fuse.scales)):
+            parts.append((f"spike_encoder.scales.{i}", "spike features [B, C, T', h', w']"))
+            parts.append((f"spike_tsa.{i}", "after self-attention over time"))
+            parts.append((f"fuse.scales.{i}", f"fused, replaces vrt.stage{i + 1}"))
+    return [(name, what, model.get_submodule(name)) for name, what in parts]
+
+
+def count_parameters(model: nn.Module) -> list[tuple[str, str, str]]:
+    """Return a row per part of the model and one for all."""
+    count = {name: sum(p.numel() for p in m.parameters()) for name, m in model.named_children()}
+    total = sum(count.values())
+    rows = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in count.items()]
+    return [*rows, ("all", f"{total:,}", "100.0%")]
+
+
+def shape_of(tensor: torch.Tensor) -> str:
+    """Return a shape as text, e.g. 1 x 5 x 3 x 64 x 64."""
+    return " x ".join(str(n) for n in tensor.shape)
+
+
+def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print rows in columns as wide as their longest entry."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    rule = tuple("-" * width for width in widths)
+    for row in [header, rule, *rows]:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
