@@ -167,12 +167,9 @@ def open_voxels(path: str | Path, num_bins: int) -> np.ndarray:
         BadFileError: not a .npy file, pickled objects, complex values, or another shape.
     """
     try:
-        grid = np.load(path, mmap_mode="r", allow_pickle=False)
+        grid = np.lib.format.open_memmap(path, mode="r")  # refuses archives and pickled objects
     except (OSError, ValueError, EOFError) as error:
         raise BadFileError(path, f"cannot be opened as .npy voxels: {error}") from error
-    if not isinstance(grid, np.ndarray):
-        grid.close()
-        raise BadFileError(path, "is an archive (.npz); one .npy array is needed")
     if grid.ndim != 3 or grid.shape[0] != num_bins or 0 in grid.shape:
         raise BadFileError(
             path, f"has shape {grid.shape}; ({num_bins}, H, W) is needed, with DATA.K {num_bins}"

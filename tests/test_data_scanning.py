@@ -1,0 +1,229 @@
+import dataclasses
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from data_cases import align, copy_root, scan, settings_of, write_miniature
+
+from src.data.alignment import AlignmentLog, read_alignment
+from src.data.bad_samples import BadFileError, DataSetError
+from src.data.datasets.voxelizer import voxelize_spikes
+from src.data.description import DataDescription
+from src.data.frames import read_image
+from src.data.recordings import Recording
+from src.data.scanning import scan_sequence, scan_split
+from src.data.spike_dat import SpikeFile, SpikeGeometry, SpikeSidecar, write_sidecar
+
+GEOMETRY = SpikeGeometry(32, 48)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return write_miniature(tmp_path_factory.mktemp("scan"), sequences=2, frames=4)
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stream")
+    return write_miniature(folder, sequences=1, val_sequences=0, frames=4, spikes="stream")
+
+
+@pytest.fixture
+def root(original, tmp_path):
+    return copy_root(original, tmp_path / "root")
+
+
+def dropped(result):
+    return {entry.frame: entry.reason for entry in result.dropped}
+
+
+def strays(result):
+    return {(entry.frame, entry.reason) for entry in result.strays}
+
+
+def test_frames_are_joined_by_name(root):
+    result = scan(root / "train/seq_000")
+    assert [frame.name for frame in result.frames] == [f"{k:06d}" for k in range(4)]
+    for k, frame in enumerate(result.frames):
+        assert frame.index == k
+        assert frame.t0 == pytest.approx(7 * k / 240, abs=1e-12)
+        assert {p.stem for p in (frame.blurry, frame.sharp, frame.spikes.path)} == {frame.name}
+        assert (frame.spikes.start, frame.spikes.stop) == (0, 56)
+    assert (result.dropped, result.strays) == ((), ())
+
+
+def test_f34_missing_files_in_the_middle_are_found_by_name(root):
+    folder = root / "train/seq_000"
+    (folder / "sharp/000001.png").unlink()
+    (folder / "spike/000002.dat").unlink()
+    (folder / "blur/000000.png").unlink()
+    result = scan(folder)
+    assert [frame.name for frame in result.frames] == ["000003"]
+    assert dropped(result) == {
+        "000001": "no sharp frame of this name",
+        "000002": "no spike file of this name",
+    }
+    assert strays(result) == {
+        ("000000", "sharp frame"),
+        ("000000", "spike file"),
+        ("000000", "exposure"),
+    }
+
+
+def test_stream_windows_are_ticks_of_the_exposure(streams):
+    result = scan(streams / "train/seq_000")
+    windows = [(frame.spikes.start, frame.spikes.stop) for frame in result.frames]
+    assert windows == [(0, 56), (56, 112), (112, 168), (168, 224)]
+
+
+def test_window_that_leaves_the_stream_is_dropped_with_numbers(streams, tmp_path):
+    folder = copy_root(streams, tmp_path / "root") / "train/seq_000"
+    stream = folder / "spike/spike.dat"
+    stream.write_bytes(stream.read_bytes()[: 223 * GEOMETRY.tick_bytes])
+    assert dropped(scan(folder)) == {
+        "000003": "exposure leaves the stream: ticks [168, 224) of spike.dat, which has [0, 223)"
+    }
+
+
+def test_f35_file_shorter_than_its_exposure(root):
+    path = root / "train/seq_000/spike/000001.dat"
+    path.write_bytes(path.read_bytes()[: 50 * GEOMETRY.tick_bytes])
+    assert dropped(scan(root / "train/seq_000")) == {
+        "000001": "exposure and spike file differ in length: the exposure is ticks [56, 112), "
+        "that is 56; the file has 50"
+    }
+
+
+def test_f35_size_that_is_no_whole_number_of_ticks(root):
+    path = root / "train/seq_000/spike/000001.dat"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert (
+        "sizes that fit: 10560 (55 ticks), 10752 (56 ticks)"
+        in dropped(scan(root / "train/seq_000"))["000001"]
+    )
+
+
+def test_no_geometry_says_what_to_write(root):
+    folder = root / "train/seq_000"
+    (folder / "spike/spike.yaml").unlink()
+    with pytest.raises(DataSetError, match=r"spike/spike\.yaml with lines like 'height: 250'"):
+        scan(folder)
+    description = DataDescription(
+        source="x", spike_height=32, spike_width=48, ticks_per_second=1920
+    )
+    assert len(scan_sequence(folder, settings_of(root), description).frames) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"spike_height": 48, "spike_width": 32}, "dataset.yaml SpikeGeometry.height=48"),
+        ({"bit_order": "big"}, "bit_order='big'"),
+        ({"ticks_per_second": 20000}, "says 1920 ticks/s, dataset.yaml 20000"),
+    ],
+)
+def test_description_and_sidecar_that_differ_are_refused(root, changes, expected):
+    given = {"spike_height": 32, "spike_width": 48, "ticks_per_second": 1920, **changes}
+    with pytest.raises(DataSetError, match=expected):
+        scan_sequence(
+            root / "train/seq_000", settings_of(root), DataDescription(source="x", **given)
+        )
+
+
+def test_sidecar_of_one_file_that_differs_is_refused(root):
+    folder = root / "train/seq_000/spike"
+    write_sidecar(folder, SpikeSidecar(48, 32, 1920)).rename(folder / "000002.yaml")
+    write_sidecar(folder, SpikeSidecar(32, 48, 1920))
+    with pytest.raises(DataSetError, match=r"000002\.dat: 1 problem.*\n.*its \.yaml differs"):
+        scan(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda f: shutil.rmtree(f / "spike"), r"no \.dat files in spike and no \.npy files"),
+        (lambda f: shutil.rmtree(f / "blur"), "blurry frames are needed there"),
+        (lambda f: (f / "exposures.csv").unlink(), r"exposures\.csv: cannot be read"),
+        (lambda f: (f / "blur/000003.png").rename(f / "blur/end.png"), "'end' does not end in a"),
+        (lambda f: shutil.copy(f / "blur/000003.png", f / "blur/3.png"), r"numbered \[3\] exist"),
+    ],
+)
+def test_sequences_that_cannot_be_understood(root, change, expected):
+    change(root / "train/seq_000")
+    with pytest.raises((BadFileError, DataSetError), match=expected):
+        scan(root / "train/seq_000")
+
+
+def test_voxels_without_spikes(tmp_path):
+    root = write_miniature(tmp_path, sequences=1, val_sequences=0, frames=3, spikes="voxels")
+    result = scan(root / "train/seq_000")
+    assert len(result.frames) == 3
+    recording = Recording("a", result.frames, 32)
+    assert recording.spike_size == (32, 48)
+    path = root / "train/seq_000/spike_vox/000001.npy"
+    assert np.array_equal(recording.read_counts(1, (3, 5, 7, 9)), np.load(path)[:, 3:10, 5:14])
+    np.save(path, np.zeros((32, 32, 40), np.uint8))
+    with pytest.raises(BadFileError, match=r"000001\.npy: has shape .* \(32, 32, 48\) is needed"):
+        recording.read_counts(1)
+
+
+def test_recording_reads_crops(root):
+    result = scan(root / "train/seq_001")
+    frame = result.frames[2]
+    bits = dataclasses.replace(frame, voxels=None)
+    recording = Recording("seq_001", [bits], 32)
+    assert (recording.frame_size, recording.spike_size) == ((64, 96), (32, 48))
+    assert np.array_equal(
+        recording.read_sharp(0, (2, 4, 30, 20)), read_image(frame.sharp)[2:32, 4:24]
+    )
+    spikes = SpikeFile(frame.spikes.path, GEOMETRY).read(0, 56)
+    whole = voxelize_spikes(spikes, 32)
+    assert whole.sum() > 1000
+    assert np.array_equal(recording.read_counts(0), whole)
+    assert np.array_equal(recording.read_counts(0, (1, 2, 15, 10)), whole[:, 1:16, 2:12])
+
+
+def test_split_line_names_what_is_dropped(root, tmp_path, caplog):
+    log = read_alignment([align(root, tmp_path / "log.txt")])
+    (root / "train/seq_000/sharp/000001.png").unlink()
+    (root / "train/seq_001/blur/000003.png").unlink()
+    settings = settings_of(root, use_voxel_cache=False)
+    with caplog.at_level(logging.INFO):
+        recordings = scan_split(settings, "train", log)
+    assert [len(recording) for recording in recordings] == [3, 3]
+    assert [record.getMessage() for record in caplog.records] == [
+        "train: 2 sequences, 7 frames, 6 aligned, 1 dropped: no sharp frame of this name "
+        "(seq_000/000001); 3 without a blurry frame: sharp frame (seq_001/000003); "
+        "spike file (seq_001/000003); exposure (seq_001/000003)"
+    ]
+
+
+def test_frames_without_a_record_are_dropped(root, tmp_path):
+    log = read_alignment([align(root, tmp_path / "log.txt")])
+    del log.records["train/seq_000"][2]
+    settings = settings_of(root, use_voxel_cache=False)
+    recordings = scan_split(settings, "train", log)
+    assert [frame.index for frame in recordings[0].frames] == [0, 1, 3]
+
+
+def test_split_without_any_usable_frame(root):
+    with pytest.raises(DataSetError, match=r"run scripts/prepare_data\.py.*\n.*no record of its"):
+        scan_split(settings_of(root), "train", AlignmentLog({}))
+
+
+def test_all_broken_sequences_are_listed(root, tmp_path):
+    log = read_alignment([align(root, tmp_path / "log.txt")])
+    for name in ("seq_000", "seq_001"):
+        (root / "train" / name / "spike/spike.yaml").unlink()
+    with pytest.raises(DataSetError) as error:
+        scan_split(settings_of(root), "train", log)
+    assert len(error.value.problems) == 2
+    with pytest.raises(DataSetError, match="test: no such folder"):
+        scan_split(settings_of(root), "test", log)
+
+
+def test_unprepared_voxels_are_not_used(root, tmp_path):
+    log = read_alignment([align(root, tmp_path / "log.txt")])
+    with pytest.raises(DataSetError, match=r"voxels were not made yet; run scripts/prepare_data"):
+        scan_split(settings_of(root), "train", log)

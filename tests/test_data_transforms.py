@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+
+from src.data.datasets.voxelizer import voxelize_spikes
+from src.data.transforms import (
+    AugmentSettings,
+    Orientation,
+    crop_grid,
+    draw_crop,
+    draw_orientation,
+    orient_frames,
+    orient_times,
+    orient_voxels,
+)
+
+
+def test_crops_of_half_resolution_are_whole_spike_pixels():
+    grid = crop_grid((720, 1280), (360, 640), 256)
+    assert (grid.frame_step, grid.spike_step) == ((2, 2), (1, 1))
+    assert grid.spike_crop_size == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("frame_size", "spike_size", "crop"),
+    [
+        ((64, 96), (32, 48), 32),
+        ((48, 72), (32, 48), 24),  # 3:2
+        ((24, 40), (24, 40), 16),
+        ((32, 48), (64, 96), 16),  # finer spikes
+        ((60, 90), (20, 45), 30),  # other ratio per axis
+    ],
+)
+def test_crop_shows_the_same_scene_region(frame_size, spike_size, crop):
+    """Both modalities hold the scene coordinate of their pixel's upper left corner."""
+    scene = [
+        np.stack(np.meshgrid(*(np.arange(n) * (720.0 / n) for n in size), indexing="ij"))
+        for size in (frame_size, spike_size)
+    ]
+    grid = crop_grid(frame_size, spike_size, crop)
+    rng = np.random.default_rng(0)
+    origins = set()
+    for _ in range(200):
+        frame_crop, spike_crop = draw_crop(rng, grid)
+        cut = []
+        for image, (y, x, h, w) in zip(scene, (frame_crop, spike_crop), strict=True):
+            assert y >= 0
+            assert x >= 0
+            assert y + h <= image.shape[1]
+            assert x + w <= image.shape[2]
+            cut.append(image[:, y : y + h, x : x + w])
+        assert frame_crop[2:] == (crop, crop)
+        assert np.allclose(cut[0][:, 0, 0], cut[1][:, 0, 0])  # same corner
+        ends = [
+            (y + h) / size[0]
+            for (y, _, h, _), size in zip(
+                (frame_crop, spike_crop), (frame_size, spike_size), strict=True
+            )
+        ]
+        assert ends[0] == pytest.approx(ends[1])  # same end
+        origins.add(frame_crop[:2])
+    rows = {row for row, _ in origins}
+    assert min(rows) == 0
+    assert max(rows) == (frame_size[0] - crop) // grid.frame_step[0] * grid.frame_step[0]
+
+
+def test_crop_that_is_no_whole_number_of_spike_pixels():
+    with pytest.raises(ValueError, match=r"crop of 256 RGB .* sizes that fit: \[255, 258\]"):
+        crop_grid((720, 1080), (480, 720), 256)
+    with pytest.raises(ValueError, match="resize the frames or the spikes"):
+        crop_grid((721, 1281), (360, 640), 256)
+
+
+def test_frame_smaller_than_the_crop():
+    with pytest.raises(ValueError, match="64x96 are smaller than the crop of 72"):
+        draw_crop(np.random.default_rng(0), crop_grid((64, 96), (32, 48), 72))
+
+
+def test_crop_as_large_as_the_frame():
+    crops = draw_crop(np.random.default_rng(0), crop_grid((64, 64), (32, 32), 64))
+    assert crops == ((0, 0, 64, 64), (0, 0, 32, 32))
+
+
+def test_orientation_by_hand():
+    frames = np.arange(4).reshape(1, 1, 2, 2)  # 0 1 / 2 3
+    pictures = {
+        Orientation(): [[0, 1], [2, 3]],
+        Orientation(flip_rows=True): [[2, 3], [0, 1]],
+        Orientation(flip_columns=True): [[1, 0], [3, 2]],
+        Orientation(transpose=True): [[0, 2], [1, 3]],
+        Orientation(flip_rows=True, transpose=True): [[2, 0], [3, 1]],
+    }
+    for orientation, expected in pictures.items():
+        assert orient_frames(frames, orientation)[0, 0].tolist() == expected
+        assert orient_voxels(frames, orientation)[0, 0].tolist() == expected
+
+
+def test_reversal_by_hand():
+    reverse = Orientation(reverse=True)
+    frames = np.arange(6).reshape(3, 2, 1, 1)  # [T, C]: channels keep their order
+    assert orient_frames(frames, reverse).ravel().tolist() == [4, 5, 2, 3, 0, 1]
+    assert orient_voxels(frames, reverse).ravel().tolist() == [5, 4, 3, 2, 1, 0]
+    assert orient_times([1, 2, 3], reverse) == [3, 2, 1]
+
+
+def test_reversed_bins_are_those_of_the_reversed_stream():
+    spikes = np.random.default_rng(1).integers(0, 2, (2, 24, 3, 4), dtype=np.uint8)
+    voxels = np.stack([voxelize_spikes(frame, 8) for frame in spikes])
+    backwards = np.stack([voxelize_spikes(frame[::-1], 8) for frame in spikes[::-1]])
+    assert np.array_equal(orient_voxels(voxels, Orientation(reverse=True)), backwards)
+
+
+def test_results_are_contiguous_copies_or_the_same():
+    frames = np.arange(24).reshape(1, 2, 3, 4)
+    before = frames.copy()
+    for number in range(16):
+        orientation = Orientation(*(bool(number >> bit & 1) for bit in range(4)))
+        for result in (orient_frames(frames, orientation), orient_voxels(frames, orientation)):
+            assert result.flags.c_contiguous
+    assert np.array_equal(frames, before)
+
+
+def test_every_orientation_is_drawn_equally_often():
+    rng = np.random.default_rng(2)
+    settings = AugmentSettings(flip=True, transpose=True, reverse=True)
+    drawn = [draw_orientation(rng, settings) for _ in range(1600)]
+    counts = [drawn.count(orientation) for orientation in set(drawn)]
+    assert len(counts) == 16
+    assert min(counts) > 60
+    assert max(counts) < 140
+
+
+def test_one_setting_does_not_change_another():
+    def draw(**switches):
+        rng = np.random.default_rng(3)
+        return [draw_orientation(rng, AugmentSettings(**switches)) for _ in range(50)]
+
+    both, flips = draw(flip=True, reverse=True), draw(flip=True)
+    assert [o.flip_rows for o in both] == [o.flip_rows for o in flips]
+    assert any(o.reverse for o in both)
+    assert not any(o.reverse or o.transpose for o in flips)
+    assert set(draw()) == {Orientation()}
