@@ -1,0 +1,42 @@
+"""Kept apart, because the processes import this file: it must not need torch."""
+
+import os
+
+import numpy as np
+import pytest
+
+from src.data.counting import CountTask, count_frames
+from src.data.parallel import run_parallel, worthwhile_workers
+from src.data.spike_dat import SpikeGeometry, write_spikes
+from src.data.voxel_cache import SpikeSource
+
+
+def test_processes_give_what_one_gives(tmp_path):
+    geometry = SpikeGeometry(4, 8)
+    files = [tmp_path / f"{k:06d}.dat" for k in range(2)]
+    for seed, path in enumerate(files):
+        bits = np.random.default_rng(seed).integers(0, 2, (56, 4, 8), dtype=np.uint8)
+        write_spikes(path, bits, geometry)
+    tasks = [
+        CountTask(tmp_path, ((path.stem, SpikeSource(path, geometry, 0, 56), None),), 32)
+        for path in files
+    ]
+    alone = dict(run_parallel(count_frames, tasks, 1, "counting"))
+    crowd = dict(run_parallel(count_frames, tasks, 2, "counting"))
+    assert alone == crowd
+    assert [result[0][0] for _, result in sorted(alone.items())] == ["000000", "000001"]
+
+
+def die(_task):
+    os._exit(9)
+
+
+def test_f37_killed_process_is_reported():
+    with pytest.raises(RuntimeError, match="counting: a worker process was killed"):
+        list(run_parallel(die, [1, 2], 2, "counting"))
+
+
+def test_few_bytes_are_not_worth_a_process():
+    assert worthwhile_workers(8, 10**6) == 1
+    assert worthwhile_workers(8, 10**9) == 8
+    assert worthwhile_workers(2, 10**9) == 2
