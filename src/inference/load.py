@@ -1,0 +1,83 @@
+"""Finds the weights to test, and builds the model that they belong to."""
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from src.config import config_from_text, load_config
+from src.engine.run_directory import RunDirectory
+from src.models.build import build_model
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights.
+
+    Attributes:
+        model: On the CPU.
+        cfg: The configuration it was trained with, overrides applied.
+        identity: File, checksum and step, for the report.
+    """
+
+    model: nn.Module
+    cfg: CfgNode
+    identity: dict[str, Any]
+
+
+def load_model(checkpoint: Path | None, config: Path | None, overrides: list[str]) -> LoadedModel:
+    """Return the model of a checkpoint, or of plain weights with a configuration.
+
+    Args:
+        checkpoint: A checkpoint of ours, whose own configuration counts, or a file of weights such
+            as the official ones. None: best.pth of the run that `config` names.
+        config: YAML file; needed where the checkpoint brings no configuration.
+        overrides: `[KEY, VALUE, ...]` over either configuration.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ConfigError: a configuration that cannot be used.
+        ValueError: not a file of weights, weights that do not fit, or no configuration given.
+    """
+    if checkpoint is None:
+        if config is None:
+            raise ValueError("give --ckpt FILE, or --config FILE to test the best.pth of its run")
+        run = RunDirectory.of(load_config(config, overrides, check_paths=False))
+        checkpoint = run.checkpoints / "best.pth"
+    if not checkpoint.is_file():
+        raise FileNotFoundError(
+            f"checkpoint {checkpoint} does not exist; train first, or give a file as --ckpt"
+        )
+    stored = _read(checkpoint)
+    is_ours = isinstance(stored, dict) and "config" in stored and "model" in stored
+    # build_model loads the weights, and knows by this that nothing stays random.
+    overrides = [*overrides, "MODEL.PRETRAINED", str(checkpoint.resolve()), "MODEL.SPYNET", ""]
+    if is_ours:
+        cfg = config_from_text(stored["config"], f"configuration in {checkpoint}", overrides)
+    elif config is None:
+        raise ValueError(f"{checkpoint} holds weights without a configuration; add --config FILE")
+    else:
+        cfg = load_config(config, overrides, check_paths=False)
+    model = build_model(cfg)
+    if is_ours and (difference := set(stored["model"]) ^ set(model.state_dict())):
+        raise ValueError(
+            f"{checkpoint}: {len(difference)} weights do not belong to the model of its own "
+            f"configuration, such as {min(difference)}; was MODEL changed by an override?"
+        )
+    step = stored["progress"]["step"] if is_ours else None
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    identity = {"file": str(checkpoint), "sha256": digest, "step": step, "run": cfg.EXP_NAME}
+    return LoadedModel(model, cfg, identity)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: cannot be read as weights: {reason}") from error
