@@ -1,0 +1,173 @@
+"""Training as a user runs it: resume, kill, several processes, dry run, errors."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+
+from src.config import load_config
+from src.engine.distributed import Ranks
+from src.engine.run_directory import RunDirectory
+from src.engine.trainer import Trainer
+from tests.training_cases import (
+    assert_same_state,
+    one_thread,
+    read_checkpoint,
+    run_train,
+    train_command,
+    write_run,
+)
+
+STEPS_OF_THE_KILLED_RUN = 12
+
+
+def make_trainer(config, *overrides) -> Trainer:
+    cfg = load_config(config, list(overrides))
+    return Trainer(cfg, Ranks(0, 1, torch.device("cpu")), RunDirectory.of(cfg))
+
+
+def test_f01_stop_and_resume_equals_straight_training(tmp_path):
+    config = write_run(tmp_path)
+    straight = make_trainer(config, "EXP_NAME", "straight")
+    straight.fit()
+    first = make_trainer(config, "EXP_NAME", "halves")
+    first.total_steps = 2  # the schedule still spans four
+    first.fit()
+    assert read_checkpoint(tmp_path, "halves")["progress"]["step"] == 2
+    second = make_trainer(config, "EXP_NAME", "halves")
+    second.resume("auto")
+    assert second.progress.step == 2
+    second.fit()
+    assert_same_state(read_checkpoint(tmp_path, "straight"), read_checkpoint(tmp_path, "halves"))
+
+
+@pytest.mark.slow
+def test_f06_sigkill_in_the_middle_ends_with_the_same_weights(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=STEPS_OF_THE_KILLED_RUN, TRAIN__SAVE_EVERY=2)
+    run_train(config, "EXP_NAME", "undisturbed")
+    command = train_command(config, "EXP_NAME", "killed")
+    last = tmp_path / "outputs" / "ckpts" / "killed" / "last.pth"
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 120
+    while not last.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "ended before its first checkpoint"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_at = read_checkpoint(tmp_path, "killed")["progress"]["step"]
+    assert 0 < killed_at < STEPS_OF_THE_KILLED_RUN  # the kill came in the middle
+    output = run_train(config, "EXP_NAME", "killed")
+    assert f"resumed at step {killed_at}" in output
+    assert_same_state(read_checkpoint(tmp_path, "undisturbed"), read_checkpoint(tmp_path, "killed"))
+    assert "finished already" in run_train(config, "EXP_NAME", "killed")
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=3)
+    run_train(config, "EXP_NAME", "one", "TRAIN.GRADIENT_ACCUMULATION_STEPS", "2")
+    run_train(config, "EXP_NAME", "two", "TRAIN.GRADIENT_ACCUMULATION_STEPS", "1", processes=2)
+    one, two = read_checkpoint(tmp_path, "one"), read_checkpoint(tmp_path, "two")
+    moved = 0.0
+    for name, weight in one["model"].items():
+        torch.testing.assert_close(weight, two["model"][name], rtol=1e-4, atol=1e-5, msg=name)
+        initial = make_initial(config).get(name) if weight.is_floating_point() else None
+        if initial is not None:
+            moved = max(moved, (weight - initial).abs().max().item())
+    assert moved > 1e-3  # training did change the weights
+
+
+_initial: dict = {}
+
+
+def make_initial(config) -> dict:
+    if not _initial:
+        _initial.update(make_trainer(config).model.state_dict())
+    return _initial
+
+
+def test_a_run_leaves_scores_best_weights_pictures_and_a_record(tmp_path):
+    config = write_run(
+        tmp_path,
+        TRAIN__MAX_STEPS=2,
+        TRAIN__VAL_EVERY=1,
+        TRAIN__VISUAL_EVERY=2,
+        LOG__TENSORBOARD=True,
+    )
+    output = run_train(config)
+    outputs = tmp_path / "outputs"
+    scores = json.loads((outputs / "metrics" / "val_run_0000002.json").read_text())
+    assert scores["num_frames"] == 5
+    assert "PSNR" in scores["protocol"]
+    best = torch.load(outputs / "ckpts" / "run" / "best.pth", weights_only=True)
+    assert best["progress"]["best_psnr"] == pytest.approx(
+        json.loads(
+            (outputs / "metrics" / f"val_run_{best['progress']['best_step']:07d}.json").read_text()
+        )["restored"]["mean_over_frames"]["psnr_rgb"]
+    )
+    assert list((outputs / "visuals" / "run" / "step_0000002").glob("*.png"))
+    assert list((outputs / "logs" / "run").glob("events*"))
+    record = next((outputs / "logs").glob("run_run_*.txt")).read_text()
+    for words in ("== commit ==", "src/train.py", "torch==", "MAX_STEPS: 2"):
+        assert words in record
+    assert next((outputs / "logs").glob("train_*.log")).read_text().count("validation at step") == 2
+    assert "validation at step 2" in output
+
+
+def test_the_first_step_of_a_fresh_model_starts_from_plain_vrt(tmp_path):
+    config = write_run(tmp_path)
+    spike = make_trainer(config)
+    plain = make_trainer(config, "MODEL.USE_SPIKE", "false")
+    shared = {k: v for k, v in spike.model.state_dict().items() if k.startswith("vrt.")}
+    assert shared.keys() == plain.model.state_dict().keys()
+    assert all(torch.equal(v, plain.model.state_dict()[k]) for k, v in shared.items())
+
+
+def test_f57_dry_run_reports_and_keeps_nothing(tmp_path):
+    output = run_train(write_run(tmp_path), "--dry_run")
+    for words in ("one step:", "one save:", "first validation clip", "peak memory"):
+        assert words in output
+    assert not list((tmp_path / "outputs" / "ckpts").rglob("*.pth"))
+
+
+def test_f15_a_changed_configuration_is_refused_with_its_keys(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1)
+    make_trainer(config).fit()
+    changed = make_trainer(config, "TRAIN.OPTIM.LR", "0.1")
+    with pytest.raises(ValueError, match=r"TRAIN\.OPTIM\.LR: the checkpoint has 0\.001"):
+        changed.resume("auto")
+
+
+def test_resume_never_keeps_the_earlier_run_aside(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1)
+    make_trainer(config).fit()
+    again = make_trainer(config)
+    again.resume("never")
+    assert again.progress.step == 0
+    kept = list((tmp_path / "outputs" / "ckpts").glob("run.before-*/last.pth"))
+    assert len(kept) == 1
+
+
+def test_f14_a_finished_run_says_so(tmp_path, caplog):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1)
+    make_trainer(config).fit()
+    again = make_trainer(config)
+    again.resume("auto")
+    with caplog.at_level("INFO"):
+        again.fit()
+    assert "finished already: step 1 of 1" in caplog.text
+
+
+def test_a_wrong_configuration_ends_with_its_problems_and_no_traceback(tmp_path):
+    config = write_run(tmp_path)
+    command = train_command(config, "DATA.CLIP_LENGHT", "3")
+    done = subprocess.run(command, env=one_thread(), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "did you mean 'DATA.CLIP_LEN'?" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,137 @@
+"""A run that is small enough for tests: miniature data, a VRT of a few channels, few steps."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+
+from scripts.prepare_data import main as prepare_data
+from src.paths import REPO_ROOT
+from tests.data_cases import write_miniature
+
+SMALLEST_VRT = {
+    "upscale": 1,
+    "window_size": [2, 8, 8],
+    "depths": [1] * 9,
+    "indep_reconsts": [8],
+    "embed_dims": [8] * 9,
+    "num_heads": [2] * 9,
+    "mul_attn_ratio": 1.0,
+    "pa_frames": 2,
+    "deformable_groups": 2,
+}
+
+
+def write_run(folder: Path, **changes: object) -> Path:
+    """Write data, VRT arguments and a configuration, prepare the data; return the path.
+
+    `changes` are dotted keys with `__` for the dot.
+    """
+    data, frames = folder / "data", {"frames": 5, "size": (64, 80)}
+    write_miniature(data, sequences=2, val_sequences=1, num_bins=4, **frames)
+    vrt = folder / "vrt.yaml"
+    vrt.write_text(yaml.safe_dump(SMALLEST_VRT), encoding="utf-8")
+    values = {
+        "SEED": 5,
+        "DATA.ROOT": str(data),
+        "DATA.CLIP_LEN": 2,
+        "DATA.CROP_SIZE": 64,
+        "DATA.K": 4,
+        "DATA.NORM.MEAN": 0.3,
+        "DATA.NORM.STD": 0.4,
+        "DATA.USE_PRECOMPUTED_VOXELS": False,
+        "DATA.ALIGN_LOG_PATHS": [],
+        "MODEL.VRT_CFG": str(vrt),
+        "MODEL.CHANNELS_PER_SCALE": [8, 8, 8, 8],
+        "TRAIN.MAX_STEPS": 4,
+        "TRAIN.GRADIENT_ACCUMULATION_STEPS": 2,
+        "TRAIN.NUM_WORKERS": 0,
+        "TRAIN.OPTIM.LR": 1e-3,
+        "TRAIN.SCHED.WARMUP_STEPS": 1,
+        "TRAIN.FREEZE": ["spynet"],
+        "TRAIN.VAL_EVERY": 100,
+        "TRAIN.VISUAL_EVERY": 100,
+        "TRAIN.SAVE_EVERY": 1,
+        "TRAIN.LOG_EVERY": 2,
+        "VAL.TILE_FRAMES": 2,
+        "VAL.OVERLAP_FRAMES": 1,
+        "VAL.TILE_SIZE": 64,
+        "LOSS.VGG_PERCEPTUAL.WEIGHT": 0.0,
+        "LOG.TENSORBOARD": False,
+        "LOG.SAVE_DIR": str(folder / "outputs"),
+        **{name.replace("__", "."): value for name, value in changes.items()},
+    }
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(_nested(values)), encoding="utf-8")
+    assert prepare_data(["--config", str(path), "--workers", "1"]) == 0
+    return path
+
+
+def train_command(config: Path, *overrides: str, processes: int = 1) -> list[str]:
+    """Return the command that trains, on `processes` ranks."""
+    runner = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    start = [sys.executable, *(runner if processes > 1 else [])]
+    return [*start, str(REPO_ROOT / "src/train.py"), "--config", str(config), *overrides]
+
+
+def run_train(config: Path, *overrides: str, processes: int = 1) -> str:
+    """Train in a process of its own and return what it printed; fail with it on an error."""
+    done = subprocess.run(
+        train_command(config, *overrides, processes=processes),
+        cwd=config.parent,
+        env=one_thread(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def one_thread() -> dict[str, str]:
+    """Return an environment in which results do not depend on the number of cores."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def read_checkpoint(folder: Path, run: str = "run") -> dict:
+    """Return the last checkpoint of a run."""
+    path = folder / "outputs" / "ckpts" / run / "last.pth"
+    return torch.load(path, weights_only=True)
+
+
+def assert_same_state(first: dict, second: dict) -> None:
+    """Weights, optimiser and schedule are equal bit for bit."""
+    for part in ("model", "optimizer", "schedule", "scaler"):
+        _assert_equal(first[part], second[part], part)
+    assert first["progress"]["step"] == second["progress"]["step"]
+
+
+def _assert_equal(first: object, second: object, where: str) -> None:
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            _assert_equal(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            _assert_equal(*pair, f"{where}[{index}]")
+    else:
+        assert first == second, where
+
+
+def _nested(values: dict[str, object]) -> dict:
+    tree: dict = {}
+    for dotted, value in values.items():
+        *sections, name = dotted.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    return tree
