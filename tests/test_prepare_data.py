@@ -389,6 +389,21 @@ def test_f35_window_without_a_spike(prepared_config, capsys):
     assert "not a single spike in the window (000001)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("use_cache", ["True", "False"])
+def test_spikes_changed_without_a_trace_are_found_by_counting_again(
+    prepared_config, capsys, use_cache
+):
+    path = prepared_config.parent / "mini/train/seq_000/spike/000002.dat"
+    status = path.stat()
+    bits = bytearray(path.read_bytes())
+    bits[50] = 255 - bits[50] if bits[50].bit_count() != 4 else 255
+    path.write_bytes(bits)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert run(prepared_config, "--check_only", "DATA.USE_PRECOMPUTED_VOXELS", use_cache) == 1
+    assert "train/seq_000: 000002: " in (told := capsys.readouterr().out)
+    assert "spikes counted now" in told
+
+
 def test_several_logs_are_for_reading_only(config, capsys):
     assert run(config, "DATA.ALIGN_LOG_PATHS", "[a.txt, b.txt]") == 1
     assert "name one, or none" in capsys.readouterr().err
