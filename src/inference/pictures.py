@@ -119,7 +119,7 @@ def _draw_label(text: str, width: int) -> np.ndarray:
     """Return the text as a bar of the given width, made smaller until it fits."""
     scale, line = width / 640, max(1, width // 480)
     (text_width, _), _ = cv2.getTextSize(text, FONT, scale, line)
-    scale = min(scale, scale * 0.96 * width / text_width)
+    scale = min(scale, scale * 0.96 * width / max(1, text_width))
     (_, text_height), baseline = cv2.getTextSize(text, FONT, scale, line)
     bar_height = round(width / 16)
     bar = np.full((bar_height, width, 3), BACKGROUND, np.uint8)

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+
+from src.data.bad_samples import BadFileError, DataSetError
+from src.data.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
+from src.inference.folders import InputFolders, find_sequences
+from tests.folder_cases import (
+    FRAME_SIZE,
+    NUM_BINS,
+    SPIKE_SIZE,
+    counts_of,
+    image_of,
+    spikes_of,
+    write_dats,
+    write_images,
+    write_voxels,
+)
+
+NAMES = ["000000", "000001", "000002"]
+ENDINGS = (".png", ".jpg")
+
+
+def find(blurry, spikes=None, sharp=None, geometry=None):
+    return find_sequences(InputFolders(blurry, spikes, sharp, ENDINGS, NUM_BINS, geometry))
+
+
+def test_one_sequence_of_plain_folders(tmp_path):
+    write_images(tmp_path / "frames", NAMES)
+    write_voxels(tmp_path / "counts", [*NAMES, "000009"])  # one too many is no harm
+    write_images(tmp_path / "truth", NAMES, kind=1)
+    (sequence,) = find(tmp_path / "frames", tmp_path / "counts", tmp_path / "truth")
+    assert sequence.name == "frames"
+    assert [frame.name for frame in sequence.frames] == NAMES
+    for i in range(len(sequence)):
+        assert np.array_equal(sequence.read_blurry(i), image_of(i, 0))
+        assert np.array_equal(sequence.read_sharp(i), image_of(i, 1))
+        assert np.array_equal(sequence.read_counts(i), counts_of(i))
+
+
+def test_data_root_layout_gives_every_sequence_of_a_split(tmp_path):
+    for name in ("seq_2", "seq_10"):
+        write_images(tmp_path / "val" / name / "blur", NAMES)
+        write_images(tmp_path / "val" / name / "sharp", NAMES, kind=1)
+        write_dats(tmp_path / "val" / name / "spike", NAMES)
+    split = tmp_path / "val"
+    first, second = find(split, split, split)
+    assert (first.name, second.name) == ("seq_2", "seq_10")
+    assert np.array_equal(second.read_sharp(2), image_of(2, 1))
+    assert np.array_equal(second.read_counts(2), counts_of(2))
+    (alone,) = find(split / "seq_10", split / "seq_10", split / "seq_10")
+    assert alone.name == "seq_10"
+    (inner,) = find(split / "seq_10" / "blur", split / "seq_10" / "spike")
+    assert inner.name == "seq_10"
+
+
+def test_stored_voxels_win_over_bits_and_equal_them(tmp_path):
+    write_images(tmp_path / "a" / "blur", NAMES)
+    write_dats(tmp_path / "a" / "spike", NAMES)
+    (bits,) = find(tmp_path, tmp_path)
+    assert bits.frames[0].spikes.path.suffix == ".dat"
+    write_voxels(tmp_path / "a" / "spike_vox", NAMES)
+    (voxels,) = find(tmp_path, tmp_path)
+    assert voxels.frames[0].spikes.path.suffix == ".npy"
+    assert all(np.array_equal(bits.read_counts(i), voxels.read_counts(i)) for i in range(3))
+
+
+def test_frames_are_ordered_by_their_numbers(tmp_path):
+    write_images(tmp_path, ["f10", "f9", "f1", "f100"])
+    (sequence,) = find(tmp_path)
+    assert [frame.name for frame in sequence.frames] == ["f1", "f9", "f10", "f100"]
+    assert sequence.frames[0].spikes is None
+
+
+def test_a_stream_is_cut_by_the_exposures(tmp_path):
+    sequence_folder = tmp_path / "seq"
+    write_images(sequence_folder / "blur", NAMES)
+    stream = spikes_of(0, num_ticks=60)
+    write_spikes(sequence_folder / "spike" / "stream.dat", stream, SpikeGeometry(*SPIKE_SIZE))
+    rows = [f"{i},{20 * i + 2},{20 * i + 14}" for i in range(3)]
+    (sequence_folder / "exposures.csv").write_text(
+        "\n".join(["frame_idx,t0[ticks],t1[ticks]", *rows])
+    )
+    write_sidecar(sequence_folder / "spike", SpikeSidecar(*SPIKE_SIZE))
+    with pytest.raises(DataSetError, match="no file beside it says ticks_per_second"):
+        find(tmp_path, tmp_path)
+    write_sidecar(sequence_folder / "spike", SpikeSidecar(*SPIKE_SIZE, ticks_per_second=1000.0))
+    (sequence,) = find(tmp_path, tmp_path)
+    expected = stream[22:34].reshape(NUM_BINS, 3, *SPIKE_SIZE).sum(axis=1)
+    assert np.array_equal(sequence.read_counts(1), expected)
+
+
+def test_f34_missing_partners_are_all_named(tmp_path):
+    for name in ("a", "b", "c"):
+        write_images(tmp_path / "blur" / name, NAMES)
+    write_voxels(tmp_path / "vox" / "a", NAMES[:1])
+    write_voxels(tmp_path / "vox" / "b", NAMES)
+    write_images(tmp_path / "sharp" / "a", NAMES)
+    write_images(tmp_path / "sharp" / "b", NAMES[1:])
+    write_images(tmp_path / "sharp" / "c", NAMES)
+    with pytest.raises(DataSetError) as raised:
+        find(tmp_path / "blur", tmp_path / "vox", tmp_path / "sharp")
+    message = str(raised.value)
+    assert "a: no spikes in" in message
+    assert "for 2 frames: 000001, 000002" in message
+    assert "b: no sharp frame in" in message
+    assert "for 1 frames: 000000" in message
+    assert f"sequence c is not in {tmp_path / 'vox'}, which has a, b" in message
+    assert len(raised.value.problems) == 3
+
+
+def test_empty_and_absent_folders_are_named(tmp_path):
+    with pytest.raises(DataSetError, match="absent.*\n.*no such folder"):
+        find(tmp_path / "absent")
+    (tmp_path / "empty" / "seq").mkdir(parents=True)
+    with pytest.raises(DataSetError, match=r"no \.png, \.jpg files in .*SEQ/blur"):
+        find(tmp_path / "empty")
+
+
+def test_spikes_of_unknown_size_ask_for_it(tmp_path):
+    write_images(tmp_path / "blur", NAMES)
+    write_dats(tmp_path / "dat", NAMES, sidecar=False)
+    with pytest.raises(DataSetError, match="--spike_size HEIGHT WIDTH"):
+        find(tmp_path / "blur", tmp_path / "dat")
+    (sequence,) = find(tmp_path / "blur", tmp_path / "dat", geometry=SpikeGeometry(*SPIKE_SIZE))
+    assert np.array_equal(sequence.read_counts(1), counts_of(1))
+    with pytest.raises(DataSetError, match="sizes that fit"):
+        find(tmp_path / "blur", tmp_path / "dat", geometry=SpikeGeometry(250, 400))
+
+
+def test_voxels_with_other_bins_are_refused(tmp_path):
+    write_images(tmp_path / "blur", NAMES)
+    write_voxels(tmp_path / "vox", NAMES)
+    np.save(tmp_path / "vox" / "000001.npy", np.zeros((5, *SPIKE_SIZE), np.uint8))
+    (sequence,) = find(tmp_path / "blur", tmp_path / "vox")
+    with pytest.raises(BadFileError, match=r"shape \(5, 16, 24\); \(4, H, W\) is needed"):
+        sequence.read_counts(1)
+    assert sequence.read_blurry(0).shape == (*FRAME_SIZE, 3)

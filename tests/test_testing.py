@@ -1,0 +1,218 @@
+"""src/test.py from the command line to the files it leaves, with a very small VRT."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from src import test as entry
+from src.config import config_to_text, load_config
+from src.data.frames import read_image
+from src.engine.checkpoints import save_checkpoint
+from src.inference.build import build_lpips, build_restorer, build_tile_settings
+from src.inference.evaluate import evaluate_recordings
+from src.inference.folders import InputFolders, find_sequences
+from src.inference.load import load_model
+from src.inference.tile_settings import TileSettings
+from src.models.build import build_model
+from src.paths import REPO_ROOT
+from tests.folder_cases import (
+    FRAME_SIZE,
+    NUM_BINS,
+    image_of,
+    write_dats,
+    write_images,
+    write_voxels,
+)
+
+NAMES = ["000000", "000001"]
+VRT = {
+    "upscale": 1,
+    "window_size": [2, 2, 2],
+    "depths": [1] * 9,
+    "indep_reconsts": [8],
+    "embed_dims": [8] * 9,
+    "num_heads": [2] * 9,
+    "pa_frames": 2,
+    "deformable_groups": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A split of two sequences, configurations and checkpoints with and without spikes."""
+    root = tmp_path_factory.mktemp("testing")
+    for name in ("one", "two"):
+        write_images(root / "val" / name / "blur", NAMES)
+        write_images(root / "val" / name / "sharp", NAMES, kind=1)
+        write_dats(root / "val" / name / "spike", NAMES)
+    write_voxels(root / "vox", NAMES)
+    (root / "vrt.yaml").write_text(yaml.safe_dump(VRT))
+    for name, use_spike in (("spikes", True), ("rgb", False)):
+        config = {
+            "DATA": {"ROOT": str(root), "K": NUM_BINS, "NORM": {"MEAN": 0.25, "STD": 0.5}},
+            "MODEL": {
+                "USE_SPIKE": use_spike,
+                "VRT_CFG": str(root / "vrt.yaml"),
+                "CHANNELS_PER_SCALE": [8] * 4,
+            },
+            "VAL": {"TILE_FRAMES": 2, "TILE_SIZE": 32, "OVERLAP_FRAMES": 1, "OVERLAP_SIZE": 8},
+            "LOG": {"SAVE_DIR": str(root / "outputs")},
+        }
+        path = root / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        cfg = load_config(path)
+        model = build_model(cfg)
+        torch.manual_seed(0)
+        for parameter in model.parameters():  # a new fusion is the identity; this one is not
+            parameter.data.add_(0.02 * torch.randn_like(parameter))
+        best = root / "outputs" / "ckpts" / name / "best.pth"
+        state = {"model": model.state_dict(), "config": config_to_text(cfg)}
+        save_checkpoint(best, state | {"progress": {"step": 7}})
+        torch.save({"params": model.vrt.state_dict()}, root / f"{name}_weights.pth")
+    return root
+
+
+def newest_report(place):
+    return json.loads(max((place / "outputs" / "metrics").glob("test_*.json")).read_text())
+
+
+def run(place, output, *arguments, expected=0):
+    for old in (place / "outputs" / "metrics").glob("test_*.json"):
+        old.unlink()
+    split = str(place / "val")
+    given = ["--input_blur", split, "--output", str(output), *map(str, arguments)]
+    assert entry.main(given) == expected
+
+
+def test_command_line_restores_scores_and_reports(place, tmp_path):
+    split, checkpoint = place / "val", place / "outputs" / "ckpts" / "spikes" / "best.pth"
+    command = [sys.executable, REPO_ROOT / "src" / "test.py"]
+    command += ["--input_blur", split, "--input_spike_vox", split, "--input_sharp", split]
+    command += ["--output", tmp_path / "out", "--ckpt", checkpoint]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums of the same order
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | threads,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    written = sorted(path.relative_to(tmp_path) for path in (tmp_path / "out").rglob("*.*"))
+    assert [str(path) for path in written] == [
+        f"out/{s}/{n}.png" for s in ("one", "two") for n in NAMES
+    ]
+    report = newest_report(place)
+    assert report["checkpoint"]["step"] == 7
+    assert report["checkpoint"]["file"] == str(checkpoint)
+    assert report["frames"] == {"one": 2, "two": 2}
+    assert report["seconds_per_frame"] > report["model_seconds_per_frame"] > 0
+    assert 0.05 < report["peak_memory_gib"] < 50
+    assert "2 frames overlap 1 x 32 px overlap 8, blend smooth" in report["protocol"]
+    assert report["scores"]["blurry"]["mean_over_frames"]["psnr_rgb"] < 15
+    assert f"{report['scores']['restored']['mean_over_frames']['psnr_rgb']:.3f}" in done.stdout
+    assert "K: 4" in report["config"]
+    assert str(tmp_path / "out") in done.stdout
+    assert report["scores"]["notes"] == report["notes"]
+
+    # The same numbers as validation during training, from the written files too.
+    loaded = load_model(checkpoint, None, [])
+    sequences = find_sequences(InputFolders(split, split, split, (".png",), NUM_BINS))
+    restorer = build_restorer(loaded.cfg, loaded.model, "cpu")
+    files = []
+
+    def compare(sequence, i, image, scores):
+        path = tmp_path / "out" / sequence.name / f"{sequence.frames[i].name}.png"
+        files.append(path)
+        assert np.array_equal(read_image(path), image)
+
+    validated = evaluate_recordings(restorer, sequences, score_blurry=True, on_frame=compare)
+    assert len(files) == 4
+    assert validated.to_json()["frames"] == report["scores"]["frames"]
+
+
+def test_voxels_and_bits_give_the_same_pictures(place, tmp_path):
+    checkpoint = place / "outputs" / "ckpts" / "spikes" / "best.pth"
+    one = ["--input_blur", place / "val" / "one", "--ckpt", checkpoint]
+    run(place, tmp_path / "a", *one, "--input_spike_vox", place / "vox")
+    run(place, tmp_path / "b", *one, "--input_spike_vox", place / "val" / "one" / "spike")
+    run(place, tmp_path / "c", *one, "--input_spike_vox", place / "vox", "DATA.NORM.MEAN", 0.5)
+    first, same, other = (read_image(tmp_path / x / "000001.png") for x in "abc")
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)  # spikes and their normalisation reach the model
+    assert newest_report(place)["scores"] is None
+
+
+def test_rgb_only_checkpoints_need_no_spikes(place, tmp_path):
+    run(place, tmp_path / "a", "--config", place / "rgb.yaml")
+    run(place, tmp_path / "b", "--config", place / "rgb.yaml", "--input_spike_vox", place / "val")
+    for name in ("one", "two"):
+        images = [read_image(tmp_path / x / name / "000000.png") for x in "ab"]
+        assert np.array_equal(*images)
+        assert images[0].shape == (*FRAME_SIZE, 3)
+
+
+def test_plain_weights_with_a_configuration(place, tmp_path):
+    weights = place / "rgb_weights.pth"
+    run(place, tmp_path / "a", "--ckpt", weights, "--config", place / "rgb.yaml")
+    run(place, tmp_path / "b", "--config", place / "rgb.yaml")
+    images = [read_image(tmp_path / x / "one" / "000001.png") for x in "ab"]
+    assert np.array_equal(*images)
+
+
+def test_tile_options_reach_the_report(place, tmp_path):
+    tiles = ["--tile", 0, 40, "--tile_overlap", 0, 16, "VAL.BLEND", "reference"]
+    run(place, tmp_path, "--config", place / "rgb.yaml", *tiles)
+    assert "all x 40 px overlap 16, blend reference" in newest_report(place)["protocol"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --ckpt FILE, or --config FILE"),
+        (["--ckpt", "absent.pth"], "checkpoint absent.pth does not exist"),
+        (["--ckpt", "{root}/rgb_weights.pth"], "without a configuration; add --config FILE"),
+        (["--ckpt", "{root}/rgb.yaml"], "cannot be read as weights"),
+        (["--config", "{root}/spikes.yaml"], "needs spikes; give --input_spike_vox DIR"),
+        (["--config", "{root}/rgb.yaml", "VAL.BLENT", "smooth"], "did you mean 'VAL.BLEND'"),
+        (["--config", "{root}/rgb.yaml", "--tile", "1", "8"], "VAL.TILE_SIZE: expected 0"),
+        (["--config", "{root}/rgb.yaml", "--precision", "fp16"], "needs a GPU"),
+        (["--config", "{root}/rgb.yaml", "--input_sharp", "{root}/vox"], "no .png"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_sentence(place, tmp_path, capsys, arguments, message):
+    run(place, tmp_path / "out", *(a.format(root=place) for a in arguments), expected=2)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_never_replace_the_input(place, tmp_path, capsys):
+    write_images(tmp_path / "frames", NAMES)
+    frames = ["--input_blur", tmp_path / "frames", "--config", place / "rgb.yaml"]
+    run(place, tmp_path / "frames", *frames, expected=2)
+    assert "is an input folder; its frames would be replaced" in capsys.readouterr().err
+    assert np.array_equal(read_image(tmp_path / "frames" / "000000.png"), image_of(0, 0))
+
+
+def test_overrides_that_change_the_model_are_refused(place, tmp_path, capsys):
+    spikes = ["--config", place / "spikes.yaml", "--input_spike_vox", place / "val"]
+    run(place, tmp_path / "out", *spikes, "MODEL.USE_SPIKE", "false", expected=2)
+    assert "was MODEL changed by an override?" in capsys.readouterr().err
+
+
+def test_settings_come_from_the_configuration(place):
+    cfg = load_config(place / "rgb.yaml", ["VAL.TILE_SIZE", "0", "VAL.TILE_FRAMES", "0"])
+    assert build_tile_settings(cfg) == TileSettings(0, 0, 0, 0, "smooth")
+    restorer = build_restorer(load_config(place / "spikes.yaml"), torch.nn.Identity(), "cpu")
+    assert restorer.settings == TileSettings(2, 32, 1, 8, "smooth")
+    assert (restorer.norm.mean, restorer.norm.std, restorer.use_spikes) == (0.25, 0.5, True)
+    metric, notes = build_lpips(load_config(place / "rgb.yaml", ["VAL.LPIPS", "false"]), "cpu")
+    assert metric is None
+    assert notes == ["LPIPS was not measured: VAL.LPIPS is false"]
