@@ -77,6 +77,7 @@ def test_errors_name_file_and_key(tmp_path, text, expected):
         (lambda a: (a / "blur/000001.png").unlink(), "frames was 3, is 2"),
         (lambda a: (a / "sharp/000002.png").write_bytes(b"other"), "ends_sha256"),
         (lambda a: (a / "spike/000000.dat").write_bytes(b"other"), "ends_sha256"),
+        (lambda a: (a / "spike/spike.yaml").write_text("height: 9\n"), "ends_sha256"),
         (lambda a: (a / "exposures.csv").write_text("frame_idx,t0[ms],t1[ms]\n"), "ends_sha256"),
     ],
 )

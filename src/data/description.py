@@ -38,8 +38,8 @@ class SplitFingerprint:
         frames: number of blurry frames.
         names_sha256: hash of the sorted names of all blurry frames, as `SEQ/NAME`.
         ends_sha256: hash of size and content of the first and last file of every sequence's
-            blur, sharp and spike folder (of long files only their first and last MiB) and of
-            its exposures.csv.
+            blur, sharp and spike folder (of long files only their first and last MiB), of the
+            .yaml files there and of its exposures.csv.
     """
 
     split: str
@@ -224,8 +224,10 @@ def _end_files(sequence: Path) -> list[Path]:
         folders.append("spike_vox")  # then the voxels are the recording, not a cache of it
     chosen: list[Path] = []
     for name in folders:
-        files = [p for p in _visible_files(sequence / name) if p.suffix not in (".yaml", ".json")]
-        chosen += files[:1] + files[1:][-1:]
+        files = _visible_files(sequence / name)
+        recorded = [path for path in files if path.suffix not in (".yaml", ".json")]
+        chosen += recorded[:1] + recorded[1:][-1:]
+        chosen += [path for path in files if path.suffix == ".yaml"]  # how the bits lie
     exposures = sequence / "exposures.csv"
     return [*chosen, exposures] if exposures.is_file() else chosen
 
