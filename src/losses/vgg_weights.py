@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import logging
-import pickle
 import shutil
 import urllib.request
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from src.models.weights import UNREADABLE
 from src.paths import atomic_write, resolve
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _sha256(path: Path) -> str:
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except UNREADABLE as error:
         raise RuntimeError(
             f"LOSS.VGG_PERCEPTUAL.WEIGHTS: {path} cannot be read as weights ({error}). Give a "
             f"torchvision VGG file or an extract with its `features.*` keys, {TURN_OFF}"

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,19 @@ logger = logging.getLogger(__name__)
 NESTED_UNDER = ("model", "params")  # our checkpoints, official VRT files
 VRT_PREFIX = "vrt."
 MAX_NAMED = 8
+# What torch.load raises on a missing, foreign, cut or arbitrary file: its reader of the old format
+# takes any bytes for a program and stumbles somewhere.
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: cannot be read as weights: {reason}") from error
     for name in NESTED_UNDER:

@@ -1,0 +1,242 @@
+"""Models from configurations, weights from files, and the table of shapes."""
+
+import pickle
+
+import pytest
+import torch
+import yaml
+
+from scripts import validate_model_shapes
+from src.config import get_defaults
+from src.models import build
+from src.models.build import build_model, read_vrt_arguments
+from src.models.integrate_vrt import RGBOnly, VRTWithSpike
+from src.models.weights import load_weights
+from tests.model_cases import (
+    TINY_VRT,
+    build_look_alike,
+    build_with_spike,
+    clip_and_voxels,
+    wake_up,
+)
+
+
+@pytest.fixture(name="cfg")
+def _cfg(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY_VRT))
+    cfg = get_defaults()
+    cfg.MODEL.VRT_CFG = str(path)
+    cfg.MODEL.CHANNELS_PER_SCALE = [8] * 4
+    cfg.DATA.K = 3
+    return cfg
+
+
+def test_both_kinds_start_from_the_same_vrt_and_the_seed_alone_decides(cfg):
+    state = torch.get_rng_state()
+    with_spikes = build_model(cfg)
+    assert torch.equal(torch.get_rng_state(), state), "the caller's generator is left alone"
+    torch.rand(7)
+    again = build_model(cfg)
+    cfg.MODEL.USE_SPIKE = False
+    rgb_only = build_model(cfg)
+    assert isinstance(with_spikes, VRTWithSpike)
+    assert isinstance(rgb_only, RGBOnly)
+    first, second, third = (m.state_dict() for m in (with_spikes, again, rgb_only))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert all(torch.equal(first[key], third[key]) for key in third)
+    cfg.SEED += 1
+    other = build_model(cfg).state_dict()
+    assert not torch.equal(other["vrt.conv_last.weight"], third["vrt.conv_last.weight"])
+
+
+def test_settings_arrive(cfg):
+    cfg.MODEL.SPIKE_ENCODER.TEMPORAL_STRIDES = [2, 1, 1]
+    cfg.MODEL.SPIKE_ENCODER.SPATIAL_STRIDES = [1, 2, 2]
+    tsa, fuse = cfg.MODEL.SPIKE_TSA, cfg.MODEL.FUSE
+    tsa.HEADS, tsa.DROPOUT, tsa.MLP_RATIO, tsa.MAX_BATCH_TOKENS = 2, 0.25, 3.0, 77
+    fuse.HEADS, fuse.ADAPTIVE_CHUNK, fuse.CHUNK_SIZE, fuse.CHUNK_SHAPE = 1, False, 5, "tall"
+    cfg.MODEL.USE_CHECKPOINT_FFN = False
+    model = build_model(cfg)
+    for block in model.spike_tsa:
+        settings = block.settings
+        assert (settings.heads, settings.dropout, settings.mlp_ratio) == (2, 0.25, 3.0)
+        assert (settings.chunks.adaptive, settings.chunks.max_batch_tokens) == (True, 77)
+        assert (block.attn.heads, block.attn.dropout, block.mlp.dropout) == (2, 0.25, 0.25)
+        assert block.mlp.fc1.out_features == 24
+    for block in model.fuse.scales:
+        chunks = block.settings.chunks
+        assert (block.settings.heads, chunks.adaptive) == (1, False)
+        assert (chunks.chunk_size_px, chunks.shape) == (5, "tall")
+        assert (block.settings.use_checkpoint_attn, block.settings.use_checkpoint_ffn) == (
+            True,
+            False,
+        )
+    assert [m.shape[2:] for m in model.encode_spikes(torch.zeros(1, 4, 3, 8, 8))] == [
+        (4, 8, 8),
+        (2, 8, 8),
+        (2, 4, 4),
+        (2, 2, 2),
+    ]
+
+
+def test_recomputation_reaches_vrt(cfg, monkeypatch):
+    given = {}
+    monkeypatch.setattr(build, "VRT", lambda **arguments: given.update(arguments))
+    monkeypatch.setattr(build, "read_vrt_arguments", lambda _: {"use_checkpoint_attn": True})
+    cfg.MODEL.USE_CHECKPOINT_ATTN = False
+    build.build_vrt(cfg)
+    assert (given["use_checkpoint_attn"], given["use_checkpoint_ffn"]) == (False, True)
+    assert "spynet_path" not in given
+    cfg.MODEL.SPYNET = "weights/flow.pth"
+    build.build_vrt(cfg)
+    assert given.pop("spynet_path").endswith("/weights/flow.pth")
+    build.build_vrt(cfg, read_weights=False)
+    assert "spynet_path" not in given
+    cfg.MODEL.PRETRAINED = "all.pth"  # it holds the flow estimator
+    build.build_vrt(cfg)
+    assert "spynet_path" not in given
+
+
+def test_a_wrong_vrt_file_is_refused(tmp_path):
+    path = tmp_path / "vrt.yaml"
+    path.write_text("embed_dim: [8]")
+    with pytest.raises(ValueError, match=r"no argument 'embed_dim'; did you mean 'embed_dims'\?"):
+        read_vrt_arguments(path)
+    path.write_text("- 1")
+    with pytest.raises(ValueError, match="holds no mapping"):
+        read_vrt_arguments(path)
+
+
+def saved(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "optimizer": {"lr": 1.0}, "config": "text"},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
+        lambda state: {f"_orig_mod.module.{key}": value for key, value in state.items()},
+        lambda state: {key.replace("vrt.", "vrt._orig_mod."): v for key, v in state.items()},
+    ],
+    ids=["bare", "checkpoint", "DDP", "DDP of compiled", "compiled DDP", "compiled part"],
+)
+def test_our_weights_load_whole(tmp_path, wrap):
+    source, target = (
+        wake_up(build_with_spike(build_look_alike(5))),
+        build_with_spike(build_look_alike(6)),
+    )
+    report = load_weights(target, saved(tmp_path, wrap(source.state_dict())), require_all=True)
+    assert (report.missing, report.unexpected) == ((), ())
+    inputs = clip_and_voxels()
+    assert torch.equal(target(*inputs), source(*inputs))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_plain_vrt_weights_load_under_the_spikes(tmp_path, caplog, nested):
+    plain = build_look_alike(5)
+    state = plain.state_dict()
+    path = saved(tmp_path, {"params": state} if nested else state)
+    model = build_with_spike(build_look_alike(6))
+    report = load_weights(model, path)
+    assert set(report.loaded) == {f"vrt.{key}" for key in state}
+    assert {key.split(".")[0] for key in report.missing} == {"spike_encoder", "spike_tsa", "fuse"}
+    assert "missing: spike_encoder.scales.0.0.0.weight" in caplog.text
+    rgb, voxels = clip_and_voxels()
+    assert torch.equal(model(rgb, voxels), plain(rgb)), "training starts from VRT's quality"
+    with pytest.raises(ValueError, match="keys are not the model's; missing: spike_encoder"):
+        load_weights(model, path, require_all=True)
+
+
+def test_the_rgb_part_of_a_model_with_spikes_loads(tmp_path):
+    source, target = build_with_spike(build_look_alike(5)), RGBOnly(build_look_alike(6))
+    path = saved(tmp_path, source.state_dict())
+    report = load_weights(target, path)
+    assert report.missing == ()
+    assert all(not key.startswith("vrt.") for key in report.unexpected)
+    rgb, _ = clip_and_voxels()
+    assert torch.equal(target(rgb), source(rgb))
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ("the payload ran",)
+
+
+def test_what_must_not_be_loaded(tmp_path, capsys):
+    model = RGBOnly(build_look_alike())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = build_look_alike(5).state_dict()
+    poisoned = state | {"norm.weight": torch.full((8,), float("nan"))}
+    bigger = state | {"norm.weight": torch.ones(9)}
+    renamed = {f"other.{key}": value for key, value in state.items()}
+    for content, message in [
+        (poisoned, r"not finite \(NaN or inf\) in norm\.weight"),
+        (bigger, r"shapes differ in vrt\.norm\.weight \[9\] \(the model has \[8\]\)"),
+        (renamed, r"none of its \d+ weights belongs to this model; it has keys like vrt\.other"),
+        ({}, "none of its 0 weights"),
+        ([1, 2], "holds no state dict"),
+        ({"epoch": 3}, "holds no state dict"),
+        ({"model": Payload()}, "cannot be read as weights"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_weights(model, saved(tmp_path, content))
+    (tmp_path / "text.pth").write_text("hello")
+    for name in ("text.pth", "absent.pth"):
+        with pytest.raises(ValueError, match=f"{name}: cannot be read as weights"):
+            load_weights(model, tmp_path / name)
+    assert "payload" not in capsys.readouterr().out
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    pickle.loads(pickle.dumps(Payload()))
+    assert "payload" in capsys.readouterr().out, "the payload works where it is let in"
+
+
+def test_pretrained_weights_are_loaded_unless_a_checkpoint_follows(cfg, tmp_path):
+    cfg.SEED = 9
+    source = build_model(cfg)
+    cfg.SEED = 10
+    cfg.MODEL.PRETRAINED = str(saved(tmp_path, source.state_dict()))
+    loaded, random = build_model(cfg), build_model(cfg, read_weights=False)
+    key = "vrt.conv_last.weight"
+    assert torch.equal(loaded.state_dict()[key], source.state_dict()[key])
+    assert not torch.equal(random.state_dict()[key], source.state_dict()[key])
+
+
+def write_config(cfg, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    return str(path)
+
+
+def test_the_table_of_shapes(cfg, tmp_path, capsys):
+    arguments = ["--config", write_config(cfg, tmp_path), "--size", "16", "24", "--frames", "2"]
+    assert validate_model_shapes.main(arguments) == 0
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line]
+    shapes = {row[0]: row[-1].strip() for row in rows}
+    assert shapes["spike_tsa.0"] == "1 x 8 x 2 x 8 x 12"
+    assert shapes["fuse.scales.3"] == shapes["vrt.stage4"] == "1 x 8 x 2 x 2 x 3"
+    assert shapes["output"] == "1 x 2 x 3 x 16 x 24"
+    assert [name for name in shapes if name.startswith("fuse.")] == [
+        f"fuse.scales.{i}" for i in range(4)
+    ]
+    parts = [[cell for cell in row if cell] for row in rows[-5:]]
+    numbers = {part[0]: int(part[1].replace(",", "")) for part in parts}
+    assert sum(n for name, n in numbers.items() if name != "all") == numbers["all"]
+
+    assert validate_model_shapes.main([*arguments, "MODEL.USE_SPIKE", "false"]) == 0
+    out = capsys.readouterr().out
+    assert "vrt.stage7" in out
+    assert "spike" not in out
+
+
+def test_the_table_refuses_in_one_line(cfg, tmp_path, capsys):
+    path = write_config(cfg, tmp_path)
+    assert validate_model_shapes.main(["--config", path, "MODEL.CHANNELS_PER_SCALE", "[4,4,4,4]"])
+    assert "VRT has 8 channels in stages 1-4; write [8, 8, 8, 8]" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        validate_model_shapes.main(["--config", path, "--size", "0", "8"])
