@@ -68,6 +68,7 @@ def test_units(tmp_path, unit, t0, t1):
         ("frame_idx,t0[s],t1[s]\n0,0\n", "line 2: '0,0' is not 3 values"),
         ("frame_idx,t0[s],t1[s]\n0,zero,1\n", "line 2"),
         ("frame_idx,t0[s],t1[s]\n0,0,nan\n", "not finite"),
+        ("frame_idx,t0[s],t1[s]\n4,2,1\n", "line 2: frame 4: exposure ends before it starts"),
         ("frame_idx,t0[s],t1[s]\n0,0,1\n000,1,2\n", "line 3: frame 0 is given twice"),
     ],
 )

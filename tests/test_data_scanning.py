@@ -82,7 +82,8 @@ def test_window_that_leaves_the_stream_is_dropped_with_numbers(streams, tmp_path
     stream = folder / "spike/spike.dat"
     stream.write_bytes(stream.read_bytes()[: 223 * GEOMETRY.tick_bytes])
     assert dropped(scan(folder)) == {
-        "000003": "exposure leaves the stream: ticks [168, 224) of spike.dat, which has [0, 223)"
+        "000003": "exposure leaves the stream: [0.0875 s, 0.116667 s) is ticks [168, 224) of "
+        "spike.dat, which has [0, 223)"
     }
 
 
@@ -90,9 +91,17 @@ def test_f35_file_shorter_than_its_exposure(root):
     path = root / "train/seq_000/spike/000001.dat"
     path.write_bytes(path.read_bytes()[: 50 * GEOMETRY.tick_bytes])
     assert dropped(scan(root / "train/seq_000")) == {
-        "000001": "exposure and spike file differ in length: the exposure is ticks [56, 112), "
-        "that is 56; the file has 50"
+        "000001": "exposure and spike file differ in length: [0.0291667 s, 0.0583333 s) is "
+        "56 ticks, the file has 50"
     }
+
+
+@pytest.mark.parametrize(("t1", "fits"), [(56.5, True), (55.4, True), (55, False), (57, False)])
+def test_file_may_be_the_exposure_rounded_to_ticks(root, t1, fits):
+    (root / "train/seq_000/exposures.csv").write_text(f"frame_idx,t0[ticks],t1[ticks]\n0,0,{t1}\n")
+    result = scan(root / "train/seq_000")
+    assert len(result.frames) == fits
+    assert fits or "ticks, the file has 56" in dropped(result)["000000"]
 
 
 def test_f35_size_that_is_no_whole_number_of_ticks(root):
@@ -113,6 +122,13 @@ def test_no_geometry_says_what_to_write(root):
         source="x", spike_height=32, spike_width=48, ticks_per_second=1920
     )
     assert len(scan_sequence(folder, settings_of(root), description).frames) == 4
+
+
+def test_stream_without_a_tick_rate_is_refused(streams, tmp_path):
+    folder = copy_root(streams, tmp_path / "root") / "train/seq_000"
+    write_sidecar(folder / "spike", SpikeSidecar(32, 48))
+    reason = "spike.dat is a stream, but ticks_per_second is not known"
+    assert set(dropped(scan(folder)).values()) == {reason}
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,17 @@ def silence(path):
     path.write_bytes(bytes(path.stat().st_size))
 
 
+def cut_an_exposure_of_a_stream(root, _config):
+    """Put the files of a sequence together into one stream, and shorten its last exposure."""
+    folder = root / "train/seq_001"
+    files = sorted((folder / "spike").glob("*.dat"))
+    data = b"".join(path.read_bytes() for path in files)
+    for path in files:
+        path.unlink()
+    (folder / "spike/spike.dat").write_bytes(data)
+    rewrite(folder / "exposures.csv", f",{28 / 240!r}", f",{21 / 240 + 50 / 1920!r}")
+
+
 FAULTS = {
     "sharp frame missing": (
         lambda r, c: (r / "train/seq_000/sharp/000001.png").unlink(),
@@ -276,7 +287,11 @@ FAULTS = {
     ),
     "length of a window": (
         lambda r, c: rewrite(r / "train/seq_000/exposures.csv", repr(7 / 240), repr(6 / 240)),
-        "dropped: exposure and spike file differ in length: the exposure is ticks [0, 48)",
+        "dropped: exposure and spike file differ in length: [0 s, 0.025 s) is 48 ticks",
+    ),
+    "lengths of windows": (
+        cut_an_exposure_of_a_stream,
+        "train/seq_001: windows have 56 ticks but 000003 50",
     ),
     "changed spikes": (
         lambda r, c: touch_later(r / "train/seq_001/spike/000001.dat"),

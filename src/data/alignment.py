@@ -82,7 +82,8 @@ def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int
         frame number -> exposure in seconds.
 
     Raises:
-        BadFileError: no file, no unit, a row that is not three numbers, or a frame given twice.
+        BadFileError: no file, no unit, a row that is not three numbers, a frame given twice, or an
+            exposure that ends before it starts.
     """
     path = Path(path)
     rows = _read_rows(path, f"write lines '{EXPOSURES_HEADER}' and '0,0.0,0.0458333'")
@@ -92,6 +93,9 @@ def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int
         index, t0, t1 = _numbers(path, number, row, (int, float, float))
         if index in exposures:
             raise BadFileError(path, f"line {number}: frame {index} is given twice")
+        if not t1 > t0:
+            reason = f"exposure ends before it starts: t0={t0}, t1={t1}"
+            raise BadFileError(path, f"line {number}: frame {index}: {reason}")
         exposures[index] = Exposure(t0 * seconds, t1 * seconds)
     return exposures
 

@@ -134,7 +134,7 @@ def _check_sequence(
     if scan.strays:
         problems.append(f"{where}: without a blurry frame: {by_reason(scan.strays)}")
     lengths = Counter(frame.spikes.stop - frame.spikes.start for frame in scan.frames)
-    if len(lengths) > 1:
+    if lengths and max(lengths) - min(lengths) > 1:  # exposures need not be whole ticks long
         usual = lengths.most_common(1)[0][0]
         odd = [
             f"{frame.name} {frame.spikes.stop - frame.spikes.start}"

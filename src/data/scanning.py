@@ -12,7 +12,6 @@ from src.data.alignment import (
     Exposure,
     frame_index,
     read_exposures,
-    window_ticks,
 )
 from src.data.bad_samples import BadFileError, DataSetError, problems_of
 from src.data.description import DataDescription, list_sequences, read_description
@@ -218,7 +217,7 @@ class _Join:
 
     def _source(self, name: str, exposure: Exposure) -> SpikeSource:
         try:
-            return self.spikes.source_of(name, _window(exposure, self.spikes.ticks_per_second))
+            return self.spikes.source_of(name, exposure.t0, exposure.t1)
         except LookupError as error:
             raise _CannotJoinError(f"no {self.spikes.kind_of_file} of this name") from error
         except BadFileError:
@@ -236,12 +235,6 @@ class _Join:
             if why is not None:
                 raise _CannotJoinError(f"{why}; run scripts/prepare_data.py")
         return path
-
-
-def _window(exposure: Exposure, ticks_per_second: float | None) -> tuple[int, int] | None:
-    if ticks_per_second is None:
-        return None
-    return window_ticks(exposure.t0, exposure.t1, ticks_per_second)
 
 
 def _sequence_folders(split_folder: Path) -> list[Path]:

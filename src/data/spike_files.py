@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from src.data.alignment import SNAP_TICKS, window_ticks
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DataDescription
 from src.data.frames import list_frames
@@ -43,13 +44,12 @@ class SequenceSpikes:
         """What one of the files is called in messages."""
         return "voxel file" if self.kind == VOXELS else "spike file"
 
-    def source_of(self, name: str, window: tuple[int, int] | None) -> SpikeSource:
+    def source_of(self, name: str, t0: float, t1: float) -> SpikeSource:
         """Return where the spikes of a frame are.
 
         Args:
             name: the frame.
-            window: ticks [start, stop) of its exposure, from the start of the sequence; None where
-                the tick rate is not known.
+            t0, t1: its exposure [t0, t1) in seconds, from the start of the sequence.
 
         Raises:
             KeyError: there is no file of this name.
@@ -64,26 +64,28 @@ class SequenceSpikes:
         except (OSError, ValueError) as error:
             raise BadFileError(path, str(error)) from error
         if self.stream is None:
-            return self._whole_file(path, num_ticks, window)
-        if window is None:
+            self._check_length(num_ticks, t0, t1)
+            return SpikeSource(path, self.geometry, 0, num_ticks)
+        if self.ticks_per_second is None:
             raise ValueError(f"{path.name} is a stream, but ticks_per_second is not known")
-        start, stop = window
+        start, stop = window_ticks(t0, t1, self.ticks_per_second)
         if start < 0 or stop > num_ticks:
             raise ValueError(
-                f"exposure leaves the stream: ticks [{start}, {stop}) of {path.name}, "
-                f"which has [0, {num_ticks})"
+                f"exposure leaves the stream: [{t0:g} s, {t1:g} s) is ticks [{start}, {stop}) of "
+                f"{path.name}, which has [0, {num_ticks})"
             )
         return SpikeSource(path, self.geometry, start, stop)
 
-    def _whole_file(
-        self, path: Path, num_ticks: int, window: tuple[int, int] | None
-    ) -> SpikeSource:
-        if window is not None and window[1] - window[0] != num_ticks:
+    def _check_length(self, num_ticks: int, t0: float, t1: float) -> None:
+        """A file cut to its exposure has the ticks of it, rounded up or down."""
+        if self.ticks_per_second is None:
+            return
+        expected = (t1 - t0) * self.ticks_per_second
+        if abs(expected - num_ticks) >= 1 - SNAP_TICKS:
             raise ValueError(
-                f"exposure and spike file differ in length: the exposure is ticks [{window[0]}, "
-                f"{window[1]}), that is {window[1] - window[0]}; the file has {num_ticks}"
+                f"exposure and spike file differ in length: [{t0:g} s, {t1:g} s) is "
+                f"{expected:.6g} ticks, the file has {num_ticks}"
             )
-        return SpikeSource(path, self.geometry, 0, num_ticks)
 
 
 def find_spikes(
