@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from src.models.integrate_vrt import RGBOnly, SpikeOpened, VRTWithSpike, open_vrt
+from src.models.padding import pad_clip
 from src.utils.attention import AttentionSettings, ChunkSettings
 from tests.model_cases import (
     VRTS,
@@ -64,6 +65,21 @@ def test_other_kinds_of_vrt(changes):
     want = plain(rgb)
     assert torch.equal(model(rgb, voxels), want)
     assert not torch.allclose(wake_up(model)(rgb, voxels), want)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("frames", "size", "factor", "extent"),
+    [(1, (13, 27), 1, (2, 16, 32)), (3, (12, 20), 2, (3, 16, 24))],
+)
+def test_what_is_padded_inside_equals_what_is_padded_by_hand(frames, size, factor, extent):
+    model = wake_up(build_with_spike(build_look_alike()))
+    small = tuple(side // factor for side in size)
+    rgb, voxels = clip_and_voxels(1, frames, size, small)
+    by_hand = [pad_clip(rgb, extent)]
+    by_hand.append(pad_clip(voxels, (extent[0], extent[1] // factor, extent[2] // factor)))
+    want = model(*by_hand)[:, :frames, :, : size[0], : size[1]]
+    assert torch.equal(model(rgb, voxels), want)
 
 
 @torch.no_grad()

@@ -66,9 +66,6 @@ class VGGPerceptualLoss(nn.Module):
         self.criterion = criterion
         stored = load_vgg_features(backbone, weights)
         self.features = make_layers(cfgs[LAYER_PLANS[backbone]])[: self.positions[-1] + 1]
-        for layer in self.features:
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = False  # the features before it may be compared too
         self._load(stored)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)

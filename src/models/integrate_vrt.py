@@ -71,7 +71,7 @@ class SpikeOpened:
 
     def __reduce__(self) -> tuple[Callable, tuple[type], dict[str, Any]]:
         """Pickle by the class below: the class of an opened VRT has no importable name."""
-        return _blank_opened, (type(self).__bases__[1],), self.__dict__.copy()
+        return _blank_opened, (type(self).__bases__[1],), self.__dict__
 
 
 @functools.cache
