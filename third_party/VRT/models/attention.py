@@ -18,7 +18,8 @@ class BiasedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
         """Map q, k, v `[M, heads, N, d]` and bias `[1, heads, N, N]` to `[M, heads, N, d]`."""
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+        fixed = bias.detach()  # the fused kernel is refused to a bias that requires a gradient
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=fixed, scale=scale)
         ctx.save_for_backward(q, k, v, bias, out)
         ctx.scale = scale
         return out

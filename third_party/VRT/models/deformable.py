@@ -6,16 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from third_party.VRT.models.warping import normalise, pixel_grid, warp
+from third_party.VRT.models.warping import pixel_grid, warp
 
 TAPS = 9  # of the 3 x 3 kernel
 
 
 def tap_positions(like: Tensor) -> Tensor:
-    """Return where the taps of each output pixel lie without offsets, `[9, 2 (y, x), H, W]`."""
+    """Return where the taps of each output pixel lie without offsets, `[2 (x, y), 9, H, W]`."""
     step = torch.arange(-1, 2, dtype=like.dtype, device=like.device)
-    taps = torch.stack(torch.meshgrid(step, step, indexing="ij"), dim=-1).view(TAPS, 2, 1, 1)
-    return taps + pixel_grid(like).flip(0)
+    rows, columns = torch.meshgrid(step, step, indexing="ij")
+    taps = torch.stack((columns.flatten(), rows.flatten()))
+    return taps[:, :, None, None] + pixel_grid(like)[:, None]
 
 
 def deformable_columns(x: Tensor, position: Tensor, modulation: Tensor) -> Tensor:
@@ -23,19 +24,17 @@ def deformable_columns(x: Tensor, position: Tensor, modulation: Tensor) -> Tenso
 
     Args:
         x: `[N, C, H, W]`; channels are cut into g equal runs, one per offset group.
-        position: `[N, g, 9, 2 (y, x), H, W]`, where each tap samples, in pixels.
+        position: `[N, g, 2 (x, y), 9, H, W]`, where each tap samples, from -1 to 1 as in
+            `grid_sample`.
         modulation: `[N, g, 9, H, W]`, factor of each tap.
 
     Returns:
         `[N, C * 9, H * W]`, taps fastest. Samples outside the image count 0.
     """
     n, groups, _, _, height, width = position.shape
-    grid = torch.stack(
-        (normalise(position[:, :, :, 1], width), normalise(position[:, :, :, 0], height)), dim=-1
-    )
     sampled = F.grid_sample(
         x.reshape(n * groups, -1, height, width),
-        grid.view(n * groups, TAPS * height, width, 2),
+        position.view(n * groups, 2, TAPS * height, width).permute(0, 2, 3, 1),
         mode="bilinear",
         padding_mode="zeros",
         align_corners=True,
@@ -104,27 +103,36 @@ class FlowGuidedDeformConv(nn.Module):
             warped: G tensors `[N, C, H, W]`, each neighbour warped by its flow.
             flows: G flows `[N, 2, H, W]`.
         """
-        position, modulation = self.offsets(current, warped, flows)
-        position = position + tap_positions(current)
+        position, modulation = self.sampling(current, warped, flows)
         columns = deformable_columns(neighbours, position, modulation)
         n, groups = len(current), self.num_neighbours
         weight = self.weight.view(groups, self.dim // groups, -1)
         out = weight @ columns.view(n, groups, -1, columns.shape[-1])  # group e sees neighbour e
         return out.view_as(current) + self.bias.view(1, -1, 1, 1)
 
-    def offsets(
+    def sampling(
         self, current: Tensor, warped: list[Tensor], flows: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Predict offsets `[N, g, 9, 2 (y, x), H, W]`, flows included, and modulation factors.
+        """Predict where each tap samples and its factor.
 
         Offset groups are cut into G runs; run e is centred on flow e.
+
+        Returns:
+            Positions `[N, g, 2 (x, y), 9, H, W]` from -1 to 1, and factors `[N, g, 9, H, W]`.
         """
         n, _, height, width = current.shape
-        predicted = self.conv_offset(torch.cat((*warped, current, *flows), dim=1))
-        num_offsets = 2 * TAPS * self.deformable_groups
-        residue = self.max_residue * torch.tanh(predicted[:, :num_offsets])
-        residue = residue.view(n, self.num_neighbours, -1, 2, height, width)
-        flow = torch.stack(flows, dim=1).flip(2).unsqueeze(2)  # [N, G, 1, 2 (y, x), H, W]
-        offsets = (residue + flow).view(n, self.deformable_groups, TAPS, 2, height, width)
-        modulation = torch.sigmoid(predicted[:, num_offsets:])
-        return offsets, modulation.view(n, self.deformable_groups, TAPS, height, width)
+        hidden = self.conv_offset[:-1](torch.cat((*warped, current, *flows), dim=1))
+        # The published order is (tap, y x); with (x y, tap) the grid needs no copy.
+        last, count = self.conv_offset[-1], self.deformable_groups * TAPS
+        order = torch.arange(3 * count, device=current.device)
+        offsets = order[: 2 * count].view(-1, TAPS, 2).flip(2).transpose(1, 2).flatten()
+        order = torch.cat((offsets, order[2 * count :]))
+        predicted = F.conv2d(hidden, last.weight[order], last.bias[order], padding=1)
+        residue, factor = predicted.split((2 * count, count), dim=1)
+        residue = torch.tanh(residue).view(n, self.num_neighbours, -1, 2, TAPS, height, width)
+        centre = torch.stack(flows, dim=1)[:, :, None, :, None] + tap_positions(current)
+        sides = (max(width - 1, 1), max(height - 1, 1))
+        scale = current.new_tensor([2.0 / side for side in sides]).view(2, 1, 1, 1)
+        position = torch.addcmul(centre * scale - 1.0, residue, self.max_residue * scale)
+        position = position.view(n, self.deformable_groups, 2, TAPS, height, width)
+        return position, torch.sigmoid(factor).view(n, self.deformable_groups, TAPS, height, width)
