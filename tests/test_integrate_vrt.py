@@ -68,6 +68,13 @@ def test_other_kinds_of_vrt(changes):
 
 
 @torch.no_grad()
+def test_under_autocast_a_new_model_is_its_vrt_too(build):
+    rgb, voxels = clip_and_voxels(1, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(build_with_spike(build()).eval()(rgb, voxels), build().eval()(rgb))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(
     ("frames", "size", "factor", "extent"),
     [(1, (13, 27), 1, (2, 16, 32)), (3, (12, 20), 2, (3, 16, 24))],

@@ -70,8 +70,8 @@ class AttentionSettings:
 
 def plan_chunks(
     extent: tuple[int, int, int], num_frames: int, settings: ChunkSettings
-) -> tuple[list[tuple[int, int]], ...]:
-    """Return spans (start, size) of batch, rows and columns; their products are the chunks.
+) -> tuple[list[int], list[int], list[int]]:
+    """Return the sizes into which batch, rows and columns are split; the products are the chunks.
 
     Args:
         extent: batch, height and width of the map.
@@ -93,10 +93,10 @@ def plan_chunks(
     return _cut(batch, 1), _cut(height, rows), _cut(width, columns)
 
 
-def _cut(length: int, limit: int) -> list[tuple[int, int]]:
-    """Cut `length` into the fewest nearly equal spans (start, size) of at most `limit`."""
+def _cut(length: int, limit: int) -> list[int]:
+    """Cut `length` into the fewest nearly equal sizes of at most `limit`."""
     size = math.ceil(length / math.ceil(length / limit))
-    return [(start, min(size, length - start)) for start in range(0, length, size)]
+    return [min(size, length - start) for start in range(0, length, size)]
 
 
 class BaseChunkableAttention(nn.Module):
@@ -127,23 +127,23 @@ class BaseChunkableAttention(nn.Module):
         frames = max(part.shape[2] for part in (x, *sources))
         extent = (x.shape[0], x.shape[3], x.shape[4])
         plan = plan_chunks(extent, frames, self.settings.chunks)
-        out = self._run_pieces([x, *sources], list(zip((0, 3, 4), plan, strict=True)))
+        cuts = [(axis, n) for axis, n in zip((0, 3, 4), plan, strict=True) if len(n) > 1]
+        out = self._run_pieces((x, *sources), cuts)
         if out.stride() == x.stride():
             return out
         return torch.empty_like(x, dtype=out.dtype).copy_(out)
 
     def _run_pieces(
-        self, maps: list[torch.Tensor], cuts: list[tuple[int, list[tuple[int, int]]]]
+        self, maps: tuple[torch.Tensor, ...], cuts: list[tuple[int, list[int]]]
     ) -> torch.Tensor:
         """Cut the maps along the first axis of `cuts`, run the pieces, put them together."""
         if not cuts:
             return self._run_chunk(*maps)
-        (axis, spans), *rest = cuts
-        pieces = [
-            self._run_pieces([m.narrow(axis, start, size) for m in maps], rest)
-            for start, size in spans
-        ]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, axis)
+        (axis, sizes), *rest = cuts
+        # One split, not many slices: the backward pass of each slice would fill a whole map.
+        parts = zip(*(m.split(sizes, axis) for m in maps), strict=True)
+        pieces = [self._run_pieces(part, rest) for part in parts]
+        return torch.cat(pieces, axis)
 
     def _run_chunk(self, *maps: torch.Tensor) -> torch.Tensor:
         settings = self.settings
