@@ -1,0 +1,263 @@
+"""Parts of VRT against goldens of the published network's parts."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests import vrt_twin
+from tests.vrt_cases import fill, largest_difference, load, load_weights, parameters_of
+from third_party.VRT.models.alignment import align_neighbours
+from third_party.VRT.models.blocks import Block, BlockSettings, GatedMlp, Group
+from third_party.VRT.models.deformable import FlowGuidedDeformConv
+from third_party.VRT.models.flow import SpyNet
+from third_party.VRT.models.stages import make_reshape, to_channels_first, to_channels_last
+from third_party.VRT.models.upsampling import Upsample
+from third_party.VRT.models.warping import warp, warp_nearest4
+from third_party.VRT.models.window_attention import (
+    WindowAttention,
+    position_code,
+    relative_position_index,
+)
+from third_party.VRT.models.windows import BLOCKED, Segment, WindowPlan, build_plan
+
+LIMIT = 5e-6
+
+
+def close(a, b, limit=LIMIT):
+    assert a.shape == b.shape
+    assert largest_difference(a, b) < limit
+
+
+def one_kind_plan(num_tokens, blocked):
+    """A plan of windows that are given: all of one kind."""
+    blocked = {0: None} if blocked is None else {2: blocked}
+    return WindowPlan(num_tokens, None, None, None, (), blocked)
+
+
+@pytest.mark.parametrize("name", ["block_attn_mutual", "block_attn_self"])
+def test_window_attention(name):
+    golden, given = load(name), parameters_of(name)
+    attention = WindowAttention(
+        given["dim"],
+        tuple(given["window_size"]),
+        given["num_heads"],
+        is_mutual=given["mut_attn"],
+    )
+    load_weights(attention, golden)
+    cases = [("out_nomask", None), ("out_mask", "mask_blocked")]
+    if name == "block_attn_self":
+        cases += [("out_N320_nomask", None), ("out_N320_mask", "mask_N320_blocked")]
+        cases += [("out_N150_nomask", None)]  # a window that shrank on its sides
+    for out, mask in cases:
+        num_tokens = golden[out].shape[1]
+        x = golden["x"][:, :num_tokens]
+        for i in range(len(x)):  # each window has a mask of its own here
+            blocked = None if mask is None else golden[mask][i % len(golden[mask])]
+            kind = 0 if blocked is None else 2
+            prepared = attention.prepare(one_kind_plan(num_tokens, blocked))
+            with torch.no_grad():
+                ours = attention(x[i : i + 1], prepared, (Segment(kind, 0, 1),))
+            close(ours, golden[out][i : i + 1])
+
+
+def test_masks():
+    for key, blocked in load("block_masks").items():
+        size, window, shift = _sizes(key)
+        plan = build_plan(1, size, window, shift, 10**9, torch.device("cpu"))
+        assert plan.padding is None
+        masks = torch.full(blocked.shape, -1.0)
+        position = plan.gather.view(-1, plan.num_tokens)
+        # The window of the volume that holds a row of the table, before it was sorted.
+        volume = torch.arange(position.numel()).view(1, *size, 1)
+        order = vrt_twin.cut(torch.roll(volume, [-s for s in shift], (1, 2, 3)), window)[:, :, 0]
+        for segment in plan.chunks[0].segments:
+            for rows in position[segment.start : segment.stop]:
+                where = (order == rows).all(1).nonzero().item()
+                pairs = plan.blocked[segment.kind]
+                masks[where] = 0.0 if pairs is None else pairs.float()
+        assert torch.equal(masks, blocked.float())
+        assert torch.equal(vrt_twin.full_mask(size, window, shift), BLOCKED * blocked.float())
+        assert len(plan.blocked) <= 8
+
+
+def _sizes(key):
+    """Read D12_H16_W16_win6x8x8_shift3x4x4."""
+    d, h, w, window, shift = key.split("_")
+    return (
+        (int(d[1:]), int(h[1:]), int(w[1:])),
+        tuple(int(n) for n in window[3:].split("x")),
+        tuple(int(n) for n in shift[5:].split("x")),
+    )
+
+
+def test_position_tables():
+    for key, value in load("block_position_buffers").items():
+        window = tuple(int(n) for n in key.split("win")[1].split("x"))
+        if key.startswith("relative"):
+            assert torch.equal(relative_position_index(window), value.long())
+        else:
+            close(position_code(*window[1:], value.shape[-1]), value)
+
+
+def test_relative_index_by_hand():
+    # Two tokens side by side: a token sees itself (1), its left (2) or its right (0) neighbour.
+    assert relative_position_index((1, 1, 2)).tolist() == [[1, 0], [2, 1]]
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+@pytest.mark.parametrize("name", ["mutual_pad", "self_pad", "self_shortT", "self_smallHW"])
+def test_shifted_block(name, is_recorded):
+    golden, given = load(f"block_tmsa_{name}"), parameters_of(f"block_tmsa_{name}")
+    window = tuple(given["window_size"])
+    settings = BlockSettings(given["num_heads"], window, is_mutual=given["mut_attn"])
+    group = Group(given["dim"], 2, settings, [0.0, 0.0])
+    assert [side // 2 for side in window] == given["shift_size"]
+    load_weights(group.blocks[1], golden)
+    # The second block of a group is the shifted one; make the first do nothing.
+    first = group.blocks[0]
+    torch.nn.init.zeros_(first.attn.proj.weight)
+    torch.nn.init.zeros_(first.attn.proj.bias)
+    torch.nn.init.zeros_(first.mlp.fc2.weight)
+    torch.nn.init.zeros_(first.mlp.fc2.bias)
+    with torch.set_grad_enabled(is_recorded):
+        close(group(golden["x"]), golden["out"])
+        twin = vrt_twin.attention_part(group.blocks[1], golden["x"], window, given["shift_size"])
+    close(twin, golden["attn_part"])
+
+
+def test_group():
+    golden, given = load("block_tmsag"), parameters_of("block_tmsag")
+    settings = BlockSettings(given["num_heads"], tuple(given["window_size"]))
+    group = load_weights(Group(given["dim"], given["depth"], settings, [0.0] * 3), golden)
+    with torch.no_grad():
+        close(to_channels_first(group(to_channels_last(golden["x"]))), golden["out"])
+
+
+def test_gated_mlp():
+    golden = load("block_geglu")
+    with torch.no_grad():
+        close(load_weights(GatedMlp(9, 14, 5), golden)(golden["x"]), golden["out"])
+
+
+@pytest.mark.parametrize("change", ["same", "down", "up"])
+def test_reshape(change):
+    name = "block_reshape_none" if change == "same" else f"block_reshape_{change}"
+    golden, given = load(name), parameters_of(name)
+    module = load_weights(make_reshape(change, given["in_dim"], given["dim"]), golden)
+    with torch.no_grad():
+        close(to_channels_first(module(to_channels_last(golden["x"]))), golden["out"])
+        close(vrt_twin.reshape(module, golden["x"], change), golden["out"])
+
+
+def deform_of(name):
+    given = parameters_of(name)
+    neighbours = given["pa_frames"] // 2
+    dim, groups = given["dim"], given["deformable_groups"]
+    residue = given["max_residue_magnitude"]
+    return FlowGuidedDeformConv(dim, neighbours, groups, residue), neighbours
+
+
+@pytest.mark.parametrize("pa_frames", [2, 4, 6])
+def test_deformable_convolution(pa_frames):
+    name = f"block_dcn_pa{pa_frames}"
+    golden, (deform, num) = load(name), deform_of(name)
+    load_weights(deform, golden)
+    warped, flows = ([golden[f"{key}.{g}"] for g in range(num)] for key in ("warped", "flow"))
+    with torch.no_grad():
+        close(deform.align(golden["current"], golden["x"], warped, flows), golden["out"])
+        position, modulation = deform.sampling(golden["current"], warped, flows)
+    close(modulation.flatten(1, 2), golden["mask"])
+    # Back from -1..1 to pixels, from positions to offsets, from (x y, tap) to (tap, y x).
+    height, width = golden["x"].shape[-2:]
+    side = torch.tensor([width - 1.0, height - 1.0]).view(2, 1, 1, 1)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    grid = torch.stack((columns, rows))[:, None] + torch.tensor(
+        [[k % 3 - 1 for k in range(9)], [k // 3 - 1 for k in range(9)]]
+    ).view(2, 9, 1, 1)
+    offset = ((position + 1) * side / 2 - grid).flip(2).transpose(2, 3)
+    close(offset.flatten(1, 3), golden["offset"], 2e-5)
+
+
+@pytest.mark.parametrize("pa_frames", [2, 4, 6])
+def test_alignment_of_a_clip(pa_frames):
+    name = f"block_align_pa{pa_frames}"
+    golden, (deform, num) = load(name), deform_of(name)
+    deform.load_state_dict(
+        {k[len("w.pa_deform.") :]: v for k, v in golden.items() if k[:2] == "w."}
+    )
+    backward, forward = (
+        [golden[f"flows_{side}.{g}"] for g in range(num)] for side in ("backward", "forward")
+    )
+    with torch.no_grad():
+        after, before = align_neighbours(golden["x"], backward, forward, deform)
+        close(after, golden["x_backward"])
+        close(before, golden["x_forward"])
+        close(vrt_twin.align_to_next(deform, golden["x"], backward), golden["x_backward"])
+        close(vrt_twin.align_to_previous(deform, golden["x"], forward), golden["x_forward"])
+
+
+def test_warps():
+    golden = load("block_flow_warp")
+    x, flow = golden["x"], golden["flow"].permute(0, 3, 1, 2)
+    close(warp(x, flow), golden["bilinear_zeros"])
+    close(warp(x, flow, "border"), golden["bilinear_border"])
+    assert torch.equal(warp_nearest4(x, flow), golden["nearest4_zeros"])
+    assert torch.equal(vrt_twin.warp_nearest4(x, flow), golden["nearest4_zeros"])
+
+
+def test_warps_by_hand():
+    image = torch.tensor([[[[1.0, 2.0, 4.0]]]])
+    flow = torch.zeros(1, 2, 1, 3)
+    flow[:, 0] = 0.5
+    assert warp(image, flow).flatten().tolist() == pytest.approx([1.5, 3.0, 2.0], abs=1e-6)
+    fetched = warp_nearest4(image, flow)[0, :, 0]
+    assert fetched.tolist() == [[1, 2, 4], [1, 2, 4], [2, 4, 0], [2, 4, 0]]
+
+
+def test_flow_estimator():
+    golden = load("block_spynet")
+    net = fill(SpyNet((2, 3, 4, 5)), prefix="spynet.")
+    for size in ("72x88", "64x64"):
+        with torch.no_grad():
+            flows = net(golden[f"ref{size}"], golden[f"supp{size}"])
+        for k, flow in enumerate(flows):
+            close(flow, golden[f"flow{size}.{k}"], 3e-5)
+    alone = fill(SpyNet(), prefix="spynet.")
+    with torch.no_grad():
+        close(alone(golden["ref64x64"], golden["supp64x64"]), golden["flow64x64.0"], 3e-5)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_upsample(scale):
+    golden = load(f"block_upsample_x{scale}")
+    module = load_weights(Upsample(scale, 4), golden)
+    frames = golden["x"].transpose(1, 2).flatten(0, 1)
+    with torch.no_grad():
+        close(module(frames), golden["out"].transpose(1, 2).flatten(0, 1))
+
+
+def test_upsample_refuses_other_scales():
+    for scale in (0, 1, 5, 6):
+        with pytest.raises(ValueError, match=f"upscale={scale}"):
+            Upsample(scale, 4)
+
+
+def test_reflection_of_the_interpolation_tail():
+    golden = load("block_reflect_pad")
+    assert torch.equal(F.pad(golden["x"], (3, 3, 3, 3), mode="reflect"), golden["out"])
+
+
+def test_mutual_attention_needs_two_frames():
+    with pytest.raises(ValueError, match="between 2 frames; the window has 3"):
+        WindowAttention(8, (3, 4, 4), 2, is_mutual=True)
+
+
+def test_block_without_a_bias_in_qkv():
+    settings = BlockSettings(2, (2, 4, 4), is_mutual=True, qkv_bias=False, qk_scale=0.31)
+    block = fill(Block(8, settings))
+    group = Group(8, 1, settings, [0.0])
+    group.blocks[0] = block
+    x = torch.randn(1, 2, 8, 8, 8)
+    with torch.no_grad():
+        twin = vrt_twin.group(group, x.permute(0, 4, 1, 2, 3))
+        close(group(x), twin.permute(0, 2, 3, 4, 1))
