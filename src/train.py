@@ -6,6 +6,7 @@
 """
 
 import argparse
+import logging
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from src.engine.dry_run import dry_run
 from src.engine.run_directory import RunDirectory, write_run_record
 from src.engine.run_log import start_logging
 from src.engine.trainer import Trainer
+
+logger = logging.getLogger("train")
 
 
 def main() -> int:
@@ -33,12 +36,18 @@ def main() -> int:
         start_logging(run.logs / f"train_{stamp}.log", is_main=ranks.is_main)
         if ranks.is_main:
             write_run_record(run, cfg, stamp)
-        trainer = Trainer(cfg, ranks, run)
+        try:
+            trainer = Trainer(cfg, ranks, run)
+            if not args.dry_run:
+                trainer.resume(args.resume)
+        except (OSError, RuntimeError, ValueError) as error:  # data, weights or device at fault
+            logger.error("%s", error)
+            logger.debug("where it was raised", exc_info=True)
+            return 1
         if args.dry_run:
             dry_run(trainer)
-            return 0
-        trainer.resume(args.resume)
-        trainer.fit()
+        else:
+            trainer.fit()
     return 0
 
 

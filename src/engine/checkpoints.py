@@ -10,13 +10,13 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
 """
 
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from src.config import config_from_text, walk_schema
+from src.models.weights import UNREADABLE
 from src.paths import atomic_write
 
 FORMAT = 1
@@ -65,7 +65,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a readable checkpoint: {reason}") from error
     if not isinstance(state, dict) or "progress" not in state:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from yacs.config import CfgNode
 
 from src.data.recordings import Recording
@@ -124,8 +123,8 @@ class FrameRange:
 
 
 def _restore_one(run: ScoredRun, around: FrameRange, i: int) -> np.ndarray:
-    device: torch.device = choose_device(run.cfg.DEVICE)
-    model = build_model(run.cfg)
+    device = choose_device(run.cfg.DEVICE)
+    model = build_model(run.cfg, read_weights=False)
     model.load_state_dict(run.state["model"])
     restorer = build_restorer(run.cfg, model.to(device), device)
     return dict(restorer.restore(around))[i - around.start]

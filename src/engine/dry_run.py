@@ -1,14 +1,11 @@
 """One real step, one save, one validation tile, to see that a run works and what it costs."""
 
 import logging
-import resource
-import sys
 import time
-
-import torch
 
 from src.engine.trainer import Trainer
 from src.inference.build import build_restorer
+from src.inference.measure import peak_memory_gib
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +30,14 @@ def dry_run(trainer: Trainer) -> None:
         path.unlink()
         logger.info("one save: %.2f s, %.1f MB", time.perf_counter() - stepped, size / 1e6)
     _restore_one_clip(trainer)
-    logger.info("peak memory: %s", peak_memory(trainer.ranks.device))
+    gib, whose = peak_memory_gib(trainer.ranks.device)
+    if gib is not None:
+        logger.info("peak memory: %.2f GiB (%s)", gib, whose)
     per_step = stepped - loaded
     logger.info(
         "%d steps at this speed take %.1f hours, validation not counted; the first step is slow",
         *(trainer.total_steps, trainer.total_steps * per_step / 3600),
     )
-
-
-def peak_memory(device: torch.device) -> str:
-    """Return the largest memory of this process so far, with its unit and whose memory it is."""
-    if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB on {device}"
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return f"{peak / 2**30:.2f} GiB of the process"
 
 
 def _restore_one_clip(trainer: Trainer) -> None:

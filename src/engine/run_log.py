@@ -22,8 +22,10 @@ def start_logging(log_file: Path | None, *, is_main: bool) -> None:
     """Send log lines of the main rank to the terminal and to `log_file`; other ranks only warn."""
     root = logging.getLogger()
     root.handlers.clear()
-    root.setLevel(logging.INFO if is_main else logging.WARNING)
+    root.setLevel(logging.INFO)
+    logging.getLogger("train").setLevel(logging.DEBUG)  # tracebacks of set-up go to the file
     terminal = _BarSafeHandler()
+    terminal.setLevel(logging.INFO if is_main else logging.WARNING)
     terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     root.addHandler(terminal)
     if is_main and log_file is not None:
