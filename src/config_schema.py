@@ -137,7 +137,16 @@ SCHEMA: dict[str, Any] = {
         "FUSE": {
             "TYPE": Key("TemporalCrossAttn", "Kind of fusion.", one_of("TemporalCrossAttn")),
             **_chunking(),
+            "TIME_SLOPE": Key(
+                8.0,
+                "How strongly a frame prefers the spikes of its own exposure; 0: not at all.",
+                NOT_NEGATIVE,
+            ),
         },
+        "START_AS_IDENTITY": Key(
+            False,
+            "VRT's last convolution starts at zero: the untrained model returns its input.",
+        ),
         "USE_CHECKPOINT_ATTN": Key(
             True, "Recompute attention in the backward pass: less memory, a little slower."
         ),

@@ -32,6 +32,18 @@ def _cfg(tmp_path):
     return cfg
 
 
+def test_start_as_identity_returns_the_input(cfg):
+    clip, voxels = clip_and_voxels()
+    assert not torch.equal(build_model(cfg).eval()(clip, voxels), clip)
+    cfg.MODEL.START_AS_IDENTITY = True
+    assert torch.equal(build_model(cfg).eval()(clip, voxels), clip)
+
+
+def test_time_slope_reaches_every_scale(cfg):
+    cfg.MODEL.FUSE.TIME_SLOPE = 3.0
+    assert [fuse.time_slope for fuse in build_model(cfg).fuse.scales] == [3.0] * 4
+
+
 def test_both_kinds_start_from_the_same_vrt_and_the_seed_alone_decides(cfg):
     state = torch.get_rng_state()
     with_spikes = build_model(cfg)

@@ -15,7 +15,7 @@ from src.models.fusion.cross_attn_temporal import (
     resize_frames,
 )
 from src.models.spike_temporal_sa import SpikeTemporalSA
-from src.models.temporal_attention import PixelsLastAttention, TemporalAttention
+from src.models.temporal_attention import PixelsLastAttention, TemporalAttention, time_bias
 from src.utils.attention import AttentionSettings, ChunkSettings, plan_chunks
 
 CHANNELS, HEADS = 8, 2
@@ -34,13 +34,24 @@ def with_random_weights(module, seed=1):
     return module
 
 
-def twin_attention(module, query, source):
+def twin_attention(module, query, source, bias=None):
     """Run nn.MultiheadAttention with the same parameters on tokens [B, T, P, C]."""
     mha = nn.MultiheadAttention(query.shape[-1], module.heads, batch_first=True).to(query.dtype)
     mha.load_state_dict(module.state_dict())
     q, s = (rearrange(x, "b t p c -> (b p) t c") for x in (query, source))
-    out = mha(q, s, s, need_weights=False)[0]
+    mask = None if bias is None else bias.to(q.dtype).repeat(len(q), 1, 1)
+    out = mha(q, s, s, need_weights=False, attn_mask=mask)[0]
     return rearrange(out, "(b p) t c -> b t p c", b=query.shape[0])
+
+
+def twin_bias(block, x, source):
+    """-slope * distance in time, written with loops."""
+    heads, frames = block.settings.heads, (x.shape[2], source.shape[2])
+    bias = torch.zeros(heads, *frames, dtype=torch.float64)
+    for h, i, j in itertools.product(range(heads), *map(range, frames)):
+        distance = abs((i + 0.5) / frames[0] - (j + 0.5) / frames[1]) * frames[0]
+        bias[h, i, j] = -block.time_slope / 4**h * distance
+    return bias
 
 
 def twin_block(block, x, source=None):
@@ -53,7 +64,7 @@ def twin_block(block, x, source=None):
     else:
         other = rearrange(source, "b c t h w -> b t (h w) c")
         tokens = tokens + twin_attention(
-            block.attn, block.norm_rgb(tokens), block.norm_spike(other)
+            block.attn, block.norm_rgb(tokens), block.norm_spike(other), twin_bias(block, x, source)
         )
         norm = block.norm_mlp
     tokens = tokens + block.mlp.fc2(F.gelu(block.mlp.fc1(norm(tokens))))
@@ -65,13 +76,16 @@ FORMS = ("_pixels_last", "_fused_kernel")
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("frames", [(5, 5), (4, 2), (1, 3)])
-def test_both_forms_equal_multihead_attention(form, frames):
+@pytest.mark.parametrize("slope", [0.0, 2.0])
+def test_both_forms_equal_multihead_attention(form, frames, slope):
     module = with_random_weights(TemporalAttention(CHANNELS, HEADS)).double()
     query, source = random_maps(
         (2, frames[0], 6, CHANNELS), (2, frames[1], 6, CHANNELS), dtype=torch.float64
     )
     query.requires_grad_()
-    got, want = getattr(module, form)(query, source), twin_attention(module, query, source)
+    bias = time_bias(HEADS, *frames, slope).double() if slope else None
+    got = getattr(module, form)(query, source, bias)
+    want = twin_attention(module, query, source, bias)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     gradients = [torch.autograd.grad(out.square().sum(), query)[0] for out in (got, want)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-11)
@@ -81,6 +95,20 @@ def test_gradients_of_the_vector_form():
     shapes = [(2, 3, 2, 2, 4), (2, 3, 2, 3, 4), (2, 3, 2, 3, 4)]
     inputs = [x.requires_grad_() for x in random_maps(*shapes, dtype=torch.float64)]
     assert torch.autograd.gradcheck(PixelsLastAttention.apply, (*inputs, 0.7))
+
+
+def test_time_bias_by_hand():
+    assert time_bias(2, 2, 2, 8.0).tolist() == [[[0, -8], [-8, 0]], [[0, -2], [-2, 0]]]
+    # four keys in the time of two frames: centres at -0.25, 0.25, 0.75, 1.25
+    assert time_bias(1, 2, 4, 4.0)[0].tolist() == [[-1, -1, -3, -5], [-5, -3, -1, -1]]
+
+
+def test_the_order_of_spike_frames_matters_only_with_a_time_slope():
+    x, spikes = random_maps((1, CHANNELS, 3, 2, 2), (1, CHANNELS, 3, 2, 2))
+    for slope, matters in ((0.0, False), (8.0, True)):
+        fuse = with_random_weights(TemporalCrossAttnFuse(CHANNELS, time_slope=slope))
+        same = torch.allclose(fuse(x, spikes), fuse(x, spikes.flip(2)), atol=1e-5)
+        assert same is not matters
 
 
 def test_one_frame_returns_its_own_value_projection():
@@ -98,7 +126,7 @@ def test_which_form_runs(monkeypatch):
         monkeypatch.setattr(
             TemporalAttention,
             form,
-            lambda self, query, source, form=form: called.append(form) or query,
+            lambda self, query, source, bias, form=form: called.append(form) or query,
         )
     module = TemporalAttention(CHANNELS, HEADS, dropout=0.5)
     short, long = random_maps((1, 5, 2, CHANNELS), (1, 13, 2, CHANNELS))

@@ -47,6 +47,7 @@ def build_model(cfg: CfgNode, *, read_weights: bool = True) -> nn.Module:
                 spatial_strides=model_cfg.SPIKE_ENCODER.SPATIAL_STRIDES,
                 tsa=_attention(model_cfg, "SPIKE_TSA"),
                 fuse=_attention(model_cfg, "FUSE"),
+                fuse_time_slope=model_cfg.FUSE.TIME_SLOPE,
             )
         else:
             model = RGBOnly(vrt)
@@ -63,9 +64,13 @@ def build_vrt(cfg: CfgNode, *, read_weights: bool = True) -> nn.Module:
     if read_weights and not cfg.MODEL.PRETRAINED:  # which holds the flow estimator too
         if cfg.MODEL.SPYNET:
             arguments["spynet_path"] = _spynet_path(cfg.MODEL.SPYNET)
-        elif "spynet_path" not in arguments:
+        elif not arguments.get("spynet_path"):
             logger.warning("MODEL.SPYNET is empty: a flow estimator starts from random weights")
-    return VRT(**arguments)
+    vrt = VRT(**arguments)
+    if cfg.MODEL.START_AS_IDENTITY:
+        nn.init.zeros_(vrt.conv_last.weight)
+        nn.init.zeros_(vrt.conv_last.bias)
+    return vrt
 
 
 def _spynet_path(setting: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from src.models.fusion.cross_attn_temporal import MultiScaleTemporalCrossAttnFuse
+from src.models.fusion.cross_attn_temporal import TIME_SLOPE, MultiScaleTemporalCrossAttnFuse
 from src.models.padding import NUM_SCALES, pad_clip, pad_spikes, size_rule_of
 from src.models.spike_encoder3d import SpikeEncoder3D
 from src.models.spike_temporal_sa import SpikeTemporalSA
@@ -146,6 +146,7 @@ class VRTWithSpike(nn.Module):
         spatial_strides: the same for height and width; no scale may be coarser than VRT's.
         tsa: self-attention over time on the spike features.
         fuse: cross-attention over time.
+        fuse_time_slope: how strongly a frame prefers its own spikes, see `time_bias`.
 
     Raises:
         ValueError: channels, strides or heads that do not fit.
@@ -161,6 +162,7 @@ class VRTWithSpike(nn.Module):
         spatial_strides: Sequence[int] = (2, 2, 2),
         tsa: AttentionSettings | None = None,
         fuse: AttentionSettings | None = None,
+        fuse_time_slope: float = TIME_SLOPE,
     ) -> None:
         super().__init__()
         check_scales(vrt_backbone, channels_per_scale, spatial_strides)
@@ -168,7 +170,7 @@ class VRTWithSpike(nn.Module):
             spike_bins, channels_per_scale, temporal_strides, spatial_strides
         )
         self.spike_tsa = nn.ModuleList(SpikeTemporalSA(c, tsa) for c in channels_per_scale)
-        self.fuse = MultiScaleTemporalCrossAttnFuse(channels_per_scale, fuse)
+        self.fuse = MultiScaleTemporalCrossAttnFuse(channels_per_scale, fuse, fuse_time_slope)
         self.size_rule = size_rule_of(vrt_backbone)
         open_vrt(vrt_backbone)
         self.vrt = vrt_backbone

@@ -33,11 +33,17 @@ class PixelsLastAttention(torch.autograd.Function):
         key: torch.Tensor,
         value: torch.Tensor,
         scale: float,
+        bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attend from `query` [heads, d, B, Tq, P] to `key`, `value` [heads, d, B, Tk, P]."""
+        """Attend from `query` [heads, d, B, Tq, P] to `key`, `value` [heads, d, B, Tk, P].
+
+        `bias` [heads, Tq, Tk] is added to the scores; it gets no gradient.
+        """
         num_heads, width, batch, query_frames, pixels = query.shape
         key_frames = key.shape[3]
         scores = query.new_zeros(num_heads, batch, query_frames, key_frames, pixels)
+        if bias is not None:
+            scores += bias[:, None, :, :, None]
         for c in range(width):
             scores.addcmul_(query[:, c, :, :, None], key[:, c, :, None], value=scale)
         weights = torch.softmax(scores, 3)
@@ -52,7 +58,7 @@ class PixelsLastAttention(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
         """Return the gradients of query, key and value."""
         query, key, value, weights = ctx.saved_tensors
         grad_weights = torch.zeros_like(weights)
@@ -68,7 +74,21 @@ class PixelsLastAttention(torch.autograd.Function):
             grad_key.addcmul_(grad_scores[:, None, :, i], query[:, :, :, i : i + 1])
         for j in range(key.shape[3]):
             grad_query.addcmul_(grad_scores[:, None, :, :, j], key[:, :, :, j : j + 1])
-        return grad_query, grad_key, grad_value, None
+        return grad_query, grad_key, grad_value, None, None
+
+
+def time_bias(num_heads: int, query_frames: int, key_frames: int, slope: float) -> torch.Tensor:
+    """Return what attention scores lose with distance in time, float32 [heads, Tq, Tk].
+
+    -slope_h * |t_query - t_key|, in frames of the query, with slopes slope, slope/4, slope/16, ...
+    (linear biases as in ALiBi, Press et al., arXiv 2108.12409, for both directions). Without it
+    attention cannot tell frames apart: exchanging two of the keys changes nothing. Where the
+    lengths differ, both are spread over the same time, frame centres on frame centres.
+    """
+    slopes = slope * 0.25 ** torch.arange(num_heads)
+    key_times = (torch.arange(key_frames) + 0.5) * (query_frames / key_frames) - 0.5
+    distance = (torch.arange(query_frames)[:, None] - key_times[None]).abs()
+    return -slopes[:, None, None] * distance
 
 
 class TemporalAttention(nn.Module):
@@ -89,19 +109,22 @@ class TemporalAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, query: torch.Tensor, source: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Let each pixel of `query` attend to the same pixel of `source` at all times.
 
         Args:
             query: [B, Tq, P, C].
             source: keys and values, [B, Tk, P, C]; may be the same tensor.
+            bias: constant that is added to the scores, [heads, Tq, Tk].
 
         Returns:
             [B, Tq, P, C].
         """
         if self._is_vector_form_best(query, source):
-            return self._pixels_last(query, source)
-        return self._fused_kernel(query, source)
+            return self._pixels_last(query, source, bias)
+        return self._fused_kernel(query, source, bias)
 
     def _is_vector_form_best(self, query: torch.Tensor, source: torch.Tensor) -> bool:
         """Short sequences in full precision on a CPU; it has no dropout."""
@@ -125,7 +148,9 @@ class TemporalAttention(nn.Module):
             *apply(source, weights[1], biases[1], 2),
         )
 
-    def _pixels_last(self, query: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    def _pixels_last(
+        self, query: torch.Tensor, source: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
         batch, frames, pixels, channels = query.shape
 
         def project(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, n: int) -> list:
@@ -135,11 +160,13 @@ class TemporalAttention(nn.Module):
 
         query, key, value = self._project(query, source, project)
         scale = (channels // self.heads) ** -0.5
-        attended = PixelsLastAttention.apply(query, key, value, scale)
+        attended = PixelsLastAttention.apply(query, key, value, scale, bias)
         attended = self.out_proj(attended.view(channels, -1).t())
         return attended.view(batch, frames, pixels, channels)
 
-    def _fused_kernel(self, query: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    def _fused_kernel(
+        self, query: torch.Tensor, source: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
         batch, _, pixels, _ = query.shape
 
         def project(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, n: int) -> list:
@@ -150,8 +177,9 @@ class TemporalAttention(nn.Module):
         query, key, value = self._project(query, source, project)
         limit = max(1, MAX_KERNEL_BATCH // self.heads)
         dropout = self.dropout if self.training else 0.0
+        mask = None if bias is None else bias.to(query.dtype)[None]
         parts = [
-            F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
             for q, k, v in zip(
                 query.split(limit), key.split(limit), value.split(limit), strict=True
             )

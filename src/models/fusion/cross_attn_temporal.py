@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from src.models.temporal_attention import TemporalAttention, TemporalMLP
+from src.models.temporal_attention import TemporalAttention, TemporalMLP, time_bias
 from src.utils.attention import AttentionSettings, BaseChunkableAttention
+
+TIME_SLOPE = 8.0
 
 
 class TemporalCrossAttnFuse(BaseChunkableAttention):
@@ -16,10 +18,22 @@ class TemporalCrossAttnFuse(BaseChunkableAttention):
 
     The last projections of both branches start at zero, so a new block returns Fr. Therefore only
     they have a nonzero gradient in the first step; everything before them follows in the second.
+
+    Args:
+        channels: C of both features.
+        settings: heads, MLP and chunks.
+        time_slope: how strongly the first head prefers the spikes of its own frame, see
+            `time_bias`; 0: no preference, the order of the spike frames then has no influence.
     """
 
-    def __init__(self, channels: int, settings: AttentionSettings | None = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        settings: AttentionSettings | None = None,
+        time_slope: float = TIME_SLOPE,
+    ) -> None:
         super().__init__(settings)
+        self.time_slope = time_slope
         self.norm_rgb = nn.LayerNorm(channels)
         self.norm_spike = nn.LayerNorm(channels)
         self.attn = TemporalAttention(channels, self.settings.heads, self.settings.dropout)
@@ -51,7 +65,11 @@ class TemporalCrossAttnFuse(BaseChunkableAttention):
 
     def attend(self, tokens: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """Return the attention branch of RGB tokens [b, tq, p, C], spike tokens [b, tk, p, C]."""
-        return self.attn(self.norm_rgb(tokens), self.norm_spike(source))
+        bias = None
+        if self.time_slope:
+            frames = tokens.shape[1], source.shape[1]
+            bias = time_bias(self.settings.heads, *frames, self.time_slope).to(tokens)
+        return self.attn(self.norm_rgb(tokens), self.norm_spike(source), bias)
 
     def transform(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the MLP branch of tokens [b, tq, p, C]."""
@@ -62,11 +80,14 @@ class MultiScaleTemporalCrossAttnFuse(nn.Module):
     """One `TemporalCrossAttnFuse` per scale."""
 
     def __init__(
-        self, channels_per_scale: Sequence[int], settings: AttentionSettings | None = None
+        self,
+        channels_per_scale: Sequence[int],
+        settings: AttentionSettings | None = None,
+        time_slope: float = TIME_SLOPE,
     ) -> None:
         super().__init__()
         self.scales = nn.ModuleList(
-            TemporalCrossAttnFuse(channels, settings) for channels in channels_per_scale
+            TemporalCrossAttnFuse(channels, settings, time_slope) for channels in channels_per_scale
         )
 
     def forward(
