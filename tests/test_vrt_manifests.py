@@ -92,6 +92,7 @@ def test_stochastic_depth_rates_start_over_in_the_second_group():
         ({"indep_reconsts": [3]}, r"\[3\] are not layers of stage 8, which has the layers 7 to 7"),
         ({"window_size": [8, 8]}, r"window_size=\[8, 8\]: give frames, rows and columns"),
         ({"pa_frames": 0, "out_chans": 4}, "out_chans=4: an interpolation network"),
+        ({"pa_frames": 0, "img_size": [1, 8, 8]}, r"img_size\[0\]=1: interpolation needs 2"),
         ({"upscale": 5}, "upscale=5"),
     ],
 )

@@ -80,9 +80,11 @@ def check_layers(
     indep_reconsts: Sequence[int],
     num_layers: int,
     out_chans: int,
-    pa_frames: int,
+    num_input_frames: int | None,
 ) -> None:
-    """Check the window and the numbers of the single-frame layers.
+    """Check the window, the numbers of the single-frame layers, and interpolation's frames.
+
+    `num_input_frames` is None for other networks.
 
     Raises:
         ValueError: names the argument, what was given and what is needed.
@@ -97,7 +99,11 @@ def check_layers(
             f"indep_reconsts={list(indep_reconsts)}: {wrong} are not layers of stage 8, which "
             f"has the layers {NUM_STAGES} to {num_layers - 1}"
         )
-    if pa_frames == 0 and out_chans % 3:
+    if num_input_frames is None:
+        return
+    if num_input_frames < 2:
+        raise ValueError(f"img_size[0]={num_input_frames}: interpolation needs 2 or more frames")
+    if out_chans % 3:
         raise ValueError(
             f"out_chans={out_chans}: an interpolation network (pa_frames=0) makes frames of 3 "
             "channels; give a multiple of 3"

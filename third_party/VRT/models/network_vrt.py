@@ -4,6 +4,7 @@ An independent implementation with the constructor, the state dict and the resul
 published network. See third_party/VRT/README.md.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,9 @@ from third_party.VRT.models.stages import (
 from third_party.VRT.models.upsampling import FrameConv, Upsample
 from third_party.VRT.models.weights import load_spynet
 
-FLOW_LEVELS = (2, 3, 4, 5)  # 1/8, 1/4, 1/2 and full resolution
+logger = logging.getLogger(__name__)
+
+FLOW_LEVELS = (2, 3, 4, 5)  # from 1/8 to full resolution
 TAIL_CHANNELS = 64
 COARSEST_STEP = 8
 
@@ -103,11 +106,12 @@ class VRT(nn.Module):
         super().__init__()
         check_widths(depths, embed_dims, num_heads, mul_attn_ratio)
         check_alignment(pa_frames, deformable_groups, embed_dims)
-        check_layers(window_size, indep_reconsts, len(depths), out_chans, pa_frames)
+        num_frames = None if pa_frames else img_size[0]
+        check_layers(window_size, indep_reconsts, len(depths), out_chans, num_frames)
         self.in_chans, self.out_chans, self.upscale = in_chans, out_chans, upscale
         self.pa_frames, self.recal_all_flows = pa_frames, recal_all_flows
         self.nonblind_denoising = nonblind_denoising and pa_frames > 0
-        self.num_input_frames = img_size[0]
+        self.num_input_frames = num_frames
         self.window_size = tuple(window_size)
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
         layers = [
@@ -144,7 +148,9 @@ class VRT(nn.Module):
             return
         self.conv_first = FrameConv(9 * in_chans + self.nonblind_denoising, width)
         self.spynet = SpyNet(FLOW_LEVELS)
-        if spynet_path is not None:
+        if spynet_path is None:
+            logger.info("flow estimator: random weights, until a state dict is loaded")
+        else:
             load_spynet(self.spynet, spynet_path)
 
     def _build_stages(self, layers: list[LayerSettings], deformable_groups: int) -> None:
@@ -194,19 +200,15 @@ class VRT(nn.Module):
             ValueError: a clip with other channels or, for interpolation, another length.
         """
         plan = self._plan(x)
-        if plan.is_needed:
-            x = pad_clip(x, plan)
+        x = pad_clip(x, plan)
         if self.pa_frames == 0:
-            y = self._interpolate(x)
-            return y[..., : plan.size[1], : plan.size[2]] if plan.is_needed else y
-        y = self._restore(x)
-        return crop_clip(y, plan, self.upscale) if plan.is_needed else y
+            return self._interpolate(x)[..., : plan.size[1], : plan.size[2]]
+        return crop_clip(self._restore(x), plan, self.upscale)
 
     def _plan(self, x: Tensor) -> PadPlan:
         """Check the input and find the size to pad it to."""
         channels = self.in_chans + self.nonblind_denoising
-        wanted_frames = None if self.pa_frames else self.num_input_frames
-        check_clip(x, channels, self.conv_first.weight.dtype, wanted_frames)
+        check_clip(x, channels, self.conv_first.weight.dtype, self.num_input_frames)
         _, num_frames, _, height, width = x.shape
         return pad_plan(num_frames, height, width, self.min_frames, self.min_size, COARSEST_STEP)
 
@@ -218,12 +220,10 @@ class VRT(nn.Module):
         if self.nonblind_denoising:
             images = torch.cat((images, x[:, :, self.in_chans :]), dim=2)
         features = self._body(images, flows_backward, flows_forward)
-        batch, num_frames = x.shape[:2]
-        sides = (x.shape[3] * self.upscale, x.shape[4] * self.upscale)
-        pixels = TAIL_CHANNELS * 4 * sides[0] * sides[1]
+        pixels = 4 * TAIL_CHANNELS * x.shape[3] * x.shape[4] * self.upscale**2
         items = pieces_of(IMAGE_ELEMENTS, x.device, pixels)
         out = map_pieces(self._tail, (features, colours.flatten(0, 1)), items)
-        return out.view(batch, num_frames, self.out_chans, *sides)
+        return out.unflatten(0, x.shape[:2])
 
     def _tail(self, features: Tensor, colours: Tensor) -> Tensor:
         """Turn features `[N, C0, H, W]` into frames, added to the input frames `[N, C, H, W]`."""

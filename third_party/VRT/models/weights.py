@@ -112,7 +112,7 @@ def fetch_spynet(folder: str | Path, url: str = SPYNET_URL) -> Path:
         _download(url, partial)
         check_hash(partial)
         os.replace(partial, path)  # noqa: PTH105
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise ConnectionError(f"cannot download {url} ({error}); put the file at {path}") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""Sizes that VRT's architecture cannot take."""
+
+import itertools
+
+import pytest
+import torch
+
+from tests.vrt_cases import golden_net, largest_difference, small_net, smallest_net, smooth_clip
+from third_party.VRT.models.padding import crop_clip, pad_clip, pad_plan, reflected
+
+
+def test_reflection_by_hand():
+    assert reflected(4, 6).tolist() == [0, 1, 2, 3, 2, 1]
+    assert reflected(3, 9).tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0]  # longer than the image
+    assert reflected(2, 5).tolist() == [0, 1, 0, 1, 0]
+    assert reflected(1, 3).tolist() == [0, 0, 0]
+
+
+def test_plan_by_hand():
+    plan = pad_plan(1, 30, 72, min_frames=2, min_size=(64, 64), multiple=8)
+    assert plan.padded == (2, 64, 72)
+    assert plan.is_needed
+    assert not pad_plan(2, 64, 72, 2, (64, 64), 8).is_needed
+    assert pad_plan(5, 65, 71, 2, (64, 64), 8).padded == (5, 72, 72)
+
+
+def test_pad_and_crop():
+    clip = smooth_clip(1, 5, 3)
+    plan = pad_plan(1, 5, 3, 2, (8, 8), 8)
+    padded = pad_clip(clip, plan)
+    assert padded.shape == (1, 2, 3, 8, 8)
+    assert torch.equal(padded[:, 0], padded[:, 1])
+    assert torch.equal(padded[0, 0, :, 5, :3], clip[0, 0, :, 3])
+    assert torch.equal(padded[0, 0, :, :5, 3], clip[0, 0, :, :, 1])
+    assert torch.equal(crop_clip(padded, plan), clip)
+
+
+def test_smallest_sizes_of_networks():
+    net = golden_net("deblur_pa2")
+    assert (net.min_frames, net.min_size) == (2, (64, 64))
+    # Stage 4 has one block only, none of them mutual: stages 3 and 5 decide.
+    net = small_net(depths=[2, 2, 2, 1, 1, 1, 2, 2])
+    assert (net.min_frames, net.min_size) == (2, (16, 16))
+    assert small_net(depths=[1] * 8).min_frames == 1
+    assert small_net(depths=[1] * 8, pa_frames=4).min_frames == 3
+    assert small_net(pa_frames=6, embed_dims=[12] * 8, deformable_groups=6).min_frames == 4
+
+
+SIZES = [1, 2, 7, 8, 9, 16, 19, 33]
+
+
+@pytest.mark.parametrize(("height", "width"), list(itertools.product(SIZES[::2], SIZES[1::2])))
+def test_any_size_comes_back(height, width):
+    net = smallest_net()
+    for frames in (1, 2, 3):
+        x = smooth_clip(frames, height, width)
+        with torch.no_grad():
+            y = net(x)
+        assert y.shape == x.shape
+        assert y.isfinite().all()
+
+
+def test_allowed_sizes_are_not_touched():
+    net = small_net(depths=[2, 1, 1, 1, 1, 1, 2, 2])
+    x = smooth_clip(2, 16, 24)
+    plan = net._plan(x)
+    assert not plan.is_needed
+    with torch.no_grad():
+        assert torch.equal(net(x), net._restore(x))
+
+
+def test_padded_result_is_that_of_the_padded_clip():
+    net = smallest_net()
+    x = smooth_clip(1, 13, 18)
+    by_hand = torch.cat((x, x), dim=1)
+    by_hand = torch.cat((by_hand, by_hand[..., 9:12, :].flip(-2)), dim=-2)
+    by_hand = torch.cat((by_hand, by_hand[..., 11:17].flip(-1)), dim=-1)
+    with torch.no_grad():
+        wanted = net(by_hand)[:, :1, :, :13, :18]
+        assert largest_difference(net(x), wanted) == 0.0
+
+
+def test_gradient_passes_through_the_padding():
+    net = smallest_net()
+    x = smooth_clip(1, 5, 6).requires_grad_()
+    net(x).sum().backward()
+    assert (x.grad != 0).all()
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(2, 11, 9), (1, 8, 8), (3, 8, 17)])
+def test_other_networks_take_any_size(frames, height, width):
+    x = smooth_clip(frames, height, width)
+    with torch.no_grad():
+        assert smallest_net(upscale=2)(x).shape == (1, frames, 3, 2 * height, 2 * width)
+        noisy = torch.cat((x, x[:, :, :1]), dim=2)
+        assert smallest_net(nonblind_denoising=True)(noisy).shape == x.shape
+        if frames > 1:
+            net = smallest_net(pa_frames=0, img_size=[frames, 8, 8])
+            assert net(x).shape == (1, 1, 3, height, width)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 2, 4, 16, 16), r"shape \[1, 2, 4, 16, 16\]; it needs \[B, T, 3, H, W\]"),
+        ((2, 3, 16, 16), "it needs"),
+        ((1, 0, 3, 16, 16), "empty clip"),
+    ],
+)
+def test_clips_that_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        smallest_net()(torch.zeros(shape))
+
+
+def test_half_precision_outside_autocast_is_refused():
+    with pytest.raises(ValueError, match=r"float16.*torch\.autocast"):
+        smallest_net()(torch.zeros(1, 2, 3, 16, 16, dtype=torch.float16))
+    with pytest.raises(ValueError, match="use torch.autocast"):
+        smallest_net().bfloat16()(torch.zeros(1, 2, 3, 16, 16, dtype=torch.bfloat16))
+
+
+def test_interpolation_needs_its_number_of_frames():
+    with pytest.raises(ValueError, match=r"takes 4 frames \(img_size\[0\]\), it was given 3"):
+        golden_net("vfi_pa0")(smooth_clip(3, 64, 64))

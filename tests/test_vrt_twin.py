@@ -1,0 +1,243 @@
+"""Fast paths of VRT against their slow twins, with proof that the fast path ran."""
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from tests import vrt_twin
+from tests.vrt_cases import largest_difference, small_net, smooth_clip
+from third_party.VRT.models import alignment, attention, blocks, chunks, flow
+from third_party.VRT.models.attention import BiasedAttention, attend
+from third_party.VRT.models.deformable import FlowGuidedDeformConv
+from third_party.VRT.models.flow import SpyNet
+from third_party.VRT.models.windows import FromWindows, ToWindows, build_plan, effective_window
+
+CPU = torch.device("cpu")
+
+
+def operators(function):
+    """Names of the operators that a call runs, with their counts."""
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        function()
+    return {event.key: event.count for event in record.key_averages()}
+
+
+@pytest.mark.parametrize(
+    ("frames", "changes"),
+    [
+        (2, {}),
+        (3, {"pa_frames": 4}),
+        (4, {"pa_frames": 6, "embed_dims": [12] * 8, "deformable_groups": 6}),
+        (3, {"window_size": [3, 4, 4], "depths": [4, 1, 1, 2, 1, 1, 2, 2], "qkv_bias": False}),
+    ],
+)
+def test_network_equals_its_twin(frames, changes):
+    net = small_net(**changes).double()
+    x = smooth_clip(frames, 32, 40, batch=2 if frames == 2 else 1, dtype=torch.float64)
+    assert x.std() > 0.1
+    with torch.no_grad():
+        ours, twin = net(x), vrt_twin.restore(net, x)
+    assert (twin - x).std() > 0.1
+    assert largest_difference(ours, twin) < 1e-10
+
+
+def gradients(net, function, x):
+    net.zero_grad(set_to_none=True)
+    function(x).square().mean().backward()
+    return {name: p.grad.clone() for name, p in net.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "flags", [(False, False), (True, True), (True, False), (False, True)], ids=str
+)
+def test_gradients_equal_those_of_the_twin(flags):
+    net = small_net(use_checkpoint_attn=flags[0], use_checkpoint_ffn=flags[1]).double()
+    x = smooth_clip(2, 32, 32, dtype=torch.float64)
+    ours = gradients(net, net, x)
+    twin = gradients(net, lambda clip: vrt_twin.restore(net, clip), x)
+    for name, wanted in twin.items():
+        assert wanted.abs().sum() > 0, name
+        assert largest_difference(ours[name], wanted) < 1e-9 * max(1.0, float(wanted.norm())), name
+
+
+def test_results_do_not_depend_on_pieces(monkeypatch):
+    net = small_net(use_checkpoint_attn=True, use_checkpoint_ffn=True).double()
+    x = smooth_clip(3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        whole = net(x)
+    monkeypatch.setitem(chunks.WINDOW_ELEMENTS, "cpu", 8 * 70)  # 2 windows of 32 tokens
+    monkeypatch.setitem(chunks.IMAGE_ELEMENTS, "cpu", 1)
+    for module in net.modules():
+        if isinstance(module, blocks.Group):
+            module._plans.clear()
+    with torch.no_grad():
+        assert largest_difference(net(x), whole) < 1e-12
+    plan = net.stage1.residual_group1.plan(torch.zeros(1, 3, 32, 32, 8), is_shifted=False)
+    assert len(plan.chunks) == 64  # 4 frames of 8 x 8 windows, 2 frames deep, 2 at once
+    pieces = gradients(net, net, x)
+    monkeypatch.undo()
+    assert largest_difference(net(x), whole) < 1e-12
+    for name, grad in gradients(net, net, x).items():
+        assert largest_difference(grad, pieces[name]) < 1e-9, name
+
+
+def test_fused_attention_runs_forward_and_with_a_learned_bias():
+    net = small_net()
+    x = smooth_clip(2, 32, 32)
+    fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    with torch.no_grad():
+        seen = operators(lambda: net(x))
+    assert seen[fused] > 0
+    assert not any("attention_math" in name for name in seen)
+    seen = operators(lambda: net(x).sum().backward())
+    assert seen[fused] > 0
+    assert seen["BiasedAttentionBackward"] > 0
+    assert not any("attention_math" in name for name in seen)
+
+
+def test_biased_attention_equals_explicit_attention(monkeypatch):
+    monkeypatch.setattr(attention, "LOGITS_AT_ONCE", 100)  # 2 windows at once, 5 in all
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(5, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    bias = torch.randn(1, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 5, 8, dtype=torch.float64)
+
+    def explicit():
+        return vrt_twin.explicit(q, k, v, 0.3, bias)
+
+    def fused():
+        out = attend(q, k, v, bias, 0.3)
+        assert out.grad_fn.name() == "BiasedAttentionBackward"
+        return out.transpose(1, 2).flatten(2)
+
+    results = []
+    for function in (explicit, fused):
+        out = function()
+        grads = torch.autograd.grad((out * weight).sum(), (q, k, v, bias))
+        results.append((out, *grads))
+    for ours, twin in zip(*results, strict=True):
+        assert largest_difference(ours, twin) < 1e-13
+    apply = BiasedAttention.apply
+    assert torch.autograd.gradcheck(lambda *args: apply(*args, 0.3), (q, k, v, bias))
+
+
+def test_neighbours_and_flow_run_in_one_batch(monkeypatch):
+    """However many frames: one call of each convolution, both directions and all frames."""
+    net = small_net()
+    for frames in (2, 4):
+        sizes = []
+        hook = net.stage2.pa_deform.conv_offset[0].register_forward_hook(
+            lambda m, args, out, sizes=sizes: sizes.append(len(out))
+        )
+        levels = []
+        level_hook = net.spynet.basic_module[5].register_forward_hook(
+            lambda m, args, out, levels=levels: levels.append(len(out))
+        )
+        with torch.no_grad():
+            net(smooth_clip(frames, 32, 32))
+        hook.remove()
+        level_hook.remove()
+        assert sizes == [2 * (frames - 1)]
+        assert levels == [2 * (frames - 1)]
+    built = []
+    original = SpyNet._pyramid
+    monkeypatch.setattr(
+        SpyNet, "_pyramid", lambda self, x, size: built.append(len(x)) or original(self, x, size)
+    )
+    flow.adjacent_flows(net.spynet, smooth_clip(4, 32, 32))
+    assert built == [4]  # each frame once
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3])
+def test_alignment_equals_frame_by_frame(distance):
+    torch.manual_seed(1)
+    deform = FlowGuidedDeformConv(6, distance, 2 * distance, 5.0).double()
+    torch.nn.init.normal_(deform.conv_offset[6].weight, std=0.1)
+    x = torch.randn(2, distance + 2, 6, 7, 9, dtype=torch.float64)
+    backward, forward = (
+        [3 * torch.randn(2, distance + 2 - g, 2, 7, 9).double() for g in range(1, distance + 1)]
+        for _ in range(2)
+    )
+    for keep in (True, False):
+        after, before = alignment.align_neighbours(x, backward, forward, deform, keep)
+        assert largest_difference(after, vrt_twin.align_to_next(deform, x, backward)) < 1e-12
+        assert largest_difference(before, vrt_twin.align_to_previous(deform, x, forward)) < 1e-12
+    assert not after[:, -1].any()
+    assert not before[:, 0].any()
+    reverse = alignment.align_neighbours(
+        x.flip(1), [f.flip(1) for f in forward], [b.flip(1) for b in backward], deform
+    )
+    assert largest_difference(reverse[0].flip(1), before) < 1e-13
+
+
+def test_flows_equal_those_pair_by_pair():
+    net = small_net(pa_frames=6, embed_dims=[12] * 8, deformable_groups=6).double()
+    x = smooth_clip(4, 32, 40, batch=2, dtype=torch.float64)
+    with torch.no_grad():
+        ours, twin = net.get_flows(x), vrt_twin.all_flows(net, x)
+    for side, wanted in zip(ours, twin, strict=True):
+        assert len(side) == len(wanted) == 12
+        for a, b in zip(side, wanted, strict=True):
+            assert largest_difference(a, b) < 1e-11
+
+
+@pytest.mark.parametrize("size", [(2, 4, 6), (3, 5, 4), (5, 9, 7), (1, 3, 2)])
+@pytest.mark.parametrize("shift", [(0, 0, 0), (1, 2, 1)])
+def test_windows_there_and_back(size, shift):
+    window = (2, 4, 3)
+    num_rows = 2 * size[0] * size[1] * size[2]
+    rows = torch.arange(num_rows * 3.0).view(num_rows, 3).requires_grad_()
+    plan = build_plan(2, size, window, shift, 20, CPU)
+    tokens = ToWindows.apply(rows, plan)
+    back = FromWindows.apply(tokens, plan)
+    assert torch.equal(back, rows)
+    back.backward(rows.detach())
+    assert torch.equal(rows.grad, rows.detach())
+    assert sum(len(chunk.gather) for chunk in plan.chunks) == len(plan.gather)
+    # The same windows, as a set, as those cut the obvious way.
+    window, shift = effective_window(size, window, shift)
+    volume = torch.arange(1, num_rows + 1).view(2, *size, 1)
+    d, h, w = (-n % side for n, side in zip(size, window, strict=True))
+    volume = torch.nn.functional.pad(volume, (0, 0, 0, w, 0, h, 0, d))
+    wanted = vrt_twin.cut(torch.roll(volume, [-s for s in shift], (1, 2, 3)), window)[:, :, 0]
+    ours = plan.gather + 1
+    if plan.padding is not None:
+        ours = ours.masked_fill(plan.padding[:, 0], 0)
+    ours = {tuple(row) for row in ours.view(-1, plan.num_tokens).tolist()}
+    assert ours == {tuple(row) for row in wanted.tolist()}
+
+
+def test_heads_widened_by_zeros_change_nothing():
+    """What a GPU does: 4 channels per head become 8 in the weights."""
+    group = small_net().stage1.residual_group1.double()
+    attn = group.blocks[0].attn
+    x = torch.randn(3, 32, 8, dtype=torch.float64)
+    plan = build_plan(1, (2, 8, 8), (2, 4, 4), (1, 2, 2), 10**6, CPU)
+    (segment,) = [s for s in plan.chunks[0].segments if s.kind == 6]
+    segments = (type(segment)(6, 0, 3),)
+    plain = attn(x, attn.prepare(plan), segments)
+    wide = attn.prepare(plan, head_multiple=8)
+    assert (attn.head_dim, wide.head_dim) == (4, 8)
+    assert wide.weight.shape == (96, 8)
+    assert largest_difference(attn(x, wide, segments), plain) < 1e-14
+
+
+def test_no_graph_and_no_copies_without_gradients():
+    net = small_net(use_checkpoint_attn=True, use_checkpoint_ffn=True)
+    x = smooth_clip(2, 32, 32)
+    with torch.no_grad():
+        seen = operators(lambda: net(x))
+    assert "ToWindows" not in seen
+    assert seen["aten::index_copy_"] > 0
+    assert "ToWindows" in operators(lambda: net(x))
+
+
+def test_frozen_flow_estimator_keeps_no_graph():
+    net = small_net()
+    x = smooth_clip(2, 32, 32)
+    assert all(f.requires_grad for side in net.get_flows(x) for f in side)
+    net.spynet.requires_grad_(False)
+    assert not any(f.requires_grad for side in net.get_flows(x) for f in side)
+    net(x).sum().backward()
+    assert net.conv_first.weight.grad.abs().sum() > 0
+    assert all(f.requires_grad for side in net.get_flows(x.requires_grad_()) for f in side)
