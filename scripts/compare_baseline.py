@@ -26,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--config", required=True, help="YAML file of the VRT+Spike run")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     try:
         cfg = load_config(args.config, args.overrides)
         twin_cfg = load_config(args.config, [*args.overrides, *twin_overrides(cfg)])

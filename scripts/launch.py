@@ -50,7 +50,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint")
     parser.add_argument("--dry_run", action="store_true", help="one step, one save, one tile")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def _commands(args: argparse.Namespace, cfg: CfgNode, processes: int) -> list[list[str]]:
@@ -64,10 +64,11 @@ def _commands(args: argparse.Namespace, cfg: CfgNode, processes: int) -> list[li
             [*python, _script("prepare_data.py"), "--config", args.config, *args.overrides]
         )
     train = [*_runner(processes), str(REPO_ROOT / "src/train.py"), "--config", args.config]
-    train += ["--resume", args.resume, *(["--dry_run"] if args.dry_run else [])]
+    train += ["--dry_run"] if args.dry_run else []
     if cfg.TRAIN.RGB_TWIN and not args.dry_run:
-        commands.append([*train, *args.overrides, *twin_overrides(cfg)])
-    commands.append([*train, *args.overrides])
+        twin_resume = "never" if args.resume == "never" else "auto"  # a path is the main run's
+        commands.append([*train, "--resume", twin_resume, *args.overrides, *twin_overrides(cfg)])
+    commands.append([*train, "--resume", args.resume, *args.overrides])
     if cfg.TRAIN.RGB_TWIN and not args.dry_run:
         commands.append(
             [*python, _script("compare_baseline.py"), "--config", args.config, *args.overrides]

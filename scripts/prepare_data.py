@@ -53,7 +53,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--check_only", action="store_true", help="verify, write nothing")
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="configuration keys")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers {options.workers}: at least 1 is needed")
     return options

@@ -171,6 +171,8 @@ def _unknown(dotted: str, keys: dict[str, Key]) -> str:
 def _convert(dotted: str, value: Any, key: Key) -> tuple[Any, str | None]:
     """Return the value in the type of the default, or a sentence that says what is wrong."""
     wanted = key.rule[0] if key.rule else f"a value like {key.default!r}"
+    if isinstance(key.default, int) and not isinstance(key.default, bool):
+        wanted = wanted.replace("a number", "a whole number")
     problem = f"{dotted}: expected {wanted}, got {value!r}"
     if isinstance(key.default, list):
         if not isinstance(value, list | tuple):

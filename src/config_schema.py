@@ -176,7 +176,7 @@ SCHEMA: dict[str, Any] = {
             "WEIGHT_DECAY": Key(1e-4, "AdamW's weight decay.", NOT_NEGATIVE),
         },
         "SCHED": {
-            "WARMUP_STEPS": Key(5000, "Steps of linear warm-up from 0.", NOT_NEGATIVE),
+            "WARMUP_STEPS": Key(5000, "Steps of linear warm-up.", NOT_NEGATIVE),
             "ETA_MIN": Key(1e-7, "Learning rate at the end of the cosine.", NOT_NEGATIVE),
         },
         "VAL_EVERY": Key(1000, "Steps between validations.", POSITIVE),

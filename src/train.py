@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.config import ConfigError, load_config
-from src.engine.distributed import join_ranks
+from src.engine.distributed import choose_device, join_ranks
 from src.engine.dry_run import dry_run
 from src.engine.run_directory import RunDirectory, write_run_record
 from src.engine.run_log import start_logging
@@ -32,7 +32,12 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     run, stamp = RunDirectory.of(cfg), time.strftime("%Y%m%d-%H%M%S")
-    with join_ranks(cfg.DEVICE) as ranks:
+    try:
+        device = choose_device(cfg.DEVICE)
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    with join_ranks(device) as ranks:
         start_logging(run.logs / f"train_{stamp}.log", is_main=ranks.is_main)
         if ranks.is_main:
             write_run_record(run, cfg, stamp)
@@ -58,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", default="auto", help="auto (default), never, or a checkpoint")
     parser.add_argument("--dry_run", action="store_true", help="one step, one save, one tile")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 if __name__ == "__main__":

@@ -98,11 +98,15 @@ def test_a_later_format_is_refused(tmp_path):
 
 def test_only_changes_that_make_it_another_run_are_conflicts():
     cfg = get_defaults()
-    text = config_to_text(cfg)
+    stored = {"config": config_to_text(cfg), "vrt": "depths: [1, 2]\n", "clips_per_step": 6}
     cfg.TRAIN.NUM_WORKERS, cfg.TRAIN.MAX_STEPS, cfg.LOG.SAVE_DIR = 0, 9, "elsewhere"
-    assert resume_conflicts(text, cfg) == []
+    cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.GRADIENT_ACCUMULATION_STEPS = 2, 3  # the product is the same
+    assert resume_conflicts(stored, cfg, "depths:\n- 1\n- 2\n", 6) == []
     cfg.TRAIN.OPTIM.LR, cfg.DATA.K = 1.0, 16
-    assert resume_conflicts(text, cfg) == [
+    conflicts = resume_conflicts(stored, cfg, "depths: [1, 1]", 8)
+    assert "checkpoint has 6 clips per step, this run 8" in conflicts[0]
+    assert "MODEL.VRT_CFG: the arguments in" in conflicts[1]
+    assert conflicts[2:] == [
         "DATA.K: the checkpoint has 32, the configuration 16",
         "TRAIN.OPTIM.LR: the checkpoint has 0.0002, the configuration 1.0",
     ]

@@ -61,10 +61,10 @@ def test_f56_all_problems_are_listed_at_once(tmp_path):
         "overrides come in pairs KEY VALUE; the last one is 'LOG'",
         "DATA.CLIP_LENGHT: unknown key; did you mean 'DATA.CLIP_LEN'?",
         "TRAIN.OPTIM.LR: expected a number > 0, got 'fast'",
-        "TRAIN.MAX_STEPS: expected a number >= 0, got '2e4'",
-        "TRAIN.BATCH_SIZE: expected a number > 0, got True",
-        "SEED: expected a number >= 0, got -1",
-        "DATA.K: expected a number > 0, got 0",
+        "TRAIN.MAX_STEPS: expected a whole number >= 0, got '2e4'",
+        "TRAIN.BATCH_SIZE: expected a whole number > 0, got True",
+        "SEED: expected a whole number >= 0, got -1",
+        "DATA.K: expected a whole number > 0, got 0",
     ]
     assert problems[: len(expected)] == expected
     assert problems[len(expected)].startswith("DATA.ROOT: folder nowhere does not exist")

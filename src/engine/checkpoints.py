@@ -7,6 +7,8 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
     optimizer, scaler, schedule    their state dicts
     progress    {"step", "skipped_steps", "best_psnr", "best_step"}
     config      the full configuration as YAML text
+    vrt         VRT's constructor arguments as YAML text, from the file MODEL.VRT_CFG
+    clips_per_step    clips of all ranks in one optimiser step
 """
 
 import logging
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from yacs.config import CfgNode
 
 from src.config import config_from_text, walk_schema
 from src.models.weights import UNREADABLE
@@ -37,9 +41,12 @@ FREE_TO_CHANGE = (
     "DATA.CACHE_SIZE_GB",
     "DATA.PRELOAD",
     "DATA.MAX_BAD_FRACTION",
+    "MODEL.VRT_CFG",  # its content is compared instead
     "MODEL.PRETRAINED",
     "MODEL.SPYNET",
     "MODEL.USE_CHECKPOINT",
+    "TRAIN.BATCH_SIZE",  # the product with accumulation and ranks is compared instead
+    "TRAIN.GRADIENT_ACCUMULATION_STEPS",
     "TRAIN.NUM_WORKERS",
     "TRAIN.EPOCHS",
     "TRAIN.MAX_STEPS",
@@ -102,10 +109,19 @@ def find_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return max(readable, key=lambda item: item[1]["progress"]["step"], default=None)
 
 
-def resume_conflicts(stored_text: str, cfg: Any) -> list[str]:
-    """Return one sentence per key whose change would make the resumed run another run."""
-    stored = config_from_text(stored_text, "the checkpoint's configuration")
+def resume_conflicts(
+    state: dict[str, Any], cfg: CfgNode, vrt_text: str, clips_per_step: int
+) -> list[str]:
+    """Return one sentence per setting whose change would make the resumed run another run."""
+    stored = config_from_text(state["config"], "the checkpoint's configuration")
     conflicts = []
+    if state["clips_per_step"] != clips_per_step:
+        conflicts.append(
+            f"ranks x BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS: the checkpoint has "
+            f"{state['clips_per_step']} clips per step, this run {clips_per_step}"
+        )
+    if yaml.safe_load(state["vrt"]) != yaml.safe_load(vrt_text):
+        conflicts.append(f"MODEL.VRT_CFG: the arguments in {cfg.MODEL.VRT_CFG} have changed")
     for dotted, _ in walk_schema():
         if dotted.startswith(FREE_TO_CHANGE):
             continue

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from yacs.config import CfgNode
 
 from src.data.recordings import Recording
@@ -71,10 +72,9 @@ def check_comparable(twin: ScoredRun, spike: ScoredRun) -> None:
     frames = [[(f["sequence"], f["frame"]) for f in r.validation["frames"]] for r in (twin, spike)]
     if frames[0] != frames[1]:
         raise ValueError("the two runs were scored on different frames; validate both again")
-    for what in ("protocol", "step"):
-        values = [run.validation[what] for run in (twin, spike)]
-        if values[0] != values[1]:
-            raise ValueError(f"the two runs differ in {what}: {values[0]} and {values[1]}")
+    protocols = [run.validation["protocol"] for run in (twin, spike)]
+    if protocols[0] != protocols[1]:
+        raise ValueError(f"the two runs were scored differently: {protocols[0]} / {protocols[1]}")
 
 
 def write_picture(
@@ -124,7 +124,8 @@ class FrameRange:
 
 def _restore_one(run: ScoredRun, around: FrameRange, i: int) -> np.ndarray:
     device = choose_device(run.cfg.DEVICE)
-    model = build_model(run.cfg, read_weights=False)
+    arguments = yaml.safe_load(run.state["vrt"])
+    model = build_model(run.cfg, read_weights=False, vrt_arguments=arguments)
     model.load_state_dict(run.state["model"])
     restorer = build_restorer(run.cfg, model.to(device), device)
     return dict(restorer.restore(around))[i - around.start]

@@ -45,8 +45,8 @@ class Ranks:
             distributed.barrier()
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """Return the device that `auto`, `cuda` or `cpu` stands for on this machine.
+def choose_device(name: str) -> torch.device:
+    """Return the device that `auto`, `cuda` or `cpu` stands for; under torchrun this rank's GPU.
 
     Raises:
         RuntimeError: `cuda` is asked for and there is no CUDA device.
@@ -58,18 +58,17 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
             "DEVICE is cuda, but torch sees no CUDA device; install the torch build for your "
             "driver, or set DEVICE cpu"
         )
-    return torch.device("cuda", local_rank)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 @contextmanager
-def join_ranks(device_name: str) -> Iterator[Ranks]:
+def join_ranks(device: torch.device) -> Iterator[Ranks]:
     """Join the process group that torchrun describes in the environment; leave it at the end.
 
     Without torchrun there is one rank. Gloo carries CPU runs, NCCL carries CUDA runs.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    device = choose_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size > 1:

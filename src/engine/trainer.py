@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode
@@ -30,7 +31,7 @@ from src.engine.schedule import warmup_cosine
 from src.engine.training_step import BatchPlacer, TrainingStep, seed_step
 from src.engine.validation import Validation
 from src.losses.build import build_loss
-from src.models.build import build_model
+from src.models.build import build_model, read_vrt_arguments
 from src.paths import resolve
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -60,13 +61,14 @@ class Trainer:
             train.MAX_STEPS, train.EPOCHS, len(self.dataset), self.clips_per_step
         )
         torch.manual_seed(cfg.SEED)  # the same initial weights on every rank
-        self.model = build_model(cfg)
+        self.vrt_arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
+        self.model = build_model(cfg, vrt_arguments=self.vrt_arguments)
         freeze(self.model, train.FREEZE)
         self.precision = choose_precision(train.AMP, ranks.device)
         self.train_step = self._build_step(wrap_model(self.model, ranks))
         recordings = build_val_recordings(cfg)
         self.validation = Validation(cfg, ranks, run, recordings)
-        self._dropped_clips = self._skipped_in_a_row = 0
+        self._dropped_clips = self._seen_clips = self._skipped_in_a_row = 0
 
     def _build_step(self, wrapped: nn.Module) -> TrainingStep:
         train, device = self.cfg.TRAIN, self.ranks.device
@@ -165,7 +167,8 @@ class Trainer:
     def validate(self, scalars: Scalars) -> None:
         """Restore the validation sequences; write scores and pictures; keep the best weights."""
         with self.clock.measure("validation"):
-            psnr = self.validation(self.model, self.progress.step, scalars)
+            is_last = self.progress.step == self.total_steps
+            psnr = self.validation(self.model, self.progress.step, scalars, is_last=is_last)
         best = self.progress.best_psnr
         if psnr is not None and math.isfinite(psnr) and (best is None or psnr > best):
             self.progress.best_psnr, self.progress.best_step = psnr, self.progress.step
@@ -185,6 +188,8 @@ class Trainer:
             "schedule": self.train_step.schedule.state_dict(),
             "progress": asdict(self.progress),
             "config": config_to_text(self.cfg),
+            "vrt": yaml.safe_dump(self.vrt_arguments, sort_keys=False),
+            "clips_per_step": self.clips_per_step,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -193,7 +198,8 @@ class Trainer:
         Raises:
             ValueError: The configuration would make it another run; the keys are named.
         """
-        conflicts = resume_conflicts(state["config"], self.cfg)
+        vrt_text = yaml.safe_dump(self.vrt_arguments)
+        conflicts = resume_conflicts(state, self.cfg, vrt_text, self.clips_per_step)
         if conflicts:
             raise ValueError(
                 f"run {self.run.name} cannot go on with a changed configuration:\n  "
@@ -261,12 +267,14 @@ class Trainer:
         """Stop the run when more samples than DATA.MAX_BAD_FRACTION could not be read."""
         dropped = [bad for batch in batches for bad in batch["dropped"]]
         self._dropped_clips += len(dropped)
-        share = self._dropped_clips / len(self.dataset)
-        if dropped and share > self.cfg.DATA.MAX_BAD_FRACTION:
+        self._seen_clips += len(batches) * self.cfg.TRAIN.BATCH_SIZE
+        # Not before an epoch's worth of samples: one bad file among the first few is no share yet.
+        seen = max(self._seen_clips, len(self.dataset))
+        if dropped and self._dropped_clips > self.cfg.DATA.MAX_BAD_FRACTION * seen:
             names = "; ".join(f"{bad.name}: {bad.reason}" for bad in dropped[:MAX_DROPPED_NAMED])
             raise RuntimeError(
                 f"{self._dropped_clips} samples could not be read, more than DATA.MAX_BAD_FRACTION "
-                f"{self.cfg.DATA.MAX_BAD_FRACTION} of {len(self.dataset)} clips; the last: {names}"
+                f"{self.cfg.DATA.MAX_BAD_FRACTION} of {seen}; the last: {names}"
             )
 
     def _progress_bar(self) -> tqdm:

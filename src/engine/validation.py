@@ -36,17 +36,19 @@ class Validation:
         self.recordings = recordings
         self.lpips, self.notes = build_lpips(cfg, ranks.device)
 
-    def __call__(self, model: nn.Module, step: int, scalars: Scalars) -> float | None:
+    def __call__(
+        self, model: nn.Module, step: int, scalars: Scalars, *, is_last: bool
+    ) -> float | None:
         """Score the model; return the mean PSNR in dB on every rank.
 
         The main rank writes `outputs/metrics/val_<exp>_<step>.json`, the scalars, and at every
-        TRAIN.VISUAL_EVERY steps the pictures. Without recordings there is no score.
+        TRAIN.VISUAL_EVERY steps and at the end the pictures. Without recordings there is no score.
         """
         if not self.recordings:
             return None
         mine = self.recordings[self.ranks.rank :: self.ranks.world_size]
         restorer = build_restorer(self.cfg, model, self.ranks.device)
-        pictures = _Pictures(self.run, step, enabled=self._takes_pictures(step))
+        pictures = _Pictures(self.run, step, enabled=self._takes_pictures(step) or is_last)
         with self._progress_bar(mine) as bar:
 
             def on_frame(

@@ -1,18 +1,19 @@
 """Finds the weights to test, and builds the model that they belong to."""
 
 import hashlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 from yacs.config import CfgNode
 
 from src.config import config_from_text, load_config
 from src.engine.run_directory import RunDirectory
 from src.models.build import build_model
+from src.models.weights import UNREADABLE
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def load_model(checkpoint: Path | None, config: Path | None, overrides: list[str
         raise ValueError(f"{checkpoint} holds weights without a configuration; add --config FILE")
     else:
         cfg = load_config(config, overrides, check_paths=False)
-    model = build_model(cfg)
+    arguments = yaml.safe_load(stored["vrt"]) if is_ours and "vrt" in stored else None
+    model = build_model(cfg, vrt_arguments=arguments)
     if is_ours and (difference := set(stored["model"]) ^ set(model.state_dict())):
         raise ValueError(
             f"{checkpoint}: {len(difference)} weights do not belong to the model of its own "
@@ -78,6 +80,6 @@ def load_model(checkpoint: Path | None, config: Path | None, overrides: list[str
 def _read(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: cannot be read as weights: {reason}") from error

@@ -20,7 +20,9 @@ from third_party.VRT.models.network_vrt import VRT
 logger = logging.getLogger(__name__)
 
 
-def build_model(cfg: CfgNode, *, read_weights: bool = True) -> nn.Module:
+def build_model(
+    cfg: CfgNode, *, read_weights: bool = True, vrt_arguments: dict[str, Any] | None = None
+) -> nn.Module:
     """Return `VRTWithSpike`, or `RGBOnly` where MODEL.USE_SPIKE is false, on the CPU.
 
     Random weights depend on `cfg.SEED` alone, and VRT is built first: both kinds start from the
@@ -30,14 +32,18 @@ def build_model(cfg: CfgNode, *, read_weights: bool = True) -> nn.Module:
         cfg: the configuration.
         read_weights: false leaves SPYNET and PRETRAINED alone, for a model that gets the weights
             of a checkpoint anyway.
+        vrt_arguments: VRT's constructor arguments in place of the file MODEL.VRT_CFG; a checkpoint
+            brings its own, so that it does not change with the file.
 
     Raises:
         ValueError: settings or weights that do not fit; the message names the key.
     """
+    if vrt_arguments is None:
+        vrt_arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
     model_cfg = cfg.MODEL
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SEED)
-        vrt = build_vrt(cfg, read_weights=read_weights)
+        vrt = build_vrt(cfg, vrt_arguments, read_weights=read_weights)
         if model_cfg.USE_SPIKE:
             model: nn.Module = VRTWithSpike(
                 vrt,
@@ -56,9 +62,11 @@ def build_model(cfg: CfgNode, *, read_weights: bool = True) -> nn.Module:
     return model
 
 
-def build_vrt(cfg: CfgNode, *, read_weights: bool = True) -> nn.Module:
-    """Return the VRT of MODEL.VRT_CFG with the recomputation that the configuration asks for."""
-    arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
+def build_vrt(
+    cfg: CfgNode, vrt_arguments: dict[str, Any], *, read_weights: bool = True
+) -> nn.Module:
+    """Return a VRT with the recomputation and the start that the configuration asks for."""
+    arguments = dict(vrt_arguments)
     arguments["use_checkpoint_attn"] = cfg.MODEL.USE_CHECKPOINT_ATTN
     arguments["use_checkpoint_ffn"] = cfg.MODEL.USE_CHECKPOINT_FFN
     if read_weights and not cfg.MODEL.PRETRAINED:  # which holds the flow estimator too
