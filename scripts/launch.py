@@ -23,8 +23,13 @@ from src.paths import REPO_ROOT, resolve
 DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
 
 # On a CPU a training step allocates and frees large buffers all the time. Kept in the heap they
-# need no new pages from the kernel; glibc reads these when the process starts.
-CPU_SETTINGS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31)}
+# need no new pages from the kernel; glibc reads these when the process starts. Threads that wait
+# passively cost nothing on an idle machine and keep a shared one from stalling.
+CPU_SETTINGS = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31),
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 
 def main() -> int:

@@ -18,9 +18,9 @@ from yacs.config import CfgNode
 
 from src.config import ConfigError, load_config
 from src.data.bad_samples import BadFileError, DataSetError
-from src.data.checking import Expected, check
 from src.data.description import DescriptionError
-from src.data.preparation import PrepareSettings, default_workers, prepare
+from src.data.preparation.checking import Expected, check
+from src.data.preparation.prepare import PrepareSettings, default_workers, prepare
 from src.data.settings import alignment_paths, scan_settings
 from src.paths import resolve
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.config import config_to_text
 from src.data.frames import write_png
-from src.data.spike_dat import SpikeGeometry
+from src.data.spikes.spike_dat import SpikeGeometry
 from src.engine.distributed import choose_device
 from src.engine.precision import choose_precision
 from src.engine.run_directory import RunDirectory, git_commit

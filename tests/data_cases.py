@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from src.data.alignment import EXPOSURES_HEADER, read_exposures, write_alignment
-from src.data.blur import blur_window, synthesize_blur
 from src.data.datasets.voxelizer import voxelize_spikes
 from src.data.description import DataDescription, fingerprint_data, write_description
 from src.data.frames import write_png
 from src.data.scanning import ScanSettings, scan_sequence
-from src.data.simulator import SpikeSimulator
-from src.data.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
+from src.data.simulation.blur import blur_window, synthesize_blur
+from src.data.simulation.simulator import SpikeSimulator
+from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
 
 TICKS_PER_FRAME, TICKS_PER_SECOND = 8, 1920
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from src.data.frames import write_png
-from src.data.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
+from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
 
 SPIKE_SIZE = (16, 24)
 FRAME_SIZE = (32, 48)

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from src.data.blur import blur_window, synthesize_blur
-from src.data.simulator import rgb_to_intensity, simulate_spikes
+from src.data.simulation.blur import blur_window, synthesize_blur
+from src.data.simulation.simulator import rgb_to_intensity, simulate_spikes
 
 
 def solid(*values):

@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from src.data.counting import CountTask, count_frames
-from src.data.parallel import run_parallel, worthwhile_workers
-from src.data.spike_dat import SpikeGeometry, write_spikes
+from src.data.preparation.counting import CountTask, count_frames
+from src.data.preparation.parallel import run_parallel, worthwhile_workers
+from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.data.voxel_cache import SpikeSource
 
 

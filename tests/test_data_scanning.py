@@ -13,7 +13,7 @@ from src.data.description import DataDescription
 from src.data.frames import read_image
 from src.data.recordings import Recording
 from src.data.scanning import scan_sequence, scan_split
-from src.data.spike_dat import SpikeFile, SpikeGeometry, SpikeSidecar, write_sidecar
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeSidecar, write_sidecar
 
 GEOMETRY = SpikeGeometry(32, 48)
 

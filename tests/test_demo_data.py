@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data import demo_data
-from src.data.blur import blur_window, synthesize_blur
-from src.data.demo_data import DemoDataError, make_demo_data
-from src.data.demo_photographs import CutOut
-from src.data.demo_plan import DemoPlan, SequencePlan
 from src.data.description import fingerprint_data, read_description, write_description
 from src.data.frames import read_image
-from src.data.reconstruct import tfp
-from src.data.simulator import SpikeSimulator, rgb_to_intensity
-from src.data.spike_dat import SpikeFile, read_sidecar
+from src.data.simulation import demo_data
+from src.data.simulation.blur import blur_window, synthesize_blur
+from src.data.simulation.demo_data import DemoDataError, make_demo_data
+from src.data.simulation.demo_photographs import CutOut
+from src.data.simulation.demo_plan import DemoPlan, SequencePlan
+from src.data.simulation.simulator import SpikeSimulator, rgb_to_intensity
+from src.data.spikes.reconstruct import tfp
+from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 from src.metrics.psnr_ssim import psnr
 from src.paths import REPO_ROOT
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.data.events import (
+from src.data.spikes.events import (
     check_events,
     dense_to_events,
     events_to_dense,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from src.data.bad_samples import BadFileError, DataSetError
-from src.data.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
+from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
 from src.inference.folders import InputFolders, find_sequences
 from tests.folder_cases import (
     FRAME_SIZE,

@@ -8,7 +8,6 @@ import yaml
 from data_cases import copy_root, write_miniature
 
 from src.config import load_config
-from src.data import counting
 from src.data.alignment import read_alignment
 from src.data.build import (
     build_train_dataset,
@@ -16,10 +15,11 @@ from src.data.build import (
     build_val_recordings,
     workers_that_fit,
 )
-from src.data.counting import count_frames
 from src.data.datasets.voxelizer import voxelize_spikes
 from src.data.frames import read_image, write_png
-from src.data.spike_dat import SpikeFile, SpikeGeometry
+from src.data.preparation import counting
+from src.data.preparation.counting import count_frames
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.data.voxel_cache import read_index
 from src.paths import REPO_ROOT
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from src.data.reconstruct import tfi, tfp
-from src.data.simulator import simulate_spikes
+from src.data.simulation.simulator import simulate_spikes
+from src.data.spikes.reconstruct import tfi, tfp
 from tests.spike_cases import random_spikes
 
 

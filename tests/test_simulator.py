@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from src.data.simulator import SpikeNoise, SpikeSimulator, rgb_to_intensity, simulate_spikes
+from src.data.simulation.simulator import (
+    SpikeNoise,
+    SpikeSimulator,
+    rgb_to_intensity,
+    simulate_spikes,
+)
 
 ALL_NOISE = SpikeNoise(
     photons=50.0,

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from src.data.spike_dat import (
+from src.data.spikes.spike_dat import (
     SpikeFile,
     SpikeGeometry,
     SpikeSidecar,

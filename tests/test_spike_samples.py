@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from src.data.events import dense_to_events, events_to_dense, read_dense
 from src.data.frames import read_image
-from src.data.reconstruct import tfi, tfp
-from src.data.simulator import simulate_spikes
-from src.data.spike_dat import SpikeFile, SpikeGeometry
+from src.data.simulation.simulator import simulate_spikes
+from src.data.spikes.events import dense_to_events, events_to_dense, read_dense
+from src.data.spikes.reconstruct import tfi, tfp
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import REPO_ROOT
 
 SAMPLES = REPO_ROOT.parent / "shared" / "samples"

@@ -13,7 +13,7 @@ from src.data.datasets.voxelizer import (
     voxelize_packed,
     voxelize_spikes,
 )
-from src.data.spike_dat import SpikeFile, SpikeGeometry, write_spikes
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, write_spikes
 from tests.spike_cases import random_spikes, voxelize_spikes_twin, voxelize_twin
 
 

@@ -17,7 +17,7 @@ from src.data.bad_samples import BadFileError, DataSetError, problems_of
 from src.data.description import DataDescription, list_sequences, read_description
 from src.data.frames import list_frames, read_image
 from src.data.recordings import FrameRecord, ImageReader, Recording
-from src.data.spike_files import SequenceSpikes, find_spikes
+from src.data.spikes.spike_files import SequenceSpikes, find_spikes
 from src.data.voxel_cache import SpikeSource, VoxelEntry, read_index, staleness
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import numpy as np
 
 from src.data.bad_samples import BadFileError
 from src.data.datasets.voxelizer import voxelize_packed
-from src.data.spike_dat import SpikeFile, SpikeGeometry
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import atomic_write
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from src.data.alignment import EXPOSURES_NAME, frame_index, read_exposures, wind
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import read_description
 from src.data.frames import list_frames, read_image
-from src.data.spike_dat import SpikeFile, SpikeGeometry, read_sidecar
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar
 from src.data.voxel_cache import SpikeSource, count_source
 
 BLUR_FOLDERS = ("blur",)

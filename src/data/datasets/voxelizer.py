@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from src.data.spike_dat import SpikeFile
+from src.data.spikes.spike_dat import SpikeFile
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from src.data.demo_photographs import CutOut
+from src.data.simulation.demo_photographs import CutOut
 
 # To be raised whenever the same seed gives other bytes than before.
 VERSION = 1

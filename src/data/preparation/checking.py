@@ -9,7 +9,7 @@ import numpy as np
 
 from src.data.alignment import AlignmentLog, Exposure, read_alignment
 from src.data.bad_samples import BadFileError
-from src.data.counting import PreparedSplit
+from src.data.preparation.counting import PreparedSplit
 from src.data.description import (
     FILE_NAME,
     DescriptionError,
@@ -19,8 +19,8 @@ from src.data.description import (
     read_description,
 )
 from src.data.frames import read_image
-from src.data.parallel import run_parallel, worthwhile_workers
-from src.data.preparation import PrepareSettings, normalization_texts, scan_folders
+from src.data.preparation.parallel import run_parallel, worthwhile_workers
+from src.data.preparation.prepare import PrepareSettings, normalization_texts, scan_folders
 from src.data.recordings import FrameRecord, Recording
 from src.data.scanning import ScanSettings, SequenceScan, by_reason, summarize
 from src.data.transforms import crop_grid

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from src.data.demo_motion import SmoothMotion
-from src.data.demo_photographs import (
+from src.data.simulation.demo_motion import SmoothMotion
+from src.data.simulation.demo_photographs import (
     CutOut,
     blend_over,
     cut_out,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.data.bad_samples import BadFileError
-from src.data.parallel import run_parallel, worthwhile_workers
+from src.data.preparation.parallel import run_parallel, worthwhile_workers
 from src.data.scanning import Dropped, ScanSettings, SequenceScan
 from src.data.voxel_cache import (
     SpikeSource,

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from src.data.frames import read_image
-from src.data.simulator import BT601
+from src.data.simulation.simulator import BT601
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.blur import (
+from src.data.simulation.blur import (
     SOURCE_FRAMES_PER_SECOND,
     TICKS_PER_SOURCE_FRAME,
     blur_window,
     synthesize_blur,
 )
-from src.data.demo_motion import camera_motion, object_motion
-from src.data.demo_plan import SPLITS, DemoPlan, SequencePlan
-from src.data.demo_scenes import Scene, SceneObject
+from src.data.simulation.demo_motion import camera_motion, object_motion
+from src.data.simulation.demo_plan import SPLITS, DemoPlan, SequencePlan
+from src.data.simulation.demo_scenes import Scene, SceneObject
 from src.data.description import (
     DataDescription,
     fingerprint_data,
@@ -34,8 +34,8 @@ from src.data.description import (
     write_description,
 )
 from src.data.frames import write_png
-from src.data.simulator import SpikeSimulator
-from src.data.spike_dat import SpikeSidecar, write_sidecar, write_spikes
+from src.data.simulation.simulator import SpikeSimulator
+from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.metrics.psnr_ssim import psnr
 from src.paths import atomic_write
 

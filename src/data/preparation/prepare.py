@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.data.alignment import Exposure, write_alignment
 from src.data.bad_samples import BadFileError, DataSetError, problems_of
-from src.data.counting import PreparedSplit, count_spikes
+from src.data.preparation.counting import PreparedSplit, count_spikes
 from src.data.description import (
     FILE_NAME,
     DataDescription,

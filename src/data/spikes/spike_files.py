@@ -8,7 +8,7 @@ from src.data.alignment import SNAP_TICKS, window_ticks
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DataDescription
 from src.data.frames import list_frames
-from src.data.spike_dat import (
+from src.data.spikes.spike_dat import (
     SIDECAR_NAME,
     SpikeFile,
     SpikeGeometry,
