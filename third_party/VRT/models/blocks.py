@@ -38,7 +38,8 @@ class GatedMlp(nn.Module):
     def forward(self, x: Tensor, joined: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Apply the MLP; `joined` is given where many pieces share it."""
         gate, value = F.linear(x, *(self.joined() if joined is None else joined)).chunk(2, dim=-1)
-        return self.fc2(F.gelu(gate) * value)
+        gate = F.gelu(gate)
+        return self.fc2(gate * value if torch.is_grad_enabled() else gate.mul_(value))
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _add(tokens: Tensor, change: Tensor, keep: Tensor | None, chunk: Chunk) -> T
     change = change.to(tokens.dtype)
     if keep is not None:
         change = change * keep.index_select(0, chunk.clip)[:, None, None]
-    return tokens + change
+    return tokens + change if torch.is_grad_enabled() else change.add_(tokens)
 
 
 class Group(nn.Module):

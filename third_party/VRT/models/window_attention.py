@@ -165,7 +165,7 @@ class WindowAttention(nn.Module):
             bias = None if prepared.bias is None else prepared.bias[0]
             qkv = F.linear(x, prepared.weight, bias)
         else:
-            qkv = F.linear(x, prepared.weight) + prepared.bias
+            qkv = F.linear(x, prepared.weight).add_(prepared.bias)
         # [M, N, 1 or 2 kinds, q k v, heads, d]
         qkv = qkv.view(num, num_tokens, -1, 3, self.num_heads, prepared.head_dim)
         parts = []
