@@ -143,9 +143,10 @@ SCHEMA: dict[str, Any] = {
                 NOT_NEGATIVE,
             ),
         },
-        "START_AS_IDENTITY": Key(
-            False,
-            "VRT's last convolution starts at zero: the untrained model returns its input.",
+        "OUTPUT_GAIN": Key(
+            1.0,
+            "Factor on the initial weights of VRT's last convolution; 0 starts as the identity.",
+            NOT_NEGATIVE,
         ),
         "USE_CHECKPOINT_ATTN": Key(
             True, "Recompute attention in the backward pass: less memory, a little slower."

@@ -32,11 +32,13 @@ def _cfg(tmp_path):
     return cfg
 
 
-def test_start_as_identity_returns_the_input(cfg):
+def test_output_gain_scales_what_an_untrained_model_adds(cfg):
     clip, voxels = clip_and_voxels()
-    assert not torch.equal(build_model(cfg).eval()(clip, voxels), clip)
-    cfg.MODEL.START_AS_IDENTITY = True
-    assert torch.equal(build_model(cfg).eval()(clip, voxels), clip)
+    change = build_model(cfg).eval()(clip, voxels) - clip
+    for gain in (0.5, 0.0):
+        cfg.MODEL.OUTPUT_GAIN = gain
+        restored = build_model(cfg).eval()(clip, voxels)
+        torch.testing.assert_close(restored, clip + gain * change)
 
 
 def test_time_slope_reaches_every_scale(cfg):

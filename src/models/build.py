@@ -75,9 +75,9 @@ def build_vrt(
         elif not arguments.get("spynet_path"):
             logger.warning("MODEL.SPYNET is empty: a flow estimator starts from random weights")
     vrt = VRT(**arguments)
-    if cfg.MODEL.START_AS_IDENTITY:
-        nn.init.zeros_(vrt.conv_last.weight)
-        nn.init.zeros_(vrt.conv_last.bias)
+    with torch.no_grad():
+        for parameter in vrt.conv_last.parameters():
+            parameter.mul_(cfg.MODEL.OUTPUT_GAIN)
     return vrt
 
 
