@@ -15,9 +15,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.config import ConfigError, load_config
 from src.data.build import build_val_recordings
-from src.engine.comparison import check_comparable, scored_run, twin_overrides, write_picture
+from src.engine.comparison import (
+    check_comparable,
+    means_of,
+    scored_run,
+    twin_overrides,
+    write_picture,
+)
 from src.engine.run_directory import RunDirectory, git_commit
-from src.metrics.report import format_table
+from src.metrics.report import format_table, json_safe
 from src.paths import atomic_write
 
 
@@ -32,12 +38,13 @@ def main() -> int:
         twin_cfg = load_config(args.config, [*args.overrides, *twin_overrides(cfg)])
         spike, twin = scored_run(cfg), scored_run(twin_cfg)
         check_comparable(twin, spike)
+        recordings = build_val_recordings(cfg)
     except (ConfigError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     run = RunDirectory.of(cfg)
     rows = [
-        ("blurry input", spike.validation["blurry"]["mean_over_frames"]),
+        ("blurry input", means_of(spike.validation["blurry"])),
         ("RGB-only twin", twin.means),
         ("VRT+Spike", spike.means),
     ]
@@ -45,13 +52,13 @@ def main() -> int:
         "commit": git_commit(),
         "protocol": spike.validation["protocol"],
         "num_frames": spike.validation["num_frames"],
-        "mean_over_frames": dict(rows),
+        "mean_over_frames": json_safe(dict(rows)),
     }
     table = run.metrics / f"compare_{run.name}.json"
     with atomic_write(table) as partial:
         partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
     picture = run.visuals / "comparison.png"
-    write_picture(picture, twin, spike, build_val_recordings(cfg))
+    write_picture(picture, twin, spike, recordings)
     print(f"\n{cfg.EXP_NAME}: means over {content['num_frames']} validation frames")
     print(format_table(rows))
     print(f"table   {table}\npicture {picture}")

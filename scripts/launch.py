@@ -7,7 +7,9 @@
 """
 
 import argparse
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,8 @@ from src.engine.comparison import twin_overrides
 from src.paths import REPO_ROOT, resolve
 
 DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # On a CPU a training step allocates and frees large buffers all the time. Kept in the heap they
 # need no new pages from the kernel; glibc reads these when the process starts. Threads that wait
@@ -40,12 +44,39 @@ def main() -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    processes = args.num_processes or _count_gpus(cfg.DEVICE)
+    num_gpus = _count_gpus(cfg.DEVICE)
+    if args.num_processes and args.num_processes > num_gpus > 0:
+        print(
+            f"--num_processes {args.num_processes}: torch sees {num_gpus} GPU(s)", file=sys.stderr
+        )
+        return 2
+    if args.num_processes and not num_gpus:
+        print(f"no GPU: {args.num_processes} process(es) train on the CPU", file=sys.stderr)
+    processes = args.num_processes or num_gpus
     for command in _commands(args, cfg, processes):
-        code = subprocess.run(command, env=_environment(cfg), check=False).returncode  # noqa: S603
+        code = _run(command, _environment(cfg))
         if code != 0:
             return code
     return 0
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command to its end; SIGTERM goes on to it, and it does not outlive this process."""
+    process = subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)  # noqa: S603
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal has sent it to the child as well
+            continue
+
+
+def _ask_to_die_with_parent() -> None:
+    """Let Linux send SIGTERM to this process when its parent is gone, killed for example."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+_die_with_parent = _ask_to_die_with_parent if sys.platform == "linux" else None
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -8,13 +8,17 @@ $ErrorActionPreference = "Stop"
 $root = Split-Path -Parent $PSScriptRoot
 
 if ($env:VIRTUAL_ENV) { $environment = $env:VIRTUAL_ENV }
-elseif ($env:CONDA_PREFIX -and $env:CONDA_DEFAULT_ENV -ne "base") { $environment = $env:CONDA_PREFIX }
+elseif ($env:CONDA_PREFIX -and $env:CONDA_DEFAULT_ENV -and $env:CONDA_DEFAULT_ENV -ne "base") { $environment = $env:CONDA_PREFIX }
 else { $environment = Join-Path $root ".venv" }
 
 # conda keeps python.exe at the top, a virtual environment in Scripts
 $python = Join-Path $environment "Scripts\python.exe"
 if (Test-Path (Join-Path $environment "python.exe")) { $python = Join-Path $environment "python.exe" }
 
+$own = Join-Path $root ".venv"
+if (-not (Test-Path $python) -and $environment -ne $own) {
+    throw "setup_env: the active environment $environment has no python; install it there, or deactivate it"
+}
 if (-not (Test-Path $python)) {
     $base = if ($env:PYTHON) { $env:PYTHON } else { "python" }
     [Console]::Error.WriteLine("setup_env: making $environment")

@@ -15,7 +15,15 @@ is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-} python3 python3.12 python3.11 python3.13 python3.10 python; do
+    if [ -n "${PYTHON:-}" ]; then
+        if command -v "$PYTHON" >/dev/null 2>&1 && is_new_enough "$PYTHON"; then
+            command -v "$PYTHON"
+            return
+        fi
+        say "PYTHON=$PYTHON is no Python >= 3.10"
+        return 1
+    fi
+    for candidate in python3 python3.12 python3.11 python3.13 python3.10 python; do
         if command -v "$candidate" >/dev/null 2>&1 && is_new_enough "$candidate"; then
             command -v "$candidate"
             return
@@ -23,6 +31,26 @@ find_python() {
     done
     say "no Python >= 3.10 found; install one, or give its path: PYTHON=/path/to/python3.11 $0"
     return 1
+}
+
+has_uv() { command -v uv >/dev/null 2>&1; }
+
+# A set-up that was killed can leave an interpreter without pip; then the environment is made anew.
+is_usable() { [ -x "$1" ] && { has_uv || "$1" -m pip --version >/dev/null 2>&1; }; }
+
+make_own_environment() {
+    local base
+    base="$(find_python)"
+    say "making $environment from $base"
+    rm -rf "$environment"
+    if has_uv; then
+        uv venv --quiet --python "$base" "$environment" >&2
+    elif ! "$base" -m venv "$environment" >&2; then
+        rm -rf "$environment"
+        say "$base cannot make a virtual environment; on Debian and Ubuntu:" \
+            "apt install $("$base" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+        return 1
+    fi
 }
 
 if [ -n "${VIRTUAL_ENV:-}" ]; then
@@ -34,16 +62,13 @@ else
 fi
 python="$environment/bin/python"
 
-if [ ! -x "$python" ]; then
-    base="$(find_python)"
-    say "making $environment from $base"
-    if command -v uv >/dev/null 2>&1; then
-        uv venv --quiet --python "$base" "$environment" >&2
-    elif ! "$base" -m venv "$environment" >&2; then
-        rm -rf "$environment"
-        say "$base cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"
+if ! is_usable "$python"; then
+    if [ "$environment" != "$root/.venv" ]; then # somebody else's: never made or removed here
+        say "the active environment $environment has no python with pip;" \
+            "install both into it (conda install python pip), or deactivate it"
         exit 1
     fi
+    make_own_environment
 fi
 if ! is_new_enough "$python"; then
     say "$python is $("$python" -V 2>&1); needed is Python >= 3.10"
@@ -53,7 +78,7 @@ fi
 stamp="$environment/.vrt-spike-requirements"
 if ! cmp -s "$root/requirements.txt" "$stamp"; then
     say "installing requirements.txt into $environment (a minute or two, up to 6 GB with CUDA)"
-    if command -v uv >/dev/null 2>&1; then
+    if has_uv; then
         uv pip install --quiet --python "$python" -r "$root/requirements.txt" >&2
     else
         "$python" -m pip install --quiet --disable-pip-version-check -r "$root/requirements.txt" >&2

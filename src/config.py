@@ -122,7 +122,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         given = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"not valid YAML: {error}"]) from error
     if not isinstance(given, dict):
         raise ConfigError(str(path), ["holds no mapping of keys to values"])

@@ -39,7 +39,10 @@ NOT_NEGATIVE = ("a number >= 0", lambda v: v >= 0)
 FRACTION = ("a number from 0 to 1", lambda v: 0 <= v <= 1)
 DROPOUT = ("a number >= 0 and < 1", lambda v: 0 <= v < 1)
 NAME = ("a folder name without slashes", lambda v: bool(v) and "/" not in v and ".." not in v)
-OPTIONAL_NAME = ("a name without slashes", lambda v: "/" not in v and ".." not in v)
+OPTIONAL_NAME = (
+    "a name without slashes that does not begin with a dot",
+    lambda v: "/" not in v and "\\" not in v and not v.startswith("."),
+)
 POSITIVE_LIST = ("a list of numbers > 0", lambda v: len(v) > 0 and all(x > 0 for x in v))
 BETAS = ("two numbers >= 0 and < 1", lambda v: len(v) == 2 and all(0 <= x < 1 for x in v))
 EXTENSIONS = ("a list like ['.png']", lambda v: len(v) > 0 and all(x.startswith(".") for x in v))

@@ -27,7 +27,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield partial
-        with partial.open("rb") as handle:
+        with partial.open("r+b") as handle:  # Windows flushes writable files only
             os.fsync(handle.fileno())
         partial.replace(path)
     finally:

@@ -9,12 +9,15 @@ import argparse
 import logging
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from yacs.config import CfgNode
+
 from src.config import ConfigError, load_config
-from src.engine.distributed import choose_device, join_ranks
+from src.engine.distributed import Ranks, choose_device, join_ranks
 from src.engine.dry_run import dry_run
 from src.engine.run_directory import RunDirectory, write_run_record
 from src.engine.run_log import start_logging
@@ -31,29 +34,30 @@ def main() -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    run, stamp = RunDirectory.of(cfg), time.strftime("%Y%m%d-%H%M%S")
     try:
-        device = choose_device(cfg.DEVICE)
-    except RuntimeError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    with join_ranks(device) as ranks:
-        start_logging(run.logs / f"train_{stamp}.log", is_main=ranks.is_main)
+        with join_ranks(choose_device(cfg.DEVICE)) as ranks:
+            train(cfg, ranks, args)
+    except (ArithmeticError, OSError, RuntimeError, ValueError) as error:
+        # Data, weights, device or disk at fault: the sentence for the user, the place for the log.
+        logger.error("%s", error)
+        logger.debug("where it was raised", exc_info=True)
+        return 1
+    return 0
+
+
+def train(cfg: CfgNode, ranks: Ranks, args: argparse.Namespace) -> None:
+    """Do the run on this rank."""
+    run, stamp = RunDirectory.of(cfg), time.strftime("%Y%m%d-%H%M%S")
+    start_logging(run.logs / f"train_{stamp}.log", is_main=ranks.is_main)
+    with run.locked() if ranks.is_main else nullcontext():
         if ranks.is_main:
             write_run_record(run, cfg, stamp)
-        try:
-            trainer = Trainer(cfg, ranks, run)
-            if not args.dry_run:
-                trainer.resume(args.resume)
-        except (OSError, RuntimeError, ValueError) as error:  # data, weights or device at fault
-            logger.error("%s", error)
-            logger.debug("where it was raised", exc_info=True)
-            return 1
+        trainer = Trainer(cfg, ranks, run)
         if args.dry_run:
             dry_run(trainer)
-        else:
-            trainer.fit()
-    return 0
+            return
+        trainer.resume(args.resume)
+        trainer.fit()
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -97,16 +97,22 @@ def test_a_later_format_is_refused(tmp_path):
 
 
 def test_only_changes_that_make_it_another_run_are_conflicts():
-    cfg = get_defaults()
-    stored = {"config": config_to_text(cfg), "vrt": "depths: [1, 2]\n", "clips_per_step": 6}
+    def written_by(cfg, **changes):
+        written = {"config": config_to_text(cfg), "vrt": "depths: [1, 2]", "precision": "fp32"}
+        return {**written, "clips_per_step": 6, **changes}
+
+    stored, cfg = written_by(get_defaults()), get_defaults()
     cfg.TRAIN.NUM_WORKERS, cfg.TRAIN.MAX_STEPS, cfg.LOG.SAVE_DIR = 0, 9, "elsewhere"
     cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.GRADIENT_ACCUMULATION_STEPS = 2, 3  # the product is the same
-    assert resume_conflicts(stored, cfg, "depths:\n- 1\n- 2\n", 6) == []
+    cfg.MODEL.FUSE.CHUNK_SIZE = 8
+    assert resume_conflicts(stored, written_by(cfg, vrt="depths:\n- 1\n- 2\n")) == []
     cfg.TRAIN.OPTIM.LR, cfg.DATA.K = 1.0, 16
-    conflicts = resume_conflicts(stored, cfg, "depths: [1, 1]", 8)
-    assert "checkpoint has 6 clips per step, this run 8" in conflicts[0]
-    assert "MODEL.VRT_CFG: the arguments in" in conflicts[1]
-    assert conflicts[2:] == [
+    changed = written_by(cfg, vrt="depths: [1, 1]", clips_per_step=8, precision="bf16")
+    conflicts = resume_conflicts(stored, changed)
+    assert "(clips per step): the checkpoint has 6, this run 8" in conflicts[0]
+    assert "the checkpoint has fp32, this run bf16" in conflicts[1]
+    assert "VRT's arguments in that file have changed" in conflicts[2]
+    assert conflicts[3:] == [
         "DATA.K: the checkpoint has 32, the configuration 16",
         "TRAIN.OPTIM.LR: the checkpoint has 0.0002, the configuration 1.0",
     ]

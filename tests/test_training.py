@@ -37,7 +37,7 @@ def test_f01_stop_and_resume_equals_straight_training(tmp_path):
     first.total_steps = 2  # the schedule still spans four
     first.fit()
     assert read_checkpoint(tmp_path, "halves")["progress"]["step"] == 2
-    second = make_trainer(config, "EXP_NAME", "halves")
+    second = make_trainer(config, "EXP_NAME", "halves", "TRAIN.NUM_WORKERS", "2")
     second.resume("auto")
     assert second.progress.step == 2
     second.fit()
@@ -71,25 +71,16 @@ def test_f06_sigkill_in_the_middle_ends_with_the_same_weights(tmp_path):
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=3)
+    initial = make_trainer(config).model.state_dict()
     run_train(config, "EXP_NAME", "one", "TRAIN.GRADIENT_ACCUMULATION_STEPS", "2")
     run_train(config, "EXP_NAME", "two", "TRAIN.GRADIENT_ACCUMULATION_STEPS", "1", processes=2)
     one, two = read_checkpoint(tmp_path, "one"), read_checkpoint(tmp_path, "two")
     moved = 0.0
     for name, weight in one["model"].items():
         torch.testing.assert_close(weight, two["model"][name], rtol=1e-4, atol=1e-5, msg=name)
-        initial = make_initial(config).get(name) if weight.is_floating_point() else None
-        if initial is not None:
-            moved = max(moved, (weight - initial).abs().max().item())
+        if weight.is_floating_point():
+            moved = max(moved, (weight - initial[name]).abs().max().item())
     assert moved > 1e-3  # training did change the weights
-
-
-_initial: dict = {}
-
-
-def make_initial(config) -> dict:
-    if not _initial:
-        _initial.update(make_trainer(config).model.state_dict())
-    return _initial
 
 
 def test_a_run_leaves_scores_best_weights_pictures_and_a_record(tmp_path):
@@ -152,6 +143,32 @@ def test_resume_never_keeps_the_earlier_run_aside(tmp_path):
     assert again.progress.step == 0
     kept = list((tmp_path / "outputs" / "ckpts").glob("run.before-*/last.pth"))
     assert len(kept) == 1
+
+
+def test_resume_from_a_path_keeps_what_the_run_had(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=2)
+    make_trainer(config).fit()
+    earlier = tmp_path / "earlier.pth"
+    state = read_checkpoint(tmp_path)
+    state["progress"]["step"] = 1
+    torch.save(state, earlier)
+    again = make_trainer(config)
+    again.resume(str(earlier))
+    assert again.progress.step == read_checkpoint(tmp_path)["progress"]["step"] == 1
+    kept = next((tmp_path / "outputs" / "ckpts").glob("run.before-*/last.pth"))
+    assert torch.load(kept, weights_only=True)["progress"]["step"] == 2
+
+
+def test_f23_a_second_process_is_refused(tmp_path):
+    config = write_run(tmp_path)
+    run = RunDirectory.of(load_config(config))
+    with run.locked():
+        done = subprocess.run(
+            train_command(config), env=one_thread(), capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "run run is being trained by another process" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_f14_a_finished_run_says_so(tmp_path, caplog):

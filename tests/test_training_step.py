@@ -11,22 +11,22 @@ from torch import nn
 from src.data.normalization import normalize_counts, to_unit
 from src.engine.parameter_groups import freeze
 from src.engine.precision import choose_precision
-from src.engine.progress import Meter, Stopwatch
+from src.engine.progress import DroppedClips, Meter, Stopwatch
 from src.engine.schedule import warmup_cosine
-from src.engine.training_step import BatchPlacer, TrainingStep, seed_step
+from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
 
 CPU = torch.device("cpu")
 
 
 class Mixer(nn.Module):
-    """Adds a scaled mean of the voxels to the frames."""
+    """Adds a scaled mean of each frame's voxels to it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor([0.5, 0.5, 0.5], dtype=torch.float32))
 
     def forward(self, blurry, voxels):
-        light = voxels.mean(dim=2, keepdim=True)
+        light = voxels.mean(dim=(2, 3, 4), keepdim=True)
         return blurry + self.scale.view(3, 1, 1) * light
 
 
@@ -58,8 +58,9 @@ def make_step(model: nn.Module, *, lr=0.1, grad_clip=0.0, precision="fp32") -> T
         optimizer,
         schedule,
         choose_precision(precision, CPU),
-        BatchPlacer(CPU, 0.2, 0.7),
+        BatchPlacer(CPU, 0.2, 0.7, (2, 4, 5)),
         grad_clip,
+        StepDraws(1),
     )
 
 
@@ -67,8 +68,8 @@ def test_four_micro_batches_equal_one_batch():
     whole = Mixer().double()
     split = copy.deepcopy(whole)
     batch = batch_of(4)
-    one = make_step(whole)([batch])
-    four = make_step(split)([part_of(batch, slice(i, i + 1)) for i in range(4)])
+    one = make_step(whole)([batch], 0)
+    four = make_step(split)([part_of(batch, slice(i, i + 1)) for i in range(4)], 0)
     torch.testing.assert_close(whole.scale, split.scale, rtol=0, atol=1e-7)
     assert one.losses["total"] == pytest.approx(four.losses["total"], rel=1e-6)
     assert four.names == ("s0:0", "s1:1", "s2:2", "s3:3")
@@ -77,7 +78,7 @@ def test_four_micro_batches_equal_one_batch():
 def test_step_equals_the_obvious_loop():
     model, twin = Mixer(), Mixer()
     batch = batch_of(2)
-    outcome = make_step(model, grad_clip=0.01)([batch])
+    outcome = make_step(model, grad_clip=0.01)([batch], 0)
     blurry, sharp = to_unit(batch["blur"]), to_unit(batch["sharp"])
     loss, _ = squared_error(twin(blurry, normalize_counts(batch["spike_vox"], 0.2, 0.7)), sharp)
     loss.backward()
@@ -94,7 +95,7 @@ def test_f41_a_step_that_is_not_finite_changes_nothing():
     with torch.no_grad():
         model.scale[0] = math.nan
     before = model.scale.detach().clone()
-    outcome = step([batch_of(1)])
+    outcome = step([batch_of(1)], 0)
     assert not outcome.is_finite
     torch.testing.assert_close(model.scale.detach(), before, equal_nan=True)
     assert step.schedule.last_epoch == 0  # the schedule did not advance either
@@ -108,12 +109,15 @@ def test_a_micro_batch_without_samples_adds_nothing():
     bad = SimpleNamespace(name="seq/000003", reason="truncated")
     nothing = {"blur": None, "dropped": [bad]}
     batch = batch_of(1)
-    make_step(alone, lr=0.05)([batch])  # half the gradient: one of two micro-batches is there
-    outcome = make_step(with_gap, lr=0.1)([batch, nothing])
+    lone = make_step(alone, lr=0.05)([batch], 0)  # half the gradient: one of two is there
+    outcome = make_step(with_gap, lr=0.1)([nothing, batch], 0)
     torch.testing.assert_close(alone.scale, with_gap.scale)
-    assert outcome.names == ("s0:0", "dropped (seq/000003: truncated)")
-    with pytest.raises(RuntimeError, match="no sample of the first micro-batch.*truncated"):
-        make_step(Mixer())([nothing])
+    assert outcome.names == ("dropped (seq/000003: truncated)", "s0:0")
+    assert outcome.losses == lone.losses  # the mean is over what was there
+    only_gaps = Mixer()
+    before = only_gaps.scale.detach().clone()
+    assert make_step(only_gaps)([nothing], 0).losses["total"] == 0.0
+    assert torch.equal(only_gaps.scale.detach(), before)
 
 
 def test_bf16_autocast_reaches_the_model():
@@ -129,7 +133,7 @@ def test_bf16_autocast_reaches_the_model():
             seen.append(result.dtype)
             return result
 
-    assert make_step(Spy(), precision="bf16")([batch_of(1)]).is_finite
+    assert make_step(Spy(), precision="bf16")([batch_of(1)], 0).is_finite
     assert seen == [torch.bfloat16]
 
 
@@ -139,14 +143,15 @@ def test_precision_says_what_a_device_cannot_do():
         choose_precision("fp16", CPU)
 
 
-def test_random_numbers_are_a_function_of_seed_rank_and_step():
-    def draw(*key):
-        seed_step(*key)
+def test_random_numbers_are_a_function_of_run_step_and_place():
+    def draw(draws, step, micro_batch):
+        draws.seed(step, micro_batch)
         return torch.rand(1).item()
 
-    numbers = [draw(1, 0, 7), draw(2, 0, 7), draw(1, 1, 7), draw(1, 0, 8)]
-    assert len(set(numbers)) == 4
-    assert draw(1, 0, 7) == numbers[0]
+    one = [draw(StepDraws(1), step, micro) for step in (0, 1) for micro in (0, 1)]
+    assert len({*one, draw(StepDraws(2), 0, 0)}) == 5
+    two = [draw(StepDraws(1, rank, 2), step, 0) for step in (0, 1) for rank in (0, 1)]
+    assert one == two  # one rank with two micro-batches, two ranks with one
 
 
 def test_frozen_parts_are_found_by_name():
@@ -165,3 +170,13 @@ def test_stopwatch_shares_sum_to_one():
     assert clock.share("data") == 0.0  # nothing measured yet
     clock.seconds.update(data=1.0, step=3.0)
     assert (clock.share("data"), clock.share("step")) == (0.25, 0.75)
+
+
+def test_dropped_clips_are_borne_up_to_their_share():
+    bad = SimpleNamespace(name="seq/000003", reason="truncated")
+    counter = DroppedClips(max_fraction=0.25, at_least=4, batch_size=1)
+    counter.count([{"dropped": [bad]}])  # one of at least four
+    counter.count([{"dropped": []}] * 8)
+    counter.count([{"dropped": [bad]}])  # two of ten
+    with pytest.raises(RuntimeError, match=r"3 of 11 samples .*0\.25; the last: seq/000003: trunc"):
+        counter.count([{"dropped": [bad]}])

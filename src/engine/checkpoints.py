@@ -9,6 +9,7 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
     config      the full configuration as YAML text
     vrt         VRT's constructor arguments as YAML text, from the file MODEL.VRT_CFG
     clips_per_step    clips of all ranks in one optimiser step
+    precision   fp32, bf16 or fp16
 """
 
 import logging
@@ -17,7 +18,6 @@ from typing import Any
 
 import torch
 import yaml
-from yacs.config import CfgNode
 
 from src.config import config_from_text, walk_schema
 from src.models.weights import UNREADABLE
@@ -42,11 +42,17 @@ FREE_TO_CHANGE = (
     "DATA.PRELOAD",
     "DATA.MAX_BAD_FRACTION",
     "MODEL.VRT_CFG",  # its content is compared instead
+    *(
+        f"MODEL.{part}.{key}"
+        for part in ("SPIKE_TSA", "FUSE")
+        for key in ("ADAPTIVE_CHUNK", "MAX_BATCH_TOKENS", "CHUNK_SIZE", "CHUNK_SHAPE")
+    ),
     "MODEL.PRETRAINED",
     "MODEL.SPYNET",
     "MODEL.USE_CHECKPOINT",
     "TRAIN.BATCH_SIZE",  # the product with accumulation and ranks is compared instead
     "TRAIN.GRADIENT_ACCUMULATION_STEPS",
+    "TRAIN.AMP",  # what it gives on the device is compared instead
     "TRAIN.NUM_WORKERS",
     "TRAIN.EPOCHS",
     "TRAIN.MAX_STEPS",
@@ -56,6 +62,13 @@ FREE_TO_CHANGE = (
     "TRAIN.LOG_EVERY",
     "TRAIN.RGB_TWIN",
 )
+
+
+# Consequences of several settings, compared instead of them.
+COMPARED = {
+    "clips_per_step": "ranks x BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS (clips per step)",
+    "precision": "number format that TRAIN.AMP gives on this device",
+}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -75,7 +88,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a readable checkpoint: {reason}") from error
-    if not isinstance(state, dict) or "progress" not in state:
+    if not isinstance(state, dict) or not {"progress", "format"} <= state.keys():
         raise ValueError(
             f"{path}: holds weights but no training state; to start from weights alone give the "
             "file as MODEL.PRETRAINED"
@@ -109,25 +122,31 @@ def find_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return max(readable, key=lambda item: item[1]["progress"]["step"], default=None)
 
 
-def resume_conflicts(
-    state: dict[str, Any], cfg: CfgNode, vrt_text: str, clips_per_step: int
-) -> list[str]:
-    """Return one sentence per setting whose change would make the resumed run another run."""
-    stored = config_from_text(state["config"], "the checkpoint's configuration")
-    conflicts = []
-    if state["clips_per_step"] != clips_per_step:
-        conflicts.append(
-            f"ranks x BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS: the checkpoint has "
-            f"{state['clips_per_step']} clips per step, this run {clips_per_step}"
-        )
-    if yaml.safe_load(state["vrt"]) != yaml.safe_load(vrt_text):
-        conflicts.append(f"MODEL.VRT_CFG: the arguments in {cfg.MODEL.VRT_CFG} have changed")
+def resume_conflicts(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Return one sentence per setting whose change would make the resumed run another run.
+
+    Args:
+        stored: The checkpoint.
+        current: What the run would write now.
+    """
+    conflicts = [
+        f"{what}: the checkpoint has {stored[key]}, this run {current[key]}"
+        for key, what in COMPARED.items()
+        if stored[key] != current[key]
+    ]
+    if yaml.safe_load(stored["vrt"]) != yaml.safe_load(current["vrt"]):
+        conflicts.append("MODEL.VRT_CFG: VRT's arguments in that file have changed")
+    return conflicts + config_differences(stored["config"], current["config"], FREE_TO_CHANGE)
+
+
+def config_differences(first: str, second: str, ignored: tuple[str, ...]) -> list[str]:
+    """Return one sentence per key that differs, but for keys that begin as one of `ignored`."""
+    cfgs = [config_from_text(text, "the checkpoint's configuration") for text in (first, second)]
+    differences = []
     for dotted, _ in walk_schema():
-        if dotted.startswith(FREE_TO_CHANGE):
-            continue
-        old, new = stored, cfg
+        old, new = cfgs
         for name in dotted.split("."):
             old, new = old[name], new[name]
-        if old != new:
-            conflicts.append(f"{dotted}: the checkpoint has {old!r}, the configuration {new!r}")
-    return conflicts
+        if old != new and not dotted.startswith(ignored):
+            differences.append(f"{dotted}: the checkpoint has {old!r}, the configuration {new!r}")
+    return differences

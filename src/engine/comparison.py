@@ -10,8 +10,9 @@ import numpy as np
 import yaml
 from yacs.config import CfgNode
 
+from src.config import config_from_text
 from src.data.recordings import Recording
-from src.engine.checkpoints import load_checkpoint
+from src.engine.checkpoints import FREE_TO_CHANGE, config_differences, load_checkpoint
 from src.engine.distributed import choose_device
 from src.engine.run_directory import RunDirectory
 from src.inference.build import build_restorer
@@ -21,6 +22,12 @@ from src.models.build import build_model
 
 TWIN_SUFFIX = "_rgb_twin"
 CONTEXT_FRAMES = 2
+OWN_TO_EACH = (
+    "EXP_NAME",
+    "MODEL.USE_SPIKE",
+    "TRAIN.RGB_TWIN",
+    *(key for key in FREE_TO_CHANGE if not key.startswith(("TRAIN.EPOCHS", "TRAIN.MAX_STEPS"))),
+)
 logger = logging.getLogger(__name__)
 
 
@@ -33,9 +40,15 @@ class ScoredRun:
     validation: dict[str, Any]
 
     @property
-    def means(self) -> dict[str, float]:
+    def means(self) -> dict[str, float | None]:
         """Metric name to the mean over all validation frames."""
-        return self.validation["restored"]["mean_over_frames"]
+        return means_of(self.validation["restored"])
+
+
+def means_of(summary: dict[str, Any]) -> dict[str, float | None]:
+    """Return the means over frames out of a metrics file; "inf" becomes a number again."""
+    means = summary["mean_over_frames"]
+    return {name: None if value is None else float(value) for name, value in means.items()}
 
 
 def twin_overrides(cfg: CfgNode) -> list[str]:
@@ -60,11 +73,12 @@ def scored_run(cfg: CfgNode) -> ScoredRun:
     path = run.metrics / f"val_{run.name}_{state['progress']['best_step']:07d}.json"
     if not path.exists():
         raise FileNotFoundError(f"{path}: the scores of {best} are gone; validate the run again")
+    cfg = config_from_text(state["config"], str(best))  # the file may have changed since
     return ScoredRun(cfg, state, json.loads(path.read_text(encoding="utf-8")))
 
 
 def check_comparable(twin: ScoredRun, spike: ScoredRun) -> None:
-    """Refuse to compare runs that were not scored alike or not trained alike.
+    """Refuse to compare runs that were not trained alike or not scored alike.
 
     Raises:
         ValueError: The difference, named.
@@ -72,6 +86,9 @@ def check_comparable(twin: ScoredRun, spike: ScoredRun) -> None:
     frames = [[(f["sequence"], f["frame"]) for f in r.validation["frames"]] for r in (twin, spike)]
     if frames[0] != frames[1]:
         raise ValueError("the two runs were scored on different frames; validate both again")
+    differences = config_differences(twin.state["config"], spike.state["config"], OWN_TO_EACH)
+    if differences:
+        raise ValueError("the two runs were trained differently: " + "; ".join(differences))
     protocols = [run.validation["protocol"] for run in (twin, spike)]
     if protocols[0] != protocols[1]:
         raise ValueError(f"the two runs were scored differently: {protocols[0]} / {protocols[1]}")
@@ -84,7 +101,7 @@ def write_picture(
 
     The two models restore the frame with its neighbours, as validation does with more of them.
     """
-    worst = min(spike.validation["frames"], key=lambda frame: frame["blurry"]["psnr_rgb"])
+    worst = min(spike.validation["frames"], key=lambda frame: float(frame["blurry"]["psnr_rgb"]))
     recording = next(r for r in recordings if r.name == worst["sequence"])
     i = [frame.name for frame in recording.frames].index(worst["frame"])
     around = FrameRange(

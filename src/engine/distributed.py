@@ -49,7 +49,7 @@ def choose_device(name: str) -> torch.device:
     """Return the device that `auto`, `cuda` or `cpu` stands for; under torchrun this rank's GPU.
 
     Raises:
-        RuntimeError: `cuda` is asked for and there is no CUDA device.
+        RuntimeError: `cuda` is asked for and there is no CUDA device, or not enough of them.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -58,7 +58,13 @@ def choose_device(name: str) -> torch.device:
             "DEVICE is cuda, but torch sees no CUDA device; install the torch build for your "
             "driver, or set DEVICE cpu"
         )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    index, num_gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= num_gpus:
+        raise RuntimeError(
+            f"process {index + 1} of this machine needs a GPU of its own, torch sees {num_gpus}; "
+            "start as many processes as there are GPUs"
+        )
+    return torch.device("cuda", index)
 
 
 @contextmanager

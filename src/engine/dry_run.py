@@ -41,9 +41,6 @@ def dry_run(trainer: Trainer) -> None:
 
 
 def _restore_one_clip(trainer: Trainer) -> None:
-    if not trainer.validation.recordings:
-        logger.info("no validation recordings, so no tile is tried")
-        return
     recording = trainer.validation.recordings[0]
     restorer = build_restorer(trainer.cfg, trainer.model, trainer.ranks.device)
     started = time.perf_counter()

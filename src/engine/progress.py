@@ -5,8 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from src.engine.training_step import StepOutcome
+
+MAX_NAMED = 5
 
 
 @dataclass
@@ -63,6 +66,41 @@ class Meter:
     def means(self) -> dict[str, float]:
         """Return the mean of every value; empty before the first step."""
         return {name: value / self.steps for name, value in self.sums.items()}
+
+
+@dataclass
+class DroppedClips:
+    """Samples that could not be read, against the share of them that a run bears.
+
+    Attributes:
+        max_fraction: DATA.MAX_BAD_FRACTION.
+        at_least: Samples that the share is taken of at least: those of one epoch, so that one bad
+            file among the first few does not stop the run.
+        batch_size: Samples of one micro-batch.
+    """
+
+    max_fraction: float
+    at_least: int
+    batch_size: int
+    dropped: int = 0
+    seen: int = 0
+
+    def count(self, batches: list[dict[str, Any]]) -> None:
+        """Count the micro-batches of one step.
+
+        Raises:
+            RuntimeError: Too many samples of this process could not be read; some are named.
+        """
+        bad = [sample for batch in batches for sample in batch["dropped"]]
+        self.dropped += len(bad)
+        self.seen += len(batches) * self.batch_size
+        of = max(self.seen, self.at_least)
+        if bad and self.dropped > self.max_fraction * of:
+            names = "; ".join(f"{sample.name}: {sample.reason}" for sample in bad[:MAX_NAMED])
+            raise RuntimeError(
+                f"{self.dropped} of {of} samples could not be read, more than "
+                f"DATA.MAX_BAD_FRACTION {self.max_fraction}; the last: {names}"
+            )
 
 
 def count_steps(max_steps: int, epochs: int, num_clips: int, clips_per_step: int) -> int:

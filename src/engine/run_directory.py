@@ -6,6 +6,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -15,6 +17,11 @@ from yacs.config import CfgNode
 
 from src.config import config_to_text
 from src.paths import REPO_ROOT, atomic_write, resolve
+
+if sys.platform == "win32":
+    fcntl = None
+else:
+    import fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +62,28 @@ class RunDirectory:
     def metrics(self) -> Path:
         """Folder of the metrics files, shared by all runs."""
         return self.root / "metrics"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run against a second process; the system frees it when this one ends or dies.
+
+        Raises:
+            RuntimeError: Another process is training this run.
+        """
+        path = self.checkpoints.with_name(f".{self.name}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as handle:
+            if fcntl is not None:  # Windows has no such locks
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise RuntimeError(
+                        f"run {self.name} is being trained by another process (it holds {path}); "
+                        "stop that one, or choose another EXP_NAME"
+                    ) from error
+            for left in self.checkpoints.glob(".partial-*"):  # of a kill inside a write
+                left.unlink()
+            yield
 
     def set_aside(self) -> None:
         """Rename the checkpoints and events of an earlier run of this name; delete nothing."""

@@ -14,8 +14,11 @@ class _BarSafeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record to standard output."""
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:  # the terminal or the pipe is gone; the log file goes on
+            logging.getLogger().removeHandler(self)
 
 
 def start_logging(log_file: Path | None, *, is_main: bool) -> None:
@@ -39,8 +42,8 @@ class Scalars:
     """TensorBoard events of the main rank; on other ranks, or turned off, it writes nothing."""
 
     def __init__(self, folder: Path, *, enabled: bool, first_step: int) -> None:
-        # Events that a killed run wrote after its last checkpoint are hidden by purge_step.
-        self._writer = SummaryWriter(folder, purge_step=first_step) if enabled else None
+        # Events that a killed run wrote after its checkpoint of `first_step` are hidden.
+        self._writer = SummaryWriter(folder, purge_step=first_step + 1) if enabled else None
 
     def add(self, step: int, values: dict[str, float | None]) -> None:
         """Write one value per tag; a value that is not known (None) is left out."""

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,18 +25,17 @@ from src.engine.checkpoints import (
 from src.engine.distributed import Ranks, wrap_model
 from src.engine.parameter_groups import freeze
 from src.engine.precision import choose_precision
-from src.engine.progress import Meter, Progress, Stopwatch, count_steps
+from src.engine.progress import DroppedClips, Meter, Progress, Stopwatch, count_steps
 from src.engine.run_directory import RunDirectory
 from src.engine.run_log import Scalars
 from src.engine.schedule import warmup_cosine
-from src.engine.training_step import BatchPlacer, TrainingStep, seed_step
+from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
 from src.engine.validation import Validation
 from src.losses.build import build_loss
 from src.models.build import build_model, read_vrt_arguments
 from src.paths import resolve
 
 MAX_SKIPPED_IN_A_ROW = 10
-MAX_DROPPED_NAMED = 5
 logger = logging.getLogger(__name__)
 Batch = dict[str, Any]
 
@@ -68,10 +68,16 @@ class Trainer:
         self.train_step = self._build_step(wrap_model(self.model, ranks))
         recordings = build_val_recordings(cfg)
         self.validation = Validation(cfg, ranks, run, recordings)
-        self._dropped_clips = self._seen_clips = self._skipped_in_a_row = 0
+        self.dropped = DroppedClips(
+            cfg.DATA.MAX_BAD_FRACTION,
+            at_least=len(self.dataset) // ranks.world_size,
+            batch_size=train.BATCH_SIZE,
+        )
+        self._skipped_in_a_row = 0
 
     def _build_step(self, wrapped: nn.Module) -> TrainingStep:
-        train, device = self.cfg.TRAIN, self.ranks.device
+        data, train, device = self.cfg.DATA, self.cfg.TRAIN, self.ranks.device
+        shape = (data.CLIP_LEN, data.CROP_SIZE, data.K)
         optimizer = torch.optim.AdamW(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=train.OPTIM.LR,
@@ -92,8 +98,9 @@ class Trainer:
             optimizer,
             schedule,
             self.precision,
-            BatchPlacer(device, self.cfg.DATA.NORM.MEAN, self.cfg.DATA.NORM.STD),
+            BatchPlacer(device, data.NORM.MEAN, data.NORM.STD, shape),
             train.GRAD_CLIP,
+            StepDraws(self.cfg.SEED, self.ranks.rank, self.ranks.world_size),
         )
 
     def fit(self) -> None:
@@ -107,6 +114,12 @@ class Trainer:
             enabled=self.cfg.LOG.TENSORBOARD and self.ranks.is_main,
             first_step=self.progress.step,
         )
+        try:
+            self._run_steps(scalars)
+        finally:
+            scalars.close()
+
+    def _run_steps(self, scalars: Scalars) -> None:
         meter = Meter()
         with self._progress_bar() as bar:
             for batches in self.batches():
@@ -120,7 +133,6 @@ class Trainer:
                     self.validate(scalars)
                 if self._is_due("SAVE_EVERY"):
                     self.save("last.pth")
-        scalars.close()
 
     def batches(self) -> Iterator[list[Batch]]:
         """Yield the collated micro-batches of one optimiser step at a time."""
@@ -137,7 +149,7 @@ class Trainer:
         while self.progress.step < self.total_steps:
             with self.clock.measure("data"):
                 group = [next(incoming) for _ in range(train.GRADIENT_ACCUMULATION_STEPS)]
-            self._count_dropped(group)
+            self.dropped.count(group)
             yield group
 
     def step(self, batches: list[Batch]) -> Any:
@@ -146,9 +158,8 @@ class Trainer:
         Raises:
             FloatingPointError: Too many steps in a row had gradients that are not finite.
         """
-        seed_step(self.cfg.SEED, self.ranks.rank, self.progress.step)
         with self.clock.measure("step"):
-            outcome = self.train_step(batches)
+            outcome = self.train_step(batches, self.progress.step)
         self.progress.step += 1
         self._skipped_in_a_row = 0 if outcome.is_finite else self._skipped_in_a_row + 1
         if outcome.is_finite:
@@ -170,7 +181,7 @@ class Trainer:
             is_last = self.progress.step == self.total_steps
             psnr = self.validation(self.model, self.progress.step, scalars, is_last=is_last)
         best = self.progress.best_psnr
-        if psnr is not None and math.isfinite(psnr) and (best is None or psnr > best):
+        if best is None or psnr > best:
             self.progress.best_psnr, self.progress.best_step = psnr, self.progress.step
             self.save("best.pth")
 
@@ -190,6 +201,7 @@ class Trainer:
             "config": config_to_text(self.cfg),
             "vrt": yaml.safe_dump(self.vrt_arguments, sort_keys=False),
             "clips_per_step": self.clips_per_step,
+            "precision": self.precision.name,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -198,8 +210,8 @@ class Trainer:
         Raises:
             ValueError: The configuration would make it another run; the keys are named.
         """
-        vrt_text = yaml.safe_dump(self.vrt_arguments)
-        conflicts = resume_conflicts(state, self.cfg, vrt_text, self.clips_per_step)
+        own = self.state_dict()
+        conflicts = resume_conflicts(state, own)
         if conflicts:
             raise ValueError(
                 f"run {self.run.name} cannot go on with a changed configuration:\n  "
@@ -221,13 +233,21 @@ class Trainer:
             return
         if choice == "auto":
             found = find_checkpoint(self.run.checkpoints)
+            if found is None:
+                return
+            path, state = found
         else:
-            found = resolve(choice), load_checkpoint(resolve(choice))
-        if found is not None:
-            self.load_state_dict(found[1])
-            if found[0].name != "last.pth":
-                self.save("last.pth")  # a kill came between best.pth and last.pth
-            logger.info("resumed at step %d from %s", self.progress.step, found[0])
+            path = Path(choice) if Path(choice).exists() else resolve(choice)
+            state = load_checkpoint(path)
+        self.load_state_dict(state)
+        logger.info("resumed at step %d from %s", self.progress.step, path)
+        if choice != "auto":
+            # What this run had goes aside; otherwise the next `auto` might go on from there.
+            if self.ranks.is_main:
+                self.run.set_aside()
+            self.ranks.wait()
+        if path.name != "last.pth" or choice != "auto":
+            self.save("last.pth")  # for `auto`: a kill came between best.pth and last.pth
 
     def describe(self) -> None:
         """Log the numbers that follow from the configuration before work starts."""
@@ -249,7 +269,8 @@ class Trainer:
         return step % self.cfg.TRAIN[interval] == 0 or step == self.total_steps
 
     def _log(self, meter: Meter, scalars: Scalars) -> None:
-        means, seconds = meter.means(), sum(self.clock.seconds.values())
+        means = meter.means()
+        seconds = self.clock.seconds["data"] + self.clock.seconds["step"]
         rate = self.train_step.schedule.get_last_lr()[0]
         shares = {f"time/{name}": self.clock.share(name) for name in self.clock.seconds}
         scalars.add(self.progress.step, {**means, "lr": rate, **shares})
@@ -262,20 +283,6 @@ class Trainer:
             *(per_step, 100 * self.clock.share("data"), tqdm.format_interval(left)),
         )
         self.clock.reset()
-
-    def _count_dropped(self, batches: list[Batch]) -> None:
-        """Stop the run when more samples than DATA.MAX_BAD_FRACTION could not be read."""
-        dropped = [bad for batch in batches for bad in batch["dropped"]]
-        self._dropped_clips += len(dropped)
-        self._seen_clips += len(batches) * self.cfg.TRAIN.BATCH_SIZE
-        # Not before an epoch's worth of samples: one bad file among the first few is no share yet.
-        seen = max(self._seen_clips, len(self.dataset))
-        if dropped and self._dropped_clips > self.cfg.DATA.MAX_BAD_FRACTION * seen:
-            names = "; ".join(f"{bad.name}: {bad.reason}" for bad in dropped[:MAX_DROPPED_NAMED])
-            raise RuntimeError(
-                f"{self._dropped_clips} samples could not be read, more than DATA.MAX_BAD_FRACTION "
-                f"{self.cfg.DATA.MAX_BAD_FRACTION} of {seen}; the last: {names}"
-            )
 
     def _progress_bar(self) -> tqdm:
         return tqdm(

@@ -40,21 +40,21 @@ class StepOutcome:
 class BatchPlacer:
     """Brings collated batches of counts and bytes to the device and normalises them there."""
 
-    def __init__(self, device: torch.device, mean: float, std: float) -> None:
+    def __init__(
+        self, device: torch.device, mean: float, std: float, stand_in_shape: tuple[int, int, int]
+    ) -> None:
+        """Prepare to place batches; `stand_in_shape` is (frames, crop in pixels, bins)."""
         self.device, self.mean, self.std = device, mean, std
-        self._template: MicroBatch | None = None
+        self.stand_in_shape = stand_in_shape
 
     def __call__(self, batch: dict[str, Any]) -> MicroBatch:
         """Return the micro-batch; zeros of weight 0 where every sample of it was dropped.
 
         The zeros keep all ranks of a distributed run at the same number of backward passes.
-
-        Raises:
-            RuntimeError: All samples of the very first micro-batch are unreadable.
         """
         if batch["blur"] is None:
             return self._stand_in(batch)
-        placed = MicroBatch(
+        return MicroBatch(
             blurry=to_unit(batch["blur"].to(self.device, non_blocking=True)),
             sharp=to_unit(batch["sharp"].to(self.device, non_blocking=True)),
             voxels=normalize_counts(
@@ -63,18 +63,14 @@ class BatchPlacer:
             weight=1.0,
             names=tuple(f"{m['seq']}:{m['frame_idx'][0]}" for m in batch["meta"]),
         )
-        self._template = placed
-        return placed
 
     def _stand_in(self, batch: dict[str, Any]) -> MicroBatch:
+        frames, side, bins = self.stand_in_shape
         dropped = "; ".join(f"{bad.name}: {bad.reason}" for bad in batch["dropped"])
-        if self._template is None:
-            raise RuntimeError(f"no sample of the first micro-batch can be read: {dropped}")
-        like = self._template
         return MicroBatch(
-            torch.zeros_like(like.blurry),
-            torch.zeros_like(like.sharp),
-            torch.zeros_like(like.voxels),
+            torch.zeros(1, frames, 3, side, side, device=self.device),
+            torch.zeros(1, frames, 3, side, side, device=self.device),
+            torch.zeros(1, frames, bins, side // 2, side // 2, device=self.device),
             weight=0.0,
             names=(f"dropped ({dropped})",),
         )
@@ -92,14 +88,16 @@ class TrainingStep:
         precision: Precision,
         place: BatchPlacer,
         grad_clip: float,
+        draws: "StepDraws",
     ) -> None:
         self.model, self.loss_fn, self.place = model, loss_fn, place
         self.optimizer, self.schedule = optimizer, schedule
         self.precision, self.scaler = precision, precision.scaler()
         self.max_norm = grad_clip if grad_clip > 0 else float("inf")
+        self.draws = draws
 
-    def __call__(self, batches: list[dict[str, Any]]) -> StepOutcome:
-        """Do one optimiser step over collated micro-batches.
+    def __call__(self, batches: list[dict[str, Any]], step: int) -> StepOutcome:
+        """Do one optimiser step over collated micro-batches; `step` counts from 0.
 
         A step with a gradient that is not finite changes nothing.
 
@@ -110,6 +108,7 @@ class TrainingStep:
         for index, batch in enumerate(batches):
             placed = self.place(batch)  # one at a time: only one micro-batch is on the device
             is_last = index == len(batches) - 1
+            self.draws.seed(step, index)
             parts.append(self._backward(placed, share=1 / len(batches), is_last=is_last))
             names.extend(placed.names)
         self.scaler.unscale_(self.optimizer)
@@ -121,19 +120,42 @@ class TrainingStep:
             self.schedule.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = {name: torch.stack([p[name] for p in parts]).mean().item() for name in parts[0]}
-        return StepOutcome(losses, grad_norm.item(), is_finite, tuple(names))
+        return StepOutcome(_means(parts), grad_norm.item(), is_finite, tuple(names))
 
-    def _backward(self, batch: MicroBatch, *, share: float, is_last: bool) -> dict[str, Tensor]:
+    def _backward(
+        self, batch: MicroBatch, *, share: float, is_last: bool
+    ) -> tuple[float, dict[str, Tensor]]:
         with gradient_sync(self.model, enabled=is_last):
             with self.precision.autocast():
                 restored = self.model(batch.blurry, batch.voxels)
             total, parts = self.loss_fn(restored.float(), batch.sharp)
             self.scaler.scale(total * (share * batch.weight)).backward()
-        return {"total": total.detach(), **{name: p.detach() for name, p in parts.items()}}
+        return batch.weight, {"total": total.detach(), **{n: p.detach() for n, p in parts.items()}}
 
 
-def seed_step(seed: int, rank: int, step: int) -> None:
-    """Seed torch's generators from (seed, rank, step), so that there is no random state to save."""
-    digest = hashlib.blake2b(f"{seed}/{rank}/{step}".encode(), digest_size=8).digest()
-    torch.manual_seed(int(np.frombuffer(digest, np.int64)[0]))
+@dataclass(frozen=True)
+class StepDraws:
+    """Random numbers of a step, such as stochastic depth, as a function of what is computed.
+
+    A micro-batch is seeded by its place among those of all ranks, so there is no random state to
+    save, and one rank with two micro-batches draws what two ranks with one draw.
+    """
+
+    seed_of_run: int
+    rank: int = 0
+    world_size: int = 1
+
+    def seed(self, step: int, micro_batch: int) -> None:
+        """Seed torch's generators for micro-batch number `micro_batch` of this rank."""
+        place = micro_batch * self.world_size + self.rank
+        text = f"{self.seed_of_run}/{step}/{place}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        torch.manual_seed(int(np.frombuffer(digest, np.int64)[0]))
+
+
+def _means(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, float]:
+    """Return the mean of each loss over the micro-batches that hold samples."""
+    total = sum(weight for weight, _ in parts)
+    names = parts[0][1]
+    sums = {name: sum(weight * losses[name] for weight, losses in parts) for name in names}
+    return {name: float(value) / total if total else 0.0 for name, value in sums.items()}

@@ -36,19 +36,17 @@ class Validation:
         self.recordings = recordings
         self.lpips, self.notes = build_lpips(cfg, ranks.device)
 
-    def __call__(
-        self, model: nn.Module, step: int, scalars: Scalars, *, is_last: bool
-    ) -> float | None:
+    def __call__(self, model: nn.Module, step: int, scalars: Scalars, *, is_last: bool) -> float:
         """Score the model; return the mean PSNR in dB on every rank.
 
         The main rank writes `outputs/metrics/val_<exp>_<step>.json`, the scalars, and at every
-        TRAIN.VISUAL_EVERY steps and at the end the pictures. Without recordings there is no score.
+        TRAIN.VISUAL_EVERY steps and at the end the pictures.
         """
-        if not self.recordings:
-            return None
         mine = self.recordings[self.ranks.rank :: self.ranks.world_size]
         restorer = build_restorer(self.cfg, model, self.ranks.device)
-        pictures = _Pictures(self.run, step, enabled=self._takes_pictures(step) or is_last)
+        pictures = _Pictures(
+            self.run, step, enabled=self.ranks.is_main and (is_last or self._is_picture_due(step))
+        )
         with self._progress_bar(mine) as bar:
 
             def on_frame(
@@ -71,7 +69,7 @@ class Validation:
         pictures.add_to(scalars)
         return merged.means["psnr_rgb"]
 
-    def _takes_pictures(self, step: int) -> bool:
+    def _is_picture_due(self, step: int) -> bool:
         """Whether this validation is the first since a multiple of the interval."""
         train = self.cfg.TRAIN
         return step % train.VISUAL_EVERY < train.VAL_EVERY
@@ -100,7 +98,7 @@ class Validation:
 
 
 class _Pictures:
-    """Strips blur | recon | sharp of the middle frame of the first recordings of this rank."""
+    """Strips blur | recon | sharp of the middle frame of the main rank's first recordings."""
 
     def __init__(self, run: RunDirectory, step: int, *, enabled: bool) -> None:
         self.folder, self.step = run.visuals / f"step_{step:07d}", step

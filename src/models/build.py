@@ -97,7 +97,10 @@ def read_vrt_arguments(path: str | Path) -> dict[str, Any]:
         ValueError: not a mapping, or a name that is no argument of VRT.
     """
     path = resolve(path)
-    arguments = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        arguments = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"MODEL.VRT_CFG: {path} is not valid YAML: {error}") from error
     if not isinstance(arguments, dict):
         raise ValueError(f"MODEL.VRT_CFG: {path} holds no mapping of VRT's arguments")
     known = list(inspect.signature(VRT).parameters)

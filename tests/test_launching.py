@@ -1,0 +1,157 @@
+"""What the README's first command does: set-up, launch, twin, comparison."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts import launch
+from src.config import load_config
+from src.engine.comparison import check_comparable, scored_run, twin_overrides
+from src.paths import REPO_ROOT
+from tests.training_cases import one_thread, write_run
+
+SETUP = REPO_ROOT / "scripts" / "setup_env.sh"
+
+
+def launch_command(config: Path, *arguments: str) -> list[str]:
+    return [
+        sys.executable,
+        str(REPO_ROOT / "scripts/launch.py"),
+        "--config",
+        str(config),
+        *arguments,
+    ]
+
+
+def commands_for(config: Path, resume: str = "auto", dry_run: bool = False) -> list[str]:
+    args = argparse.Namespace(
+        config=str(config), overrides=["SEED", "7"], resume=resume, dry_run=dry_run
+    )
+    commands = launch._commands(args, load_config(config, args.overrides), processes=1)
+    return [" ".join(command) for command in commands]
+
+
+def test_demo_data_come_first_then_the_twin_the_run_and_the_comparison():
+    lines = commands_for(REPO_ROOT / "configs/deblur/demo.yaml", resume="some.pth")
+    scripts = [
+        "make_demo_data.py",
+        "prepare_data.py",
+        "train.py",
+        "train.py",
+        "compare_baseline.py",
+    ]
+    assert [Path(line.split()[1]).name for line in lines] == scripts
+    assert "--resume auto" in lines[2]  # a path belongs to the main run
+    assert "MODEL.USE_SPIKE false" in lines[2]
+    assert "--resume some.pth" in lines[3]
+    assert "MODEL.USE_SPIKE" not in lines[3]
+    assert all("SEED 7" in line for line in lines[1:])
+
+
+def test_a_dry_run_trains_no_twin():
+    lines = commands_for(REPO_ROOT / "configs/deblur/demo.yaml", dry_run=True)
+    assert [Path(line.split()[1]).name for line in lines][2:] == ["train.py"]
+    assert "--dry_run" in lines[2]
+
+
+@pytest.mark.slow
+def test_the_twin_is_trained_and_compared(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1, TRAIN__RGB_TWIN=True)
+    done = subprocess.run(
+        launch_command(config), env=one_thread(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("blurry input", "RGB-only twin", "VRT+Spike", "comparison.png"):
+        assert words in done.stdout
+    outputs = tmp_path / "outputs"
+    table = json.loads((outputs / "metrics" / "compare_run.json").read_text())["mean_over_frames"]
+    scores = json.loads((outputs / "metrics" / "val_run_rgb_twin_0000001.json").read_text())
+    assert table["RGB-only twin"] == scores["restored"]["mean_over_frames"]
+    assert (outputs / "visuals" / "run" / "comparison.png").stat().st_size > 1000
+    cfg = load_config(config)
+    spike = scored_run(cfg)
+    twin = scored_run(load_config(config, twin_overrides(cfg)))
+    check_comparable(twin, spike)
+    twin.state["config"] = twin.state["config"].replace("SEED: 5", "SEED: 6")
+    with pytest.raises(ValueError, match="trained differently: SEED"):
+        check_comparable(twin, spike)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ties a child's life to its parent")
+def test_a_killed_launcher_takes_the_training_with_it(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__RGB_TWIN=False)
+    process = subprocess.Popen(
+        launch_command(config), env=one_thread(), stdout=subprocess.DEVNULL, text=True
+    )
+    last = tmp_path / "outputs" / "ckpts" / "run" / "last.pth"
+    deadline = time.monotonic() + 120
+    while not last.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, "the training outlived its launcher"
+        time.sleep(0.05)
+
+
+@pytest.fixture(name="clone")
+def _clone(tmp_path):
+    """Give a copy of what setup_env.sh needs, in a folder with a space in its name."""
+    clone = tmp_path / "a clone"
+    (clone / "scripts").mkdir(parents=True)
+    shutil.copy(SETUP, clone / "scripts")
+    (clone / "requirements.txt").write_text("# nothing\n")
+    return clone
+
+
+def run_setup(clone: Path, **environment: str) -> subprocess.CompletedProcess:
+    kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+    return subprocess.run(
+        ["bash", str(clone / "scripts" / "setup_env.sh")],
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_set_up_makes_an_environment_once_and_repairs_a_half_made_one(clone):
+    first = run_setup(clone, PYTHON=sys.executable)
+    python = Path(first.stdout.strip())
+    assert python == clone / ".venv" / "bin" / "python", first.stderr
+    marker = clone / ".venv" / "marker"
+    marker.touch()
+    assert run_setup(clone).stderr == ""  # nothing to do
+    for package in (clone / ".venv").glob("lib/python*/site-packages/pip"):
+        shutil.rmtree(package)  # as if killed before pip was there
+    if shutil.which("uv") is None:
+        assert "making" in run_setup(clone, PYTHON=sys.executable).stderr
+        assert not marker.exists()
+
+
+def test_set_up_leaves_the_environment_of_others_alone(clone, tmp_path):
+    conda = tmp_path / "conda"
+    conda.mkdir()
+    (conda / "mine").touch()
+    done = run_setup(clone, CONDA_PREFIX=str(conda), CONDA_DEFAULT_ENV="deblur")
+    assert done.returncode == 1
+    assert "has no python with pip" in done.stderr
+    assert [path.name for path in conda.iterdir()] == ["mine"]
+
+
+def test_set_up_names_a_python_that_will_not_do(clone):
+    done = run_setup(clone, PYTHON="/no such/python")
+    assert done.returncode == 1
+    assert "PYTHON=/no such/python is no Python >= 3.10" in done.stderr
+    assert not (clone / ".venv").exists()
