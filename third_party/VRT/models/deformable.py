@@ -40,7 +40,9 @@ def deformable_columns(x: Tensor, position: Tensor, modulation: Tensor) -> Tenso
         align_corners=True,
     )
     sampled = sampled.view(n, groups, -1, TAPS, height * width)
-    return (sampled * modulation.view(n, groups, 1, TAPS, -1)).view(n, -1, height * width)
+    modulation = modulation.view(n, groups, 1, TAPS, -1)
+    columns = sampled * modulation if torch.is_grad_enabled() else sampled.mul_(modulation)
+    return columns.view(n, -1, height * width)
 
 
 class FlowGuidedDeformConv(nn.Module):
