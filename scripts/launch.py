@@ -27,8 +27,8 @@ DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # On a CPU a training step allocates and frees large buffers all the time. Kept in the heap they
-# need no new pages from the kernel; glibc reads these when the process starts. Threads that spin for
-# microseconds only, then sleep, keep a machine that has other work to do from stalling.
+# need no new pages from the kernel; glibc reads these when the process starts. Threads that spin
+# for microseconds only, then sleep, keep a machine that has other work to do from stalling.
 CPU_SETTINGS = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31),

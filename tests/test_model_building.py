@@ -1,6 +1,7 @@
 """Models from configurations, weights from files, and the table of shapes."""
 
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,19 +97,20 @@ def test_settings_arrive(cfg):
 
 def test_recomputation_reaches_vrt(cfg, monkeypatch):
     given = {}
-    monkeypatch.setattr(build, "VRT", lambda **arguments: given.update(arguments))
-    monkeypatch.setattr(build, "read_vrt_arguments", lambda _: {"use_checkpoint_attn": True})
+    untrained = SimpleNamespace(conv_last=torch.nn.Linear(1, 1))
+    monkeypatch.setattr(build, "VRT", lambda **kwargs: given.update(kwargs) or untrained)
+    arguments = {"use_checkpoint_attn": True}
     cfg.MODEL.USE_CHECKPOINT_ATTN = False
-    build.build_vrt(cfg)
+    build.build_vrt(cfg, arguments)
     assert (given["use_checkpoint_attn"], given["use_checkpoint_ffn"]) == (False, True)
     assert "spynet_path" not in given
     cfg.MODEL.SPYNET = "weights/flow.pth"
-    build.build_vrt(cfg)
+    build.build_vrt(cfg, arguments)
     assert given.pop("spynet_path").endswith("/weights/flow.pth")
-    build.build_vrt(cfg, read_weights=False)
+    build.build_vrt(cfg, arguments, read_weights=False)
     assert "spynet_path" not in given
     cfg.MODEL.PRETRAINED = "all.pth"  # it holds the flow estimator
-    build.build_vrt(cfg)
+    build.build_vrt(cfg, arguments)
     assert "spynet_path" not in given
 
 
