@@ -4,8 +4,11 @@ import itertools
 
 import pytest
 import torch
+import yaml
 
+from src.paths import REPO_ROOT
 from tests.vrt_cases import golden_net, largest_difference, small_net, smallest_net, smooth_clip
+from third_party.VRT.models.network_vrt import VRT
 from third_party.VRT.models.padding import crop_clip, pad_clip, pad_plan, reflected
 
 
@@ -122,3 +125,23 @@ def test_half_precision_outside_autocast_is_refused():
 def test_interpolation_needs_its_number_of_frames():
     with pytest.raises(ValueError, match=r"takes 4 frames \(img_size\[0\]\), it was given 3"):
         golden_net("vfi_pa0")(smooth_clip(3, 64, 64))
+
+
+@torch.no_grad()
+def test_the_shipped_small_network_takes_one_frame():
+    """It has no mutual blocks, so one frame is no padding case: its neighbours are just zero."""
+    options = REPO_ROOT / "third_party/VRT/options/deblur/vrt_tiny.yaml"
+    net = VRT(**yaml.safe_load(options.read_text())).eval()
+    assert net.min_frames == 1
+    clip = smooth_clip(1, 32, 40)
+    seen = []
+    net.conv_first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    restored = net(clip)
+    given = seen[0].reshape(27, 32, 40)  # the frame, what lies ahead, what lies behind
+    assert torch.equal(given[:3], clip[0, 0])
+    assert not given[3:].any()
+    assert restored.shape == clip.shape
+    # Without neighbours clips cannot mix: two in a batch are the two alone.
+    other = smooth_clip(1, 32, 40).flip(-1)
+    both = net(torch.cat((clip, other)))
+    torch.testing.assert_close(both, torch.cat((restored, net(other))), rtol=0, atol=1e-5)

@@ -55,8 +55,9 @@ def warp_nearest4(image: Tensor, flow: Tensor) -> Tensor:
     y = torch.stack((low[:, 1], high[:, 1], low[:, 1], high[:, 1]), dim=1)
     is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     index = (y * width + x).masked_fill(~is_inside, 0).long()  # [N, 4, H, W]
-    index = index.view(n, 1, -1).expand(n, channels, -1)
-    fetched = image.reshape(n, channels, -1).gather(2, index)
+    # Sizes are written out: a clip of one frame has no neighbours, and N is 0.
+    index = index.view(n, 1, 4 * height * width).expand(n, channels, 4 * height * width)
+    fetched = image.reshape(n, channels, height * width).gather(2, index)
     fetched = fetched.view(n, channels, 4, height, width).transpose(1, 2)
     fetched = fetched.masked_fill(~is_inside.unsqueeze(2), 0.0)
     return fetched.reshape(n, 4 * channels, height, width)
