@@ -1,10 +1,15 @@
-"""The temporal attentions against nn.MultiheadAttention, and their chunks against the whole map."""
-
-import itertools
+"""The temporal attentions against nn.MultiheadAttention, form by form and by hand."""
 
 import pytest
 import torch
-from einops import rearrange
+from attention_cases import (
+    CHANNELS,
+    HEADS,
+    random_maps,
+    twin_attention,
+    twin_block,
+    with_random_weights,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,60 +21,7 @@ from src.models.fusion.cross_attn_temporal import (
 )
 from src.models.spike_temporal_sa import SpikeTemporalSA
 from src.models.temporal_attention import PixelsLastAttention, TemporalAttention, time_bias
-from src.utils.attention import AttentionSettings, ChunkSettings, plan_chunks
-
-CHANNELS, HEADS = 8, 2
-
-
-def random_maps(*shapes, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(s, generator=generator, dtype=dtype) for s in shapes]
-
-
-def with_random_weights(module, seed=1):
-    """Replace zeros and ones of a new module, so that every parameter matters."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        parameter.data.normal_(0, 0.4, generator=generator)
-    return module
-
-
-def twin_attention(module, query, source, bias=None):
-    """Run nn.MultiheadAttention with the same parameters on tokens [B, T, P, C]."""
-    mha = nn.MultiheadAttention(query.shape[-1], module.heads, batch_first=True).to(query.dtype)
-    mha.load_state_dict(module.state_dict())
-    q, s = (rearrange(x, "b t p c -> (b p) t c") for x in (query, source))
-    mask = None if bias is None else bias.to(q.dtype).repeat(len(q), 1, 1)
-    out = mha(q, s, s, need_weights=False, attn_mask=mask)[0]
-    return rearrange(out, "(b p) t c -> b t p c", b=query.shape[0])
-
-
-def twin_bias(block, x, source):
-    """-slope * distance in time, written with loops."""
-    heads, frames = block.settings.heads, (x.shape[2], source.shape[2])
-    bias = torch.zeros(heads, *frames, dtype=torch.float64)
-    for h, i, j in itertools.product(range(heads), *map(range, frames)):
-        distance = abs((i + 0.5) / frames[0] - (j + 0.5) / frames[1]) * frames[0]
-        bias[h, i, j] = -block.time_slope / 4**h * distance
-    return bias
-
-
-def twin_block(block, x, source=None):
-    """The block written down for one long list of pixel sequences, nothing chunked."""
-    tokens = rearrange(x, "b c t h w -> b t (h w) c")
-    if source is None:
-        normed = block.norm1(tokens)
-        tokens = tokens + twin_attention(block.attn, normed, normed)
-        norm = block.norm2
-    else:
-        other = rearrange(source, "b c t h w -> b t (h w) c")
-        tokens = tokens + twin_attention(
-            block.attn, block.norm_rgb(tokens), block.norm_spike(other), twin_bias(block, x, source)
-        )
-        norm = block.norm_mlp
-    tokens = tokens + block.mlp.fc2(F.gelu(block.mlp.fc1(norm(tokens))))
-    return rearrange(tokens, "b t (h w) c -> b c t h w", h=x.shape[3])
-
+from src.utils.attention import AttentionSettings
 
 FORMS = ("_pixels_last", "_fused_kernel")
 
@@ -163,100 +115,6 @@ def test_parameters_are_those_of_multihead_attention():
         TemporalAttention(8, 3)
 
 
-CHUNKINGS = [
-    ChunkSettings(max_batch_tokens=tokens, shape=shape)
-    for tokens, shape in [(1, "square"), (60, "square"), (60, "wide"), (60, "tall"), (500, "wide")]
-] + [
-    ChunkSettings(adaptive=False, chunk_size_px=side, shape=shape)
-    for side, shape in [(1, "wide"), (4, "square"), (4, "tall"), (64, "square")]
-]
-
-
-@pytest.mark.parametrize("chunks", CHUNKINGS, ids=str)
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-def test_blocks_equal_their_twins_however_chunked(chunks, memory_format):
-    settings = AttentionSettings(heads=HEADS, chunks=chunks)
-    rgb, spike = (
-        m.contiguous(memory_format=memory_format)
-        for m in random_maps((2, CHANNELS, 4, 7, 9), (2, CHANNELS, 2, 7, 9), dtype=torch.float64)
-    )
-    attend = with_random_weights(SpikeTemporalSA(CHANNELS, settings)).double()
-    fuse = with_random_weights(TemporalCrossAttnFuse(CHANNELS, settings)).double()
-    with torch.no_grad():
-        torch.testing.assert_close(attend(rgb), twin_block(attend, rgb), rtol=0, atol=1e-12)
-        fused = fuse(rgb, spike)
-        torch.testing.assert_close(fused, twin_block(fuse, rgb, spike), rtol=0, atol=1e-12)
-    assert fused.stride() == rgb.stride()
-
-
-@pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=2)))
-def test_gradients_do_not_depend_on_chunks_or_recomputation(flags):
-    rgb, spike = random_maps((1, CHANNELS, 3, 6, 5), (1, CHANNELS, 3, 6, 5), dtype=torch.float64)
-    rgb.requires_grad_()
-
-    def gradients(settings):
-        block = with_random_weights(TemporalCrossAttnFuse(CHANNELS, settings)).double()
-        out = block(rgb, spike).square().sum()
-        return torch.autograd.grad(out, [rgb, *block.parameters()])
-
-    plain = gradients(AttentionSettings(heads=HEADS))
-    chunked = gradients(
-        AttentionSettings(
-            heads=HEADS,
-            chunks=ChunkSettings(max_batch_tokens=21),
-            use_checkpoint_attn=flags[0],
-            use_checkpoint_ffn=flags[1],
-        )
-    )
-    for got, want in zip(chunked, plain, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
-
-
-def saved_elements(block, x):
-    """Count what autograd keeps for the backward pass; one storage counts once."""
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = block(x)
-    assert out.requires_grad
-    return sum(kept.values())
-
-
-def test_recomputation_keeps_only_the_input_of_a_chunk():
-    (x,) = random_maps((1, CHANNELS, 5, 16, 16))
-    chunks = ChunkSettings(max_batch_tokens=5 * 16)
-    parameters = sum(p.numel() for p in SpikeTemporalSA(CHANNELS).parameters())
-    kept = {}
-    for flag in (False, True):
-        settings = AttentionSettings(
-            heads=HEADS, chunks=chunks, use_checkpoint_attn=flag, use_checkpoint_ffn=flag
-        )
-        kept[flag] = saved_elements(SpikeTemporalSA(CHANNELS, settings), x)
-    assert kept[True] <= x.numel() + parameters
-    assert kept[False] > 10 * x.numel()
-
-
-@pytest.mark.parametrize("adaptive", [True, False])
-def test_no_chunk_is_larger_than_the_limit(adaptive):
-    """Counted where the work is done: the tokens that the attention branch gets at a time."""
-    chunks = ChunkSettings(adaptive, max_batch_tokens=100, chunk_size_px=4)
-    block = TemporalCrossAttnFuse(CHANNELS, AttentionSettings(HEADS, chunks=chunks))
-    rgb, spike = random_maps((2, CHANNELS, 2, 13, 11), (2, CHANNELS, 5, 13, 11))
-    seen = []
-    block.attn.register_forward_hook(
-        lambda _, inputs, out: seen.append(inputs[0].shape[0] * inputs[0].shape[2])
-    )
-    block(rgb, spike)
-    assert sum(seen) == 2 * 13 * 11
-    assert max(seen) * 5 <= 100, "the longer of the two sequences counts"
-    assert len(seen) < 40
-
-
 def test_under_autocast_the_block_is_as_close_as_its_twin():
     block = with_random_weights(SpikeTemporalSA(CHANNELS, AttentionSettings(heads=HEADS)))
     (x,) = random_maps((1, CHANNELS, 5, 4, 4))
@@ -267,53 +125,6 @@ def test_under_autocast_the_block_is_as_close_as_its_twin():
     assert rough.dtype == torch.float32
     error = (twin - exact).abs().max()
     assert 0 < (rough - exact).abs().max() <= 2 * error
-
-
-def areas_of(extent, frames, settings):
-    """Pixels of every chunk; the sizes of each axis must add up to its length."""
-    plan = plan_chunks(extent, frames, settings)
-    assert [sum(sizes) for sizes in plan] == list(extent)
-    assert min(min(sizes) for sizes in plan) > 0
-    return [b * y * x for b, y, x in itertools.product(*plan)]
-
-
-@pytest.mark.parametrize("shape", ["square", "wide", "tall"])
-@pytest.mark.parametrize("adaptive", [True, False])
-@pytest.mark.parametrize("extent", [(1, 30, 50), (3, 7, 5), (2, 1, 40)])
-def test_chunks_cover_the_map_within_the_limit(shape, adaptive, extent):
-    settings = ChunkSettings(adaptive, max_batch_tokens=300, chunk_size_px=8, shape=shape)
-    areas = areas_of(extent, 5, settings)
-    assert sum(areas) == extent[0] * extent[1] * extent[2]
-    assert max(areas) <= (300 // 5 if adaptive else 64)
-
-
-def test_chunk_sizes_by_hand():
-    """49152 tokens of 5 frames are 9830 pixels: a square of 99, or 49 rows of 198 and more."""
-    default = ChunkSettings()
-    assert plan_chunks((1, 64, 64), 5, default) == ([1], [64], [64])
-    assert plan_chunks((5, 64, 64), 5, default) == ([2, 2, 1], [64], [64])
-    assert plan_chunks((1, 256, 256), 5, default) == ([1], [86, 86, 84], [86, 86, 84])
-    wide = plan_chunks((1, 256, 256), 5, ChunkSettings(shape="wide"))
-    assert wide == ([1], [43] * 5 + [41], [128, 128])
-    tall = ChunkSettings(adaptive=False, shape="tall")
-    assert plan_chunks((2, 256, 256), 5, tall) == ([1, 1], [128] * 2, [32] * 8)
-
-
-def test_settings_refuse_what_cannot_be():
-    for bad, message in [
-        ({"shape": "round"}, "CHUNK_SHAPE is 'round'"),
-        ({"max_batch_tokens": 0}, "MAX_BATCH_TOKENS is 0"),
-        ({"chunk_size_px": 0}, "CHUNK_SIZE is 0"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            ChunkSettings(**bad)
-    for bad, message in [
-        ({"heads": 0}, "HEADS is 0"),
-        ({"dropout": 1.0}, "DROPOUT is 1.0"),
-        ({"mlp_ratio": 0.0}, "MLP_RATIO is 0.0"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            AttentionSettings(**bad)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
