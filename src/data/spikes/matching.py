@@ -1,0 +1,229 @@
+"""Which tick of a spike stream shows what a sharp frame shows: the check that alignment is right.
+
+The image of the rate in a short window (TFP) moves with the scene. The centre of the window that
+fits the sharp frame best is the instant of that frame, whatever a table says about it. A scene in
+which nothing moves fits everywhere alike and can prove nothing; the result says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from src.data.simulation.simulator import BT601
+
+# A fit better than the rounding of an 8 bit picture is not told apart: uniform rounding error.
+ROUNDING_MSE = (1 / 255) ** 2 / 12
+NUM_BANDS = 8
+REFINE_PART = 2  # the parabola reaches this part of the width to both sides
+# The mean square of N independent errors has a relative deviation of sqrt(2 / N), in dB 6.1 /
+# sqrt(N); over some hundred windows of a still scene the scores spread by about five of these.
+NOISE_DB = 10 / np.log(10) * np.sqrt(2)
+MIN_DEVIATIONS = 10
+MIN_SPREAD_DB = 0.3
+MAX_CENTRE_ERROR_TICKS = 1.0
+
+
+@dataclass(frozen=True)
+class TfpMatch:
+    """The best centre and how it was found.
+
+    Attributes:
+        centre: ticks from the window's first tick: the top of a parabola through the scores around
+            the highest one, or the candidate itself where fewer than three lie close to it.
+        score_db: the highest score.
+        centres: float64 [M], all that were tried, ascending.
+        scores: float64 [M], PSNR in dB against the sharp frame after the best gain and offset.
+        gain: factor that brings the best TFP image to the sharp frame; near 1 where the threshold
+            is right and both integrate the same light (less by the noise of a short window), 0
+            where nothing fits.
+        centre_error: standard error of the centre in ticks, from leaving out one band of rows after
+            the other; inf where the scores are flat.
+        num_pixels: pixels compared.
+    """
+
+    centre: float
+    score_db: float
+    centres: np.ndarray
+    scores: np.ndarray
+    gain: float
+    centre_error: float
+    num_pixels: int
+
+    @property
+    def spread_db(self) -> float:
+        """Highest minus lowest score."""
+        return float(self.scores.max() - self.scores.min())
+
+    @property
+    def is_decisive(self) -> bool:
+        """Whether the scene moves enough to tell one centre from another.
+
+        False for a still or uniform scene: then the centre is chance and proves nothing.
+        """
+        noise_db = MIN_DEVIATIONS * NOISE_DB / np.sqrt(self.num_pixels)
+        moves = self.spread_db >= max(MIN_SPREAD_DB, noise_db)
+        return bool(moves) and self.centre_error <= MAX_CENTRE_ERROR_TICKS
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the best centre is the first or last tried; the true one may lie beyond it."""
+        return int(self.scores.argmax()) in (0, len(self.scores) - 1)
+
+
+def best_tfp_centre(
+    spikes: np.ndarray,
+    sharp_grey: np.ndarray,
+    threshold: float = 1.0,
+    *,
+    width: int,
+    candidates: Sequence[float] | None = None,
+) -> TfpMatch:
+    """Find the window of `width` ticks whose TFP image fits a sharp frame best.
+
+    The window of ticks [a, a + width) has its centre at a + (width - 1) / 2, so odd widths have
+    whole centres and even ones half centres. The score is the PSNR after a least-squares gain and
+    offset (gain not below 0), so an unknown threshold does not matter; it only scales `gain`.
+
+    Args:
+        spikes: 0 and 1, [S, H, W].
+        sharp_grey: grey values of the sharp frame at the size of the spikes, 0..1, [H, W].
+        threshold: firing threshold; 1 where it is unknown.
+        width: ticks in the window.
+        candidates: centres to try; None: all whose window lies in the stream.
+
+    Raises:
+        ValueError: shapes that do not fit, no candidate, or one whose window leaves the stream or
+            does not begin at a whole tick.
+    """
+    spikes, sharp = np.asarray(spikes), np.asarray(sharp_grey, np.float64)
+    if spikes.ndim != 3 or spikes.shape[1:] != sharp.shape:
+        raise ValueError(
+            f"spikes {spikes.shape} and sharp frame {sharp.shape}: [S, H, W] and [H, W] are needed"
+        )
+    if not threshold > 0:
+        raise ValueError(f"threshold is {threshold}; a number above 0 is needed, 1 if unknown")
+    starts = _window_starts(len(spikes), width, candidates)
+    centres = starts + (width - 1) / 2
+    bands = _band_sums(spikes, sharp, starts, width)
+    total = bands.sum(axis=0)
+    scores = _scores(total)
+    best = int(scores.argmax())
+    return TfpMatch(
+        centre=_top(centres, scores, width),
+        score_db=float(scores[best]),
+        centres=centres,
+        scores=scores,
+        gain=_gain(total[best]) * width / threshold,
+        centre_error=_centre_error(bands, centres, width),
+        num_pixels=sharp.size,
+    )
+
+
+def grey_at_spike_size(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return the grey values of a frame at the size of the spikes: float32 [Hs, Ws] in 0..1.
+
+    Encoded values, BT.601 weights, mean over areas; interpolated where the frame is smaller.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        size: height and width of the spike sensor.
+
+    Raises:
+        ValueError: another dtype or shape.
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError(f"frame is {rgb.dtype} {rgb.shape}; uint8 [H, W, 3] is needed")
+    grey = (rgb.astype(np.float32) / 255) @ np.array(BT601, np.float32)
+    height, width = size
+    shrinks = height <= rgb.shape[0] and width <= rgb.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(grey, (width, height), interpolation=method).clip(0, 1)
+
+
+def _window_starts(num_ticks: int, width: int, candidates: Sequence[float] | None) -> np.ndarray:
+    """Return the first ticks of the windows to try: int64 [M], ascending."""
+    if not 1 <= width <= num_ticks:
+        raise ValueError(f"a window of {width} ticks does not lie in a stream of {num_ticks}")
+    if candidates is None:
+        return np.arange(num_ticks - width + 1)
+    wanted = np.unique(np.asarray(candidates, np.float64)) - (width - 1) / 2
+    starts = np.rint(wanted).astype(np.int64)
+    if not starts.size or np.any(starts != wanted):
+        raise ValueError(
+            f"candidates {list(candidates)}: centres of {width} ticks are "
+            f"{'whole' if width % 2 else 'half'} ticks, and at least one is needed"
+        )
+    if starts[0] < 0 or starts[-1] + width > num_ticks:
+        raise ValueError(
+            f"candidates from {min(candidates)} to {max(candidates)} with {width} ticks leave the "
+            f"stream of {num_ticks}"
+        )
+    return starts
+
+
+def _band_sums(spikes: np.ndarray, sharp: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
+    """Return pixels, sums of x, xx, xy, y, yy in bands of rows: float64 [bands, M, 6].
+
+    x are the spikes of a pixel in the window, y its sharp grey value.
+    """
+    first, stop = int(starts[0]), int(starts[-1]) + width
+    dtype = np.uint16 if stop - first < 1 << 16 else np.int32
+    total = np.zeros((stop - first + 1, *sharp.shape), dtype)
+    np.cumsum(spikes[first:stop], axis=0, out=total[1:])
+    height, row_px = sharp.shape
+    edges = np.linspace(0, height, min(NUM_BANDS, height) + 1).astype(int)[:-1]
+    rows = np.empty((height, len(starts), 6))
+    rows[..., 0] = row_px
+    rows[..., 4] = sharp.sum(axis=1)[:, None]
+    rows[..., 5] = (sharp**2).sum(axis=1)[:, None]
+    for i, start in enumerate(starts - first):
+        counts = (total[start + width] - total[start]).astype(np.float64)
+        rows[:, i, 1] = counts.sum(axis=1)
+        rows[:, i, 2] = np.einsum("hw,hw->h", counts, counts)
+        rows[:, i, 3] = np.einsum("hw,hw->h", counts, sharp)
+    return np.add.reduceat(rows, edges, axis=0)
+
+
+def _centred(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the sums of squares xx, xy, yy around the means from sums [..., 6]."""
+    n, x, xx, xy, y, yy = np.moveaxis(sums, -1, 0)
+    return xx - x * x / n, xy - x * y / n, yy - y * y / n
+
+
+def _scores(sums: np.ndarray) -> np.ndarray:
+    """Return the PSNR in dB after the best gain and offset from sums [..., 6]."""
+    xx, xy, yy = _centred(sums)
+    explained = np.maximum(xy, 0) ** 2 / np.where(xx > 0, xx, 1)
+    mse = np.maximum(yy - explained, 0) / sums[..., 0]
+    return -10 * np.log10(np.maximum(mse, ROUNDING_MSE))
+
+
+def _gain(sums: np.ndarray) -> float:
+    """Return the best factor on the counts, 0 where there is none."""
+    xx, xy, _ = _centred(sums)
+    return float(max(xy, 0.0) / xx) if xx > 0 else 0.0
+
+
+def _top(centres: np.ndarray, scores: np.ndarray, width: int) -> float:
+    """Return the centre of the highest score, refined by a parabola through its neighbours."""
+    best = int(scores.argmax())
+    near = np.abs(centres - centres[best]) <= max(width / REFINE_PART, 1)
+    if near.sum() < 3:
+        return float(centres[best])
+    at = centres[near] - centres[best]
+    curvature, slope, _ = np.polyfit(at, scores[near], 2)
+    if not curvature < 0:
+        return float(centres[best])
+    return float(centres[best] + np.clip(-slope / (2 * curvature), at[0], at[-1]))
+
+
+def _centre_error(bands: np.ndarray, centres: np.ndarray, width: int) -> float:
+    """Return the jackknife standard error of the best centre over the bands of rows."""
+    count = len(bands)
+    scores = _scores(bands.sum(axis=0) - bands) if count > 1 else _scores(bands)
+    if count == 1 or np.ptp(scores) == 0:
+        return float("inf")
+    tops = np.array([_top(centres, row, width) for row in scores])
+    return float(np.sqrt((count - 1) * np.mean((tops - tops.mean()) ** 2)))

@@ -1,0 +1,151 @@
+"""The best TFP centre: by hand, against a slow twin, on moving scenes, and where there is none."""
+
+import numpy as np
+import pytest
+
+from src.data.simulation.simulator import simulate_spikes
+from src.data.spikes.matching import best_tfp_centre, grey_at_spike_size
+from src.data.spikes.reconstruct import tfp
+from tests.data_cases import moving_texture
+from tests.spike_cases import random_spikes
+
+SHARP_FRAME = 6
+
+
+def film(size=(32, 48), num_frames=13, seed=0, threshold=2.0, speed=1):
+    """Grey source frames [N, H, W] and spikes [8 N, H, W] of frames cross-faded linearly."""
+    rgb = moving_texture(num_frames * speed + 1, (2 * size[0], 2 * size[1]), seed)[::speed]
+    grey = np.stack([grey_at_spike_size(frame, size) for frame in rgb])
+    light = [a + (b - a) * i / 8 for a, b in zip(grey, grey[1:], strict=False) for i in range(8)]
+    return grey, simulate_spikes(np.stack(light), threshold, seed=seed)
+
+
+def score_twin(spikes, sharp, start, width):
+    """PSNR after numpy's own least squares."""
+    image = tfp(spikes, start + width // 2, width, 1.0).astype(np.float64).ravel()
+    columns = np.stack([image, np.ones_like(image)], axis=1)
+    solution = np.linalg.lstsq(columns, sharp.ravel(), rcond=None)[0]
+    return -10 * np.log10(np.mean((columns @ solution - sharp.ravel()) ** 2)), solution[0]
+
+
+def test_by_hand():
+    """A spike runs over four pixels, one per tick; the third pixel is bright at tick 2."""
+    spikes = np.eye(4, dtype=np.uint8).reshape(4, 1, 4)
+    match = best_tfp_centre(spikes, np.array([[0.0, 0.0, 0.6, 0.0]]), 0.6, width=1)
+    assert match.centres.tolist() == [0, 1, 2, 3]
+    assert match.centre == 2
+    assert match.gain == pytest.approx(1)
+    # The others have a negative correlation, so only the offset 0.15 is left: MSE 0.27 / 4.
+    assert match.scores[[0, 1, 3]] == pytest.approx(-10 * np.log10(0.0675))
+    pairs = best_tfp_centre(spikes, np.array([[0.0, 0.6, 0.6, 0.0]]), width=2)
+    assert pairs.centres.tolist() == [0.5, 1.5, 2.5]
+    assert pairs.centre == 1.5
+
+
+@pytest.mark.parametrize("width", [8, 9])
+def test_scores_are_those_of_the_twin(width):
+    grey, spikes = film()
+    match = best_tfp_centre(spikes, grey[SHARP_FRAME], 2.0, width=width, candidates=None)
+    assert len(match.centres) == len(spikes) - width + 1
+    for i in (0, 11, 40, len(match.scores) - 1):
+        twin = score_twin(spikes, grey[SHARP_FRAME], i, width)[0]
+        assert match.scores[i] == pytest.approx(twin, abs=1e-4)
+    best = int(match.scores.argmax())
+    assert match.score_db == match.scores.max()
+    gain = score_twin(spikes, grey[SHARP_FRAME], best, width)[1] / 2.0
+    assert match.gain == pytest.approx(gain, rel=1e-5)
+
+
+@pytest.mark.parametrize("width", [15, 16, 17, 32])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_centre_is_the_tick_of_the_frame(width, seed):
+    grey, spikes = film(seed=seed, speed=1 + seed % 2)
+    match = best_tfp_centre(spikes, grey[SHARP_FRAME], 2.0, width=width)
+    assert match.centre == pytest.approx(8 * SHARP_FRAME, abs=0.5)
+    assert match.is_decisive
+    assert not match.is_at_end
+    assert match.gain == pytest.approx(1, abs=0.2)
+
+
+def test_the_threshold_need_not_be_known():
+    grey, spikes = film(threshold=3.7)
+    told = best_tfp_centre(spikes, grey[SHARP_FRAME], 3.7, width=33)
+    untold = best_tfp_centre(spikes, grey[SHARP_FRAME], width=33)
+    assert told.centre == untold.centre == pytest.approx(48, abs=0.5)
+    assert np.array_equal(told.scores, untold.scores)
+    assert told.is_decisive
+    assert told.gain == pytest.approx(1, abs=0.2)
+    assert untold.gain == pytest.approx(3.7 * told.gain)  # so that a wrong threshold shows
+
+
+def test_candidates_far_apart_are_taken_as_they_are():
+    grey, spikes = film()
+    match = best_tfp_centre(spikes, grey[SHARP_FRAME], width=15, candidates=[40, 48, 56, 32])
+    assert match.centres.tolist() == [32, 40, 48, 56]
+    assert match.centre == 48
+    outside = best_tfp_centre(spikes, grey[SHARP_FRAME], width=17, candidates=range(8, 41))
+    assert outside.is_at_end
+    whole = best_tfp_centre(spikes, grey[SHARP_FRAME], width=17)
+    assert np.array_equal(outside.scores, whole.scores[:33])
+
+
+@pytest.mark.parametrize("size", [(16, 24), (32, 48), (90, 160)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_still_scene_proves_nothing(size, seed):
+    frame = moving_texture(1, (2 * size[0], 2 * size[1]), seed)[0]
+    grey = grey_at_spike_size(frame, size)
+    spikes = simulate_spikes(np.repeat(grey[None], 96, axis=0), 2.0, seed=seed)
+    assert not best_tfp_centre(spikes, grey, 2.0, width=17).is_decisive
+
+
+@pytest.mark.parametrize(
+    "spikes",
+    [
+        random_spikes(40, 8, 16),
+        np.zeros((40, 8, 16), np.uint8),
+        np.ones((40, 8, 16), np.uint8),
+    ],
+)
+def test_uniform_pictures_and_dead_streams_prove_nothing(spikes):
+    textured = moving_texture(1, (8, 16), 0)[0]
+    for sharp in (np.full((8, 16), 0.5), grey_at_spike_size(textured, (8, 16))):
+        match = best_tfp_centre(spikes, sharp, width=9)
+        assert not match.is_decisive
+        assert np.isfinite(match.scores).all()
+
+
+def test_a_single_candidate_proves_nothing():
+    grey, spikes = film()
+    assert not best_tfp_centre(spikes, grey[6], width=17, candidates=[48]).is_decisive
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 0}, "a window of 0 ticks does not lie in a stream of 40"),
+        ({"width": 41}, "a window of 41 ticks"),
+        ({"candidates": []}, "at least one is needed"),
+        ({"candidates": [10.5]}, "centres of 9 ticks are whole ticks"),
+        ({"candidates": [3.0]}, "leave the stream of 40"),
+        ({"candidates": [20, 36]}, "leave the stream of 40"),
+        ({"threshold": 0.0}, "threshold is 0.0"),
+        ({"sharp_grey": np.zeros((8, 8))}, "are needed"),
+    ],
+)
+def test_impossible_questions_are_refused(changes, message):
+    given = {"sharp_grey": np.zeros((8, 16)), "threshold": 2.0, "width": 9} | changes
+    with pytest.raises(ValueError, match=message):
+        best_tfp_centre(random_spikes(40, 8, 16), **given)
+
+
+def test_grey_at_spike_size_by_hand():
+    rgb = np.zeros((2, 4, 3), np.uint8)
+    rgb[0, 0], rgb[1, 1], rgb[0, 2] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    grey = grey_at_spike_size(rgb, (1, 2))
+    assert grey.dtype == np.float32
+    assert grey.tolist() == [pytest.approx([(0.299 + 0.587) / 4, 0.114 / 4])]
+    white = np.full((6, 9, 3), 255, np.uint8)
+    for size in ((4, 5), (6, 9), (12, 18)):
+        assert grey_at_spike_size(white, size) == pytest.approx(np.ones(size))
+    with pytest.raises(ValueError, match="uint8"):
+        grey_at_spike_size(rgb[..., 0], (1, 2))
