@@ -20,6 +20,8 @@ BLUR_GAMMAS: Mapping[str, float | None] = {"blur": None, "blur_gamma": 2.2}
 INTERPOLATORS = ("none", "linear")
 # The splits of a downloaded data set and what they are called in ours.
 OUR_SPLITS: Mapping[str, str] = {"train": "train", "test": "val"}
+# Folders as they come out of the archives; they usually lie side by side.
+DOWNLOADED = ("GOPRO_Large_all", "GOPRO_Large", "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all")
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ class ClipJob(Protocol):
         split: our split, "train" or "val".
         name: folder of the sequence.
         num_units: frames to read, for the progress bar.
-        out_bytes: estimate of what will be written.
+        num_exposures: blurry frames that will be written.
+        out_bytes: estimate of what will be written, voxels not counted.
         seconds: length of the recording.
         identity: everything the output depends on, as JSON values.
     """
@@ -99,6 +102,7 @@ class ClipJob(Protocol):
     split: str
     name: str
     num_units: int
+    num_exposures: int
     out_bytes: int
     seconds: float
     identity: Mapping[str, object]
@@ -138,9 +142,9 @@ class SourcePlan:
 def find_downloaded(given: Path, name: str) -> Path | None:
     """Return the downloaded folder `name`: `given` itself, a folder in it, or one beside it.
 
-    None where there is none.
+    Beside it is looked only where `given` is a downloaded folder itself. None: there is none.
     """
-    for folder in (given, given / name, given.parent / name):
-        if folder.name == name and folder.is_dir():
-            return folder
-    return None
+    folders = [given] if given.name == name else [given / name]
+    if given.name in DOWNLOADED:
+        folders.append(given.parent / name)
+    return next((folder for folder in folders if folder.is_dir()), None)
