@@ -165,11 +165,11 @@ def test_frozen_parts_are_found_by_name():
     ]
 
 
-def test_stopwatch_shares_sum_to_one():
+def test_what_is_taken_from_the_stopwatch_starts_over():
     clock = Stopwatch()
-    assert clock.share("data") == 0.0  # nothing measured yet
+    assert clock.take("data") == 0.0  # nothing measured yet
     clock.seconds.update(data=1.0, step=3.0)
-    assert (clock.share("data"), clock.share("step")) == (0.25, 0.75)
+    assert (clock.take("data"), clock.take("data"), clock.take("step")) == (1.0, 0.0, 3.0)
 
 
 def test_dropped_clips_are_borne_up_to_their_share():

@@ -37,14 +37,9 @@ class Stopwatch:
         finally:
             self.seconds[activity] += time.perf_counter() - start
 
-    def share(self, activity: str) -> float:
-        """Return the share of `activity` in all measured time, 0..1."""
-        total = sum(self.seconds.values())
-        return self.seconds[activity] / total if total else 0.0
-
-    def reset(self) -> None:
-        """Forget what was measured."""
-        self.seconds.clear()
+    def take(self, activity: str) -> float:
+        """Return the seconds of `activity` and start it over."""
+        return self.seconds.pop(activity, 0.0)
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """Training: fetch, step, log, validate, save, until the schedule ends."""
 
 import logging
-import math
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from src.config import config_to_text
 from src.data.build import build_train_dataset, build_train_loader, build_val_recordings
+from src.engine.alignment_watch import AlignmentWatch
 from src.engine.checkpoints import (
     find_checkpoint,
     load_checkpoint,
@@ -23,9 +24,10 @@ from src.engine.checkpoints import (
     save_checkpoint,
 )
 from src.engine.distributed import Ranks, wrap_model
+from src.engine.interval_log import IntervalLog
 from src.engine.parameter_groups import freeze
 from src.engine.precision import choose_precision
-from src.engine.progress import DroppedClips, Meter, Progress, Stopwatch, count_steps
+from src.engine.progress import DroppedClips, Progress, Stopwatch, count_steps
 from src.engine.run_directory import RunDirectory
 from src.engine.run_log import Scalars
 from src.engine.schedule import warmup_cosine
@@ -74,6 +76,8 @@ class Trainer:
             batch_size=train.BATCH_SIZE,
         )
         self._skipped_in_a_row = 0
+        self.alignment = AlignmentWatch(self.model)
+        self.interval = IntervalLog(run.name, ranks.device, self.train_step.phases)
 
     def _build_step(self, wrapped: nn.Module) -> TrainingStep:
         data, train, device = self.cfg.DATA, self.cfg.TRAIN, self.ranks.device
@@ -120,15 +124,13 @@ class Trainer:
             scalars.close()
 
     def _run_steps(self, scalars: Scalars) -> None:
-        meter = Meter()
+        self.interval.pace.start()
         with self._progress_bar() as bar:
             for batches in self.batches():
-                meter.add(self.step(batches))
-                bar.set_postfix(wait=f"{self.clock.share('data'):.0%}", refresh=False)
+                self.interval.add(self.step(batches), self.clock.take("data"))
                 bar.update()
                 if self._is_due("LOG_EVERY"):
-                    self._log(meter, scalars)
-                    meter = Meter()
+                    self._log(scalars)
                 if self._is_due("VAL_EVERY"):
                     self.validate(scalars)
                 if self._is_due("SAVE_EVERY"):
@@ -158,7 +160,8 @@ class Trainer:
         Raises:
             FloatingPointError: Too many steps in a row had gradients that are not finite.
         """
-        with self.clock.measure("step"):
+        is_observed = self._is_due("LOG_EVERY", self.progress.step + 1)
+        with self.alignment.observing() if is_observed else nullcontext():
             outcome = self.train_step(batches, self.progress.step)
         self.progress.step += 1
         self._skipped_in_a_row = 0 if outcome.is_finite else self._skipped_in_a_row + 1
@@ -177,9 +180,12 @@ class Trainer:
 
     def validate(self, scalars: Scalars) -> None:
         """Restore the validation sequences; write scores and pictures; keep the best weights."""
-        with self.clock.measure("validation"):
+        with self.interval.pace.validation():
             is_last = self.progress.step == self.total_steps
             psnr = self.validation(self.model, self.progress.step, scalars, is_last=is_last)
+        scalars.add(
+            self.progress.step, {"time/validation_s": self.interval.pace.validation_seconds}
+        )
         best = self.progress.best_psnr
         if best is None or psnr > best:
             self.progress.best_psnr, self.progress.best_step = psnr, self.progress.step
@@ -264,25 +270,18 @@ class Trainer:
             *(train.GRADIENT_ACCUMULATION_STEPS, len(self.dataset)),
         )
 
-    def _is_due(self, interval: str) -> bool:
-        step = self.progress.step
+    def _is_due(self, interval: str, step: int | None = None) -> bool:
+        step = self.progress.step if step is None else step
         return step % self.cfg.TRAIN[interval] == 0 or step == self.total_steps
 
-    def _log(self, meter: Meter, scalars: Scalars) -> None:
-        means = meter.means()
-        seconds = self.clock.seconds["data"] + self.clock.seconds["step"]
-        rate = self.train_step.schedule.get_last_lr()[0]
-        shares = {f"time/{name}": self.clock.share(name) for name in self.clock.seconds}
-        scalars.add(self.progress.step, {**means, "lr": rate, **shares})
-        per_step = seconds / max(1, meter.steps)
-        left = per_step * (self.total_steps - self.progress.step)
-        logger.info(
-            "%s step %d/%d loss %.5f lr %.2e grad %.3f %.3f s/step data wait %.0f%% left %s",
-            *(self.run.name, self.progress.step, self.total_steps),
-            *(means.get("loss/total", math.nan), rate, means.get("grad_norm", math.nan)),
-            *(per_step, 100 * self.clock.share("data"), tqdm.format_interval(left)),
+    def _log(self, scalars: Scalars) -> None:
+        self.interval.write(
+            self.progress.step,
+            self.total_steps,
+            self.cfg.TRAIN.VAL_EVERY,
+            scalars,
+            self.alignment.reaches(),
         )
-        self.clock.reset()
 
     def _progress_bar(self) -> tqdm:
         return tqdm(

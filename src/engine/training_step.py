@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from src.data.normalization import normalize_counts, to_unit
 from src.engine.distributed import gradient_sync
+from src.engine.phases import PhaseClock
 from src.engine.precision import Precision
 
 
@@ -29,12 +30,16 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one step did. Losses are means over this rank's micro-batches."""
+    """What one step did. Losses are means over this rank's micro-batches.
+
+    `learning_rates` are those that the step used, one per parameter group.
+    """
 
     losses: dict[str, float]
     grad_norm: float
     is_finite: bool
     names: tuple[str, ...]
+    learning_rates: tuple[float, ...]
 
 
 class BatchPlacer:
@@ -95,6 +100,7 @@ class TrainingStep:
         self.precision, self.scaler = precision, precision.scaler()
         self.max_norm = grad_clip if grad_clip > 0 else float("inf")
         self.draws = draws
+        self.phases = PhaseClock(place.device)
 
     def __call__(self, batches: list[dict[str, Any]], step: int) -> StepOutcome:
         """Do one optimiser step over collated micro-batches; `step` counts from 0.
@@ -106,11 +112,19 @@ class TrainingStep:
         """
         parts, names = [], []
         for index, batch in enumerate(batches):
-            placed = self.place(batch)  # one at a time: only one micro-batch is on the device
+            with self.phases.measure("transfer"):
+                placed = self.place(batch)  # one at a time: only one micro-batch is on the device
             is_last = index == len(batches) - 1
             self.draws.seed(step, index)
             parts.append(self._backward(placed, share=1 / len(batches), is_last=is_last))
             names.extend(placed.names)
+        rates = tuple(group["lr"] for group in self.optimizer.param_groups)
+        with self.phases.measure("optimiser"):
+            grad_norm, is_finite = self._update()
+        return StepOutcome(_means(parts), grad_norm.item(), is_finite, tuple(names), rates)
+
+    def _update(self) -> tuple[Tensor, bool]:
+        """Clip the gradients and apply them; return their norm and whether it is finite."""
         self.scaler.unscale_(self.optimizer)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         grad_norm = nn.utils.clip_grad_norm_(trained, self.max_norm)
@@ -120,16 +134,18 @@ class TrainingStep:
             self.schedule.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepOutcome(_means(parts), grad_norm.item(), is_finite, tuple(names))
+        return grad_norm, is_finite
 
     def _backward(
         self, batch: MicroBatch, *, share: float, is_last: bool
     ) -> tuple[float, dict[str, Tensor]]:
         with gradient_sync(self.model, enabled=is_last):
-            with self.precision.autocast():
-                restored = self.model(batch.blurry, batch.voxels)
-            total, parts = self.loss_fn(restored.float(), batch.sharp)
-            self.scaler.scale(total * (share * batch.weight)).backward()
+            with self.phases.measure("forward"):
+                with self.precision.autocast():
+                    restored = self.model(batch.blurry, batch.voxels)
+                total, parts = self.loss_fn(restored.float(), batch.sharp)
+            with self.phases.measure("backward"):
+                self.scaler.scale(total * (share * batch.weight)).backward()
         return batch.weight, {"total": total.detach(), **{n: p.detach() for n, p in parts.items()}}
 
 

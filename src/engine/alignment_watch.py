@@ -1,0 +1,148 @@
+"""Watches how far VRT's deformable alignment reaches, and says when it has lost its way.
+
+Parallel warping samples a neighbour frame at `flow + residue`. The residue is
+`max_residue * tanh(...)` and cannot leave its bound, so an explosion shows as saturation: the mean
+of |residue| comes near the bound, and tanh passes no gradient there any more. The flow has no
+bound; EDVR, which has no flow, warns where the mean offset is above 50 pixels, and that is the
+limit here too, counted in pixels of the network's full resolution.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from third_party.VRT.models.deformable import TAPS, FlowGuidedDeformConv
+from third_party.VRT.models.stages import MAX_RESIDUE_PX
+
+MAX_MEAN_FLOW_PX = 50.0
+MAX_SATURATION = 0.75
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far one stage's alignment reaches, in pixels of that stage.
+
+    Attributes:
+        offset_mean: Mean length of the residue that is added to the flow.
+        offset_max: The longest residue.
+        flow_mean: Mean length of the flow.
+        saturation: Mean of |residue| per axis over its bound, 0..1.
+        pixel: Pixels of the full resolution in one pixel of the stage.
+    """
+
+    offset_mean: float
+    offset_max: float
+    flow_mean: float
+    saturation: float
+    pixel: float
+
+
+class AlignmentWatch:
+    """Measures every `FlowGuidedDeformConv` of a model while `observing`.
+
+    The hooks are there only inside that block, so nothing of this is copied or saved with the
+    model. A model without such a module, such as the upstream VRT, gives no numbers.
+
+    Args:
+        model: The model, not wrapped for distribution.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, FlowGuidedDeformConv)
+        }
+        self._sums: dict[str, list[Tensor]] = {}
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Measure the forward passes in the block; what an earlier block measured is forgotten."""
+        self._sums = {}
+        with ExitStack() as stack:
+            for name, module in self._modules.items():
+                stack.callback(self._watch_flows(name, module).remove)
+                stack.callback(self._watch_residue(name, module).remove)
+            yield
+
+    def reaches(self) -> dict[str, Reach]:
+        """Return what the last block measured, by stage; this waits for the device."""
+        found = {}
+        for name, module in self._modules.items():
+            flows, residues = (self._sums.get(f"{name}.{kind}", []) for kind in ("flow", "residue"))
+            if not flows or not residues:
+                continue  # a clip of one frame is not aligned
+            flow_mean = torch.stack(flows).mean()
+            rows = torch.stack(residues)
+            found[_stage_of(name)] = Reach(
+                offset_mean=rows[:, 0].mean().item(),
+                offset_max=rows[:, 1].max().item(),
+                flow_mean=flow_mean.item(),
+                saturation=rows[:, 2].mean().item() / module.max_residue,
+                pixel=MAX_RESIDUE_PX / module.max_residue,
+            )
+        return found
+
+    def _watch_flows(self, name: str, module: FlowGuidedDeformConv) -> RemovableHandle:
+        kept = self._sums.setdefault(f"{name}.flow", [])
+
+        def before(module: FlowGuidedDeformConv, inputs: tuple[Tensor, ...]) -> None:
+            flows = torch.stack(inputs[1 + module.num_neighbours :]).detach().float()
+            kept.append(torch.linalg.vector_norm(flows, dim=2).mean())
+
+        return module.register_forward_pre_hook(before)
+
+    def _watch_residue(self, name: str, module: FlowGuidedDeformConv) -> RemovableHandle:
+        """Repeat the last convolution of the offset branch, whose input passes through a module."""
+        kept = self._sums.setdefault(f"{name}.residue", [])
+        last, count = module.conv_offset[-1], 2 * module.deformable_groups * TAPS
+
+        @torch.no_grad()
+        def after(_: nn.Module, __: tuple[Tensor, ...], hidden: Tensor) -> None:
+            predicted = F.conv2d(hidden, last.weight[:count], last.bias[:count], padding=1)
+            residue = module.max_residue * torch.tanh(predicted.float())
+            # The published order is (group, tap, y x).
+            length = torch.linalg.vector_norm(residue.unflatten(1, (-1, 2)), dim=2)
+            kept.append(torch.stack((length.mean(), length.max(), residue.abs().mean())))
+
+        return module.conv_offset[-2].register_forward_hook(after)
+
+
+def alarms(reaches: dict[str, Reach]) -> list[str]:
+    """Return one sentence per stage whose alignment has lost its way."""
+    sentences = []
+    for stage, reach in reaches.items():
+        if not reach.saturation <= MAX_SATURATION:  # NaN is an alarm, too
+            sentences.append(
+                f"{stage}: the alignment offsets stand at {reach.saturation:.0%} of their bound "
+                f"(mean {reach.offset_mean:.2f} px); lower the learning rate of `deform`"
+            )
+        full = reach.flow_mean * reach.pixel
+        if not full <= MAX_MEAN_FLOW_PX:
+            sentences.append(
+                f"{stage}: the mean flow is {full:.0f} px at full resolution, more than "
+                f"{MAX_MEAN_FLOW_PX:.0f}; freeze `spynet` longer or lower its learning rate"
+            )
+    return sentences
+
+
+def scalars_of(reaches: dict[str, Reach]) -> dict[str, float]:
+    """Return the numbers by TensorBoard tag; `alignment/alarms` counts the sentences."""
+    if not reaches:
+        return {}
+    values = {"alignment/alarms": float(len(alarms(reaches)))}
+    for stage, reach in reaches.items():
+        values[f"alignment/{stage}_offset_mean_px"] = reach.offset_mean
+        values[f"alignment/{stage}_offset_max_px"] = reach.offset_max
+        values[f"alignment/{stage}_flow_mean_px"] = reach.flow_mean
+    return values
+
+
+def _stage_of(name: str) -> str:
+    """Return `stage3` for a module `vrt.stage3.pa_deform`, the whole name for another."""
+    return next((part for part in name.split(".") if part.startswith("stage")), name)

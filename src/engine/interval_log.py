@@ -1,0 +1,98 @@
+"""The line that a run writes once per interval, and the scalars that go with it."""
+
+import logging
+import math
+
+import torch
+from tqdm import tqdm
+
+from src.engine.alignment_watch import Reach, alarms, scalars_of
+from src.engine.pace import Pace
+from src.engine.phases import PHASES, PhaseClock
+from src.engine.progress import Meter
+from src.engine.run_log import Scalars
+from src.engine.training_step import StepOutcome
+from src.inference.measure import peak_memory_gib
+
+logger = logging.getLogger(__name__)
+
+
+class IntervalLog:
+    """Collects what happens between two lines of the log.
+
+    Attributes:
+        pace: Speed of this process.
+    """
+
+    def __init__(self, name: str, device: torch.device, phases: PhaseClock) -> None:
+        self.name, self.device, self.phases = name, device, phases
+        self.pace = Pace()
+        self._meter, self._steps, self._data_seconds = Meter(), 0, 0.0
+        self._last: StepOutcome | None = None
+
+    def add(self, outcome: StepOutcome, data_seconds: float) -> None:
+        """Count one step for which `data_seconds` were spent waiting for the loader."""
+        self._meter.add(outcome)
+        self._steps += 1
+        self._data_seconds += data_seconds
+        self._last = outcome
+        self.pace.step_done()
+
+    def write(
+        self,
+        step: int,
+        total_steps: int,
+        val_every: int,
+        scalars: Scalars,
+        reaches: dict[str, Reach],
+    ) -> None:
+        """Write the line and the scalars of the interval that ends with `step`, and start over.
+
+        Args:
+            step: Optimiser steps done.
+            total_steps: Of the whole run.
+            val_every: Steps between validations, for the time that is left.
+            scalars: Where numbers go.
+            reaches: What the alignment watch saw in this last step.
+        """
+        means, rates = self._meter.means(), self._last.learning_rates
+        seconds = {"data": self._data_seconds, **self.phases.take()}
+        per_step = {name: value / self._steps for name, value in seconds.items()}
+        pace = self.pace.seconds_per_step
+        gib, whose = peak_memory_gib(self.device)
+        left = self.pace.seconds_left(step, total_steps, val_every)
+        logger.info(
+            "%s step %d/%d: loss %.5f, lr %.2e, gradient %.3f, %.3f s/step (%s), %s, left %s",
+            *(self.name, step, total_steps, means.get("loss/total", math.nan), rates[0]),
+            *(means.get("grad_norm", math.nan), pace, _shares(per_step)),
+            *(_memory(gib), tqdm.format_interval(left)),
+        )
+        for sentence in alarms(reaches):
+            logger.warning("%s step %d: %s", self.name, step, sentence)
+        scalars.add(
+            step,
+            {
+                **means,
+                **_rates(rates),
+                **{f"time/{name}_s": value for name, value in per_step.items()},
+                "time/step_s": pace,
+                f"memory/peak_gib_{whose.split()[0]}": gib,
+                **scalars_of(reaches),
+            },
+        )
+        self._meter, self._steps, self._data_seconds = Meter(), 0, 0.0
+
+
+def _rates(rates: tuple[float, ...]) -> dict[str, float]:
+    return {"lr": rates[0], **{f"lr/group_{i}": rate for i, rate in enumerate(rates) if i}}
+
+
+def _shares(per_step: dict[str, float]) -> str:
+    total = sum(per_step.values())
+    shares = {name: per_step[name] / total for name in ("data", *PHASES) if name in per_step}
+    told = {n: share for n, share in shares.items() if n != "transfer" or share >= 0.005}
+    return ", ".join(f"{name} {share:.0%}" for name, share in told.items())
+
+
+def _memory(gib: float | None) -> str:
+    return "memory not known" if gib is None else f"{gib:.2f} GiB"

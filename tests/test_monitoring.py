@@ -1,0 +1,166 @@
+"""What a run says about itself: pace, phases, the alignment's reach, the line of the log."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from src.engine.alignment_watch import AlignmentWatch, Reach, alarms, scalars_of
+from src.engine.pace import Pace
+from src.engine.phases import PhaseClock
+from third_party.VRT.models.deformable import FlowGuidedDeformConv
+from third_party.VRT.models.warping import pixel_grid
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+    def spend(self, seconds):
+        self.seconds += seconds
+
+
+def test_time_left_by_hand():
+    clock = Clock()
+    pace = Pace(clock)
+    assert pace.seconds_left(900, 1000, 100) is None  # resumed, nothing measured yet
+    clock.spend(500)  # building the model is no step
+    pace.start()
+    clock.spend(30)
+    pace.step_done()  # the slow first step is all there is
+    assert pace.seconds_left(901, 1000, 100) == 30 * 99
+    for _ in range(4):
+        clock.spend(2)
+        pace.step_done()
+    assert pace.seconds_per_step == 2
+    assert pace.seconds_left(905, 1000, 100) == 2 * 95
+    with pace.validation():
+        clock.spend(50)
+    clock.spend(2)
+    pace.step_done()
+    assert pace.seconds_per_step == 2  # validation is no part of a step
+    assert pace.seconds_left(906, 1000, 100) == 2 * 94 + 50  # the one at step 1000
+    assert pace.seconds_left(800, 1000, 100) == 2 * 200 + 3 * 50  # at 800 itself, 900, 1000
+    assert pace.seconds_left(801, 1050, 100) == 2 * 249 + 3 * 50  # 900, 1000, and the end
+    assert pace.seconds_left(1000, 1000, 100) == 50
+    assert pace.seconds_left(1050, 1050, 100) == 50
+
+
+def test_phases_are_summed_and_start_over():
+    phases = PhaseClock(torch.device("cpu"))
+    for _ in range(2):
+        with phases.measure("forward"):
+            torch.zeros(10).sum()
+    with phases.measure("backward"):
+        pass
+    taken = phases.take()
+    assert set(taken) == {"forward", "backward"}
+    assert taken["forward"] > 0
+    assert phases.take() == {}
+
+
+def make_stage(max_residue=5.0) -> FlowGuidedDeformConv:
+    torch.manual_seed(0)
+    module = FlowGuidedDeformConv(4, 2, 2, max_residue)
+    nn.init.normal_(module.conv_offset[6].weight, std=0.3)
+    nn.init.normal_(module.conv_offset[6].bias, std=0.5)
+    return module
+
+
+def inputs_of(flow: float) -> tuple[torch.Tensor, ...]:
+    g = torch.Generator().manual_seed(1)
+    frames = [torch.rand(3, 4, 6, 7, generator=g) for _ in range(3)]
+    flows = [torch.zeros(3, 2, 6, 7) for _ in range(2)]
+    flows[1][:, 0], flows[1][:, 1] = 0.6 * flow, 0.8 * flow
+    return (*frames, *flows)
+
+
+class Net(nn.Module):
+    def __init__(self, stage):
+        super().__init__()
+        self.stage2 = nn.ModuleDict({"pa_deform": stage})
+
+    def forward(self, *inputs):
+        return self.stage2["pa_deform"](*inputs)
+
+
+def test_reach_equals_the_positions_that_are_sampled():
+    net, inputs = Net(make_stage()), inputs_of(flow=10.0)
+    positions = []
+    module = net.stage2["pa_deform"]
+    sampling = module.sampling
+
+    def kept(*arguments):
+        positions.append(sampling(*arguments)[0])
+        return sampling(*arguments)
+
+    module.sampling = kept
+    watch = AlignmentWatch(net)
+    with watch.observing():
+        net(*inputs)
+    reach = watch.reaches()["stage2"]
+    # From -1..1 back to pixels; then less the pixel itself, the tap of the kernel and the flow.
+    size = torch.tensor([7.0, 6.0]).view(2, 1, 1, 1)
+    sampled = (positions[0] + 1) * (size - 1) / 2
+    taps = torch.tensor([[x, y] for y in (-1.0, 0.0, 1.0) for x in (-1.0, 0.0, 1.0)])
+    centre = pixel_grid(inputs[0])[:, None] + taps.T[:, :, None, None]
+    flows = torch.stack(inputs[3:], dim=1)[:, :, :, None]
+    residue = sampled - centre - flows
+    length = residue.pow(2).sum(dim=2).sqrt()
+    assert reach.offset_mean == pytest.approx(length.mean().item(), rel=1e-4)
+    assert reach.offset_max == pytest.approx(length.max().item(), rel=1e-4)
+    assert reach.saturation == pytest.approx(residue.abs().mean().item() / 5, rel=1e-4)
+    assert reach.flow_mean == pytest.approx(5.0)  # half of the flows are 10 pixels, half 0
+    assert reach.pixel == 2.0
+
+
+def test_watching_changes_nothing_and_leaves_nothing():
+    net, inputs = Net(make_stage()), inputs_of(1.0)
+    before = net(*inputs)
+    watch = AlignmentWatch(net)
+    with watch.observing():
+        during = net(*inputs)
+        during.sum().backward()
+    assert torch.equal(before, during)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    net(*inputs)  # outside the block
+    first = watch.reaches()
+    copy.deepcopy(net)(*inputs)
+    assert watch.reaches() == first
+    with watch.observing():
+        pass
+    assert watch.reaches() == {}
+
+
+def test_a_model_without_such_a_module_gives_no_numbers():
+    watch = AlignmentWatch(nn.Conv2d(1, 1, 1))
+    with watch.observing():
+        pass
+    assert watch.reaches() == {} == scalars_of({})
+
+
+def test_f46_an_alignment_that_explodes_raises_an_alarm():
+    net = Net(make_stage())
+    watch = AlignmentWatch(net)
+
+    def observed(flow):
+        with watch.observing():
+            net(*inputs_of(flow))
+        return watch.reaches()
+
+    assert alarms(observed(10.0)) == []
+    (sentence,) = alarms(observed(60.0))  # a mean of 30 of its pixels is 60 at full resolution
+    assert re.match("stage2: the mean flow is 60 px at full resolution", sentence)
+    nn.init.constant_(net.stage2["pa_deform"].conv_offset[6].bias, 3.0)
+    reaches = observed(10.0)
+    (sentence,) = alarms(reaches)
+    assert re.match(r"stage2: the alignment offsets stand at \d\d% of their bound", sentence)
+    assert scalars_of(reaches)["alignment/alarms"] == 1
+    nan = Reach(float("nan"), float("nan"), 0.0, float("nan"), 1.0)
+    assert len(alarms({"stage1": nan})) == 1
