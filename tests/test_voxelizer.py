@@ -5,8 +5,10 @@ import logging
 import numpy as np
 import pytest
 
+from src.data.datasets import voxelizer
 from src.data.datasets.voxelizer import (
     bin_of_tick,
+    count_events,
     ticks_per_bin,
     voxelize,
     voxelize_inside,
@@ -103,7 +105,33 @@ def test_of_a_crop_only_its_bytes_are_unpacked(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "unpackbits", counting)
     voxelize_packed(file, 0, 5, 2, crop=(3, 9, 4, 16))  # columns 9..24: bytes 1, 2, 3
-    assert unpacked == [4 * 3] * 5
+    assert unpacked == [5 * 4 * 3]
+
+
+@pytest.mark.parametrize("bit_order", ["little", "big"])
+@pytest.mark.parametrize("flip_rows", [True, False])
+@pytest.mark.parametrize("crop", [None, (5, 17, 20, 41)])
+def test_unpacking_in_blocks_equals_unpackbits_and_reduceat(
+    tmp_path, monkeypatch, bit_order, flip_rows, crop
+):
+    """Windows larger than a block, with 1, 2 and 3 ticks per bin, against the obvious way."""
+    monkeypatch.setattr(voxelizer, "UNPACK_BYTES", 3 * 32 * 64 * 8)
+    file = spike_file(
+        tmp_path, random_spikes(88, 32, 64 * 8), bit_order=bit_order, flip_rows=flip_rows
+    )
+    blocks = []
+    unpackbits = np.unpackbits
+    for num_ticks in (33, 56, 88):
+        starts = np.searchsorted(bin_of_tick(num_ticks, 32), np.arange(32))
+        expected = np.add.reduceat(file.read(0, num_ticks), starts, axis=0, dtype=np.uint8)
+        y, x, h, w = crop or (0, 0, 32, 64 * 8)
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "unpackbits", lambda a, **k: blocks.append(a) or unpackbits(a, **k))
+            counts = voxelize_packed(file, 0, num_ticks, 32, crop)
+        assert np.array_equal(counts, expected[:, y : y + h, x : x + w])
+    if crop is None:
+        assert [len(block) for block in blocks[:11]] == [3] * 11
+        assert sum(map(len, blocks)) == 33 + 56 + 88
 
 
 @pytest.mark.parametrize("crop", [(-1, 0, 2, 8), (0, 1, 2, 8), (1, 0, 2, 8), (0, 0, 0, 8)])
@@ -156,6 +184,16 @@ def test_events_agree_with_ticks(num_ticks, dtype):
     grid = voxelize(events.astype(dtype), 1000, 1000 + num_ticks, 4, 8, 32)
     assert grid.dtype == np.float32
     assert np.array_equal(grid, voxelize_spikes(spikes, 32))
+
+
+@pytest.mark.parametrize(("copies", "dtype"), [(255, np.uint8), (256, np.uint32), (600, np.uint32)])
+def test_small_counts_equal_the_twin_and_never_wrap(copies, dtype):
+    events = np.random.default_rng(1).integers(0, (6, 4, 7), (500, 3))
+    events = np.concatenate([events, np.repeat([[3, 4, 2]], copies, axis=0)])
+    counts, num_dropped = count_events(events, 0, 6, 5, 7, 4)
+    assert (counts.dtype, counts.max(), num_dropped) == (dtype, copies, 0)
+    assert np.array_equal(counts, voxelize_twin(events, 0, 6, 5, 7, 4))
+    assert count_events(events, 1, 6, 5, 7, 4)[1] == np.count_nonzero(events[:, 0] == 0)
 
 
 @pytest.mark.parametrize("columns", [3, 4])

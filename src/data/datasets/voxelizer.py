@@ -6,8 +6,10 @@ the bins hold unequal numbers of ticks; `ticks_per_bin` says how many.
 """
 
 import logging
-from collections.abc import Iterable
+import math
+from collections.abc import Iterator
 
+import cv2
 import numpy as np
 
 from src.data.spikes.spike_dat import SpikeFile
@@ -15,6 +17,7 @@ from src.data.spikes.spike_dat import SpikeFile
 logger = logging.getLogger(__name__)
 
 OUTSIDE_CHOICES = ("error", "drop")
+UNPACK_BYTES = 1 << 20  # of spikes that are unpacked together; measured, half to twice is the same
 
 
 def bin_of_tick(num_ticks: int, num_bins: int) -> np.ndarray:
@@ -85,6 +88,40 @@ def voxelize_inside(
     Raises:
         ValueError: a wrong shape, an empty window or a fractional coordinate.
     """
+    index, num_dropped = _flat_index(events, t0, t1, H, W, K)
+    return _count(index, (K, H, W), np.float32), num_dropped
+
+
+def count_events(
+    events: np.ndarray, t0: float, t1: float, H: int, W: int, K: int = 32
+) -> tuple[np.ndarray, int]:
+    """Count the events inside window and sensor in a small dtype, at half the cost of float32.
+
+    Returns:
+        uint8 [K, H, W], or uint32 where a count exceeds 255, and the number of events left out.
+
+    Raises:
+        ValueError: as `voxelize_inside`.
+    """
+    index, num_dropped = _flat_index(events, t0, t1, H, W, K)
+    counts = _count(index, (K, H, W), np.uint8)
+    # A count that wrapped is 256 too small, and nothing makes up for it.
+    if cv2.sumElems(counts.reshape(K * H, W))[0] != len(index):
+        counts = _count(index, (K, H, W), np.uint32)
+    return counts, num_dropped
+
+
+def _count(index: np.ndarray, shape: tuple[int, int, int], dtype: type) -> np.ndarray:
+    """Return how often each flat index occurs, as a grid of this shape."""
+    grid = np.zeros(math.prod(shape), dtype=dtype)
+    np.add.at(grid, index, dtype(1))  # one flat index: the fast path of NumPy >= 1.25
+    return grid.reshape(shape)
+
+
+def _flat_index(
+    events: np.ndarray, t0: float, t1: float, H: int, W: int, K: int
+) -> tuple[np.ndarray, int]:
+    """Return the place of each event inside in a flat [K, H, W], and how many are outside."""
     events = np.asarray(events)
     if events.ndim != 2 or events.shape[1] not in (3, 4):
         raise ValueError(
@@ -95,14 +132,16 @@ def voxelize_inside(
     if min(H, W, K) < 1:
         raise ValueError(f"H={H}, W={W}, K={K}: all must be above 0")
     t, y, x = np.ascontiguousarray(events.T[:3])  # strided columns cost three times as much
-    inside = _inside(t, y, x, t0, t1, H, W)
-    num_dropped = int(len(t) - np.count_nonzero(inside))
-    if num_dropped:
+    num_dropped = 0
+    if not _all_inside(t, y, x, t0, t1, H, W):
+        inside = _inside(t, y, x, t0, t1, H, W)
+        num_dropped = int(len(t) - np.count_nonzero(inside))
         t, y, x = t[inside], y[inside], x[inside]
-    index = (_bins(t, t0, t1, K) * H + _whole(y, "y")) * W + _whole(x, "x")
-    grid = np.zeros(K * H * W, dtype=np.float32)
-    np.add.at(grid, index, np.float32(1))  # one flat index: the fast path of NumPy >= 1.25
-    return grid.reshape(K, H, W), num_dropped
+    index = _bins(t, t0, t1, K)
+    for size, place in ((H, _whole(y, "y")), (W, _whole(x, "x"))):  # in place: no new arrays
+        index *= size
+        index += place
+    return index, num_dropped
 
 
 def voxelize_spikes(spikes: np.ndarray, K: int) -> np.ndarray:
@@ -121,7 +160,7 @@ def voxelize_spikes(spikes: np.ndarray, K: int) -> np.ndarray:
             f"spikes are {spikes.dtype} from {spikes.min()} to {spikes.max()}; "
             "uint8 or bool of 0 and 1 is needed (packed bytes are not spikes)"
         )
-    return _accumulate(spikes, len(spikes), K, spikes.shape[1:])
+    return _add_up(iter(spikes), len(spikes), K, spikes.shape[1:])
 
 
 def voxelize_packed(
@@ -157,43 +196,63 @@ def voxelize_packed(
         )
     if geometry.width % 8:  # rows share bytes: unpack whole ticks, one at a time
         ticks = (file.read(q, q + 1)[0, y : y + h, x : x + w] for q in range(start, stop))
-        return _accumulate(ticks, stop - start, K, (h, w))
+        return _add_up(ticks, stop - start, K, (h, w))
     top = geometry.height - y - h if geometry.flip_rows else y
-    rows = slice(None, None, -1 if geometry.flip_rows else 1)
     left, first_byte, last_byte = x % 8, x // 8, (x + w - 1) // 8 + 1
     stored = file.packed(start, stop)[:, top : top + h, first_byte:last_byte]
-    ticks = (
-        np.unpackbits(tick, axis=-1, bitorder=geometry.bit_order)[rows, left : left + w]
-        for tick in stored
-    )
-    return _accumulate(ticks, stop - start, K, (h, w))
+    upright = stored[:, ::-1] if geometry.flip_rows else stored  # bytes are cheaper than spikes
+    ticks = (bits[:, left : left + w] for bits in _unpack(upright, geometry.bit_order))
+    return _add_up(ticks, stop - start, K, (h, w))
 
 
-def _accumulate(
-    ticks: Iterable[np.ndarray], num_ticks: int, num_bins: int, size: tuple[int, int]
+def _unpack(packed: np.ndarray, bit_order: str) -> Iterator[np.ndarray]:
+    """Yield ticks [h, 8 w] of packed ones [S, h, w]; as many are unpacked at once as fit the cache.
+
+    Unpacking small crops one by one costs more calls than work, unpacking a whole window of large
+    frames goes through memory.
+    """
+    together = max(1, UNPACK_BYTES // (8 * packed[0].size))
+    for start in range(0, len(packed), together):
+        yield from np.unpackbits(packed[start : start + together], axis=-1, bitorder=bit_order)
+
+
+def _add_up(
+    ticks: Iterator[np.ndarray], num_ticks: int, num_bins: int, size: tuple[int, int]
 ) -> np.ndarray:
-    """Add up 0/1 images [h, w] in the order of ticks, in the counts' own small dtype: [K, h, w]."""
+    """Add up 0/1 images [h, w] in the order of ticks, in the counts' own small dtype: [K, h, w].
+
+    Every voxel is written once where a bin has one or two ticks, and nothing is filled with zeros
+    first: forty times faster than np.add.reduceat over the unpacked window.
+    """
     counts = _empty_counts(num_ticks, num_bins, size)
-    # In place and in uint8: ten times faster than unpacking all and np.add.reduceat.
-    for tick, k in zip(ticks, bin_of_tick(num_ticks, num_bins), strict=True):
-        counts[k] += tick
+    for count, num in zip(counts, ticks_per_bin(num_ticks, num_bins).tolist(), strict=True):
+        if num > 1:
+            np.add(next(ticks), next(ticks), out=count)
+        else:
+            count[...] = next(ticks) if num else 0
+        for _ in range(num - 2):
+            count += next(ticks)
     return counts
 
 
 def _empty_counts(num_ticks: int, num_bins: int, size: tuple[int, int]) -> np.ndarray:
-    """Return zeros [K, h, w] in the smallest dtype that holds ceil(S / K)."""
+    """Return an array [K, h, w] to fill, in the smallest dtype that holds ceil(S / K)."""
     largest = int(ticks_per_bin(num_ticks, num_bins).max())
     dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
     if largest > np.iinfo(np.uint16).max:
         raise ValueError(f"{num_ticks} ticks in {num_bins} bins: a count can exceed 65535; raise K")
-    return np.zeros((num_bins, *size), dtype=dtype)
+    return np.empty((num_bins, *size), dtype=dtype)
 
 
 def _bins(t: np.ndarray, t0: float, t1: float, num_bins: int) -> np.ndarray:
     """Return the bin of each time inside [t0, t1): int64 [N]."""
     is_integer = t.dtype.kind in "iu" and all(isinstance(v, int | np.integer) for v in (t0, t1))
     if is_integer:
-        return (t.astype(np.int64) - int(t0)) * num_bins // (int(t1) - int(t0))
+        bins = t.astype(np.int64)
+        bins -= int(t0)
+        bins *= num_bins
+        bins //= int(t1) - int(t0)
+        return bins
     # Multiplying first keeps whole ticks exact: only the quotient is rounded.
     bins = np.floor((t.astype(np.float64) - t0) * num_bins / (t1 - t0)).astype(np.int64)
     return np.clip(bins, 0, num_bins - 1, out=bins)
@@ -204,6 +263,14 @@ def _inside(
 ) -> np.ndarray:
     """Return which events lie in the window and on the sensor: bool [N]; NaN is outside."""
     return (t >= t0) & (t < t1) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+
+
+def _all_inside(
+    t: np.ndarray, y: np.ndarray, x: np.ndarray, t0: float, t1: float, H: int, W: int
+) -> bool:
+    """Tell whether all events lie inside; half the cost of asking for each of them."""
+    limits = ((t, t0, t1), (y, 0, H), (x, 0, W))
+    return all(len(v) == 0 or (v.min() >= low and v.max() < high) for v, low, high in limits)
 
 
 def _whole(values: np.ndarray, name: str) -> np.ndarray:
