@@ -7,6 +7,7 @@ from src.data.alignment import (
     read_exposures,
     window_ticks,
     write_alignment,
+    write_exposures,
 )
 from src.data.bad_samples import BadFileError
 
@@ -61,7 +62,7 @@ def test_units(tmp_path, unit, t0, t1):
     [
         ("", "is empty; write lines"),
         ("frame_idx,t0,t1\n0,0,1\n", r"write the header 'frame_idx,t0\[s\],t1\[s\]'"),
-        ("frame_idx,t0[s],t1[ms]\n0,0,1\n", "the same for both"),
+        ("frame_idx,t0[s],t1[ms]\n0,0,1\n", "the same for all columns"),
         ("frame_idx,t1[s],t0[s]\n0,0,1\n", "header is"),
         ("frame_idx,t0[h],t1[h]\n0,0,1\n", "unit 'h' is not known"),
         ("frame_idx,t0[ticks],t1[ticks]\n0,0,1\n", "ticks_per_second is not known"),
@@ -134,3 +135,45 @@ def test_frame_index():
     assert [frame_index(name) for name in ("000012", "img_7", "4k_0003")] == [12, 7, 3]
     with pytest.raises(ValueError, match="does not end in a number"):
         frame_index("first")
+
+
+def test_the_instant_of_the_sharp_frame_is_read_and_written(tmp_path):
+    path = tmp_path / "exposures.csv"
+    path.write_text("frame_idx,t0[ms],t1[ms],t_sharp[ms]\n2,91.5,137.5,112.5\n")
+    found = read_exposures(path, None)
+    assert found == {
+        2: Exposure(pytest.approx(0.0915), pytest.approx(0.1375), t_sharp=pytest.approx(0.1125))
+    }
+    write_exposures(path, found)
+    assert path.read_text().startswith("frame_idx,t0[s],t1[s],t_sharp[s]\n2,0.0915")
+    assert read_exposures(path, None) == found
+
+
+def test_a_table_of_three_columns_is_still_one(tmp_path):
+    path = tmp_path / "exposures.csv"
+    write_exposures(path, {0: Exposure(0.1, 0.3)})
+    assert path.read_text() == "frame_idx,t0[s],t1[s]\n0,0.1,0.3\n"
+    assert read_exposures(path, None) == {0: Exposure(0.1, 0.3)}
+
+
+def test_sharp_instants_of_some_frames_only_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="of some frames and not of others"):
+        write_exposures(
+            tmp_path / "exposures.csv", {0: Exposure(0.0, 1.0), 1: Exposure(1.0, 2.0, t_sharp=1.5)}
+        )
+    assert not (tmp_path / "exposures.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("frame_idx,t0[s],t1[s],t_sharp[s]\n0,0.0,1.0,1.5\n", "sharp frame lies outside"),
+        ("frame_idx,t0[s],t1[s],t_sharp[s]\n0,0.0,1.0\n", "line 2: .* is not 4 values"),
+        ("frame_idx,t0[s],t1[s],t_sharp[ms]\n0,0.0,1.0,0.5\n", "the same for all"),
+        ("frame_idx,t0[s],t1[s],t2[s]\n0,0.0,1.0,0.5\n", "t_sharp"),
+    ],
+)
+def test_bad_sharp_columns_are_named(tmp_path, text, reason):
+    (tmp_path / "exposures.csv").write_text(text)
+    with pytest.raises(BadFileError, match=reason):
+        read_exposures(tmp_path / "exposures.csv", None)

@@ -5,11 +5,13 @@ import pytest
 from src.data.description import (
     DataDescription,
     DescriptionError,
-    fingerprint_data,
-    fingerprint_differences,
+    description_differences,
+    description_from_text,
+    description_to_text,
     read_description,
     write_description,
 )
+from src.data.fingerprint import fingerprint_data, fingerprint_differences
 
 FULL = DataDescription(
     source="démo",
@@ -100,3 +102,59 @@ def test_fingerprint_ignores_the_voxel_cache(tmp_path):
 def test_fingerprint_of_missing_split_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="valid"):
         fingerprint_data(tmp_path, ["valid"])
+
+
+def test_text_round_trip_with_offsets_and_fingerprint(tmp_path):
+    fill(tmp_path)
+    description = dataclasses.replace(
+        FULL,
+        offsets=(("train/GOPR0384_11_05", 5), ("val/GOPR0385_11_01", 1)),
+        fingerprint=fingerprint_data(tmp_path, ["train"]),
+    )
+    text = description_to_text(description)
+    assert "offsets:\n  train/GOPR0384_11_05: 5\n" in text
+    assert description_from_text(text, "checkpoint") == description
+
+
+def test_text_without_offsets_is_one_of_before():
+    old = "\n".join(
+        line for line in description_to_text(FULL).splitlines() if not line.startswith("offsets")
+    )
+    assert description_from_text(old, "old") == FULL
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("source: a\noffsets: {train/a: 2.5}\n", "offsets.train/a: expected a whole number > 0"),
+        ("source: a\noffsets: [1]\n", "offsets: expected lines"),
+        ("source: a\noffsets: {train/a: 0}\n", "offsets.train/a"),
+    ],
+)
+def test_impossible_offsets_name_the_sequence(text, expected):
+    with pytest.raises(DescriptionError, match=f"^here: .*{expected}"):
+        description_from_text(text, "here")
+
+
+def test_differences_are_one_sentence_per_field(tmp_path):
+    fill(tmp_path)
+    old = dataclasses.replace(FULL, fingerprint=fingerprint_data(tmp_path, ["train"]))
+    assert description_differences(old, old) == []
+    (tmp_path / "train/a/blur/000001.png").unlink()
+    new = dataclasses.replace(
+        old,
+        blur_kind="blur_gamma",
+        threshold=None,
+        frames_averaged=(11,),
+        offsets=(("train/a", 1),),
+        fingerprint=fingerprint_data(tmp_path, ["train"]),
+    )
+    lines = description_differences(old, new)
+    assert lines[:4] == [
+        "blur_kind was blur, is blur_gamma",
+        "frames_averaged was [7, 11], is [11]",
+        "threshold was 2.0, is not stated",
+        "offsets was [], is [[train/a, 1]]",
+    ]
+    assert lines[4] == "fingerprint of train: frames was 3, is 2"
+    assert description_differences(FULL, dataclasses.replace(FULL, source="b"))

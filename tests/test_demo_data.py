@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data.description import fingerprint_data, read_description, write_description
+from src.data.description import read_description, write_description
+from src.data.fingerprint import fingerprint_data
 from src.data.frames import read_image
 from src.data.simulation import demo_data
 from src.data.simulation.blur import blur_window, synthesize_blur
@@ -162,8 +163,8 @@ def test_layout_exposures_and_description(made):
     assert (description.spike_height, description.spike_width) == (32, 48)
     assert description.fingerprint == fingerprint_data(root, ("train", "val"))
     rows = (root / "train/seq_000/exposures.csv").read_text().splitlines()
-    assert rows[0] == "frame_idx,t0[s],t1[s]"
-    assert rows[3] == "2,0.091666667,0.137500000"
+    assert rows[0] == "frame_idx,t0[s],t1[s],t_sharp[s]"
+    assert rows[3] == f"2,{22 / 240!r},0.1375,0.1125"  # the worked row: sharp at tick 216
     assert len(rows) == 4
     sidecar = read_sidecar(root / "val/seq_100/spike/000000.dat")
     assert (sidecar.height, sidecar.width, sidecar.ticks_per_second) == (32, 48, 1920.0)

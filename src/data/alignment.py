@@ -25,6 +25,8 @@ SECONDS_PER_UNIT = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 UNITS = (*SECONDS_PER_UNIT, "ticks")
 EXPOSURES_NAME = "exposures.csv"
 EXPOSURES_HEADER = "frame_idx,t0[s],t1[s]"
+SHARP_EXPOSURES_HEADER = "frame_idx,t0[s],t1[s],t_sharp[s]"
+EXPOSURES_COLUMNS = ("t0", "t1", "t_sharp")
 LOG_COLUMNS = ("sequence", "frame_idx", "t0", "t1", "event_count")
 # Times written with six decimals are off by up to 0.02 ticks at 40,000 ticks/s.
 SNAP_TICKS = 0.05
@@ -32,11 +34,18 @@ SNAP_TICKS = 0.05
 
 @dataclass(frozen=True)
 class Exposure:
-    """The exposure window [t0, t1) of a frame in seconds; `event_count` where it was counted."""
+    """When a frame was exposed.
+
+    Attributes:
+        t0, t1: the window [t0, t1) in seconds.
+        event_count: spikes in the window; None before they were counted.
+        t_sharp: instant of the sharp frame in seconds; None where nobody says.
+    """
 
     t0: float
     t1: float
     event_count: int | None = None
+    t_sharp: float | None = None
 
 
 def window_ticks(t0: float, t1: float, ticks_per_second: float) -> tuple[int, int]:
@@ -74,6 +83,8 @@ def frame_index(stem: str) -> int:
 def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int, Exposure]:
     """Read a table `frame_idx,t0[UNIT],t1[UNIT]` with UNIT s, ms, us or ticks.
 
+    A fourth column `t_sharp[UNIT]` says at which instant the sharp frame was taken.
+
     Args:
         path: the csv file.
         ticks_per_second: needed for the unit ticks.
@@ -82,22 +93,45 @@ def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int
         frame number -> exposure in seconds.
 
     Raises:
-        BadFileError: no file, no unit, a row that is not three numbers, a frame given twice, or an
-            exposure that ends before it starts.
+        BadFileError: no file, no unit, a row that is not as many numbers as the header has names, a
+            frame given twice, an exposure that ends before it starts, or a sharp frame outside it.
     """
     path = Path(path)
     rows = _read_rows(path, f"write lines '{EXPOSURES_HEADER}' and '0,0.0,0.0458333'")
     seconds = _seconds_per_unit(path, rows[0], ticks_per_second)
+    kinds = (int, *(float for _ in rows[0][1:]))
     exposures: dict[int, Exposure] = {}
     for number, row in enumerate(rows[1:], start=2):
-        index, t0, t1 = _numbers(path, number, row, (int, float, float))
+        index, *times = _numbers(path, number, row, kinds)
         if index in exposures:
             raise BadFileError(path, f"line {number}: frame {index} is given twice")
-        if not t1 > t0:
-            reason = f"exposure ends before it starts: t0={t0}, t1={t1}"
+        reason = _impossible(*times)
+        if reason:
             raise BadFileError(path, f"line {number}: frame {index}: {reason}")
-        exposures[index] = Exposure(t0 * seconds, t1 * seconds)
+        t0, t1, *sharp = (time * seconds for time in times)
+        exposures[index] = Exposure(t0, t1, t_sharp=sharp[0] if sharp else None)
     return exposures
+
+
+def write_exposures(path: str | Path, exposures: Mapping[int, Exposure]) -> None:
+    """Write a table of exposures in seconds, whole or not at all.
+
+    The column of the sharp frames is there when every exposure has it. Times are written with all
+    their digits, so that reading gives the same numbers.
+
+    Raises:
+        ValueError: some exposures say when the sharp frame was taken and others do not.
+    """
+    has_sharp = {exposure.t_sharp is not None for exposure in exposures.values()}
+    if len(has_sharp) > 1:
+        raise ValueError(f"{path}: t_sharp is known of some frames and not of others")
+    lines = [SHARP_EXPOSURES_HEADER if has_sharp == {True} else EXPOSURES_HEADER]
+    for index, exposure in sorted(exposures.items()):
+        times = [exposure.t0, exposure.t1]
+        times += [] if exposure.t_sharp is None else [exposure.t_sharp]
+        lines.append(",".join([str(index), *map(repr, times)]))
+    with atomic_write(path) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 class AlignmentLog:
@@ -186,15 +220,28 @@ def _read_rows(path: Path, advice: str) -> list[list[str]]:
     return rows
 
 
+def _impossible(t0: float, t1: float, t_sharp: float | None = None) -> str | None:
+    """Say why an exposure cannot be, or None."""
+    if not t1 > t0:
+        return f"exposure ends before it starts: t0={t0}, t1={t1}"
+    if t_sharp is not None and not t0 <= t_sharp <= t1:
+        return f"the sharp frame lies outside its exposure: t0={t0}, t1={t1}, t_sharp={t_sharp}"
+    return None
+
+
 def _seconds_per_unit(path: Path, header: list[str], ticks_per_second: float | None) -> float:
-    advice = f"write the header '{EXPOSURES_HEADER}' with the unit one of {', '.join(UNITS)}"
-    matches = [re.fullmatch(r"t[01]\[(\w+)\]", cell) for cell in header[1:]]
-    if len(header) != 3 or header[0] != "frame_idx" or None in matches:
+    advice = (
+        f"write the header '{EXPOSURES_HEADER}' or '{SHARP_EXPOSURES_HEADER}' with the unit one of "
+        f"{', '.join(UNITS)}, the same for all columns"
+    )
+    matches = [re.fullmatch(r"(\w+)\[(\w+)\]", cell) for cell in header[1:]]
+    parts = [match.groups() for match in matches if match is not None]
+    names, units = [name for name, _ in parts], {unit for _, unit in parts}
+    is_complete = len(parts) in (2, 3) and tuple(names) == EXPOSURES_COLUMNS[: len(parts)]
+    if header[0] != "frame_idx" or None in matches or not is_complete or len(units) != 1:
         raise BadFileError(path, f"header is {','.join(header)!r}; {advice}")
-    units = [match.group(1) for match in matches if match is not None]
-    if header[1][:2] != "t0" or header[2][:2] != "t1" or units[0] != units[1]:
-        raise BadFileError(path, f"header is {','.join(header)!r}; {advice}, the same for both")
-    if units[0] == "ticks":
+    unit = units.pop()
+    if unit == "ticks":
         if ticks_per_second is None:
             raise BadFileError(
                 path,
@@ -202,9 +249,9 @@ def _seconds_per_unit(path: Path, header: list[str], ticks_per_second: float | N
                 "dataset.yaml or into spike.yaml beside the .dat files",
             )
         return 1.0 / ticks_per_second
-    if units[0] not in SECONDS_PER_UNIT:
-        raise BadFileError(path, f"unit {units[0]!r} is not known; {advice}")
-    return SECONDS_PER_UNIT[units[0]]
+    if unit not in SECONDS_PER_UNIT:
+        raise BadFileError(path, f"unit {unit!r} is not known; {advice}")
+    return SECONDS_PER_UNIT[unit]
 
 
 def _numbers(path: Path, number: int, row: list[str], kinds: tuple[type, ...]) -> list:

@@ -5,13 +5,13 @@ only when their descriptions agree, so everything that changes the task stands i
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from src.data.fingerprint import SplitFingerprint, fingerprint_differences
 from src.data.yaml_edit import replace_entry
 from src.paths import atomic_write
 
@@ -19,34 +19,11 @@ FILE_NAME = "dataset.yaml"
 BLUR_KINDS = ("blur", "blur_gamma", "recorded", "unknown")
 TRANSFERS = ("encoded", "linear", "unknown")
 BIT_ORDERS = ("little", "big")
-FINGERPRINTED = ("blur", "sharp", "spike")
 MAX_FILE_BYTES = 1 << 20
-HASHED_END_BYTES = 1 << 20
 
 
 class DescriptionError(ValueError):
     """A data description cannot be read; the message names the file, the key and what is needed."""
-
-
-@dataclass(frozen=True)
-class SplitFingerprint:
-    """What a split of the data looked like when its description was written.
-
-    Attributes:
-        split: folder below the data root.
-        sequences: number of sequence folders.
-        frames: number of blurry frames.
-        names_sha256: hash of the sorted names of all blurry frames, as `SEQ/NAME`.
-        ends_sha256: hash of size and content of the first and last file of every sequence's
-            blur, sharp and spike folder (of long files only their first and last MiB), of the
-            .yaml files there and of its exposures.csv.
-    """
-
-    split: str
-    sequences: int
-    frames: int
-    names_sha256: str
-    ends_sha256: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +43,8 @@ class DataDescription:
         bit_order: "little" (first pixel in the least significant bit) or "big".
         flip_rows: True where the rows of a `.dat` are stored bottom-up.
         interpolator: what made frames between the recorded ones; "none".
+        offsets: by the name `SPLIT/SEQUENCE`, the source frames by which the exposures of a
+            sequence begin earlier than its frame numbers say; those with 0 are left out.
         fingerprint: one entry per split, see `fingerprint_data`.
 
     Raises:
@@ -83,6 +62,7 @@ class DataDescription:
     bit_order: str = "little"
     flip_rows: bool = True
     interpolator: str = "none"
+    offsets: tuple[tuple[str, int], ...] = ()
     fingerprint: tuple[SplitFingerprint, ...] = ()
 
     def __post_init__(self) -> None:
@@ -102,6 +82,8 @@ class DataDescription:
             problems.append(f"flip_rows: expected true or false, got {self.flip_rows!r}")
         for count in self.frames_averaged:
             problems += _check_positive("frames_averaged", count, (int,))
+        for name, offset in self.offsets:
+            problems += _check_positive(f"offsets.{name}", offset, (int,))
         if (self.spike_height is None) != (self.spike_width is None):
             problems.append("spike_height and spike_width: give both or none")
         if problems:
@@ -117,27 +99,70 @@ def read_description(root: str | Path) -> DataDescription | None:
     path = Path(root) / FILE_NAME
     if not path.is_file():
         return None
-    values = _load_plain_mapping(path)
-    known = {field.name for field in dataclasses.fields(DataDescription)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise DescriptionError(f"{path}: unknown keys {unknown}; known are {sorted(known)}")
-    if "source" not in values:
-        raise DescriptionError(f"{path}: 'source' is missing; write where the frames come from")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise DescriptionError(f"{path}: {size} bytes; a description has a few thousand")
     try:
-        values["frames_averaged"] = _as_counts(values.get("frames_averaged", ()))
-        values["fingerprint"] = _as_fingerprints(values.get("fingerprint", {}))
-        return DataDescription(**values)
-    except (TypeError, ValueError) as error:
-        raise DescriptionError(f"{path}: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DescriptionError(f"{path}: not a plain YAML file: {error}") from error
+    return description_from_text(text, str(path))
 
 
 def write_description(root: str | Path, description: DataDescription) -> Path:
     """Write `root/dataset.yaml` whole or not at all and return its path."""
+    return _write(root, description_to_text(description))
+
+
+def description_to_text(description: DataDescription) -> str:
+    """Return a description as the YAML that `dataset.yaml` holds; for checkpoints and results."""
     values = dataclasses.asdict(description)
     values["frames_averaged"] = list(description.frames_averaged)
+    values["offsets"] = dict(description.offsets)
     values["fingerprint"] = _fingerprint_values(description.fingerprint)
-    return _write(root, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def description_from_text(text: str, where: str) -> DataDescription:
+    """Return the description that a YAML text holds.
+
+    Args:
+        text: what `description_to_text` returned, or the content of a `dataset.yaml`.
+        where: names the text in messages.
+
+    Raises:
+        DescriptionError: not a plain YAML mapping, an unknown key, or an impossible value.
+    """
+    values = _load_plain_mapping(text, where)
+    known = {field.name for field in dataclasses.fields(DataDescription)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise DescriptionError(f"{where}: unknown keys {unknown}; known are {sorted(known)}")
+    if "source" not in values:
+        raise DescriptionError(f"{where}: 'source' is missing; write where the frames come from")
+    try:
+        values["frames_averaged"] = _as_counts(values.get("frames_averaged", ()))
+        values["offsets"] = _as_offsets(values.get("offsets", {}))
+        values["fingerprint"] = _as_fingerprints(values.get("fingerprint", {}))
+        return DataDescription(**values)
+    except (TypeError, ValueError) as error:
+        raise DescriptionError(f"{where}: {error}") from error
+
+
+def description_differences(old: DataDescription, new: DataDescription) -> list[str]:
+    """Say in which fields two descriptions differ, one sentence each.
+
+    An empty list means that results on the two can be compared. Where the data lie is no part of a
+    description, so a copied folder does not differ.
+    """
+    lines = []
+    for field in dataclasses.fields(DataDescription):
+        was, now = getattr(old, field.name), getattr(new, field.name)
+        if field.name == "fingerprint":
+            lines += [f"fingerprint of {line}" for line in fingerprint_differences(was, now)]
+        elif was != now:
+            lines.append(f"{field.name} was {_shown(was)}, is {_shown(now)}")
+    return lines
 
 
 def write_fingerprint(root: str | Path, fingerprint: Iterable[SplitFingerprint]) -> Path:
@@ -154,43 +179,6 @@ def write_fingerprint(root: str | Path, fingerprint: Iterable[SplitFingerprint])
     return _write(root, replace_entry(text, "fingerprint", _fingerprint_values(fingerprint)))
 
 
-def fingerprint_data(root: str | Path, splits: Iterable[str]) -> tuple[SplitFingerprint, ...]:
-    """Fingerprint the splits of a data root in the given order; reads a few files per sequence.
-
-    What preparation writes (`spike_vox` beside `spike`) does not count, so preparing data does not
-    change its fingerprint.
-
-    Raises:
-        FileNotFoundError: a split has no folder.
-    """
-    return tuple(_fingerprint_split(Path(root), split) for split in splits)
-
-
-def fingerprint_differences(
-    old: Iterable[SplitFingerprint], new: Iterable[SplitFingerprint]
-) -> list[str]:
-    """Say in words how two fingerprints differ; an empty list where they agree."""
-    before = {entry.split: entry for entry in old}
-    after = {entry.split: entry for entry in new}
-    lines = [f"{split}: only in one of the two" for split in sorted(before.keys() ^ after.keys())]
-    for split in sorted(before.keys() & after.keys()):
-        for field in dataclasses.fields(SplitFingerprint):
-            was, now = (getattr(side[split], field.name) for side in (before, after))
-            if was != now:
-                lines.append(f"{split}: {field.name} was {was}, is {now}")
-    return lines
-
-
-def list_sequences(split_folder: str | Path) -> list[Path]:
-    """Return the sequence folders of a split, sorted by name; hidden folders do not count."""
-    folder = Path(split_folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; it should hold one folder per sequence")
-    return sorted(
-        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-
-
 def _fingerprint_values(fingerprint: Iterable[SplitFingerprint]) -> dict[str, dict]:
     return {entry.pop("split"): entry for entry in map(dataclasses.asdict, fingerprint)}
 
@@ -202,66 +190,25 @@ def _write(root: str | Path, text: str) -> Path:
     return path
 
 
-def _fingerprint_split(root: Path, split: str) -> SplitFingerprint:
-    sequences = list_sequences(root / split)
-    names, ends = hashlib.sha256(), hashlib.sha256()
-    num_frames = 0
-    for sequence in sequences:
-        blurry = _visible_files(sequence / "blur")
-        num_frames += len(blurry)
-        for path in blurry:
-            names.update(f"{sequence.name}/{path.name}\n".encode())
-        for path in _end_files(sequence):
-            ends.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
-            ends.update(_read_ends(path))
-    return SplitFingerprint(split, len(sequences), num_frames, names.hexdigest(), ends.hexdigest())
+def _shown(value: object) -> str:
+    """Return a value as it stands in the file."""
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_shown(item) for item in value) + "]"
+    return "not stated" if value is None else str(value)
 
 
-def _end_files(sequence: Path) -> list[Path]:
-    """First and last file of each recorded folder, then the exposures table."""
-    folders = list(FINGERPRINTED)
-    if not (sequence / "spike").is_dir():
-        folders.append("spike_vox")  # then the voxels are the recording, not a cache of it
-    chosen: list[Path] = []
-    for name in folders:
-        files = _visible_files(sequence / name)
-        recorded = [path for path in files if path.suffix not in (".yaml", ".json")]
-        chosen += recorded[:1] + recorded[1:][-1:]
-        chosen += [path for path in files if path.suffix == ".yaml"]  # how the bits lie
-    exposures = sequence / "exposures.csv"
-    return [*chosen, exposures] if exposures.is_file() else chosen
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-
-
-def _read_ends(path: Path) -> bytes:
-    size = path.stat().st_size
-    with path.open("rb") as handle:
-        start = handle.read(HASHED_END_BYTES)
-        if size <= len(start):
-            return start
-        handle.seek(max(size - HASHED_END_BYTES, len(start)))
-        return start + handle.read()
-
-
-def _load_plain_mapping(path: Path) -> dict[str, object]:
+def _load_plain_mapping(text: str, where: str) -> dict[str, object]:
     """Load a small YAML mapping: no tags that build objects, no aliases that multiply."""
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise DescriptionError(f"{path}: {size} bytes; a description has a few hundred")
+    if len(text) > MAX_FILE_BYTES:
+        raise DescriptionError(f"{where}: {len(text)} characters; a description has a few thousand")
     try:
-        text = path.read_text(encoding="utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise DescriptionError(f"{path}: aliases ('*name') are not accepted; write values out")
+            raise DescriptionError(f"{where}: aliases ('*name') are not accepted; write values out")
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise DescriptionError(f"{path}: not a plain YAML file: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DescriptionError(f"{where}: not a plain YAML file: {error}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise DescriptionError(f"{path}: expected lines 'key: value', got {type(values).__name__}")
+        raise DescriptionError(f"{where}: expected lines 'key: value', got {type(values).__name__}")
     return values
 
 
@@ -272,6 +219,14 @@ def _as_counts(value: object) -> tuple[int, ...]:
     if not isinstance(counts, (list, tuple)):
         raise ValueError(f"frames_averaged: expected a list of whole numbers, got {value!r}")
     return tuple(counts)
+
+
+def _as_offsets(value: object) -> tuple[tuple[str, int], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise ValueError(f"offsets: expected lines 'SPLIT/SEQUENCE: number', got {value!r}")
+    return tuple((str(name), offset) for name, offset in sorted(value.items()))
 
 
 def _as_fingerprints(value: object) -> tuple[SplitFingerprint, ...]:

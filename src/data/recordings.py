@@ -26,6 +26,8 @@ class FrameRecord:
         blurry, sharp: image files.
         spikes: where the spikes of the window are.
         voxels: stored counts [K, Hs, Ws]; None: count from `spikes`.
+        t_sharp: instant of the sharp frame in seconds; None where exposures.csv does not say, and
+            in frames from the alignment log, which does not hold it.
     """
 
     name: str
@@ -37,6 +39,7 @@ class FrameRecord:
     sharp: Path
     spikes: SpikeSource
     voxels: Path | None = None
+    t_sharp: float | None = None
 
 
 class Recording:

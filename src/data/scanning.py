@@ -14,7 +14,8 @@ from src.data.alignment import (
     read_exposures,
 )
 from src.data.bad_samples import BadFileError, DataSetError, problems_of
-from src.data.description import DataDescription, list_sequences, read_description
+from src.data.description import DataDescription, read_description
+from src.data.fingerprint import list_sequences
 from src.data.frames import list_frames, read_image
 from src.data.recordings import FrameRecord, ImageReader, Recording
 from src.data.spikes.spike_files import SequenceSpikes, find_spikes
@@ -201,6 +202,7 @@ class _Join:
             sharp=self.sharp[name],
             spikes=source,
             voxels=self._stored(name, source),
+            t_sharp=exposure.t_sharp,
         )
 
     def strays(self, blurry: Mapping[str, Path], indices: set[int]) -> list[Dropped]:

@@ -10,14 +10,8 @@ import numpy as np
 from src.data.alignment import AlignmentLog, Exposure, read_alignment
 from src.data.bad_samples import BadFileError
 from src.data.preparation.counting import PreparedSplit
-from src.data.description import (
-    FILE_NAME,
-    DescriptionError,
-    fingerprint_data,
-    fingerprint_differences,
-    list_sequences,
-    read_description,
-)
+from src.data.description import FILE_NAME, DescriptionError, read_description
+from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
 from src.data.frames import read_image
 from src.data.preparation.parallel import run_parallel, worthwhile_workers
 from src.data.preparation.prepare import PrepareSettings, normalization_texts, scan_folders

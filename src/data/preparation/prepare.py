@@ -11,15 +11,8 @@ from pathlib import Path
 from src.data.alignment import Exposure, write_alignment
 from src.data.bad_samples import BadFileError, DataSetError, problems_of
 from src.data.preparation.counting import PreparedSplit, count_spikes
-from src.data.description import (
-    FILE_NAME,
-    DataDescription,
-    fingerprint_data,
-    fingerprint_differences,
-    list_sequences,
-    read_description,
-    write_fingerprint,
-)
+from src.data.description import FILE_NAME, DataDescription, read_description, write_fingerprint
+from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
 from src.data.scanning import ScanSettings, SequenceScan, scan_sequence, summarize
 from src.data.voxel_cache import normalization_of
 from src.data.yaml_edit import number_text, set_values

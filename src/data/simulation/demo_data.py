@@ -26,18 +26,13 @@ from src.data.simulation.blur import (
 from src.data.simulation.demo_motion import camera_motion, object_motion
 from src.data.simulation.demo_plan import SPLITS, DemoPlan, SequencePlan
 from src.data.simulation.demo_scenes import Scene, SceneObject
-from src.data.description import (
-    DataDescription,
-    fingerprint_data,
-    fingerprint_differences,
-    read_description,
-    write_description,
-)
+from src.data.alignment import EXPOSURES_NAME, Exposure, write_exposures
+from src.data.description import DataDescription, read_description, write_description
+from src.data.fingerprint import fingerprint_data, fingerprint_differences
 from src.data.frames import write_png
 from src.data.simulation.simulator import SpikeSimulator
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.metrics.psnr_ssim import psnr
-from src.paths import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +103,7 @@ def film_sequence(root: Path, plan: DemoPlan, index: int, seed: int) -> Sequence
     sidecar = SpikeSidecar(height // 2, width // 2, float(TICKS_PER_SECOND), THRESHOLD)
     folder = root / sequence.split / sequence.name
     write_sidecar(folder / "spike", sidecar)
-    exposures, scores, rates = ["frame_idx,t0[s],t1[s]"], [], []
+    exposures, scores, rates = {}, [], []
     for k in range(plan.num_frames):
         window = blur_window(k, sequence.num_averaged)
         frames = np.stack(
@@ -124,11 +119,11 @@ def film_sequence(root: Path, plan: DemoPlan, index: int, seed: int) -> Sequence
         write_png(folder / "blur" / f"{k:06d}.png", blurry)
         write_png(folder / "sharp" / f"{k:06d}.png", sharp)
         write_spikes(folder / "spike" / f"{k:06d}.dat", spikes, sidecar.geometry)
-        exposures.append(f"{k},{window.t0:.9f},{window.t1:.9f}")
+        t_sharp = window.sharp_frame / SOURCE_FRAMES_PER_SECOND
+        exposures[k] = Exposure(window.t0, window.t1, t_sharp=t_sharp)
         scores.append(psnr(blurry, sharp))
         rates.append(spikes.mean())
-    with atomic_write(folder / "exposures.csv") as path:
-        path.write_text("\n".join(exposures) + "\n", encoding="utf-8")
+    write_exposures(folder / EXPOSURES_NAME, exposures)
     return SequenceReport(sequence, float(np.mean(scores)), float(np.mean(rates)))
 
 
