@@ -1,10 +1,12 @@
 """Prepare a data set for training, or verify that it is prepared.
 
-    python scripts/prepare_data.py [--config FILE] [--check_only] [--workers N] [KEY VALUE ...]
+    python scripts/prepare_data.py [--config FILE] [--check_only] [--workers N] [--overlay N]
+                                   [KEY VALUE ...]
 
 Counts the spikes of every exposure into voxels, writes the alignment log, and writes mean and
 deviation of log1p(count) over the training split into the configuration file, whose comments stay.
 A second run does nothing. `--check_only` writes nothing, lists what is wrong and then exits with 1.
+`--overlay 20` draws 20 random frames with their spikes on top of them, for a look at the alignment.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from src.config import ConfigError, load_config
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DescriptionError
 from src.data.preparation.checking import Expected, check
+from src.data.preparation.overlay import overlay_splits
 from src.data.preparation.prepare import PrepareSettings, default_workers, prepare
 from src.data.settings import alignment_paths, scan_settings
 from src.paths import resolve
@@ -35,13 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
         cfg = load_config(options.config, options.overrides)
         settings = settings_of(cfg, options.config, options.workers)
         if options.check_only:
-            return report_check(settings, cfg)
-        lines = prepare(settings)
+            status = report_check(settings, cfg)
+        else:
+            status = 0
+            print("\n".join(prepare(settings)))
+        if options.overlay:
+            print(draw_overlays(settings, options.overlay, cfg))
     except (BadFileError, ConfigError, DataSetError, DescriptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("\n".join(lines))
-    return 0
+    return status
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -52,10 +58,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file of the training")
     parser.add_argument("--check_only", action="store_true", help="verify, write nothing")
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes")
+    parser.add_argument("--overlay", type=int, default=0, metavar="N", help="draw N random frames")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="configuration keys")
     options = parser.parse_intermixed_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers {options.workers}: at least 1 is needed")
+    if options.overlay < 0:
+        parser.error(f"--overlay {options.overlay}: a number of frames is needed")
     return options
 
 
@@ -94,6 +103,14 @@ def report_check(settings: PrepareSettings, cfg: CfgNode) -> int:
     print(f"{settings.scan.root}: {len(problems)} problem(s)")
     print("\n".join(f"  {problem}" for problem in problems))
     return 1
+
+
+def draw_overlays(settings: PrepareSettings, count: int, cfg: CfgNode) -> str:
+    """Draw random frames with their spikes; return a sentence about them."""
+    folder = resolve(cfg.LOG.SAVE_DIR) / "visuals" / f"overlay_{settings.scan.root.name}"
+    return overlay_splits(
+        settings.scan, settings.splits, settings.alignment_log, count, folder, cfg.SEED
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""Overlays say which frame the spikes fit; they are grey where both match, coloured elsewhere."""
+
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from scripts.prepare_data import main as prepare_data
+from src.data.frames import read_image
+from src.data.preparation.overlay import (
+    Fit,
+    draw_overlay,
+    fit_neighbours,
+    fringes,
+    moving_region,
+    outline,
+    write_overlays,
+)
+from src.data.recordings import Recording
+from tests.data_cases import scan, write_miniature
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory):
+    return write_miniature(
+        tmp_path_factory.mktemp("overlay") / "mini", sequences=1, frames=5, n=11, size=(96, 128)
+    )
+
+
+@pytest.fixture(scope="module")
+def shifted(right, tmp_path_factory):
+    """The same with the spikes of each exposure one file later."""
+    root = tmp_path_factory.mktemp("overlay") / "shifted"
+    shutil.copytree(right, root)
+    files = sorted((root / "train" / "seq_000" / "spike").glob("*.dat"))
+    contents = [path.read_bytes() for path in files]
+    for path, bits in zip(files[1:], contents[:-1], strict=True):
+        path.write_bytes(bits)
+    return root
+
+
+def recording_of(root):
+    found = scan(root / "train" / "seq_000", use_voxel_cache=False)
+    return Recording("seq_000", found.frames, 32)
+
+
+def colourfulness(image):
+    return np.abs(image[..., 0].astype(int) - image[..., 1]).mean()
+
+
+def test_spikes_fit_their_own_frame_and_a_shift_is_named(right, shifted):
+    page, fit = draw_overlay(recording_of(right), 2)
+    assert fit.best == 0
+    assert fit.correlations[0] > 0.95 > 0.5 > max(fit.correlations[-1], fit.correlations[1])
+    assert not fit.sentence.startswith("!")
+    wrong_page, wrong = draw_overlay(recording_of(shifted), 2)
+    assert wrong.best == -1
+    assert wrong.sentence.startswith("! THE SPIKES FIT THE FRAME BEFORE")
+    assert page.dtype == wrong_page.dtype == np.uint8
+    assert page.shape == wrong_page.shape
+    own = np.s_[-250:-10, 420:800]  # the middle picture of the last row
+    assert colourfulness(wrong_page[own]) > 3 * colourfulness(page[own])
+
+
+def test_first_and_last_frame_have_one_neighbour(right):
+    recording = recording_of(right)
+    assert sorted(draw_overlay(recording, 0)[1].correlations) == [0, 1]
+    assert sorted(draw_overlay(recording, 4)[1].correlations) == [-1, 0]
+
+
+def test_a_scene_that_stands_still_tells_nothing(right):
+    recording = recording_of(right)
+    blurry = recording.read_blurry(2)
+    spikes = recording.read_counts(2).sum(axis=0)
+    fit = fit_neighbours(spikes, {-1: blurry, 0: blurry, 1: blurry})
+    assert fit.best is None
+    assert "too much alike" in fit.sentence
+    assert fit_neighbours(np.zeros((48, 64)), {0: blurry, 1: blurry}).correlations == {0: 0, 1: 0}
+    assert Fit({0: 0.9}).best is None
+
+
+def test_fringes_are_grey_where_both_agree_in_place(right):
+    grey = cv2.cvtColor(recording_of(right).read_sharp(1), cv2.COLOR_RGB2GRAY)
+    image = np.dstack([grey] * 3)
+    assert colourfulness(fringes(image, grey / 255 * 17)) < 1  # brightness does not count
+    assert colourfulness(fringes(image, np.roll(grey, 4, axis=1) / 255)) > 5
+
+
+def test_outlines_lie_on_the_edges_of_the_spikes():
+    image = np.full((80, 160, 3), 100, np.uint8)
+    spikes = np.zeros((80, 160))
+    spikes[20:60, 50:110] = 5
+    drawn = outline(image, spikes)
+    rows, columns = np.nonzero((drawn == (255, 60, 0)).all(axis=2))
+    assert len(rows) > 150
+    inside = (abs(rows - 40) < 17) & (abs(columns - 80) < 27)
+    assert not inside.any()
+    assert rows.min() >= 17
+    assert rows.max() <= 62
+    assert columns.min() >= 47
+    assert columns.max() <= 112
+
+
+def test_region_is_where_frames_change():
+    first, last = np.zeros((60, 90, 3), np.uint8), np.zeros((60, 90, 3), np.uint8)
+    last[5:15, 60:85] = 200
+    rows, columns = moving_region({-1: first, 1: last})
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (20, 30)
+    assert rows.start <= 5
+    assert rows.stop >= 15
+    assert columns.start <= 60
+    assert columns.stop >= 85
+
+
+def test_pages_and_index(right, tmp_path):
+    recordings = [recording_of(right)]
+    index, *pages = write_overlays(recordings, 3, tmp_path / "a", seed=1)
+    assert len(pages) == 3
+    text = index.read_text()
+    assert re.findall(r'<img src="([^"]*)"', text) == [path.name for path in pages]
+    assert "3 of 3 fit its own frame best" in text
+    assert [p.name for p in write_overlays(recordings, 3, tmp_path / "b", seed=1)[1:]] == [
+        path.name for path in pages
+    ]
+    everything = write_overlays(recordings, 20, tmp_path / "c", seed=2)
+    assert len(everything) == 1 + 5
+    assert read_image(pages[0]).shape[1] == 3 * 400 + 4 * 6
+    with pytest.raises(ValueError, match="0 of 5 frames asked"):
+        write_overlays(recordings, 0, tmp_path, seed=1)
+
+
+def test_flag_of_prepare_data(right, tmp_path, capsys):
+    config = tmp_path / "mini.yaml"
+    config.write_text(
+        f"DATA:\n  ROOT: {right}\n  CLIP_LEN: 3\n  CROP_SIZE: 64\n"
+        f"LOG:\n  SAVE_DIR: {tmp_path / 'out'}\n"
+    )
+    assert prepare_data(["--config", str(config), "--workers", "1", "--overlay", "2"]) == 0
+    assert "2 overlays; open" in capsys.readouterr().out
+    folder = tmp_path / "out" / "visuals" / "overlay_mini"
+    assert len(list(folder.glob("*.png"))) == 2
+    assert (folder / "index.html").is_file()
+    with pytest.raises(SystemExit):
+        prepare_data(["--overlay", "-1"])
