@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from src.metrics.motion_edges import find_motion_edges, gradient_of, score_motion_edges
+
+GREY_TO_Y = 219 / 255  # of a grey RGB level
+
+
+def picture(row, height=60) -> np.ndarray:
+    """Every row the same grey levels."""
+    return np.broadcast_to(np.array(row, np.uint8)[None, :, None], (height, len(row), 3)).copy()
+
+
+SHARP = picture([0, 0, 0, 0, 100, 100, 100, 100])
+SHIFTED = picture([0, 0, 100, 100, 100, 100, 100, 100])
+SOFT = picture([0, 0, 0, 25, 75, 100, 100, 100])
+
+
+def test_gradient_of_a_ramp():
+    ramp = np.arange(6.0)[None].repeat(4, 0) * 3
+    dx, dy = gradient_of(ramp)
+    assert (dx[:, 1:-1] == 3).all()
+    assert (dx[:, 0] == 1.5).all()  # half at the border, where the last pixel is repeated
+    assert (dy == 0).all()
+
+
+def test_motion_edges_by_hand():
+    edges = find_motion_edges(SHARP, SHIFTED, None)
+    # Pixels 2 and 3 change; the gradient is 100 / 2 at pixels 3 and 4. Pixel 3 is both.
+    assert edges.mask[0].tolist() == [False, False, False, True, False, False, False, False]
+    assert np.array_equal(edges.mask, find_motion_edges(SHARP, None, SHIFTED).mask)
+    assert not find_motion_edges(SHARP, None, None).mask.any()
+    assert not find_motion_edges(SHARP, SHARP, SHARP).mask.any()
+
+
+def test_scores_by_hand():
+    edges = find_motion_edges(SHARP, SHIFTED, None)
+    perfect = score_motion_edges(SHARP, edges)
+    assert (perfect.sharpness, perfect.error) == (pytest.approx(1), pytest.approx(0))
+    soft = score_motion_edges(SOFT, edges)  # at pixel 3: (75 - 0) / 2 for (100 - 0) / 2
+    assert (soft.sharpness, soft.error) == (pytest.approx(0.75), pytest.approx(0.25))
+    flat = score_motion_edges(picture([50] * 8), edges)
+    assert (flat.sharpness, flat.error) == (pytest.approx(0), pytest.approx(1))
+    steep = score_motion_edges(picture([0, 0, 0, 0, 200, 200, 200, 200]), edges)
+    assert (steep.sharpness, steep.error) == (pytest.approx(2), pytest.approx(1))
+
+
+def test_an_edge_in_another_direction_is_no_sharpness_but_an_error():
+    edges = find_motion_edges(SHARP, SHIFTED, None)
+    stripes = np.zeros_like(SHARP)
+    stripes[(np.arange(60) // 2) % 2 == 1] = 100
+    scores = score_motion_edges(stripes, edges)
+    assert scores.sharpness == pytest.approx(0)
+    assert scores.error > 1
+
+
+def test_noise_does_not_raise_the_sharpness():
+    rng = np.random.default_rng(0)
+    sharp = rng.integers(0, 2, (20, 20, 1)).repeat(12, 0).repeat(12, 1).repeat(3, 2) * 120 + 60
+    sharp = sharp.astype(np.uint8)
+    edges = find_motion_edges(sharp, np.roll(sharp, 3, axis=1), None)
+    noisy = (sharp + rng.normal(0, 15, sharp.shape)).round().clip(0, 255).astype(np.uint8)
+    scores = score_motion_edges(noisy, edges)
+    assert scores.sharpness == pytest.approx(1, abs=0.01)
+    assert scores.error > 0.08
+
+
+def test_a_frame_where_little_moves_is_not_measured():
+    few = find_motion_edges(SHARP[:49], SHIFTED[:49], None)
+    assert score_motion_edges(SHARP[:49], few) is None
+    assert score_motion_edges(SHARP[:50], find_motion_edges(SHARP[:50], SHIFTED[:50], None))
+
+
+def test_levels_are_those_of_the_luma():
+    edges = find_motion_edges(SHARP, SHIFTED, None)
+    assert edges.gradient[0, 0, 3] == pytest.approx(50 * GREY_TO_Y)
