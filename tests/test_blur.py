@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from src.data.simulation.blur import blur_window, synthesize_blur
+from src.data.simulation.blur import BlurAccumulator, blur_window, synthesize_blur
 from src.data.simulation.simulator import rgb_to_intensity, simulate_spikes
 
 
@@ -101,3 +101,36 @@ def test_spikes_of_a_transfer_match_the_blur_of_that_transfer(transfer, gamma):
 def test_wrong_frames(frames, gamma, message):
     with pytest.raises(ValueError, match=message):
         synthesize_blur(frames, gamma)
+
+
+@pytest.mark.parametrize("gamma", [None, 2.2])
+@pytest.mark.parametrize("n", [1, 2, 7, 11, 300])
+def test_the_streamed_mean_is_the_mean(n, gamma):
+    frames = np.random.default_rng(n).integers(0, 256, (n, 8, 12, 3), dtype=np.uint8)
+    frames[:, 0] = 255
+    accumulator = BlurAccumulator((8, 12), n, gamma)
+    for frame in frames:
+        accumulator.add(frame)
+    assert np.array_equal(accumulator.mean(), synthesize_blur(frames, gamma))
+
+
+@pytest.mark.parametrize("gamma", [None, 2.2])
+def test_a_weight_is_a_repetition(gamma):
+    frames = np.random.default_rng(3).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
+    accumulator = BlurAccumulator((8, 12), 400, gamma)  # sums above 16 bits
+    for frame, weight in zip(frames, (1, 299, 100), strict=True):
+        accumulator.add(frame, weight)
+    repeated = synthesize_blur(np.repeat(frames, (1, 299, 100), axis=0), gamma)
+    difference = np.abs(accumulator.mean().astype(int) - repeated)
+    assert difference.max() <= (0 if gamma is None else 1)
+
+
+def test_a_mean_of_other_weight_than_announced_is_refused():
+    accumulator = BlurAccumulator((2, 2), 3)
+    accumulator.add(solid(4)[0], 2)
+    with pytest.raises(ValueError, match="1 of the weight 3 is missing"):
+        accumulator.mean()
+    with pytest.raises(ValueError, match="weight 2, but 1 of the total is missing"):
+        accumulator.add(solid(4)[0], 2)
+    with pytest.raises(ValueError, match=r"uint8 \(2, 2, 3\) fits"):
+        accumulator.add(np.zeros((2, 3, 3), np.uint8))

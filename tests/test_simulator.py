@@ -260,3 +260,34 @@ def test_linear_light_is_the_power_of_the_grey_value():
 def test_wrong_images(arguments, message):
     with pytest.raises(ValueError, match=message):
         rgb_to_intensity(*arguments)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("gain", [1.0, 0.3, 1.7])
+def test_the_quick_path_has_the_bits_of_the_general_one(dtype, gain, monkeypatch):
+    intensity = moving_intensity(50).astype(dtype)
+    quick = SpikeSimulator(3, 4, seed=5, gain=gain)
+    general = SpikeSimulator(3, 4, seed=5, gain=gain)
+    general._is_noiseless = False
+    assert np.array_equal(quick.expose(intensity), general.expose(intensity))
+    assert np.array_equal(quick.membrane, general.membrane)
+    monkeypatch.setattr(SpikeSimulator, "_expose_noiseless", None)
+    with pytest.raises(TypeError):
+        quick.expose(intensity)  # it was the quick path
+    noisy = SpikeSimulator(3, 4, seed=5, gain=gain, noise=SpikeNoise(dark_mean=0.1))
+    noisy.expose(intensity)  # and noise keeps to the general one
+
+
+@pytest.mark.parametrize("transfer", ["encoded", "linear"])
+@pytest.mark.parametrize("downscale", [1, 2, 4])
+def test_light_equals_the_plain_formula(transfer, downscale):
+    rgb = np.random.default_rng(1).integers(0, 256, (2, 24, 16, 3), dtype=np.uint8)
+    rgb[0, :8] = 255
+    values = (rgb / 255) ** (2.2 if transfer == "linear" else 1) @ (0.299, 0.587, 0.114)
+    expected = np.zeros((2, 24 // downscale, 16 // downscale))
+    for y in range(downscale):
+        for x in range(downscale):
+            expected += values[:, y::downscale, x::downscale] / downscale**2
+    light = rgb_to_intensity(rgb, transfer, downscale)
+    assert np.abs(light - expected).max() < 1e-6
+    assert light.max() <= 1

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 TICKS_PER_SOURCE_FRAME = 8
@@ -95,3 +96,64 @@ def synthesize_blur(frames: np.ndarray, gamma: float | None = None) -> np.ndarra
         light = (np.arange(256) / 255.0) ** gamma
         mean = 255 * np.mean(light[frames], axis=0) ** (1 / gamma)
     return np.clip(np.rint(mean), 0, 255).astype(np.uint8)
+
+
+class BlurAccumulator:
+    """The mean of sharp frames that come one after the other; no frame is kept.
+
+    With weights 1 the result equals `synthesize_blur` of the same frames bit for bit.
+
+    Args:
+        size: (height, width) of the frames.
+        total_weight: sum of the weights that will come.
+        gamma: see `synthesize_blur`.
+
+    Raises:
+        ValueError: a total weight or a gamma that is not above 0.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], total_weight: int, gamma: float | None = None
+    ) -> None:
+        if total_weight < 1 or (gamma is not None and not gamma > 0):
+            raise ValueError(f"total_weight={total_weight}, gamma={gamma}: must be above 0")
+        self.total_weight, self.gamma = total_weight, gamma
+        self._missing = total_weight
+        if gamma is None:
+            smallest = np.min_scalar_type(255 * total_weight)
+            self._sum = np.zeros((*size, 3), dtype=np.promote_types(np.uint16, smallest))
+        else:
+            self._sum = np.zeros((*size, 3), dtype=np.float64)
+            self._light = (np.arange(256) / 255.0) ** gamma
+
+    def add(self, frame: np.ndarray, weight: int = 1) -> None:
+        """Add a frame uint8 [H, W, 3]; a weight says how many times it counts.
+
+        Raises:
+            ValueError: another dtype or size, or more weight than was announced.
+        """
+        if frame.dtype != np.uint8 or frame.shape != self._sum.shape:
+            raise ValueError(f"frame is {frame.dtype} {frame.shape}; uint8 {self._sum.shape} fits")
+        if not 1 <= weight <= self._missing:
+            raise ValueError(f"weight {weight}, but {self._missing} of the total is missing")
+        self._missing -= weight
+        if self.gamma is not None:
+            self._sum += cv2.LUT(frame, self._light * weight)
+        elif weight == 1:
+            np.add(self._sum, frame, out=self._sum)
+        else:
+            self._sum += np.multiply(frame, weight, dtype=self._sum.dtype)
+
+    def mean(self) -> np.ndarray:
+        """Return the mean, rounded once: uint8 [H, W, 3].
+
+        Raises:
+            ValueError: frames are missing.
+        """
+        if self._missing:
+            raise ValueError(f"{self._missing} of the weight {self.total_weight} is missing")
+        if self.gamma is None:  # a table of all sums is quicker than dividing every pixel
+            means = np.arange(255 * self.total_weight + 1) / self.total_weight
+            return np.rint(means).astype(np.uint8)[self._sum]
+        mean = 255 * (self._sum / self.total_weight) ** (1 / self.gamma)
+        return np.clip(np.rint(mean), 0, 255).astype(np.uint8)
