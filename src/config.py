@@ -223,11 +223,22 @@ def _cross_checks(cfg: CfgNode) -> Iterator[str]:
         )
     if cfg.LOSS.CHARBONNIER.WEIGHT == 0 and cfg.LOSS.VGG_PERCEPTUAL.WEIGHT == 0:
         yield "LOSS: both weights are 0, there is nothing to minimise"
+    yield from _frozen_twice(cfg)
     if cfg.TRAIN.SCHED.ETA_MIN > cfg.TRAIN.OPTIM.LR:
         yield (
             f"TRAIN.SCHED.ETA_MIN: {cfg.TRAIN.SCHED.ETA_MIN} is above TRAIN.OPTIM.LR "
             f"{cfg.TRAIN.OPTIM.LR}"
         )
+
+
+def _frozen_twice(cfg: CfgNode) -> Iterator[str]:
+    for part in cfg.TRAIN.FREEZE:
+        group = cfg.TRAIN.GROUPS[part.upper()]
+        if group.FREEZE_STEPS or group.LR_MULTIPLIER != 1.0:
+            yield (
+                f"TRAIN.GROUPS.{part.upper()}: {part} is in TRAIN.FREEZE and never trained; take "
+                "it out there, or leave FREEZE_STEPS 0 and LR_MULTIPLIER 1"
+            )
 
 
 def _missing_paths(cfg: CfgNode) -> Iterator[str]:

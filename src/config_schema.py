@@ -75,6 +75,13 @@ def _chunking() -> dict[str, Key]:
     }
 
 
+def _part() -> dict[str, Key]:
+    return {
+        "FREEZE_STEPS": Key(0, "Steps before which this part of VRT is not trained.", NOT_NEGATIVE),
+        "LR_MULTIPLIER": Key(1.0, "Its learning rate, in units of the schedule's.", POSITIVE),
+    }
+
+
 SCHEMA: dict[str, Any] = {
     "SEED": Key(123, "Seed of weights, data order and augmentation.", NOT_NEGATIVE),
     "EXP_NAME": Key(
@@ -173,7 +180,13 @@ SCHEMA: dict[str, Any] = {
             one_of("auto", "bf16", "fp16", "fp32"),
         ),
         "GRAD_CLIP": Key(1.0, "Largest norm of all gradients together; 0: no limit.", NOT_NEGATIVE),
-        "FREEZE": Key([""], "Parts of VRT that are not trained.", FREEZABLE),
+        "FREEZE": Key([""], "Parts of VRT that are never trained.", FREEZABLE),
+        "GROUPS": {"SPYNET": _part(), "DEFORM": _part()},
+        "EMA_DECAY": Key(
+            0.0,
+            "Decay of the moving average of the weights, which is then validated; 0: none.",
+            DROPOUT,
+        ),
         "OPTIM": {
             "LR": Key(2e-4, "Peak learning rate of AdamW.", POSITIVE),
             "BETAS": Key([0.9, 0.99], "AdamW's two decay rates.", BETAS),

@@ -56,10 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_test(args: argparse.Namespace) -> Path:
     """Do what the command line asks for; return the path of the report."""
-    loaded = load_model(args.ckpt, args.config, _overrides(args))
+    loaded = load_model(args.ckpt, args.config, _overrides(args), weights=args.weights)
     cfg = loaded.cfg
     if cfg.MODEL.USE_SPIKE and args.input_spike_vox is None:
         raise ValueError(f"{loaded.identity['file']} needs spikes; give --input_spike_vox DIR")
+    logger.info("%s: %s weights", loaded.identity["file"], loaded.identity["weights"] or "plain")
     sequences = find_sequences(_input_folders(args, loaded))
     targets = _output_folders(args.output, sequences)
     device = choose_device(cfg.DEVICE)
@@ -206,6 +207,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--input_sharp", type=Path, metavar="DIR", help="sharp frames, to compute metrics")
     add("--ckpt", type=Path, metavar="FILE", help="default: best.pth of the run of --config")
     add("--config", type=Path, metavar="FILE", help="needed without --ckpt or for plain weights")
+    add("--weights", choices=("auto", "ema", "model"), default="auto", help="auto: ema if there")
     add("--tile", type=int, nargs=2, metavar=("FRAMES", "PIXELS"), help="tile; 0 is the whole")
     add("--tile_overlap", type=int, nargs=2, metavar=("FRAMES", "PIXELS"), help="what tiles share")
     add("--spike_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of .dat files")

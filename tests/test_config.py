@@ -93,6 +93,10 @@ def test_what_is_no_finite_number_is_refused(tmp_path, text):
         ("DATA: {CROP_SIZE: 100}", "expected a multiple of 8, at least 16, got 100"),
         ("TRAIN: {FREEZE: [encoder]}", "expected a list of: spynet, deform, got ['encoder']"),
         (
+            "TRAIN: {FREEZE: [deform], GROUPS: {DEFORM: {LR_MULTIPLIER: 0.5}}}",
+            "TRAIN.GROUPS.DEFORM: deform is in TRAIN.FREEZE and never trained",
+        ),
+        (
             "EXP_NAME: ../other",
             "EXP_NAME: expected a name without slashes that does",
         ),

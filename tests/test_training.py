@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from src.config import load_config
-from src.engine.distributed import Ranks
 from src.engine.run_directory import RunDirectory
-from src.engine.trainer import Trainer
 from tests.training_cases import (
     assert_same_state,
+    make_trainer,
     one_thread,
     read_checkpoint,
     run_train,
@@ -22,11 +21,6 @@ from tests.training_cases import (
 )
 
 STEPS_OF_THE_KILLED_RUN = 12
-
-
-def make_trainer(config, *overrides) -> Trainer:
-    cfg = load_config(config, list(overrides))
-    return Trainer(cfg, Ranks(0, 1, torch.device("cpu")), RunDirectory.of(cfg))
 
 
 def test_f01_stop_and_resume_equals_straight_training(tmp_path):

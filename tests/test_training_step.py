@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from src.data.normalization import normalize_counts, to_unit
-from src.engine.parameter_groups import freeze
+from src.engine.parameter_groups import GradientRules, freeze
 from src.engine.precision import choose_precision
 from src.engine.progress import DroppedClips, Meter, Stopwatch
 from src.engine.schedule import warmup_cosine
@@ -59,7 +59,7 @@ def make_step(model: nn.Module, *, lr=0.1, grad_clip=0.0, precision="fp32") -> T
         schedule,
         choose_precision(precision, CPU),
         BatchPlacer(CPU, 0.2, 0.7, (2, 4, 5)),
-        grad_clip,
+        GradientRules(grad_clip),
         StepDraws(1),
     )
 

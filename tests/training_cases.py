@@ -9,6 +9,10 @@ import torch
 import yaml
 
 from scripts.prepare_data import main as prepare_data
+from src.config import load_config
+from src.engine.distributed import Ranks
+from src.engine.run_directory import RunDirectory
+from src.engine.trainer import Trainer
 from src.paths import REPO_ROOT
 from tests.data_cases import write_miniature
 
@@ -69,6 +73,12 @@ def write_run(folder: Path, **changes: object) -> Path:
     path.write_text(yaml.safe_dump(_nested(values)), encoding="utf-8")
     assert prepare_data(["--config", str(path), "--workers", "1"]) == 0
     return path
+
+
+def make_trainer(config: Path, *overrides: str) -> Trainer:
+    """Return the trainer of a configuration, on one rank and the CPU."""
+    cfg = load_config(config, list(overrides))
+    return Trainer(cfg, Ranks(0, 1, torch.device("cpu")), RunDirectory.of(cfg))
 
 
 def train_command(config: Path, *overrides: str, processes: int = 1) -> list[str]:

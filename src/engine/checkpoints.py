@@ -4,6 +4,7 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
 
     format      int, 1
     model       state dict of the model
+    ema         the same of the averaged weights, where TRAIN.EMA_DECAY is set
     optimizer, scaler, schedule    their state dicts
     progress    {"step", "skipped_steps", "best_psnr", "best_step"}
     config      the full configuration as YAML text

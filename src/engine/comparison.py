@@ -143,6 +143,6 @@ def _restore_one(run: ScoredRun, around: FrameRange, i: int) -> np.ndarray:
     device = choose_device(run.cfg.DEVICE)
     arguments = yaml.safe_load(run.state["vrt"])
     model = build_model(run.cfg, read_weights=False, vrt_arguments=arguments)
-    model.load_state_dict(run.state["model"])
+    model.load_state_dict(run.state["ema" if "ema" in run.state else "model"])
     restorer = build_restorer(run.cfg, model.to(device), device)
     return dict(restorer.restore(around))[i - around.start]

@@ -4,6 +4,7 @@ import math
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from yacs.config import CfgNode
 
 
 def learning_rate_factor(step: int, warmup_steps: int, total_steps: int, floor: float) -> float:
@@ -28,4 +29,16 @@ def warmup_cosine(
     floor = eta_min / peak
     return LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, warmup_steps, total_steps, floor)
+    )
+
+
+def build_schedule(optimizer: Optimizer, cfg: CfgNode, total_steps: int) -> LambdaLR:
+    """Return the schedule that TRAIN.SCHED describes; each group keeps its share of the rate."""
+    train = cfg.TRAIN
+    return warmup_cosine(
+        optimizer,
+        peak=train.OPTIM.LR,
+        warmup_steps=train.SCHED.WARMUP_STEPS,
+        total_steps=total_steps,
+        eta_min=train.SCHED.ETA_MIN,
     )

@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from src.config import config_to_text
 from src.data.build import build_train_dataset, build_train_loader, build_val_recordings
 from src.engine.alignment_watch import AlignmentWatch
+from src.engine.averaging import WeightAverage
 from src.engine.checkpoints import (
     find_checkpoint,
     load_checkpoint,
@@ -25,12 +26,12 @@ from src.engine.checkpoints import (
 )
 from src.engine.distributed import Ranks, wrap_model
 from src.engine.interval_log import IntervalLog
-from src.engine.parameter_groups import freeze
+from src.engine.parameter_groups import GradientRules, build_optimizer, freeze, read_rules
 from src.engine.precision import choose_precision
 from src.engine.progress import DroppedClips, Progress, Stopwatch, count_steps
 from src.engine.run_directory import RunDirectory
 from src.engine.run_log import Scalars
-from src.engine.schedule import warmup_cosine
+from src.engine.schedule import build_schedule
 from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
 from src.engine.validation import Validation
 from src.losses.build import build_loss
@@ -66,8 +67,10 @@ class Trainer:
         self.vrt_arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
         self.model = build_model(cfg, vrt_arguments=self.vrt_arguments)
         freeze(self.model, train.FREEZE)
+        self.rules = read_rules(cfg)
         self.precision = choose_precision(train.AMP, ranks.device)
         self.train_step = self._build_step(wrap_model(self.model, ranks))
+        self.average = WeightAverage(self.model, train.EMA_DECAY) if train.EMA_DECAY else None
         recordings = build_val_recordings(cfg)
         self.validation = Validation(cfg, ranks, run, recordings)
         self.dropped = DroppedClips(
@@ -82,20 +85,8 @@ class Trainer:
     def _build_step(self, wrapped: nn.Module) -> TrainingStep:
         data, train, device = self.cfg.DATA, self.cfg.TRAIN, self.ranks.device
         shape = (data.CLIP_LEN, data.CROP_SIZE, data.K)
-        optimizer = torch.optim.AdamW(
-            [p for p in self.model.parameters() if p.requires_grad],
-            lr=train.OPTIM.LR,
-            betas=tuple(train.OPTIM.BETAS),
-            weight_decay=train.OPTIM.WEIGHT_DECAY,
-            fused=True,
-        )
-        schedule = warmup_cosine(
-            optimizer,
-            peak=train.OPTIM.LR,
-            warmup_steps=train.SCHED.WARMUP_STEPS,
-            total_steps=self.total_steps,
-            eta_min=train.SCHED.ETA_MIN,
-        )
+        optimizer = build_optimizer(self.model, self.cfg)
+        schedule = build_schedule(optimizer, self.cfg, self.total_steps)
         return TrainingStep(
             wrapped,
             build_loss(self.cfg).to(device),
@@ -103,7 +94,7 @@ class Trainer:
             schedule,
             self.precision,
             BatchPlacer(device, data.NORM.MEAN, data.NORM.STD, shape),
-            train.GRAD_CLIP,
+            GradientRules(train.GRAD_CLIP, self.rules),
             StepDraws(self.cfg.SEED, self.ranks.rank, self.ranks.world_size),
         )
 
@@ -166,6 +157,8 @@ class Trainer:
         self.progress.step += 1
         self._skipped_in_a_row = 0 if outcome.is_finite else self._skipped_in_a_row + 1
         if outcome.is_finite:
+            if self.average is not None:
+                self.average.update(self.model)
             return outcome
         self.progress.skipped_steps += 1
         step, clips = self.progress.step, ", ".join(outcome.names)
@@ -182,7 +175,9 @@ class Trainer:
         """Restore the validation sequences; write scores and pictures; keep the best weights."""
         with self.interval.pace.validation():
             is_last = self.progress.step == self.total_steps
-            psnr = self.validation(self.model, self.progress.step, scalars, is_last=is_last)
+            psnr = self.validation(
+                self.evaluated_model, self.progress.step, scalars, is_last=is_last
+            )
         scalars.add(
             self.progress.step, {"time/validation_s": self.interval.pace.validation_seconds}
         )
@@ -191,6 +186,11 @@ class Trainer:
             self.progress.best_psnr, self.progress.best_step = psnr, self.progress.step
             self.save("best.pth")
 
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The model that is validated and tested: the averaged one where TRAIN.EMA_DECAY is set."""
+        return self.model if self.average is None else self.average.model
+
     def save(self, name: str) -> None:
         """Write a checkpoint on the main rank."""
         if self.ranks.is_main:
@@ -198,8 +198,10 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that changes during the run; `checkpoints.py` describes it."""
+        averaged = {} if self.average is None else {"ema": self.average.state_dict()}
         return {
             "model": self.model.state_dict(),
+            **averaged,
             "optimizer": self.train_step.optimizer.state_dict(),
             "scaler": self.train_step.scaler.state_dict(),
             "schedule": self.train_step.schedule.state_dict(),
@@ -225,6 +227,8 @@ class Trainer:
                 + "\nput the values back, choose another EXP_NAME, or start over: --resume never"
             )
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["ema"])
         self.train_step.optimizer.load_state_dict(state["optimizer"])
         self.train_step.scaler.load_state_dict(state["scaler"])
         self.train_step.schedule.load_state_dict(state["schedule"])
@@ -269,6 +273,8 @@ class Trainer:
             *(self.run.name, self.clips_per_step, self.ranks.world_size, train.BATCH_SIZE),
             *(train.GRADIENT_ACCUMULATION_STEPS, len(self.dataset)),
         )
+        for rule in self.rules:
+            logger.info("%s: %s is %s", self.run.name, rule.part, rule.describe())
 
     def _is_due(self, interval: str, step: int | None = None) -> bool:
         step = self.progress.step if step is None else step

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from src.data.normalization import normalize_counts, to_unit
 from src.engine.distributed import gradient_sync
+from src.engine.parameter_groups import GradientRules
 from src.engine.phases import PhaseClock
 from src.engine.precision import Precision
 
@@ -92,14 +93,13 @@ class TrainingStep:
         schedule: LRScheduler,
         precision: Precision,
         place: BatchPlacer,
-        grad_clip: float,
+        gradients: GradientRules,
         draws: "StepDraws",
     ) -> None:
         self.model, self.loss_fn, self.place = model, loss_fn, place
         self.optimizer, self.schedule = optimizer, schedule
         self.precision, self.scaler = precision, precision.scaler()
-        self.max_norm = grad_clip if grad_clip > 0 else float("inf")
-        self.draws = draws
+        self.gradients, self.draws = gradients, draws
         self.phases = PhaseClock(place.device)
 
     def __call__(self, batches: list[dict[str, Any]], step: int) -> StepOutcome:
@@ -120,14 +120,14 @@ class TrainingStep:
             names.extend(placed.names)
         rates = tuple(group["lr"] for group in self.optimizer.param_groups)
         with self.phases.measure("optimiser"):
-            grad_norm, is_finite = self._update()
+            grad_norm, is_finite = self._update(step)
         return StepOutcome(_means(parts), grad_norm.item(), is_finite, tuple(names), rates)
 
-    def _update(self) -> tuple[Tensor, bool]:
+    def _update(self, step: int) -> tuple[Tensor, bool]:
         """Clip the gradients and apply them; return their norm and whether it is finite."""
+        self.gradients.drop_frozen(self.optimizer, step)
         self.scaler.unscale_(self.optimizer)
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        grad_norm = nn.utils.clip_grad_norm_(trained, self.max_norm)
+        grad_norm = self.gradients.clip(self.optimizer)
         is_finite = bool(torch.isfinite(grad_norm))
         if is_finite:
             self.scaler.step(self.optimizer)

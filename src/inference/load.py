@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from src.config import config_from_text, load_config
 from src.engine.run_directory import RunDirectory
 from src.models.build import build_model
-from src.models.weights import UNREADABLE
+from src.models.weights import NESTED_UNDER, UNREADABLE, load_weights
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LoadedModel:
     Attributes:
         model: On the CPU.
         cfg: The configuration it was trained with, overrides applied.
-        identity: File, checksum and step, for the report.
+        identity: File, checksum, step and which of its weights, for the report.
     """
 
     model: nn.Module
@@ -31,7 +31,9 @@ class LoadedModel:
     identity: dict[str, Any]
 
 
-def load_model(checkpoint: Path | None, config: Path | None, overrides: list[str]) -> LoadedModel:
+def load_model(
+    checkpoint: Path | None, config: Path | None, overrides: list[str], *, weights: str = "auto"
+) -> LoadedModel:
     """Return the model of a checkpoint, or of plain weights with a configuration.
 
     Args:
@@ -39,11 +41,13 @@ def load_model(checkpoint: Path | None, config: Path | None, overrides: list[str
             as the official ones. None: best.pth of the run that `config` names.
         config: YAML file; needed where the checkpoint brings no configuration.
         overrides: `[KEY, VALUE, ...]` over either configuration.
+        weights: which of a checkpoint of ours: `ema`, `model`, or `auto` for `ema` where it is.
 
     Raises:
         FileNotFoundError: no such checkpoint.
         ConfigError: a configuration that cannot be used.
-        ValueError: not a file of weights, weights that do not fit, or no configuration given.
+        ValueError: not a file of weights, weights that do not fit, no configuration given, or
+            averaged weights asked for that the file does not hold.
     """
     if checkpoint is None:
         if config is None:
@@ -56,8 +60,7 @@ def load_model(checkpoint: Path | None, config: Path | None, overrides: list[str
         )
     stored = _read(checkpoint)
     is_ours = isinstance(stored, dict) and "config" in stored and "model" in stored
-    # build_model loads the weights, and knows by this that nothing stays random.
-    overrides = [*overrides, "MODEL.PRETRAINED", str(checkpoint.resolve()), "MODEL.SPYNET", ""]
+    part = _choose(weights, stored, checkpoint) if is_ours else None
     if is_ours:
         cfg = config_from_text(stored["config"], f"configuration in {checkpoint}", overrides)
     elif config is None:
@@ -65,7 +68,8 @@ def load_model(checkpoint: Path | None, config: Path | None, overrides: list[str
     else:
         cfg = load_config(config, overrides, check_paths=False)
     arguments = yaml.safe_load(stored["vrt"]) if is_ours and "vrt" in stored else None
-    model = build_model(cfg, vrt_arguments=arguments)
+    model = build_model(cfg, read_weights=False, vrt_arguments=arguments)
+    load_weights(model, checkpoint.resolve(), parts=NESTED_UNDER if part is None else (part,))
     if is_ours and (difference := set(stored["model"]) ^ set(model.state_dict())):
         raise ValueError(
             f"{checkpoint}: {len(difference)} weights do not belong to the model of its own "
@@ -74,7 +78,17 @@ def load_model(checkpoint: Path | None, config: Path | None, overrides: list[str
     step = stored["progress"]["step"] if is_ours else None
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     identity = {"file": str(checkpoint), "sha256": digest, "step": step, "run": cfg.EXP_NAME}
-    return LoadedModel(model, cfg, identity)
+    return LoadedModel(model, cfg, {**identity, "weights": part})
+
+
+def _choose(weights: str, stored: dict[str, Any], checkpoint: Path) -> str:
+    if weights == "auto":
+        return "ema" if "ema" in stored else "model"
+    if weights not in stored:
+        raise ValueError(
+            f"{checkpoint} holds no averaged weights (TRAIN.EMA_DECAY was 0); use --weights auto"
+        )
+    return weights
 
 
 def _read(path: Path) -> Any:

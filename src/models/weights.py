@@ -13,7 +13,9 @@ from src.paths import resolve
 
 logger = logging.getLogger(__name__)
 
-NESTED_UNDER = ("model", "params")  # our checkpoints, official VRT files
+# The part of a file that holds weights: our checkpoints, files of BasicSR and of VRT. Averaged
+# weights come first, they are what was validated.
+NESTED_UNDER = ("ema", "model", "params_ema", "params")
 VRT_PREFIX = "vrt."
 MAX_NAMED = 8
 # What torch.load raises on a missing, foreign, cut or arbitrary file: its reader of the old format
@@ -46,7 +48,13 @@ class WeightsReport:
     unexpected: tuple[str, ...]
 
 
-def load_weights(model: nn.Module, path: str | Path, *, require_all: bool = False) -> WeightsReport:
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    require_all: bool = False,
+    parts: tuple[str, ...] = NESTED_UNDER,
+) -> WeightsReport:
     """Load what fits by name into `VRTWithSpike` or `RGBOnly`, and log what does not.
 
     Keys of a plain VRT get the prefix `vrt.`; prefixes of DDP and torch.compile are removed.
@@ -55,13 +63,14 @@ def load_weights(model: nn.Module, path: str | Path, *, require_all: bool = Fals
         model: its own keys begin with `vrt.`, `spike_encoder.` and so on.
         path: a checkpoint of ours, an official VRT file, or a plain state dict.
         require_all: refuse a file that lacks a key or holds one too many.
+        parts: where in the file to look for the weights; the first that is there counts.
 
     Raises:
         ValueError: not readable as weights, nothing matches, a shape differs, a value is not
             finite, or keys differ with `require_all`.
     """
     path = resolve(path)
-    stored = _with_prefix(read_state_dict(path))
+    stored = _with_prefix(read_state_dict(path, parts))
     own = model.state_dict()
     report = WeightsReport(
         loaded=tuple(key for key in own if key in stored),
@@ -80,7 +89,7 @@ def load_weights(model: nn.Module, path: str | Path, *, require_all: bool = Fals
     return report
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+def read_state_dict(path: Path, parts: tuple[str, ...] = NESTED_UNDER) -> dict[str, torch.Tensor]:
     """Return the state dict in a file, keys without the prefixes of DDP and torch.compile.
 
     Raises:
@@ -91,7 +100,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: cannot be read as weights: {reason}") from error
-    for name in NESTED_UNDER:
+    for name in parts:
         if isinstance(stored, dict) and isinstance(stored.get(name), dict):
             stored = stored[name]
             break
