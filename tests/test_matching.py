@@ -52,6 +52,9 @@ def test_scores_are_those_of_the_twin(width):
         assert match.scores[i] == pytest.approx(twin, abs=1e-4)
     best = int(match.scores.argmax())
     assert match.score_db == match.scores.max()
+    image = spikes[best : best + width].sum(axis=0)
+    correlation = np.corrcoef(image.ravel(), grey[SHARP_FRAME].ravel())[0, 1]
+    assert match.correlation == pytest.approx(correlation)
     gain = score_twin(spikes, grey[SHARP_FRAME], best, width)[1] / 2.0
     assert match.gain == pytest.approx(gain, rel=1e-5)
 
@@ -111,6 +114,7 @@ def test_uniform_pictures_and_dead_streams_prove_nothing(spikes):
     for sharp in (np.full((8, 16), 0.5), grey_at_spike_size(textured, (8, 16))):
         match = best_tfp_centre(spikes, sharp, width=9)
         assert not match.is_decisive
+        assert match.correlation < 0.5
         assert np.isfinite(match.scores).all()
 
 

@@ -41,6 +41,8 @@ class TfpMatch:
         centre_error: standard error of the centre in ticks, from leaving out one band of rows after
             the other; inf where the scores are flat.
         num_pixels: pixels compared.
+        correlation: of the best TFP image with the sharp frame, 0 where it is not above 0; low
+            where the spikes show something else.
     """
 
     centre: float
@@ -50,6 +52,7 @@ class TfpMatch:
     gain: float
     centre_error: float
     num_pixels: int
+    correlation: float
 
     @property
     def spread_db(self) -> float:
@@ -118,6 +121,7 @@ def best_tfp_centre(
         gain=_gain(total[best]) * width / threshold,
         centre_error=_centre_error(bands, centres, width),
         num_pixels=sharp.size,
+        correlation=_correlation(total[best]),
     )
 
 
@@ -204,6 +208,12 @@ def _gain(sums: np.ndarray) -> float:
     """Return the best factor on the counts, 0 where there is none."""
     xx, xy, _ = _centred(sums)
     return float(max(xy, 0.0) / xx) if xx > 0 else 0.0
+
+
+def _correlation(sums: np.ndarray) -> float:
+    """Return the correlation of counts and grey values, 0 where it is not above 0."""
+    xx, xy, yy = _centred(sums)
+    return float(max(xy, 0.0) / np.sqrt(xx * yy)) if min(xx, yy) > 0 else 0.0
 
 
 def _top(centres: np.ndarray, scores: np.ndarray, width: int) -> float:

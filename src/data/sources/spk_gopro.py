@@ -1,0 +1,260 @@
+"""GOPRO_Large with its published spikes (Spk-GoPro): find the clips and plan their preparation.
+
+    GOPRO_Large/{train,test}/SEQ/{blur,blur_gamma,sharp}/NNNNNN.png   720x1280
+    GOPRO_Large_spike_seq/{train,test}/SEQ/spike/NNNNNN.dat           one file per frame, 360x640
+    Spike_GOPRO_Large_all/{train,test}/SEQ/spike.dat                  where there: whole clips
+
+SEQ is GOPRxxxx_nn_zz: nn source frames of 240 per second in a blurry frame, 8 ticks per source
+frame. The published files are cut at 8 nn k although the windows begin zz source frames earlier, so
+the stream of the clip (or its parts, which abut) is taken whole and the windows are stated anew.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from src.data.alignment import frame_index
+from src.data.bad_samples import BadFileError, DataSetError, problems_of
+from src.data.description import DataDescription
+from src.data.fingerprint import list_sequences
+from src.data.frames import list_frames, read_image
+from src.data.preparation.parallel import run_parallel, worthwhile_workers
+from src.data.preparation.prepare import default_workers
+from src.data.simulation.blur import TICKS_PER_SOURCE_FRAME
+from src.data.sources.source import OUR_SPLITS, SourceOptions, SourcePlan, find_downloaded
+from src.data.sources.spk_gopro_clip import (
+    STREAM_NAME,
+    THRESHOLD,
+    TICKS_PER_SECOND,
+    ProvenOffset,
+    SpkGoproClip,
+    SpkGoproJob,
+    file_size,
+    prove_clip,
+)
+from src.data.spikes.spike_dat import SpikeGeometry, read_sidecar
+
+PAIRS, PER_FRAME, WHOLE = "GOPRO_Large", "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all"
+CLIP_NAME = re.compile(r"GOPR\d{4}_(\d{2})_(\d{2})")
+MAX_NAMES = 20
+BYTES_PER_PROOF = 24 << 20  # read to prove one clip: five frames of 720p and their spikes
+NOT_FOR_THIS = (
+    *("ticks_per_frame", "frames_averaged", "stride", "frames_per_second"),
+    *("interpolator", "axes", "key"),
+)
+
+
+def plan(options: SourceOptions) -> SourcePlan:
+    """Find all clips, prove which ticks belong to which frame, and return what is to be written.
+
+    Raises:
+        DataSetError: everything that is missing or does not agree.
+    """
+    _refuse_options(options)
+    pairs = find_downloaded(options.input, PAIRS)
+    whole = find_downloaded(options.input, WHOLE)
+    per_frame = find_downloaded(options.input, PER_FRAME)
+    problems = []
+    if pairs is None:
+        problems.append(f"no folder {PAIRS}; it holds the blurry and sharp frames")
+    if whole is None and per_frame is None:
+        problems.append(f"no folder {PER_FRAME} or {WHOLE}; one of them must hold the spikes")
+    if problems:
+        raise DataSetError(str(options.input), problems)
+    clips, notes = _find_clips(pairs, whole, per_frame, options)
+    proofs = _prove(clips)
+    problems = [problem for proof in proofs for problem in proof.problems]
+    if problems:
+        raise DataSetError(str(options.input), problems)
+    notes += [note for proof in proofs for note in proof.notes]
+    jobs = tuple(SpkGoproJob(clip, proof.offset) for clip, proof in zip(clips, proofs, strict=True))
+    return SourcePlan(jobs, _describe(jobs, options), tuple(notes))
+
+
+def _refuse_options(options: SourceOptions) -> None:
+    """Refuse what says how to film: these spikes exist already."""
+    given = [f"--{name}" for name in NOT_FOR_THIS if getattr(options, name) is not None]
+    problems = [f"{name} does not apply: frames and spikes are published" for name in given]
+    if options.threshold != THRESHOLD or options.transfer != "encoded":
+        problems.append(
+            f"--threshold and --transfer do not apply: the published spikes have {THRESHOLD} and "
+            "integrate encoded grey values"
+        )
+    if problems:
+        raise DataSetError("options of spk_gopro", problems)
+
+
+def _find_clips(
+    pairs: Path, whole: Path | None, per_frame: Path | None, options: SourceOptions
+) -> tuple[list[SpkGoproClip], list[str]]:
+    """Return all clips of all splits; raise all problems at once."""
+    clips, notes, problems = [], [], []
+    for theirs, ours in OUR_SPLITS.items():
+        if not (pairs / theirs).is_dir():
+            notes.append(f"{pairs / theirs} is not there; the split {ours} is not made")
+            continue
+        for folder in list_sequences(pairs / theirs):
+            try:
+                clips.append(_find_clip(folder, ours, whole, per_frame, options.blur_kind))
+            except (BadFileError, DataSetError) as error:
+                problems += problems_of(error)
+    if not clips and not problems:
+        problems.append(f"{pairs}: no clips; {', '.join(OUR_SPLITS)} should hold GOPRxxxx_nn_zz")
+    if problems:
+        raise DataSetError(str(pairs.parent), problems)
+    return clips, notes
+
+
+def _find_clip(
+    folder: Path, split: str, whole: Path | None, per_frame: Path | None, blur_kind: str
+) -> SpkGoproClip:
+    """Return one clip.
+
+    Raises:
+        BadFileError, DataSetError: names that do not fit together, missing frames or spikes.
+    """
+    match = CLIP_NAME.fullmatch(folder.name)
+    if match is None:
+        raise DataSetError(str(folder), ["the name is not GOPRxxxx_nn_zz, which says how to cut"])
+    n, zz = (int(part) for part in match.groups())
+    if n % 2 == 0:
+        raise DataSetError(str(folder), [f"nn is {n}; an odd number has a middle, sharp frame"])
+    blurry = list_frames(folder / blur_kind, [".png"])
+    sharp = list_frames(folder / "sharp", [".png"])
+    _check_names(folder, blur_kind, blurry, sharp)
+    place = f"{folder.parent.name}/{folder.name}"
+    is_whole = whole is not None and (whole / place / STREAM_NAME).exists()
+    if is_whole:
+        parts = {STREAM_NAME: whole / place / STREAM_NAME}
+    else:
+        parts = _parts(folder, place, per_frame, blurry)
+    root = whole if is_whole else per_frame
+    files = tuple(parts.values())
+    geometry = _geometry(root, files, next(iter(blurry.values())))
+    _check_sizes(files, geometry, TICKS_PER_SOURCE_FRAME * n, is_whole)
+    return SpkGoproClip(
+        split=split,
+        name=folder.name,
+        n=n,
+        zz=zz,
+        blur_kind=blur_kind,
+        blurry=tuple(blurry.values()),
+        sharp=tuple(sharp.values()),
+        spikes=files,
+        is_whole=is_whole,
+        is_joined_by_order=not is_whole and set(parts) != set(blurry),
+        geometry=geometry,
+    )
+
+
+def _check_names(
+    folder: Path, blur_kind: str, blurry: Mapping[str, Path], sharp: Mapping[str, Path]
+) -> None:
+    """Refuse frames without a partner and gaps in the numbers: both would shift the windows."""
+    problems = []
+    if not blurry:
+        problems.append(f"no .png in {blur_kind}; --blur_kind chooses between blur and blur_gamma")
+    for name, missing in (
+        ("sharp frame", sorted(blurry.keys() - sharp.keys())),
+        (f"{blur_kind} frame", sorted(sharp.keys() - blurry.keys())),
+    ):
+        if missing:
+            problems.append(f"{len(missing)} without a {name} of that name: {_listed(missing)}")
+    try:
+        numbers = [frame_index(name) for name in blurry]
+    except ValueError as error:
+        raise DataSetError(str(folder), [*problems, str(error)]) from error
+    if numbers:
+        gaps = sorted(set(range(min(numbers), max(numbers) + 1)) - set(numbers))
+        if gaps:
+            names = _listed([f"{number:06d}" for number in gaps])
+            problems.append(f"{len(gaps)} frame(s) missing in the middle: {names}")
+    if problems:
+        raise DataSetError(str(folder), problems)
+
+
+def _parts(
+    folder: Path, place: str, per_frame: Path | None, blurry: Mapping[str, Path]
+) -> dict[str, Path]:
+    """Return the spike files of a clip, one per frame, in order."""
+    if per_frame is None:
+        raise DataSetError(str(folder), [f"no spikes: {WHOLE}/{place}/{STREAM_NAME} is missing"])
+    parts = list_frames(per_frame / place / "spike", [".dat"])
+    if not parts:
+        raise DataSetError(str(folder), [f"no .dat files in {per_frame / place / 'spike'}"])
+    if len(parts) != len(blurry):
+        without = sorted(blurry.keys() - parts.keys())
+        stray = sorted(parts.keys() - blurry.keys())
+        raise DataSetError(
+            str(folder),
+            [
+                f"{len(blurry)} frames, {len(parts)} spike files; frames without a spike file: "
+                f"{_listed(without)}; spike files without a frame: {_listed(stray)}"
+            ],
+        )
+    return parts
+
+
+def _geometry(root: Path, files: Sequence[Path], frame: Path) -> SpikeGeometry:
+    """Return how the bits lie: as a config.yaml says, else half the size of the frames."""
+    try:
+        sidecar = read_sidecar(files[0]) or read_sidecar(root / STREAM_NAME)
+        if sidecar is not None:
+            return sidecar.geometry
+        height, width = read_image(frame).shape[:2]
+        return SpikeGeometry(height // 2, width // 2)
+    except BadFileError:
+        raise
+    except ValueError as error:
+        raise BadFileError(files[0], str(error)) from error
+
+
+def _check_sizes(
+    files: Sequence[Path], geometry: SpikeGeometry, ticks: int, is_whole: bool
+) -> None:
+    """Refuse parts that are not one exposure long; only the last may end early."""
+    problems = []
+    for path in files:
+        found, rest = divmod(file_size(path), geometry.tick_bytes)
+        is_short_end = not rest and 0 < found < ticks and path == files[-1]
+        if rest or not (is_whole or found == ticks or is_short_end):
+            problems.append(
+                f"{path.name}: {file_size(path)} bytes are "
+                f"{file_size(path) / geometry.tick_bytes:.2f} ticks of "
+                f"{geometry.height}x{geometry.width}; "
+                + ("whole ticks are needed" if is_whole else f"{ticks} ticks are needed")
+            )
+    if problems:
+        more = [f"and {len(problems) - MAX_NAMES} more"] if len(problems) > MAX_NAMES else []
+        advice = "the size comes from config.yaml beside the spikes, or is half that of the frames"
+        raise DataSetError(str(files[0].parent), [*problems[:MAX_NAMES], *more, advice])
+
+
+def _prove(clips: Sequence[SpkGoproClip]) -> list[ProvenOffset]:
+    """Prove the offset of every clip, in several processes where there are many."""
+    workers = worthwhile_workers(default_workers(), BYTES_PER_PROOF * len(clips))
+    tasks = [(clip, None) for clip in clips]
+    proofs = dict(run_parallel(prove_clip, tasks, workers, "matching spikes with sharp frames"))
+    return [proofs[number] for number in range(len(tasks))]
+
+
+def _describe(jobs: Sequence[SpkGoproJob], options: SourceOptions) -> DataDescription:
+    sizes = {(job.clip.geometry.height, job.clip.geometry.width) for job in jobs}
+    height, width = sizes.pop() if len(sizes) == 1 else (None, None)
+    return DataDescription(
+        source=f"{PAIRS} with the published spikes (Spk-GoPro)",
+        blur_kind=options.blur_kind,
+        frames_averaged=tuple(sorted({job.clip.n for job in jobs})),
+        transfer="encoded",
+        threshold=THRESHOLD,
+        ticks_per_second=TICKS_PER_SECOND,
+        spike_height=height,
+        spike_width=width,
+        interpolator=f"x{TICKS_PER_SOURCE_FRAME}, by the publishers of the spikes",
+        offsets=tuple((job.clip.where, job.offset) for job in jobs if job.offset),
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return (", ".join(names[:MAX_NAMES]) or "none") + more
