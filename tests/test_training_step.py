@@ -10,7 +10,7 @@ from torch import nn
 
 from src.data.normalization import normalize_counts, to_unit
 from src.engine.parameter_groups import GradientRules, freeze
-from src.engine.precision import choose_precision
+from src.engine.precision import Precision, choose_precision
 from src.engine.progress import DroppedClips, Meter, Stopwatch
 from src.engine.schedule import warmup_cosine
 from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
@@ -49,7 +49,7 @@ def part_of(batch: dict, clips: slice) -> dict:
     return {name: value[clips] for name, value in batch.items()}
 
 
-def make_step(model: nn.Module, *, lr=0.1, grad_clip=0.0, precision="fp32") -> TrainingStep:
+def make_step(model: nn.Module, *, lr=0.1, grad_clip=0.0, precision=None) -> TrainingStep:
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     schedule = warmup_cosine(optimizer, peak=lr, warmup_steps=0, total_steps=10, eta_min=0.0)
     return TrainingStep(
@@ -57,7 +57,7 @@ def make_step(model: nn.Module, *, lr=0.1, grad_clip=0.0, precision="fp32") -> T
         squared_error,
         optimizer,
         schedule,
-        choose_precision(precision, CPU),
+        precision or choose_precision("auto", CPU),
         BatchPlacer(CPU, 0.2, 0.7, (2, 4, 5)),
         GradientRules(grad_clip),
         StepDraws(1),
@@ -133,14 +133,15 @@ def test_bf16_autocast_reaches_the_model():
             seen.append(result.dtype)
             return result
 
-    assert make_step(Spy(), precision="bf16")([batch_of(1)], 0).is_finite
+    assert make_step(Spy(), precision=Precision("bf16", "cpu"))([batch_of(1)], 0).is_finite
     assert seen == [torch.bfloat16]
 
 
 def test_precision_says_what_a_device_cannot_do():
     assert choose_precision("auto", CPU).name == "fp32"
-    with pytest.raises(ValueError, match="fp16 needs a GPU"):
-        choose_precision("fp16", CPU)
+    for name in ("fp16", "bf16"):
+        with pytest.raises(ValueError, match=f"{name} needs a GPU; on a CPU use auto or fp32"):
+            choose_precision(name, CPU)
 
 
 def test_random_numbers_are_a_function_of_run_step_and_place():

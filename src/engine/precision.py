@@ -36,9 +36,11 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         ValueError: The device cannot compute in the format that is asked for.
     """
     if device.type == "cpu":
-        if name == "fp16":
-            raise ValueError("TRAIN.AMP fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
-        return Precision("fp32" if name == "auto" else name, "cpu")
+        if name in ("fp16", "bf16"):
+            # bf16: torch's 3D convolutions on CPUs then give gradients of small maps that hold
+            # whatever was in memory before (seen with torch 2.15; the first ones are infinite).
+            raise ValueError(f"TRAIN.AMP {name} needs a GPU; on a CPU use auto or fp32")
+        return Precision("fp32", "cpu")
     has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
     if name == "bf16" and not has_bf16:
         raise ValueError(
