@@ -21,7 +21,8 @@ from yacs.config import CfgNode
 from src.config import ConfigError, load_config
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DescriptionError
-from src.data.preparation.checking import Expected, check
+from src.data.preparation.check_setup import Expected
+from src.data.preparation.checking import check
 from src.data.preparation.overlay import overlay_splits
 from src.data.preparation.prepare import PrepareSettings, default_workers, prepare
 from src.data.settings import alignment_paths, scan_settings
@@ -92,16 +93,16 @@ def settings_of(cfg: CfgNode, config: str, workers: int) -> PrepareSettings:
 
 
 def report_check(settings: PrepareSettings, cfg: CfgNode) -> int:
-    """Check, print what was seen and what is wrong; return the exit status."""
+    """Check, print what was seen, what to know and what is wrong; return the exit status."""
     data = cfg.DATA
     expected = Expected(data.NORM.MEAN, data.NORM.STD, data.CLIP_LEN, data.CROP_SIZE)
-    seen, problems = check(settings, expected)
-    print("\n".join(seen))
-    if not problems:
+    findings = check(settings, expected)
+    print("\n".join(findings.seen + [f"note: {note}" for note in findings.notes]))
+    if not findings.problems:
         print(f"{settings.scan.root}: no problem found")
         return 0
-    print(f"{settings.scan.root}: {len(problems)} problem(s)")
-    print("\n".join(f"  {problem}" for problem in problems))
+    print(f"{settings.scan.root}: {len(findings.problems)} problem(s)")
+    print("\n".join(f"  {problem}" for problem in findings.problems))
     return 1
 
 

@@ -1,11 +1,8 @@
-import importlib.util
-import os
-import shutil
-
 import numpy as np
 import pytest
 import yaml
 from data_cases import copy_root, write_miniature
+from prepare_cases import CONFIG, run, state_of, write_config
 
 from src.config import load_config
 from src.data.alignment import read_alignment
@@ -13,42 +10,12 @@ from src.data.build import (
     build_train_dataset,
     build_train_loader,
     build_val_recordings,
-    workers_that_fit,
 )
 from src.data.datasets.voxelizer import voxelize_spikes
-from src.data.frames import read_image, write_png
 from src.data.preparation import counting
 from src.data.preparation.counting import count_frames
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.data.voxel_cache import read_index
-from src.paths import REPO_ROOT
-
-CONFIG = """\
-# what it is
-DATA:
-  ROOT: {root}
-  CROP_SIZE: 32
-  CLIP_LEN: 3
-  NORM:
-    MEAN: 0.0   # of log1p(count)
-    STD: 1.0
-TRAIN:
-  NUM_WORKERS: 0
-  GRADIENT_ACCUMULATION_STEPS: 2
-LOG:
-  SAVE_DIR: {out}
-"""
-
-
-def load_script():
-    path = REPO_ROOT / "scripts/prepare_data.py"
-    spec = importlib.util.spec_from_file_location("prepare_data", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-prepare_data = load_script()
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +30,7 @@ def root(original, tmp_path):
 
 @pytest.fixture
 def config(root, tmp_path):
-    path = tmp_path / "mini.yaml"
-    path.write_text(CONFIG.format(root=root, out=tmp_path / "out"))
-    return path
-
-
-def run(config, *arguments):
-    return prepare_data.main(["--config", str(config), "--workers", "1", *arguments])
+    return write_config(root, tmp_path / "mini.yaml")
 
 
 def all_counts(root, split):
@@ -79,15 +40,6 @@ def all_counts(root, split):
         file = SpikeFile(path, SpikeGeometry(32, 48))
         counts.append(voxelize_spikes(file.read(0, file.num_ticks), 32))
     return np.stack(counts)
-
-
-def state_of(*folders):
-    return {
-        path: (path.stat().st_mtime_ns, path.read_bytes())
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_preparing_writes_voxels_log_and_numbers(root, config, tmp_path, capsys):
@@ -182,8 +134,7 @@ def test_bits_without_a_cache(root, config, capsys):
 @pytest.mark.parametrize("spikes", ["stream", "voxels"])
 def test_other_layouts_give_the_same_numbers(original, tmp_path, spikes, capsys):
     root = write_miniature(tmp_path / "mini", sequences=2, frames=4, spikes=spikes)
-    config = tmp_path / "a.yaml"
-    config.write_text(CONFIG.format(root=root, out=tmp_path / "out"))
+    config = write_config(root, tmp_path / "a.yaml")
     before = state_of(root)
     assert run(config) == 0
     mean = np.log1p(all_counts(original, "train").astype(np.float64)).mean()
@@ -233,190 +184,13 @@ def test_missing_geometry_ends_with_advice(root, config, capsys):
 
 def test_file_that_cannot_be_counted_is_named(tmp_path, capsys):
     root = write_miniature(tmp_path / "mini", sequences=1, frames=4, spikes="voxels")
-    config = tmp_path / "a.yaml"
-    config.write_text(CONFIG.format(root=root, out=tmp_path / "out"))
+    config = write_config(root, tmp_path / "a.yaml")
     (root / "train/seq_000/spike_vox/000001.npy").write_bytes(b"broken")
     assert run(config) == 0
     assert "train: seq_000/000001 not counted: " in capsys.readouterr().out
     log = read_alignment([tmp_path / "out/logs/align_mini.txt"])
     assert list(log.records["train/seq_000"]) == [0, 2, 3]
     assert run(config, "--check_only") == 1
-
-
-def rewrite(path, old, new):
-    path.write_text(path.read_text().replace(old, new, 1))
-
-
-def touch_later(path):
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
-
-
-def silence(path):
-    path.write_bytes(bytes(path.stat().st_size))
-
-
-def cut_an_exposure_of_a_stream(root, _config):
-    """Put the files of a sequence together into one stream, and shorten its last exposure."""
-    folder = root / "train/seq_001"
-    files = sorted((folder / "spike").glob("*.dat"))
-    data = b"".join(path.read_bytes() for path in files)
-    for path in files:
-        path.unlink()
-    (folder / "spike/spike.dat").write_bytes(data)
-    rewrite(folder / "exposures.csv", f",{28 / 240!r}", f",{21 / 240 + 50 / 1920!r}")
-
-
-FAULTS = {
-    "sharp frame missing": (
-        lambda r, c: (r / "train/seq_000/sharp/000001.png").unlink(),
-        "train/seq_000: dropped: no sharp frame of this name (seq_000/000001)",
-    ),
-    "stray spikes": (
-        lambda r, c: shutil.copy(
-            r / "train/seq_000/spike/000001.dat", r / "train/seq_000/spike/000009.dat"
-        ),
-        "train/seq_000: without a blurry frame: spike file (seq_000/000009)",
-    ),
-    "truncated frame": (
-        lambda r, c: silence(r / "val/seq_000/blur/000001.png"),
-        "val/seq_000/blur/000001.png: truncated",
-    ),
-    "size of a frame": (
-        lambda r, c: write_png(r / "val/seq_000/sharp/000001.png", np.zeros((64, 98, 3), np.uint8)),
-        "frames are (64, 96) but sharp/000001.png (64, 98)",
-    ),
-    "length of a window": (
-        lambda r, c: rewrite(r / "train/seq_000/exposures.csv", repr(7 / 240), repr(6 / 240)),
-        "dropped: exposure and spike file differ in length: [0 s, 0.025 s) is 48 ticks",
-    ),
-    "lengths of windows": (
-        cut_an_exposure_of_a_stream,
-        "train/seq_001: windows have 56 ticks but 000003 50",
-    ),
-    "changed spikes": (
-        lambda r, c: touch_later(r / "train/seq_001/spike/000001.dat"),
-        "train/seq_001: its voxels were made from another 000001.dat",
-    ),
-    "cut voxels": (
-        lambda r, c: (r / "train/seq_001/spike_vox/000001.npy").write_bytes(b"1"),
-        "000001.npy has not the size it was written with (000001)",
-    ),
-    "changed voxels": (
-        lambda r, c: np.save(
-            r / "train/seq_001/spike_vox/000000.npy", np.zeros((32, 32, 48), np.uint8)
-        ),
-        "000000.npy: differs from the spikes; delete it",
-    ),
-    "event count": (
-        lambda r, c: rewrite(
-            c.parent / "out/logs/align_mini.txt",
-            f"train/seq_000,0,0.0,{7 / 240!r},",
-            f"train/seq_000,0,0.0,{7 / 240!r},1",
-        ),
-        "the voxels hold",
-    ),
-    "exposure in the log": (
-        lambda r, c: rewrite(
-            c.parent / "out/logs/align_mini.txt", "train/seq_000,0,0.0,", "train/seq_000,0,0.001,"
-        ),
-        "train/seq_000: the alignment log has another exposure (000000)",
-    ),
-    "no log": (
-        lambda r, c: (c.parent / "out/logs/align_mini.txt").unlink(),
-        "align_mini.txt: cannot be read",
-    ),
-    "sequence gone": (
-        lambda r, c: shutil.rmtree(r / "train/seq_001"),
-        "sequences ['train/seq_001'] do not exist",
-    ),
-    "normalization": (
-        lambda r, c: rewrite(c, "STD: 0.", "STD: 9."),
-        "DATA.NORM: MEAN ",
-    ),
-    "crop": (
-        lambda r, c: rewrite(c, "CROP_SIZE: 32", "CROP_SIZE: 80"),
-        "frames of 64x96 are below the crop 80",
-    ),
-    "clip": (
-        lambda r, c: rewrite(c, "CLIP_LEN: 3", "CLIP_LEN: 5"),
-        "4 usable frames, a clip needs 5",
-    ),
-    "description": (
-        lambda r, c: (r / "dataset.yaml").write_text("source: [1]\n"),
-        "source: expected a text, got [1]",
-    ),
-    "fingerprint": (
-        lambda r, c: write_png(
-            r / "train/seq_000/sharp/000000.png",
-            255 - read_image(r / "train/seq_000/sharp/000000.png"),
-        ),
-        "dataset.yaml: train: ends_sha256 was ",
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    root = write_miniature(folder / "mini", sequences=2, frames=4)
-    config = folder / "mini.yaml"
-    config.write_text(CONFIG.format(root=root, out=folder / "out"))
-    assert run(config) == 0
-    return folder
-
-
-@pytest.fixture
-def prepared_config(prepared, tmp_path):
-    folder = copy_root(prepared, tmp_path / "copy")
-    config = folder / "mini.yaml"
-    rewrite(config, str(prepared), str(folder))
-    rewrite(config, str(prepared), str(folder))
-    return config
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_check_only_names_every_fault(prepared_config, fault, capsys):
-    change, expected = FAULTS[fault]
-    folder = prepared_config.parent
-    assert run(prepared_config, "--check_only") == 0
-    change(folder / "mini", prepared_config)
-    before = state_of(folder)
-    assert run(prepared_config, "--check_only") == 1
-    assert expected in capsys.readouterr().out
-    assert state_of(folder) == before
-
-
-def test_check_only_lists_all_faults_at_once(prepared_config, capsys):
-    root = prepared_config.parent / "mini"
-    chosen = ("sharp frame missing", "truncated frame", "cut voxels", "event count", "clip")
-    for name in chosen:
-        FAULTS[name][0](root, prepared_config)
-    assert run(prepared_config, "--check_only") == 1
-    told = capsys.readouterr().out
-    for name in chosen:
-        assert FAULTS[name][1] in told
-
-
-def test_f35_window_without_a_spike(prepared_config, capsys):
-    silence(prepared_config.parent / "mini/train/seq_000/spike/000001.dat")
-    assert run(prepared_config) == 0
-    assert run(prepared_config, "--check_only") == 1
-    assert "not a single spike in the window (000001)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("use_cache", ["True", "False"])
-def test_spikes_changed_without_a_trace_are_found_by_counting_again(
-    prepared_config, capsys, use_cache
-):
-    path = prepared_config.parent / "mini/train/seq_000/spike/000002.dat"
-    status = path.stat()
-    bits = bytearray(path.read_bytes())
-    bits[50] = 255 - bits[50] if bits[50].bit_count() != 4 else 255
-    path.write_bytes(bits)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert run(prepared_config, "--check_only", "DATA.USE_PRECOMPUTED_VOXELS", use_cache) == 1
-    assert "train/seq_000: 000002: " in (told := capsys.readouterr().out)
-    assert "spikes counted now" in told
 
 
 def test_several_logs_are_for_reading_only(config, capsys):
@@ -427,15 +201,6 @@ def test_several_logs_are_for_reading_only(config, capsys):
 def test_config_error_ends_with_1(config, capsys):
     assert run(config, "DATA.CLIP_LENGHT", "3") == 1
     assert "did you mean 'DATA.CLIP_LEN'" in capsys.readouterr().err
-
-
-def test_f38_fewer_workers_where_shared_memory_is_small(caplog):
-    assert workers_that_fit(8, 10**6, None) == 8
-    assert workers_that_fit(8, 10**6, 24 * 10**6) == 8
-    assert caplog.text == ""
-    assert workers_that_fit(8, 10**6, 20 * 10**6) == 6
-    assert "using 6. In Docker give --shm-size" in caplog.text
-    assert workers_that_fit(8, 10**9, 10**6) == 0
 
 
 def test_index_holds_only_present_frames(root, config):

@@ -92,14 +92,14 @@ def test_index_round_trip_and_freshness(frame):
 )
 def test_anything_the_counts_depend_on_makes_them_stale(frame, change):
     entry = count_frame(frame.spikes, K, frame.voxels)
-    assert "made from another" in staleness(entry, *change(frame.spikes), frame.voxels)
+    assert "made from other spikes" in staleness(entry, *change(frame.spikes), frame.voxels)
 
 
 def test_f40_changed_source_is_seen(frame):
     entry = count_frame(frame.spikes, K, frame.voxels)
     status = frame.spikes.path.stat()
     os.utime(frame.spikes.path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert "made from another" in staleness(entry, frame.spikes, K, frame.voxels)
+    assert "made from other spikes" in staleness(entry, frame.spikes, K, frame.voxels)
     frame.spikes.path.unlink()
     with pytest.raises(BadFileError, match=r"000001\.dat: cannot be read"):
         staleness(entry, frame.spikes, K, frame.voxels)
@@ -111,7 +111,7 @@ def test_stored_file_that_is_gone_or_cut_is_seen(frame):
         handle.truncate(1000)
     assert "has not the size" in staleness(entry, frame.spikes, K, frame.voxels)
     frame.voxels.unlink()
-    assert staleness(entry, frame.spikes, K, frame.voxels) == "000001.npy is missing"
+    assert staleness(entry, frame.spikes, K, frame.voxels) == "its voxel file is missing"
     assert staleness(entry, frame.spikes, K, None) is None  # only the sums are wanted
     only_sums = count_frame(frame.spikes, K, None)
     assert "is missing" in staleness(only_sums, frame.spikes, K, frame.voxels)

@@ -24,6 +24,7 @@ from src.data.voxel_cache import SpikeSource, VoxelEntry, read_index, staleness
 logger = logging.getLogger(__name__)
 
 MAX_NAMES_IN_LINE = 20
+MAX_REASONS_IN_LINE = 10
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class SequenceScan:
         frames: those that have all that belongs to them, in order of their numbers.
         dropped: those that have not.
         strays: files and records without a blurry frame of their name.
+        ticks_per_second: of its spikes; None where nobody says.
     """
 
     name: str
@@ -75,6 +77,7 @@ class SequenceScan:
     frames: tuple[FrameRecord, ...]
     dropped: tuple[Dropped, ...]
     strays: tuple[Dropped, ...]
+    ticks_per_second: float | None = None
 
 
 def scan_split(
@@ -147,7 +150,13 @@ def scan_sequence(
             dropped.append(Dropped(folder.name, name, f"{error.path.name}: {error.reason}"))
     strays = join.strays(blurry, set(indices.values()))
     return SequenceScan(
-        folder.name, folder, len(blurry), tuple(frames), tuple(dropped), tuple(strays)
+        folder.name,
+        folder,
+        len(blurry),
+        tuple(frames),
+        tuple(dropped),
+        tuple(strays),
+        spikes.ticks_per_second,
     )
 
 
@@ -270,8 +279,10 @@ def by_reason(entries: Sequence[Dropped]) -> str:
     for entry in entries:
         reasons.setdefault(entry.reason, []).append(f"{entry.sequence}/{entry.frame}")
     parts = []
-    for reason, names in reasons.items():
+    for reason, names in list(reasons.items())[:MAX_REASONS_IN_LINE]:
         more = len(names) - MAX_NAMES_IN_LINE
         named = ", ".join(names[:MAX_NAMES_IN_LINE]) + (f" and {more} more" if more > 0 else "")
         parts.append(f"{reason} ({named})")
+    if len(reasons) > MAX_REASONS_IN_LINE:
+        parts.append(f"and {len(reasons) - MAX_REASONS_IN_LINE} more reasons like these")
     return "; ".join(parts)

@@ -119,13 +119,13 @@ def staleness(
     if entry is None:
         return "its voxels were not made yet"
     if not entry.describes(source, num_bins):
-        return f"its voxels were made from another {source.path.name}, window or number of bins"
+        return "its voxels were made from other spikes, another window or number of bins"
     if npy_path is None or source.geometry is None:
         return None
     if not npy_path.is_file():
-        return f"{npy_path.name} is missing"
+        return "its voxel file is missing"
     if npy_path.stat().st_size != entry.npy_bytes:
-        return f"{npy_path.name} has not the size it was written with"
+        return "its voxel file has not the size it was written with"
     return None
 
 

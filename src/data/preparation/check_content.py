@@ -1,0 +1,56 @@
+"""Look into a sample of every sequence: do blur, sharp and spikes show the same, at the same time."""
+
+from dataclasses import dataclass
+
+from src.data.bad_samples import BadFileError
+from src.data.description import DataDescription
+from src.data.preparation.check_pairs import check_pairs
+from src.data.preparation.check_reading import check_reading
+from src.data.preparation.check_timing import check_timing
+from src.data.preparation.counting import PreparedSplit
+from src.data.preparation.findings import Findings
+from src.data.preparation.parallel import run_parallel
+from src.data.recordings import FrameRecord
+
+
+@dataclass(frozen=True)
+class ContentTask:
+    """One sequence for one process; see `SequenceScan` for the fields."""
+
+    where: str
+    frames: tuple[FrameRecord, ...]
+    ticks_per_second: float | None
+    description: DataDescription | None
+
+
+def check_content(
+    splits: list[PreparedSplit], description: DataDescription | None, workers: int
+) -> Findings:
+    """Check samples of all sequences, in several processes."""
+    tasks = [
+        ContentTask(f"{split.split}/{scan.name}", scan.frames, scan.ticks_per_second, description)
+        for split in splits
+        for scan in split.scans
+        if scan.frames
+    ]
+    results = dict(run_parallel(look_at, tasks, workers, "comparing blur, sharp and spikes"))
+    findings = Findings()
+    for number in sorted(results):
+        findings.include(results[number])
+    return findings
+
+
+def look_at(task: ContentTask) -> Findings:
+    """Check one sequence; a file that cannot be read ends its check, and is named elsewhere."""
+    findings = Findings()
+    try:
+        findings.include(check_pairs(task.where, task.frames))
+        reading = check_reading(task.where, task.frames)
+        findings.include(reading)
+        if not reading.problems:  # else the picture in time means nothing
+            findings.include(
+                check_timing(task.where, task.frames, task.ticks_per_second, task.description)
+            )
+    except BadFileError as error:
+        findings.notes.append(f"{task.where}: not compared: {error}")
+    return findings

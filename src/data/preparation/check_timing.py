@@ -1,0 +1,199 @@
+"""Check on pictures that the spikes show the sharp frame at the instant that exposures.csv states.
+
+For each of some frames the window of ticks whose image (TFP) fits the sharp frame best is found. Its
+centre must be the stated tick, within half a tick and what the scene allows: where little moves, or
+where speed changes within the exposure, a centre is known less well. The spread over the frames of a
+sequence says how well.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from src.data.alignment import window_ticks
+from src.data.bad_samples import BadFileError
+from src.data.description import DataDescription
+from src.data.frames import read_image
+from src.data.preparation.findings import Findings, listed, sample_places
+from src.data.recordings import FrameRecord
+from src.data.spikes.matching import TfpMatch, best_tfp_centre, grey_at_spike_size
+from src.data.spikes.spike_dat import SpikeFile
+
+SAMPLED_FRAMES = 5
+WIDTH_PART = 3  # the image is made of a third of the exposure: sharp, and not too noisy
+MAX_WIDTH = 32
+ALLOWED_TICKS = 0.5
+DEVIATIONS = 3  # standard errors that a centre may be off by chance
+NEAR_WHOLE = 0.15  # part of an exposure or source frame by which an offset may miss a whole number
+MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The sharp frame's tick, counted from the first tick of its window.
+
+    Attributes:
+        name: the frame.
+        stated: by exposures.csv.
+        measured: centre of the best TFP window.
+        error: standard error of `measured` from the picture alone.
+    """
+
+    name: str
+    stated: float
+    measured: float
+    error: float
+
+    @property
+    def offset(self) -> float:
+        """Ticks by which the spikes show the sharp frame too late."""
+        return self.measured - self.stated
+
+
+def check_timing(
+    where: str,
+    frames: tuple[FrameRecord, ...],
+    ticks_per_second: float | None,
+    description: DataDescription | None,
+) -> Findings:
+    """Compare the best TFP centre with the stated tick on a sample of frames that move.
+
+    Raises:
+        BadFileError: a file cannot be read.
+    """
+    usable = [
+        i
+        for i, frame in enumerate(frames)
+        if frame.t_sharp is not None and frame.spikes.geometry is not None
+    ]
+    if not usable:
+        why = "no spikes" if frames and frames[0].spikes.geometry is None else "no t_sharp"
+        where_to = "" if why == "no spikes" else " in exposures.csv"
+        return Findings(
+            notes=[f"{where}: {why}{where_to}, so TFP centre against sharp frame is not checked"]
+        )
+    sampled = [usable[place] for place in sample_places(len(usable), SAMPLED_FRAMES)]
+    timings = [measure(frames, i, ticks_per_second) for i in sampled]
+    timings = [timing for timing in timings if timing is not None]
+    if not timings:
+        line = f"{where}: still in the sampled frames, so TFP centre against sharp is not provable"
+        return Findings(notes=[line])
+    offsets = [timing.offset for timing in timings]
+    offset, allowed = median(offsets), ALLOWED_TICKS + DEVIATIONS * _uncertainty(timings)
+    found = f"stated tick {timings[0].stated:.1f}, measured {timings[0].stated + offset:.1f}"
+    names = listed([timing.name for timing in timings])
+    if abs(offset) > allowed:
+        meaning = "".join(_meanings(offset, frames, sampled[0], description))
+        return Findings(
+            problems=[
+                f"{where}: the spikes show the sharp frame {abs(offset):.1f} ticks too "
+                f"{'late' if offset > 0 else 'early'} ({found} of the window, frames {names}; "
+                f"{allowed:.1f} allowed{meaning}); correct t0, t1 and t_sharp in exposures.csv, or "
+                f"cut the spikes again, then run scripts/prepare_data.py"
+            ]
+        )
+    return Findings(seen=[f"{where}: {found}, +-{allowed - ALLOWED_TICKS:.1f}"])
+
+
+def measure(
+    frames: tuple[FrameRecord, ...], i: int, ticks_per_second: float | None
+) -> Timing | None:
+    """Find the best TFP centre of frame i; None where the scene does not move enough.
+
+    It is looked for inside the exposure first, then as far as one exposure before and after it.
+
+    Raises:
+        BadFileError: a file cannot be read.
+    """
+    frame = frames[i]
+    source, length = frame.spikes, frame.spikes.stop - frame.spikes.start
+    size = (source.geometry.height, source.geometry.width)
+    sharp = grey_at_spike_size(read_image(frame.sharp), size)
+    stated = _stated_tick(frame, ticks_per_second)
+    width = max(1, min(MAX_WIDTH, length // WIDTH_PART))
+    match = best_tfp_centre(_read(frame, 0, 0), sharp, width=width)
+    lead = 0
+    if _is_suspicious(match, stated):
+        before, after, lead = _around(frames, i)
+        spikes = np.concatenate([*before, _read(frame, 0, 0), *after])
+        match = best_tfp_centre(spikes, sharp, width=width)
+    if not match.is_decisive:
+        return None
+    return Timing(frame.name, stated, match.centre - lead, match.centre_error)
+
+
+def _is_suspicious(match: TfpMatch, stated: float) -> bool:
+    """Tell whether the true centre may lie outside the exposure."""
+    error = match.centre_error if np.isfinite(match.centre_error) else 0.0
+    off = abs(match.centre - stated)
+    return match.is_at_end or off > ALLOWED_TICKS + DEVIATIONS * error
+
+
+def _stated_tick(frame: FrameRecord, ticks_per_second: float | None) -> float:
+    """Return the tick of the sharp frame from the first tick of the window."""
+    length = frame.spikes.stop - frame.spikes.start
+    if ticks_per_second is None:  # a file of one exposure says its rate by its length
+        return (frame.t_sharp - frame.t0) * length / (frame.t1 - frame.t0)
+    start, _ = window_ticks(frame.t0, frame.t1, ticks_per_second)
+    return frame.t_sharp * ticks_per_second - start
+
+
+def _around(
+    frames: tuple[FrameRecord, ...], i: int
+) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+    """Return the ticks before and after a window, as far as they are there, and how many before."""
+    frame = frames[i]
+    length = frame.spikes.stop - frame.spikes.start
+    before, after = [], []
+    if any(other.spikes.path != frame.spikes.path for other in frames):  # a file per exposure
+        tolerance = (frame.t1 - frame.t0) / length / 2  # half a tick in seconds
+        if i > 0 and abs(frames[i - 1].t1 - frame.t0) < tolerance:
+            before = [_read(frames[i - 1], 0, 0)]
+        if i + 1 < len(frames) and abs(frames[i + 1].t0 - frame.t1) < tolerance:
+            after = [_read(frames[i + 1], 0, 0)]
+        return before, after, sum(len(part) for part in before)
+    num_ticks = SpikeFile(frame.spikes.path, frame.spikes.geometry).num_ticks
+    lead = min(length, frame.spikes.start)
+    tail = min(length, num_ticks - frame.spikes.stop)
+    whole = _read(frame, lead, tail)
+    return [whole[:lead]], [whole[len(whole) - tail :]], lead
+
+
+def _read(frame: FrameRecord, lead: int, tail: int) -> np.ndarray:
+    """Return the ticks of a window and some before and after it: uint8 [S, H, W]."""
+    source = frame.spikes
+    try:
+        file = SpikeFile(source.path, source.geometry)
+        return file.read(source.start - lead, source.stop + tail)
+    except (OSError, ValueError) as error:
+        raise BadFileError(source.path, str(error)) from error
+
+
+def _uncertainty(timings: list[Timing]) -> float:
+    """Return the standard error of the median offset: of the pictures or of their spread."""
+    offsets = np.array([timing.offset for timing in timings])
+    pictures = float(np.sqrt(np.mean([timing.error**2 for timing in timings])))
+    spread = MAD_TO_DEVIATION * float(np.median(np.abs(offsets - np.median(offsets))))
+    return max(pictures, spread) / np.sqrt(len(timings))
+
+
+def _meanings(
+    offset: float, frames: tuple[FrameRecord, ...], i: int, description: DataDescription | None
+) -> Iterable[str]:
+    """Say where the offset is a whole number of exposures or of source frames."""
+    frame = frames[i]
+    length = frame.spikes.stop - frame.spikes.start
+    other = frames[i + 1] if i + 1 < len(frames) else frames[i - 1]
+    stride = abs(other.t0 - frame.t0) * length / (frame.t1 - frame.t0) if other != frame else length
+    units = [("exposure", stride)]
+    for count in () if description is None else description.frames_averaged:
+        if length % count == 0 and length > count:
+            units.append(("source frame", length / count))
+    for name, ticks in units:
+        number = offset / ticks
+        if round(number) and abs(number - round(number)) <= NEAR_WHOLE:
+            count = abs(round(number))
+            yield f"; that is {count} {name}{'s' if count > 1 else ''}"
+            return

@@ -1,0 +1,37 @@
+"""What a check of the data found, in three kinds of lines."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Findings:
+    """Lines for the user.
+
+    Attributes:
+        seen: what is there.
+        notes: what a person should know and no training suffers from.
+        problems: what would make a training wrong, each with the way out.
+    """
+
+    seen: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def include(self, other: "Findings") -> None:
+        """Add the lines of another check."""
+        self.seen += other.seen
+        self.notes += other.notes
+        self.problems += other.problems
+
+
+def listed(names: list[str], limit: int = 20) -> str:
+    """Return names with commas, those beyond the limit as a number."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def sample_places(count: int, wanted: int) -> list[int]:
+    """Return at most `wanted` of `count` places, evenly spread, the same ones every time."""
+    if count <= wanted:
+        return list(range(count))
+    return [int((i + 0.5) * count / wanted) for i in range(wanted)]
