@@ -77,7 +77,8 @@ def prove_offset(
     proofs, shifts = [], []
     for k, path in _spread(sharp_frames, NUM_PROOF_FRAMES):
         stated = TICKS_PER_SOURCE_FRAME * n * k + centre
-        match, first = _match(stream, path, stated, TICKS_PER_SOURCE_FRAME * (highest + 1))
+        reach = TICKS_PER_SOURCE_FRAME * (highest + 1)
+        match, first = _match(stream, path, stated, (reach, TICKS_PER_SOURCE_FRAME))
         if match is None:
             continue
         _refuse_strangers(match, path, stream, stated)
@@ -111,7 +112,7 @@ def check_reading(
     for bit_order in BIT_ORDERS:
         for flip_rows in (True, False):
             reading = replace(geometry, bit_order=bit_order, flip_rows=flip_rows)
-            match, _ = _match(SpikeParts(paths, reading), sharp, round(tick), 0)
+            match, _ = _match(SpikeParts(paths, reading), sharp, round(tick), (0, 0))
             if match is None:
                 return None
             scores[reading] = match.score_db
@@ -125,12 +126,18 @@ def check_reading(
     )
 
 
-def _match(stream: SpikeParts, sharp: Path, around: int, reach: int) -> tuple[TfpMatch | None, int]:
-    """Match a sharp frame with centres `around` +- `reach`; also return the first tick read."""
+def _match(
+    stream: SpikeParts, sharp: Path, around: int, reach: tuple[int, int]
+) -> tuple[TfpMatch | None, int]:
+    """Match a sharp frame with centres up to `reach` ticks before and after `around`.
+
+    Returns:
+        The match, its ticks counted from the second value; None where the stream ends too early.
+    """
     half = TFP_WIDTH // 2
-    first = max(around - reach - half, 0)
-    stop = min(around + reach + half + 1, stream.num_ticks)
-    if stop - first < TFP_WIDTH:
+    first = max(around - reach[0] - half, 0)
+    stop = around + reach[1] + half + 1
+    if stop > stream.num_ticks or stop - first < TFP_WIDTH:
         return None, first
     size = stream.geometry.height, stream.geometry.width
     grey = grey_at_spike_size(read_image(sharp), size)

@@ -123,7 +123,9 @@ def prove_clip(task: tuple[SpkGoproClip, int | None]) -> ProvenOffset:
     try:
         stream = SpikeParts(clip.spikes, clip.geometry)
         proof = prove_offset(stream, list(enumerate(clip.sharp)), clip.n, highest)
-        return _judge(clip, by_pixels, proof)
+        proven = _judge(clip, by_pixels, proof)
+        clip.windows(proven.offset)  # refuses a stream that is cut short
+        return proven
     except BadFileError as error:
         return ProvenOffset(clip.zz, problems=(f"{clip.where}: {error}",))
 

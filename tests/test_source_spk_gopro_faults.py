@@ -1,0 +1,164 @@
+"""GOPRO_Large with published spikes: what is missing or does not fit is named, all of it."""
+
+import pytest
+
+from src.data.bad_samples import DataSetError
+from src.data.sources.source import SourceOptions
+from src.data.sources.spk_gopro import plan
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, write_spikes
+from src.data.spikes.spike_parts import SpikeParts
+from tests.spike_cases import random_spikes
+from tests.spike_source_cases import GEOMETRY, write_gopro_clip
+
+CLIP = "GOPR0384_11_00"
+PAIRS, PARTS = "GOPRO_Large", "GOPRO_Large_spike_seq"
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_gopro_clip(tmp_path, CLIP)
+    return tmp_path
+
+
+def frames(root, kind):
+    return root / PAIRS / "train" / CLIP / kind
+
+
+def spikes(root):
+    return root / PARTS / "train" / CLIP / "spike"
+
+
+def refused(root, message, **options):
+    with pytest.raises(DataSetError, match=message) as caught:
+        plan(SourceOptions(root, **options))
+    return caught.value.problems
+
+
+def test_f34_missing_files_are_named(root):
+    (frames(root, "sharp") / "000003.png").unlink()
+    refused(root, "1 without a sharp frame of that name: 000003")
+    (frames(root, "blur") / "000003.png").unlink()
+    refused(root, r"1 frame\(s\) missing in the middle: 000003")
+
+
+def test_f34_missing_spike_files_are_named(root):
+    (spikes(root) / "000002.dat").unlink()
+    refused(root, "4 frames, 3 spike files; frames without a spike file: 000002; .*frame: none")
+    for path in spikes(root).iterdir():
+        path.unlink()
+    refused(root, r"no \.dat files in .*GOPR0384_11_00/spike")
+
+
+def test_all_clips_are_looked_at_before_anything_is_refused(root):
+    write_gopro_clip(root, "GOPR0385_11_01", split="test")
+    (frames(root, "sharp") / "000003.png").unlink()
+    (root / PARTS / "test" / "GOPR0385_11_01" / "spike" / "000001.dat").unlink()
+    (root / PAIRS / "test" / "notes").mkdir()
+    problems = refused(root, "3 problem")
+    assert [name for name in (CLIP, "GOPR0385", "notes") if name not in str(problems)] == []
+
+
+@pytest.mark.parametrize("num_bytes", [1, 192, 192 * 87])
+def test_f35_a_part_that_is_not_one_exposure(root, num_bytes):
+    path = spikes(root) / "000002.dat"
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    refused(root, rf"000002\.dat: {num_bytes} bytes are .* ticks of 32x48; 88 ticks are needed")
+
+
+def test_f35_the_size_of_another_sensor(root):
+    config = root / PARTS / "config.yaml"
+    config.write_text("spike_h: 250\nspike_w: 400\n")
+    refused(root, r"ticks of 250x400; 88 ticks are needed")
+    config.write_text("spike_h: 32\n")
+    refused(root, "width is missing")
+    config.unlink()
+    assert plan(SourceOptions(root)).jobs[0].clip.geometry == GEOMETRY  # half of the frames
+
+
+def test_the_last_part_may_end_early_and_loses_its_frame(root, tmp_path):
+    path = spikes(root) / "000004.dat"
+    path.write_bytes(path.read_bytes()[: 192 * 81])
+    (job,) = plan(SourceOptions(root)).jobs
+    assert job.num_exposures == 3
+    notes = job.write(tmp_path / "out", lambda units: None)
+    assert notes == [
+        f"train/{CLIP}: 000004 is left out: its exposure ends after tick 345, the end of the spikes"
+    ]
+    assert not (tmp_path / "out" / "blur" / "000004.png").exists()
+
+
+def test_f35_a_clip_whose_stream_is_cut_short(tmp_path):
+    write_gopro_clip(tmp_path, CLIP, whole=True, per_frame=False, frames=6)
+    path = tmp_path / "Spike_GOPRO_Large_all" / "train" / CLIP / "spike.dat"
+    path.write_bytes(path.read_bytes()[: 192 * 300])
+    refused(tmp_path, "have 300 ticks, its 6 frames of 88 need 528")
+
+
+def test_missing_folders_are_named(tmp_path):
+    refused(tmp_path, "no folder GOPRO_Large;(.|\n)*no folder GOPRO_Large_spike_seq or Spike_GOPRO")
+    (tmp_path / PAIRS).mkdir()
+    (tmp_path / PARTS).mkdir()
+    refused(tmp_path, "no clips; train, test should hold")
+
+
+def test_one_split_alone_is_said(root):
+    notes = plan(SourceOptions(root)).notes
+    assert notes == (f"{root / PAIRS / 'test'} is not there; the split val is not made",)
+
+
+def test_a_blur_kind_that_was_not_downloaded(root):
+    for path in frames(root, "blur_gamma").iterdir():
+        path.unlink()
+    refused(root, r"no \.png in blur_gamma; --blur_kind", blur_kind="blur_gamma")
+
+
+def test_names_that_say_nothing_or_cannot_be(root):
+    frames(root, "blur").parent.rename(root / PAIRS / "train" / "GOPR0384_10_00")
+    refused(root, "nn is 10; an odd number")
+
+
+def test_options_of_filming_do_not_apply(root):
+    problems = refused(root, "options", frames_per_second=240.0, axes="SHW", threshold=1.0)
+    assert [problem.split()[0] for problem in problems] == [
+        "--frames_per_second",
+        "--axes",
+        "--threshold",
+    ]
+
+
+def test_f36_links_that_lead_to_themselves_are_named(root):
+    (spikes(root) / "000002.dat").unlink()
+    (spikes(root) / "000002.dat").symlink_to("000002.dat")
+    refused(root, r"000002\.dat: cannot be read: Too many levels of symbolic links")
+    (root / PAIRS / "test").symlink_to("test")
+    refused(root, r"000002\.dat")
+
+
+def test_f36_frames_that_are_no_images_are_named(root):
+    for path in frames(root, "sharp").iterdir():
+        path.write_bytes(b"")
+    refused(root, r"000002\.png: truncated or not an image")
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_parts_are_one_stream(tmp_path):
+    """Any range over any edge is what the whole has."""
+    whole = random_spikes(23, 4, 8)
+    geometry, paths = SpikeGeometry(4, 8), []
+    for start, stop in ((0, 5), (5, 6), (6, 20), (20, 23)):
+        paths.append(tmp_path / f"{start}.dat")
+        write_spikes(paths[-1], whole[start:stop], geometry)
+    parts = SpikeParts(paths, geometry)
+    assert parts.num_ticks == 23
+    for start in range(23):
+        for stop in range(start + 1, 24):
+            assert (parts.read(start, stop) == whole[start:stop]).all()
+    for start, stop in ((-1, 3), (5, 5), (20, 24)):
+        with pytest.raises(ValueError, match=r"the stream has \[0, 23\)"):
+            parts.read(start, stop)
+    done = []
+    assert parts.join_into(tmp_path / "all.dat", done.append) == pytest.approx(whole.mean())
+    assert done == [1] * 4
+    assert (SpikeFile(tmp_path / "all.dat", geometry).read(0, 23) == whole).all()
