@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from src.data.bad_samples import BadFileError
 from src.data.description import DataDescription
 from src.data.preparation.check_pairs import check_pairs
-from src.data.preparation.check_reading import check_reading
+from src.data.preparation.check_reading import find_unlike, find_wrong_way, sample_readings
 from src.data.preparation.check_timing import check_timing
 from src.data.preparation.counting import PreparedSplit
 from src.data.preparation.findings import Findings
@@ -45,12 +45,16 @@ def look_at(task: ContentTask) -> Findings:
     findings = Findings()
     try:
         findings.include(check_pairs(task.where, task.frames))
-        reading = check_reading(task.where, task.frames)
-        findings.include(reading)
-        if not reading.problems:  # else the picture in time means nothing
-            findings.include(
-                check_timing(task.where, task.frames, task.ticks_per_second, task.description)
-            )
+        readings = sample_readings(task.frames)
+        wrong_way = find_wrong_way(task.where, task.frames[0], readings)
+        if wrong_way:  # then the picture at another time means nothing
+            findings.problems.append(wrong_way)
+            return findings
+        timing = check_timing(task.where, task.frames, task.ticks_per_second, task.description)
+        findings.include(timing)
+        unlike = find_unlike(task.where, readings)
+        if unlike and not timing.problems:  # a window at the wrong place looks unlike, too
+            findings.problems.append(unlike)
     except BadFileError as error:
         findings.notes.append(f"{task.where}: not compared: {error}")
     return findings

@@ -23,7 +23,7 @@ from src.data.voxel_cache import VoxelEntry
 
 SAMPLED_FRAMES = 3
 CLEARLY_BETTER = 0.01  # of a correlation; the wrong order of bits costs 0.05 on real frames
-UNLIKE = 0.2
+UNLIKE, LIKE = 0.2, 0.4
 INVERTED = -0.5
 MIN_CONTRAST = 0.02  # standard deviation of grey values 0..1; less shows nothing
 HIGHEST_RATE, LOWEST_RATE = 0.98, 0.001
@@ -39,52 +39,62 @@ class Reading:
     stated: Way
     correlations: Mapping[Way, float]
 
-    @property
-    def best(self) -> Way:
-        """The way that fits best; the stated one where another is not clearly better."""
-        best = max(self.correlations, key=self.correlations.__getitem__)
-        gain = self.correlations[best] - self.correlations[self.stated]
-        return best if gain > CLEARLY_BETTER else self.stated
 
-
-def check_reading(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
-    """Compare a sample of exposures, read in four ways, with their sharp frames.
+def sample_readings(frames: tuple[FrameRecord, ...]) -> list[Reading]:
+    """Read a sample of exposures in all ways; frames without contrast are left out.
 
     Raises:
         BadFileError: a file cannot be read.
     """
     frames = tuple(frame for frame in frames if frame.spikes.geometry is not None)
     readings = [read_ways(frames[i]) for i in sample_places(len(frames), SAMPLED_FRAMES)]
-    readings = [reading for reading in readings if reading is not None]
+    return [reading for reading in readings if reading is not None]
+
+
+def find_wrong_way(where: str, frame: FrameRecord, readings: list[Reading]) -> str | None:
+    """Say where another way of reading fits clearly better than the stated one, and what to write.
+
+    Args:
+        where: the sequence.
+        frame: one of its frames, for the places that state the way.
+        readings: of `sample_readings`.
+    """
     if not readings:
-        return Findings()
-    usual = max(
-        (reading.best for reading in readings),
-        key=[reading.best for reading in readings].count,
+        return None
+    stated, average = readings[0].stated, _average(readings)
+    better = max(average, key=average.__getitem__)
+    if average[better] < LIKE or average[better] - average[stated] <= CLEARLY_BETTER:
+        return None
+    lines = []
+    if better[0] != stated[0]:
+        lines.append(f"'bit_order: {better[0]}'")
+    if better[1] != stated[1]:
+        lines.append(f"'flip_rows: {str(better[1]).lower()}'")
+    return (
+        f"{where}: spikes read as bit_order {stated[0]}, flip_rows {str(stated[1]).lower()} "
+        f"correlate {average[stated]:.3f} with the sharp frames, as bit_order {better[0]}, "
+        f"flip_rows {str(better[1]).lower()} {average[better]:.3f}; write {' and '.join(lines)} "
+        f"into {_places(frame.spikes.path)}"
     )
-    stated = readings[0].stated
-    average = {
-        way: float(np.mean([reading.correlations[way] for reading in readings]))
-        for way in readings[0].correlations
-    }
-    if usual != stated:
-        return Findings(problems=[_wrong_way(where, frames[0], stated, usual, average)])
-    if average[stated] < INVERTED:
-        return Findings(
-            problems=[
-                f"{where}: the brighter the sharp frame, the fewer spikes (correlation "
-                f"{average[stated]:.2f}); 0 and 1 are exchanged, write the spikes again"
-            ]
+
+
+def find_unlike(where: str, readings: list[Reading]) -> str | None:
+    """Say where spikes do not look like their sharp frames, however they are read."""
+    if not readings:
+        return None
+    correlation = _average(readings)[readings[0].stated]
+    if correlation < INVERTED:
+        return (
+            f"{where}: the brighter the sharp frame, the fewer spikes (correlation "
+            f"{correlation:.2f}); 0 and 1 are exchanged, write the spikes again"
         )
-    if average[stated] < UNLIKE:
-        return Findings(
-            problems=[
-                f"{where}: the spikes do not look like the sharp frames in any of four ways to "
-                f"read them (correlation {average[stated]:.2f}); see scripts/inspect_spikes.py for "
-                "their size, and whether they belong to this sequence"
-            ]
+    if correlation < UNLIKE:
+        return (
+            f"{where}: the spikes do not look like the sharp frames in any of four ways to read "
+            f"them (correlation {correlation:.2f}); see scripts/inspect_spikes.py for their size, "
+            "and whether they belong to this sequence and show the same part of the scene"
         )
-    return Findings()
+    return None
 
 
 def read_ways(frame: FrameRecord) -> Reading | None:
@@ -158,20 +168,11 @@ def _rate(frame: FrameRecord, entry: VoxelEntry) -> float | None:
     return entry.event_count / ((source.stop - source.start) * geometry.height * geometry.width)
 
 
-def _wrong_way(
-    where: str, frame: FrameRecord, stated: Way, better: Way, average: Mapping[Way, float]
-) -> str:
-    lines = []
-    if better[0] != stated[0]:
-        lines.append(f"'bit_order: {better[0]}'")
-    if better[1] != stated[1]:
-        lines.append(f"'flip_rows: {str(better[1]).lower()}'")
-    return (
-        f"{where}: spikes read as bit_order {stated[0]}, flip_rows {str(stated[1]).lower()} "
-        f"correlate {average[stated]:.3f} with the sharp frames, as bit_order {better[0]}, "
-        f"flip_rows {str(better[1]).lower()} {average[better]:.3f}; write {' and '.join(lines)} "
-        f"into {_places(frame.spikes.path)}"
-    )
+def _average(readings: list[Reading]) -> dict[Way, float]:
+    return {
+        way: float(np.mean([reading.correlations[way] for reading in readings]))
+        for way in readings[0].correlations
+    }
 
 
 def _places(spikes: Path) -> str:

@@ -1,0 +1,129 @@
+"""Which blurry frame belongs to which sharp one: by hand, and in data sets with one fault."""
+
+import shutil
+
+import numpy as np
+import pytest
+from film_cases import write_film
+from prepare_cases import run, write_config
+
+from src.data.frames import read_image, write_png
+from src.data.preparation.check_pairs import check_pairs, match_pair
+from tests.data_cases import copy_root, scan
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return write_film(tmp_path_factory.mktemp("film") / "film", frames=6)
+
+
+@pytest.fixture
+def root(original, tmp_path):
+    return copy_root(original, tmp_path / "film")
+
+
+def pairs(folder):
+    return check_pairs("train/a", scan(folder).frames)
+
+
+def paint(folder, kind, name, value):
+    write_png(folder / kind / f"{name}.png", np.full((64, 96, 3), value, np.uint8))
+
+
+def test_margin_by_hand(root):
+    """Uniform pictures: errors 10^2 to the own sharp frame, 20^2 and 40^2 to its neighbours."""
+    folder = root / "train/a"
+    for name, value in (("000001", 120), ("000002", 90), ("000003", 60)):
+        paint(folder, "sharp", name, value)
+    paint(folder, "blur", "000002", 100)
+    match = match_pair(scan(folder).frames, 2)
+    assert match.margin_db == pytest.approx(20 * np.log10(2), abs=1e-3)
+    paint(folder, "blur", "000002", 115)  # 25 from its own, 5 from the one before
+    assert match_pair(scan(folder).frames, 2).margin_db == pytest.approx(
+        -20 * np.log10(5), abs=1e-2
+    )
+
+
+def test_right_pairs_are_silent(root):
+    findings = pairs(root / "train/a")
+    assert (findings.notes, findings.problems) == ([], [])
+    match = match_pair(scan(root / "train/a").frames, 2)
+    assert match.margin_db > 1
+    assert match.edge_ratio < 1
+
+
+@pytest.mark.parametrize(("shift", "words"), [(1, "1 later"), (-1, "1 earlier"), (2, "2 later")])
+def test_shifted_sharp_frames_are_named_with_the_shift(root, shift, words):
+    folder = root / "train/a"
+    (folder / "sharp").rename(folder / "old")
+    (folder / "sharp").mkdir()
+    for i in range(6):
+        # the sharp frame of blurry frame i now carries the name i + shift
+        if 0 <= i + shift < 6:
+            shutil.copy(folder / f"old/{i:06d}.png", folder / f"sharp/{i + shift:06d}.png")
+    (problem,) = pairs(folder).problems
+    assert "sampled blurry frames resemble the sharp frame of a neighbour more" in problem
+    assert f"most fit the sharp frame {words}: rename the sharp frames" in problem
+
+
+def test_one_wrong_pair_is_named(root):
+    folder = root / "train/a"
+    shutil.copy(folder / "blur/000002.png", folder / "blur/000003.png")
+    (problem,) = pairs(folder).problems
+    assert problem.startswith("train/a: 1 of 5 sampled blurry frames resemble")
+    assert "(000003)" in problem
+
+
+def test_swapped_folders_are_seen(root, tmp_path, capsys):
+    for folder in (root / "train/a", root / "val/b"):
+        (folder / "blur").rename(folder / "x")
+        (folder / "sharp").rename(folder / "blur")
+        (folder / "x").rename(folder / "sharp")
+    config = write_config(root, tmp_path / "film.yaml")
+    assert run(config) == 0
+    assert run(config, "--check_only") == 1
+    told = capsys.readouterr().out
+    assert "train/a: blurry frames are sharper than sharp ones" in told
+    assert "val/b: blurry frames are sharper" in told
+
+
+def test_blurry_frames_that_are_their_sharp_frames(root, tmp_path, capsys):
+    for name in ("000001", "000004"):
+        shutil.copy(root / f"train/a/sharp/{name}.png", root / f"train/a/blur/{name}.png")
+    config = write_config(root, tmp_path / "film.yaml")
+    assert run(config) == 0
+    capsys.readouterr()
+    assert run(config, "--check_only") == 1
+    told = capsys.readouterr().out
+    assert "train/a: 2 of 6 blurry frames are pixel for pixel their sharp frames" in told
+    assert "(000001, 000004)" in told
+
+
+def test_a_sequence_in_both_splits_and_one_twice(root, tmp_path, capsys):
+    shutil.copytree(root / "train/a", root / "val/c")
+    shutil.copytree(root / "train/a", root / "train/d")
+    config = write_config(root, tmp_path / "film.yaml")
+    assert run(config) == 0
+    capsys.readouterr()
+    assert run(config, "--check_only") == 1
+    told = capsys.readouterr().out
+    assert "train/a and val/c share 6 sharp frames: validation would see what was trained" in told
+    assert "train/d and val/c share 6 sharp frames" in told
+    assert "train/a and train/d share 6 sharp frames: the same scene counts twice" in told
+
+
+def test_one_shared_frame_is_enough(root, tmp_path, capsys):
+    shutil.copy(root / "train/a/sharp/000002.png", root / "val/b/sharp/000004.png")
+    config = write_config(root, tmp_path / "film.yaml")
+    assert run(config) == 0
+    assert run(config, "--check_only") == 1
+    assert "train/a and val/b share 1 sharp frames" in capsys.readouterr().out
+
+
+def test_pictures_of_still_scenes_may_be_equal(tmp_path):
+    root = write_film(tmp_path / "film", speed=0)
+    frame = scan(root / "train/a").frames[0]
+    assert np.array_equal(read_image(frame.blurry), read_image(frame.sharp))
+    config = write_config(root, tmp_path / "film.yaml")
+    assert run(config) == 0
+    assert run(config, "--check_only") == 0
