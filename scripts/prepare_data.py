@@ -1,12 +1,13 @@
 """Prepare a data set for training, or verify that it is prepared.
 
     python scripts/prepare_data.py [--config FILE] [--check_only] [--workers N] [--overlay N]
-                                   [KEY VALUE ...]
+                                   [--source NAME --input DIR [--shard I/N] ...] [KEY VALUE ...]
 
 Counts the spikes of every exposure into voxels, writes the alignment log, and writes mean and
 deviation of log1p(count) over the training split into the configuration file, whose comments stay.
 A second run does nothing. `--check_only` writes nothing, lists what is wrong and then exits with 1.
 `--overlay 20` draws 20 random frames with their spikes on top of them, for a look at the alignment.
+`--source` first makes DATA.ROOT from a data set as it was downloaded; see docs/DATALOADER_GUIDE.md.
 """
 
 import argparse
@@ -26,6 +27,12 @@ from src.data.preparation.checking import check
 from src.data.preparation.overlay import overlay_splits
 from src.data.preparation.prepare import PrepareSettings, default_workers, prepare
 from src.data.settings import alignment_paths, scan_settings
+from src.data.sources.command_line import (
+    add_source_arguments,
+    after_shard,
+    make_from_source,
+    source_options,
+)
 from src.paths import resolve
 
 DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
@@ -36,13 +43,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        cfg = load_config(options.config, options.overrides)
+        is_made = options.source is not None  # then DATA.ROOT need not exist yet
+        cfg = load_config(options.config, options.overrides, check_paths=not is_made)
         settings = settings_of(cfg, options.config, options.workers)
+        source, status = source_options(options), 0
+        if source is not None:
+            lines = make_from_source(options.source, source, cfg, options.shard, options.workers)
+            print("\n".join(lines))
+            if (part_done := after_shard(options.shard)) is not None:
+                print(part_done)
+                return 0
         if options.check_only:
             status = report_check(settings, cfg)
         else:
-            status = 0
-            print("\n".join(prepare(settings)))
+            print("\n".join(prepare(settings) + other_root(settings, options)))
         if options.overlay:
             print(draw_overlays(settings, options.overlay, cfg))
     except (BadFileError, ConfigError, DataSetError, DescriptionError) as error:
@@ -60,10 +74,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--check_only", action="store_true", help="verify, write nothing")
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes")
     parser.add_argument("--overlay", type=int, default=0, metavar="N", help="draw N random frames")
+    add_source_arguments(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="configuration keys")
     options = parser.parse_intermixed_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers {options.workers}: at least 1 is needed")
+    if options.check_only and options.source is not None:
+        parser.error("--check_only writes nothing, --source does: give one of them")
     if options.overlay < 0:
         parser.error(f"--overlay {options.overlay}: a number of frames is needed")
     return options
@@ -90,6 +107,22 @@ def settings_of(cfg: CfgNode, config: str, workers: int) -> PrepareSettings:
         config=path if path.exists() else resolve(path),  # as load_config finds it
         workers=workers,
     )
+
+
+def other_root(settings: PrepareSettings, options: argparse.Namespace) -> list[str]:
+    """Say so where the configuration got the numbers of another root than the one it names."""
+    pairs = list(zip(options.overrides[::2], options.overrides[1::2], strict=True))
+    rest = [text for pair in pairs if pair[0] != "DATA.ROOT" for text in pair]
+    if len(rest) == len(options.overrides):
+        return []
+    named = resolve(load_config(options.config, rest, check_paths=False).DATA.ROOT)
+    if named == settings.scan.root:
+        return []
+    return [
+        f"note: {settings.config} now has the mean and deviation of {settings.scan.root}, which "
+        f"was given on the command line, but names DATA.ROOT {named}; write the new root into it, "
+        "or keep one configuration per root"
+    ]
 
 
 def report_check(settings: PrepareSettings, cfg: CfgNode) -> int:

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.data.alignment import Exposure, write_alignment
+from src.data.alignment import Exposure, read_alignment, write_alignment
 from src.data.bad_samples import BadFileError, DataSetError, problems_of
 from src.data.preparation.counting import PreparedSplit, count_spikes
 from src.data.description import FILE_NAME, DataDescription, read_description, write_fingerprint
@@ -53,6 +53,7 @@ def prepare(settings: PrepareSettings) -> list[str]:
     Raises:
         DataSetError: sequences that cannot be understood, all of them; nothing was written.
     """
+    refuse_log_of_another_root(settings)
     splits = scan_splits(settings)
     lines = [count_spikes(splits, settings.scan, settings.workers)]
     lines += [summarize(split.split, split.scans) for split in splits]
@@ -69,6 +70,35 @@ def prepare(settings: PrepareSettings) -> list[str]:
     lines.append(write_normalization(splits, settings))
     lines.append(_bring_description_up_to_date(settings))
     return lines
+
+
+def refuse_log_of_another_root(settings: PrepareSettings) -> None:
+    """Refuse to replace an alignment log that has sequences of another data root.
+
+    The log is named after the last folder of the root, which two roots may share.
+
+    Raises:
+        DataSetError: it has; what to set instead.
+    """
+    path, root = settings.alignment_log, settings.scan.root
+    if not path.is_file():
+        return
+    try:
+        names = read_alignment([path]).records
+    except BadFileError:
+        return  # nothing in it can be lost
+    places = [Path(), *map(Path, settings.splits)]  # older logs name no split
+    foreign = [name for name in names if not any((root / p / name).is_dir() for p in places)]
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (" ..." if len(foreign) > 3 else "")
+        raise DataSetError(
+            str(path),
+            [
+                f"has {len(foreign)} of {len(names)} sequences that are not in {root} ({shown}), "
+                "so it may belong to another data root of that name; set DATA.ALIGN_LOG_PATHS to "
+                "a file of its own, or delete the log if those sequences are gone"
+            ],
+        )
 
 
 def scan_splits(settings: PrepareSettings) -> list[PreparedSplit]:

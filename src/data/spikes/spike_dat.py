@@ -146,10 +146,15 @@ def write_spikes(path: str | Path, spikes: np.ndarray, geometry: SpikeGeometry) 
                 f"{spikes.max()}; packed bytes or counts are not spikes"
             )
         spikes = spikes.astype(np.uint8)
+    with atomic_write(path) as partial:
+        partial.write_bytes(pack_spikes(spikes, geometry))
+
+
+def pack_spikes(spikes: np.ndarray, geometry: SpikeGeometry) -> bytes:
+    """Return upright spikes [S, H, W] of 0 and 1 as the bytes of a `.dat` file, unchecked."""
     stored = spikes[:, ::-1] if geometry.flip_rows else spikes
     packed = np.packbits(stored.reshape(len(spikes), -1), axis=1, bitorder=geometry.bit_order)
-    with atomic_write(path) as partial:
-        partial.write_bytes(packed.tobytes())
+    return packed.tobytes()
 
 
 @dataclass(frozen=True)

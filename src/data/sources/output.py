@@ -1,0 +1,219 @@
+"""Where sequences of a source are put: what may lie there, how they get there, what they need."""
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from src.data.bad_samples import BadFileError, DataSetError
+from src.data.description import DataDescription, read_description, write_description
+from src.data.fingerprint import list_sequences
+from src.data.sources.source import ClipJob, SourcePlan
+from src.paths import atomic_write
+
+if sys.platform == "win32":
+    fcntl = None
+else:
+    import fcntl
+
+RECORD_NAME = "source.json"
+PARTIAL = ".making-"
+MAX_NAMED = 5
+SPARE_BYTES = 100 << 20
+
+
+def check_root(plan: SourcePlan, root: Path) -> None:
+    """Refuse a data root that holds something else than a part of this plan.
+
+    Raises:
+        DataSetError: another description, sequences from elsewhere or with other options.
+    """
+    problems = []
+    present = read_description(root)
+    if present is not None:
+        present = dataclasses.replace(present, fingerprint=())
+        problems += [
+            f"dataset.yaml says {field}: {was!r}, now it would be {now!r}"
+            for field, was, now in _differences(
+                dataclasses.asdict(present), dataclasses.asdict(plan.description)
+            )
+        ]
+    jobs = {(job.split, job.name): job for job in plan.jobs}
+    for split in dict.fromkeys(job.split for job in plan.jobs):
+        folders = list_sequences(root / split) if (root / split).is_dir() else []
+        for folder in folders:
+            job = jobs.get((split, folder.name))
+            problems += _foreign(folder) if job is None else _changed(folder, job)
+    if problems:
+        more = len(problems) - MAX_NAMED
+        named = problems[:MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
+        advice = "nothing was changed; choose an empty DATA.ROOT, or delete what is there"
+        raise DataSetError(str(root), [*named, advice])
+
+
+def read_record(root: Path, job: ClipJob) -> Mapping[str, object] | None:
+    """Return the record of a finished sequence, None where it is not there.
+
+    Raises:
+        DataSetError: it was made with other options or from other files.
+    """
+    folder = root / job.split / job.name
+    if not folder.exists():
+        return None
+    problems = _changed(folder, job)
+    if problems:
+        raise DataSetError(str(root), problems)
+    return _load(folder)
+
+
+@contextmanager
+def put_in_place(root: Path, job: ClipJob) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a hidden folder and a list for notes; rename the folder to its place at the end.
+
+    A lock beside the folder says that its owner lives. On an error the folder is removed.
+
+    Raises:
+        DataSetError: meanwhile something else was put there.
+    """
+    place = root / job.split / job.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    hidden = place.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{job.name}")
+    lock = hidden.with_name(f"{hidden.name}.lock")
+    notes: list[str] = []
+    try:
+        with lock.open("w") as handle:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            shutil.rmtree(hidden, ignore_errors=True)  # of an earlier process with this number
+            hidden.mkdir()
+            yield hidden, notes
+            _save(hidden, job, notes)
+            _rename(hidden, root, job)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+
+
+def remove_abandoned(root: Path, splits: Collection[str]) -> None:
+    """Remove the hidden folders of processes that are gone; those of living ones stay."""
+    for split in splits:
+        for lock in (root / split).glob(f"{PARTIAL}*.lock"):
+            if _is_free(lock):
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink(missing_ok=True)
+
+
+def write_root_description(root: Path, description: DataDescription) -> None:
+    """Write dataset.yaml before the first sequence, so that no other options get in between."""
+    if read_description(root) is None:
+        write_description(root, description)
+
+
+def disk_use(
+    jobs: Sequence[ClipJob], description: DataDescription, root: Path, num_bins: int | None
+) -> list[str]:
+    """Say what the jobs will write; refuse a disk that is too small.
+
+    Raises:
+        DataSetError: less room than needed.
+    """
+    if not jobs:
+        return ["all sequences are there, nothing to make"]
+    frames = sum(job.out_bytes for job in jobs)
+    hours = sum(job.seconds for job in jobs) / 3600
+    voxels = 0
+    if num_bins is not None and description.spike_height is not None:
+        pixels = description.spike_height * description.spike_width
+        voxels = sum(job.num_exposures for job in jobs) * num_bins * pixels
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    lines = [
+        f"{len(jobs)} sequences to make: {sum(job.num_units for job in jobs)} source frames, "
+        f"{hours * 3600:.1f} s of video, {sum(job.num_exposures for job in jobs)} blurry frames",
+        f"disk: about {_size(frames)} for frames and spikes ({_size(frames / hours)} per hour of "
+        f"video) and {_size(voxels)} for voxels ({_size(voxels / hours)} per hour); "
+        f"{_size(free)} are free",
+    ]
+    if frames + voxels + SPARE_BYTES > free:
+        advice = "free some, choose another DATA.ROOT, or set DATA.USE_PRECOMPUTED_VOXELS false"
+        raise DataSetError(str(root), [*lines, f"that is too little; {advice}"])
+    return lines
+
+
+def _rename(hidden: Path, root: Path, job: ClipJob) -> None:
+    try:
+        hidden.rename(root / job.split / job.name)
+    except OSError:
+        if read_record(root, job) is None:  # else another run made the same meanwhile
+            raise
+
+
+def _save(folder: Path, job: ClipJob, notes: list[str]) -> None:
+    with atomic_write(folder / RECORD_NAME) as partial:
+        record = {"identity": dict(job.identity), "notes": notes}
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _load(folder: Path) -> Mapping[str, object]:
+    """Return {"identity": {...}, "notes": [...]}."""
+    path = folder / RECORD_NAME
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        identity, notes = record["identity"], record["notes"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadFileError(path, f"is no record of a source: {error!r}") from error
+    return {"identity": identity, "notes": notes}
+
+
+def _changed(folder: Path, job: ClipJob) -> list[str]:
+    """Say how a sequence differs from what the job would make."""
+    if not (folder / RECORD_NAME).is_file():
+        return _foreign(folder)
+    try:
+        was = _load(folder)["identity"]
+    except BadFileError as error:
+        return [str(error)]
+    now = json.loads(json.dumps(dict(job.identity)))
+    differences = [f"{key} {a!r}, now {b!r}" for key, a, b in _differences(was, now)]
+    return [f"{folder} was made with {'; '.join(differences)}"] if differences else []
+
+
+def _foreign(folder: Path) -> list[str]:
+    return [f"{folder} is not one of the sequences that would be made"]
+
+
+def _differences(
+    old: Mapping[str, object], new: Mapping[str, object]
+) -> Iterator[tuple[str, object, object]]:
+    for key in dict.fromkeys((*old, *new)):
+        was, now = old.get(key), new.get(key)
+        if was != now:
+            yield key, was, now
+
+
+def _is_free(lock: Path) -> bool:
+    """Whether nobody holds a lock file."""
+    if fcntl is None:  # Windows does not delete files that are open
+        try:
+            lock.unlink()
+        except OSError:
+            return False
+        return True
+    try:
+        with lock.open("r+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _size(num_bytes: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"

@@ -1,0 +1,285 @@
+"""GOPRO_Large_all with and without its pairs: windows, offsets, the released files as the truth."""
+
+import numpy as np
+import pytest
+from source_cases import (
+    GOPRO_CLIPS,
+    Drift,
+    GoproClip,
+    norm_of,
+    prepare,
+    tick_errors,
+    write_config,
+    write_gopro,
+    write_released,
+)
+
+from src.data.alignment import read_alignment, read_exposures
+from src.data.description import read_description
+from src.data.frames import read_image
+from src.data.simulation.blur import blur_window, synthesize_blur
+from src.data.sources.gopro import clip_windows, parse_clip_name
+from src.data.spikes.spike_dat import SpikeFile, read_sidecar
+
+OFFSETS = (
+    ("train/GOPR0372_07_01", 1),
+    ("train/GOPR0374_11_03", 3),
+    ("val/GOPR0384_11_05", 5),
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gopro")
+    write_gopro(folder / "down")
+    config = write_config(folder, folder / "ours")
+    assert prepare(config, "gopro", folder / "down") == 0
+    return folder
+
+
+def sequences(made):
+    splits = {"train": "train", "test": "val"}
+    return {clip: made / "ours" / splits[clip.split] / clip.name for clip in GOPRO_CLIPS}
+
+
+def test_the_instant_of_every_sharp_frame_is_the_stated_tick(made):
+    """The proof: the TFP image that fits best lies within half a tick, for every kind of clip."""
+    kinds = set()
+    for clip, folder in sequences(made).items():
+        for index, error in tick_errors(folder, width=15).items():
+            assert abs(error) <= 0.5, (clip.name, index, error)
+        kinds.add((clip.n, clip.zz))
+    assert kinds == {(7, 0), (7, 1), (11, 3), (13, 0), (11, 5)}
+
+
+def test_the_proof_sees_a_shift_of_one_source_frame(made):
+    folder = sequences(made)[GOPRO_CLIPS[2]]
+    wrong = {index: error + 8 for index, error in tick_errors(folder, width=15).items()}
+    assert min(map(abs, wrong.values())) > 7
+
+
+def test_windows_and_sharp_ticks_by_hand(made):
+    exposures = read_exposures(sequences(made)[GOPRO_CLIPS[4]] / "exposures.csv", None)
+    assert list(exposures) == [1, 2]  # frame 0 begins 5 source frames before the clip
+    assert [round(t * 1920) for t in (exposures[1].t0, exposures[1].t1, exposures[1].t_sharp)] == [
+        *(6 * 8, 17 * 8, 11 * 8)
+    ]
+    for clip, folder in sequences(made).items():
+        for k, exposure in read_exposures(folder / "exposures.csv", None).items():
+            window = blur_window(k, clip.n, clip.zz)
+            assert (exposure.t0, exposure.t1) == (window.t0, window.t1)
+            assert exposure.t_sharp == window.sharp_frame / 240
+
+
+def test_released_files_are_copied_byte_for_byte(made):
+    for clip, folder in sequences(made).items():
+        released = made / "down/GOPRO_Large" / clip.split / clip.name
+        names = sorted(path.stem for path in (folder / "blur").iterdir())
+        assert names == [f"{k:06d}" for k in range(1 if clip.zz else 0, clip.num_pairs)]
+        for name in names:
+            theirs = f"{clip.first_pair + int(name):06d}.png"
+            for kind in ("blur", "sharp"):
+                ours = (folder / kind / f"{name}.png").read_bytes()
+                assert ours == (released / kind / theirs).read_bytes()
+
+
+def test_description_log_and_numbers(made):
+    description = read_description(made / "ours")
+    assert description.source == "GOPRO_Large_all with the pairs of GOPRO_Large"
+    assert description.offsets == OFFSETS
+    assert description.frames_averaged == (7, 11, 13)
+    assert (description.blur_kind, description.transfer, description.threshold) == (
+        *("blur", "encoded", 2.0),
+    )
+    assert (description.interpolator, description.ticks_per_second) == ("linear", 1920)
+    assert (description.spike_height, description.spike_width) == (48, 64)
+    assert [entry.frames for entry in description.fingerprint] == [3 + 2 + 2 + 3, 2]
+    log = read_alignment([made / "out/logs/align_ours.txt"])
+    assert set(log.records) == {
+        f"{'val' if clip.split == 'test' else 'train'}/{clip.name}" for clip in GOPRO_CLIPS
+    }
+    assert norm_of(made / "ours.yaml")["MEAN"] > 0
+
+
+def test_the_stream_covers_the_clip_and_has_its_light(made):
+    clip = GOPRO_CLIPS[0]
+    path = sequences(made)[clip] / "spike" / "spike.dat"
+    stream = SpikeFile(path, read_sidecar(path).geometry)
+    assert stream.num_ticks == 24 * 8
+    rate = stream.read(0, stream.num_ticks).mean()
+    scene = Drift(0)
+    grey = np.mean([scene.at(j) @ (0.299, 0.587, 0.114) for j in range(24)]) / 255
+    assert abs(2 * rate - grey) < 0.01
+
+
+def test_a_second_run_makes_nothing(made, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (made / "ours").rglob("*")}
+    capsys.readouterr()
+    assert prepare(made / "ours.yaml", "gopro", made / "down/GOPRO_Large_all") == 0
+    told = capsys.readouterr().out
+    assert "5 sequences were there already" in told
+    assert "val/GOPR0384_11_05: frame 000000 dropped: it begins 5 source frames too early" in told
+    assert {path: path.stat().st_mtime_ns for path in (made / "ours").rglob("*")} == before
+
+
+SMALL = (
+    GoproClip("train", "GOPR0374_11_03", 36, first_source=12),
+    GoproClip("test", "GOPR0385_07_00", 16),
+)
+
+
+@pytest.fixture
+def small(tmp_path):
+    write_gopro(tmp_path / "down", SMALL)
+    write_config(tmp_path, tmp_path / "ours")
+    return tmp_path
+
+
+def test_gamma_takes_the_other_folder(small):
+    assert prepare(small / "ours.yaml", "gopro", small / "down", "--blur_kind", "blur_gamma") == 0
+    ours = small / "ours/val/GOPR0385_07_00/blur/000001.png"
+    theirs = small / "down/GOPRO_Large/test/GOPR0385_07_00"
+    assert ours.read_bytes() == (theirs / "blur_gamma/000002.png").read_bytes()
+    assert ours.read_bytes() != (theirs / "blur/000002.png").read_bytes()
+    assert read_description(small / "ours").blur_kind == "blur_gamma"
+
+
+def test_a_wrong_name_gives_way_to_the_pixels(small, capsys):
+    """The clip was cut with an offset of 3, whatever its name says."""
+    for part in ("GOPRO_Large_all", "GOPRO_Large"):
+        folder = small / "down" / part / "train"
+        (folder / "GOPR0374_11_03").rename(folder / "GOPR0374_11_00")
+    assert prepare(small / "ours.yaml", "gopro", small / "down") == 0
+    told = capsys.readouterr().out
+    assert "GOPR0374_11_00: offset 3 found by its pixels, its name says 0" in told
+    assert read_description(small / "ours").offsets == (("train/GOPR0374_11_00", 3),)
+    folder = small / "ours/train/GOPR0374_11_00"
+    assert max(map(abs, tick_errors(folder, width=15).values())) <= 0.5
+
+
+def test_pairs_of_another_recording_are_refused(small, capsys):
+    for clip in SMALL:
+        folder = small / "down/GOPRO_Large" / clip.split / clip.name
+        write_released(folder / "sharp" / "000001.png", Drift(99).at(0))
+    assert prepare(small / "ours.yaml", "gopro", small / "down") == 1
+    told = capsys.readouterr().err
+    for clip in SMALL:  # all clips are listed
+        assert f"{clip.name}: sharp/000001.png equals none of the first {(clip.n + 1) // 2}" in told
+    assert not (small / "ours").exists()
+
+
+@pytest.mark.parametrize(("levels", "is_accepted"), [(0.5, True), (2, False)])
+@pytest.mark.parametrize("kind", ["blur", "sharp"])
+def test_a_released_frame_that_differs_is_named(small, kind, levels, is_accepted, capsys):
+    path = small / "down/GOPRO_Large/train/GOPR0374_11_03" / kind / "000003.png"
+    image = read_image(path).astype(int)
+    image[: len(image) if levels == 2 else len(image) // 2] += 2 if levels == 2 else 1
+    write_released(path, image.astype(np.uint8))
+    status = prepare(small / "ours.yaml", "gopro", small / "down")
+    assert status == (0 if is_accepted else 1)
+    if not is_accepted:
+        told = capsys.readouterr().err
+        assert f"{kind}/000003.png: differs from" in told
+        assert "by 2.00 grey levels" in told
+        assert "frame 000002 of ours" in told
+        assert "1 of 2 sequences were made and are kept" in told
+        assert not (small / "ours/train/GOPR0374_11_03").exists()
+
+
+def test_a_missing_pair_is_found_by_what_follows(small, capsys):
+    folder = small / "down/GOPRO_Large/train/GOPR0374_11_03"
+    for kind in ("blur", "sharp"):
+        (folder / kind / "000002.png").unlink()
+    assert prepare(small / "ours.yaml", "gopro", small / "down") == 1
+    told = capsys.readouterr().err
+    assert "000003.png: differs from" in told
+    assert "after 1 comes 3" in told
+
+
+def test_blur_without_sharp_is_named(small, capsys):
+    (small / "down/GOPRO_Large/train/GOPR0374_11_03/sharp/000002.png").unlink()
+    assert prepare(small / "ours.yaml", "gopro", small / "down") == 1
+    assert "1 frames are not in both blur and sharp: 000002" in capsys.readouterr().err
+
+
+def test_without_pairs_blur_is_computed_and_the_name_believed(tmp_path, caplog):
+    write_gopro(tmp_path / "down", SMALL, pairs=False)
+    config = write_config(tmp_path, tmp_path / "ours")
+    with caplog.at_level("INFO"):
+        assert prepare(config, "gopro", tmp_path / "down") == 0
+    assert "taken from their names without a check" in caplog.text
+    description = read_description(tmp_path / "ours")
+    assert "unchecked" in description.source
+    assert description.offsets == (("train/GOPR0374_11_03", 3),)
+    folder, scene = tmp_path / "ours/train/GOPR0374_11_03", Drift(0)
+    frames = np.stack([scene.at(j) for j in range(8, 19)])
+    assert np.array_equal(read_image(folder / "blur/000001.png"), synthesize_blur(frames))
+    assert np.array_equal(read_image(folder / "sharp/000001.png"), frames[5])
+    assert max(map(abs, tick_errors(folder, width=15).values())) <= 0.5
+
+
+def test_no_interpolator_is_one_tick_per_frame(small):
+    assert prepare(small / "ours.yaml", "gopro", small / "down", "--interpolator", "none") == 0
+    description = read_description(small / "ours")
+    assert (description.interpolator, description.ticks_per_second) == ("none", 240)
+    folder = small / "ours/train/GOPR0374_11_03"
+    assert (folder / "spike/spike.dat").stat().st_size == 36 * 48 * 64 // 8
+    assert read_exposures(folder / "exposures.csv", None)[1].t_sharp == 13 / 240
+    assert max(map(abs, tick_errors(folder, width=3).values())) <= 0.5
+
+
+def test_linear_light_goes_with_gamma(small):
+    options = ("--transfer", "linear", "--blur_kind", "blur_gamma", "--threshold", "1.5")
+    assert prepare(small / "ours.yaml", "gopro", small / "down", *options) == 0
+    description = read_description(small / "ours")
+    assert (description.transfer, description.threshold) == ("linear", 1.5)
+    folder = small / "ours/val/GOPR0385_07_00"
+    path = folder / "spike/spike.dat"
+    bits = SpikeFile(path, read_sidecar(path).geometry).read(0, 56)
+    blurry = read_image(folder / "blur/000000.png") / 255.0
+    assert abs(1.5 * bits.mean() - (blurry**2.2 @ (0.299, 0.587, 0.114)).mean()) < 0.01
+
+
+def test_pairs_whose_exposure_leaves_the_clip_are_dropped_by_name(tmp_path, capsys):
+    clips = (SMALL[0], GoproClip("test", "GOPR0385_07_00", 16, pairs=3))
+    write_gopro(tmp_path / "down", clips)
+    assert prepare(write_config(tmp_path, tmp_path / "ours"), "gopro", tmp_path / "down") == 0
+    told = capsys.readouterr().out
+    assert "val/GOPR0385_07_00: frame 000002 dropped: its exposure ends after the source" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--stride", 3), "--stride: the clips of GoPro say it by their names"),
+        (("--threshold", 0.5), "1 or more is needed"),
+        (("--threshold", -1), "--threshold -1.0: a number above 0"),
+        (("--interpolator", "none", "--ticks_per_frame", 8), "need light between the frames"),
+        (("--downscale", 5), "frames of 96x128 cannot be divided by --downscale 5"),
+        (("DATA.VAL_SPLIT", "test"), "sources write train and val"),
+    ],
+)
+def test_options_that_cannot_be(small, arguments, message, capsys):
+    assert prepare(small / "ours.yaml", "gopro", small / "down", *arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not (small / "ours").exists()
+
+
+def test_a_folder_without_clips(tmp_path, capsys):
+    (tmp_path / "down").mkdir()
+    assert prepare(write_config(tmp_path, tmp_path / "ours"), "gopro", tmp_path / "down") == 1
+    assert "holds no GOPRO_Large_all/{train,test}/GOPRxxxx_nn_zz" in capsys.readouterr().err
+
+
+def test_names_and_windows_by_hand():
+    name = parse_clip_name("GOPR0384_11_05")
+    assert (name.averaged, name.offset) == (11, 5)
+    for wrong in ("GOPR0384_11", "GOPR0384_10_00", "seq_000"):
+        with pytest.raises(ValueError, match=wrong):
+            parse_clip_name(wrong)
+    windows, notes = clip_windows(36, 11, 5, 8)
+    assert [(w.index, w.start_tick, w.stop_tick, w.sharp_tick) for w in windows] == [
+        (1, 48, 136, 88),
+        (2, 136, 224, 176),
+    ]
+    assert notes == ["frame 000000 dropped: it begins 5 source frames too early"]
