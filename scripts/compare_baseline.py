@@ -1,13 +1,15 @@
-"""Compare a trained VRT+Spike with its RGB-only twin, on the same validation frames.
+"""Train VRT+Spike and its RGB-only twin alike, compare them on the same frames, write a page.
 
-    python scripts/compare_baseline.py --config FILE [KEY VALUE ...]
+    python scripts/compare_baseline.py --config FILE [--take] [KEY VALUE ...]
 
-Both must have been trained: `launch_train.sh` does so where TRAIN.RGB_TWIN is true. Prints a table
-of means over all frames, writes it to outputs/metrics/compare_<exp>.json, and draws a picture.
+The twin has the same data, steps, seed, augmentation and initial VRT weights. Runs that were
+trained before are taken, unfinished ones go on; --take only takes. The result is a table, an HTML
+page that opens from disk (outputs/metrics/compare_<exp>.html) and its numbers as JSON beside it.
 """
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,54 +17,72 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.config import ConfigError, load_config
 from src.data.build import build_val_recordings
-from src.engine.comparison import (
-    check_comparable,
-    means_of,
-    scored_run,
-    twin_overrides,
-    write_picture,
-)
-from src.engine.run_directory import RunDirectory, git_commit
-from src.metrics.report import format_table, json_safe
-from src.paths import atomic_write
+from src.engine.acceptance import overall
+from src.engine.comparison import path_of_page, trained_run, twin_overrides
+from src.engine.comparison_result import Comparison, compare_runs
+from src.engine.report_page import write_page
+from src.engine.report_pictures import write_example
+from src.engine.run_directory import RunDirectory
+from src.inference.restore import NonFiniteOutputError, TileMemoryError
+from src.metrics.report import format_table
+from src.paths import REPO_ROOT, atomic_write
 
 
 def main() -> int:
-    """Read the scores of both runs, print the table, draw the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--config", required=True, help="YAML file of the VRT+Spike run")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
-    args = parser.parse_intermixed_args()
+    """Train if asked to, compare, write and print; return 1 where that cannot be done."""
+    args = parse_arguments()
+    if not args.take:
+        return train_and_compare(args)
     try:
         cfg = load_config(args.config, args.overrides)
         twin_cfg = load_config(args.config, [*args.overrides, *twin_overrides(cfg)])
-        spike, twin = scored_run(cfg), scored_run(twin_cfg)
-        check_comparable(twin, spike)
-        recordings = build_val_recordings(cfg)
-    except (ConfigError, FileNotFoundError, ValueError) as error:
+        comparison = compare_runs(
+            cfg, trained_run(twin_cfg), trained_run(cfg), build_val_recordings(cfg)
+        )
+        write(comparison)
+    except (ConfigError, OSError, ValueError, NonFiniteOutputError, TileMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    run = RunDirectory.of(cfg)
-    rows = [
-        ("blurry input", means_of(spike.validation["blurry"])),
-        ("RGB-only twin", twin.means),
-        ("VRT+Spike", spike.means),
-    ]
-    content = {
-        "commit": git_commit(),
-        "protocol": spike.validation["protocol"],
-        "num_frames": spike.validation["num_frames"],
-        "mean_over_frames": json_safe(dict(rows)),
-    }
-    table = run.metrics / f"compare_{run.name}.json"
-    with atomic_write(table) as partial:
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    picture = run.visuals / "comparison.png"
-    write_picture(picture, twin, spike, recordings)
-    print(f"\n{cfg.EXP_NAME}: means over {content['num_frames']} validation frames")
-    print(format_table(rows))
-    print(f"table   {table}\npicture {picture}")
     return 0
+
+
+def train_and_compare(args: argparse.Namespace) -> int:
+    """Let the launcher train both on all GPUs; it ends with this script and --take."""
+    command = [sys.executable, str(REPO_ROOT / "scripts/launch.py"), "--config", args.config]
+    if args.num_processes is not None:
+        command += ["--num_processes", str(args.num_processes)]
+    command += [*args.overrides, "TRAIN.RGB_TWIN", "true"]
+    return subprocess.run(command, check=False).returncode  # noqa: S603 (our own script)
+
+
+def write(comparison: Comparison) -> None:
+    """Write page, numbers and picture; print the table, the verdicts and where they lie."""
+    run: RunDirectory = comparison.spike.run
+    page, numbers = path_of_page(run), path_of_page(run).with_suffix(".json")
+    with atomic_write(numbers) as partial:
+        text = json.dumps(comparison.to_json(), indent=1, allow_nan=False)
+        partial.write_text(text, encoding="utf-8")
+    write_page(page, comparison)
+    picture = run.visuals / "comparison.png"
+    write_example(picture, comparison.examples[0])
+    print(f"\n{run.name}: means over {len(comparison.frames.frames)} validation frames")
+    print(format_table(comparison.table))
+    for verdict in comparison.verdicts:
+        print(f"{verdict.word:<11} {verdict.rule}: {verdict.found}")
+        if verdict.reason:
+            print(f"{'':<11} {verdict.reason}")
+    print(f"result  {overall(comparison.verdicts)}")
+    print(f"page    {page}\ntable   {numbers}\npicture {picture}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", required=True, help="YAML file of the VRT+Spike run")
+    parser.add_argument("--take", action="store_true", help="train nothing, take what there is")
+    parser.add_argument("--num_processes", type=int, help="default: one per GPU, else one")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
+    return parser.parse_intermixed_args()
 
 
 if __name__ == "__main__":

@@ -106,9 +106,8 @@ def _commands(args: argparse.Namespace, cfg: CfgNode, processes: int) -> list[li
         commands.append([*train, "--resume", twin_resume, *args.overrides, *twin_overrides(cfg)])
     commands.append([*train, "--resume", args.resume, *args.overrides])
     if cfg.TRAIN.RGB_TWIN and not args.dry_run:
-        commands.append(
-            [*python, _script("compare_baseline.py"), "--config", args.config, *args.overrides]
-        )
+        take = [*python, _script("compare_baseline.py"), "--take", "--config", args.config]
+        commands.append([*take, *args.overrides])
     return commands
 
 

@@ -1,54 +1,61 @@
-"""The RGB-only twin of a run, and the comparison of the two on the same validation frames."""
+"""The RGB-only twin of a run: how it is made, and whether the two may be compared."""
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from yacs.config import CfgNode
 
-from src.config import config_from_text
-from src.data.recordings import Recording
-from src.engine.checkpoints import FREE_TO_CHANGE, config_differences, load_checkpoint
-from src.engine.distributed import choose_device
+from src.data.description import description_differences, description_from_text
+from src.engine.checkpoints import (
+    COMPARED,
+    FREE_TO_CHANGE,
+    config_differences,
+    load_checkpoint,
+)
 from src.engine.run_directory import RunDirectory
-from src.inference.build import build_restorer
-from src.inference.pictures import Column, write_strip
-from src.metrics.psnr_ssim import psnr, ssim
-from src.models.build import build_model
+from src.inference.load import LoadedModel, load_model
 
 TWIN_SUFFIX = "_rgb_twin"
-CONTEXT_FRAMES = 2
-OWN_TO_EACH = (
-    "EXP_NAME",
-    "MODEL.USE_SPIKE",
-    "TRAIN.RGB_TWIN",
-    *(key for key in FREE_TO_CHANGE if not key.startswith(("TRAIN.EPOCHS", "TRAIN.MAX_STEPS"))),
+# May differ although it changes what comes out: it is what the comparison is about.
+THE_DIFFERENCE = ("EXP_NAME", "MODEL.USE_SPIKE", "TRAIN.RGB_TWIN")
+# May differ on a resume, but not between runs that are compared: they choose the best weights.
+NOT_FREE_HERE = (
+    "TRAIN.EPOCHS",
+    "TRAIN.MAX_STEPS",
+    "TRAIN.VAL_EVERY",
+    "MODEL.PRETRAINED",
+    "MODEL.SPYNET",
 )
-logger = logging.getLogger(__name__)
+OWN_TO_EACH = (*THE_DIFFERENCE, *(key for key in FREE_TO_CHANGE if key not in NOT_FREE_HERE))
 
 
 @dataclass(frozen=True)
-class ScoredRun:
-    """A run at its best weights, with the validation that was written for them."""
+class TrainedRun:
+    """A run that has been trained, at its best weights.
 
-    cfg: CfgNode
+    Attributes:
+        run: Its folders.
+        loaded: Model, configuration and identity of best.pth.
+        state: The checkpoint best.pth without its weights.
+        steps: Optimiser steps of the whole training.
+        curve: Step to the validation PSNR in dB that was measured there; None: not finite.
+        seconds_per_step: As measured while it was trained; None where that was not written.
+    """
+
+    run: RunDirectory
+    loaded: LoadedModel
     state: dict[str, Any]
-    validation: dict[str, Any]
+    steps: int
+    curve: dict[int, float]
+    seconds_per_step: float | None
 
     @property
-    def means(self) -> dict[str, float | None]:
-        """Metric name to the mean over all validation frames."""
-        return means_of(self.validation["restored"])
-
-
-def means_of(summary: dict[str, Any]) -> dict[str, float | None]:
-    """Return the means over frames out of a metrics file; "inf" becomes a number again."""
-    means = summary["mean_over_frames"]
-    return {name: None if value is None else float(value) for name, value in means.items()}
+    def cfg(self) -> CfgNode:
+        """The configuration of the training, which the file may not hold any more."""
+        return self.loaded.cfg
 
 
 def twin_overrides(cfg: CfgNode) -> list[str]:
@@ -59,90 +66,93 @@ def twin_overrides(cfg: CfgNode) -> list[str]:
     return ["EXP_NAME", cfg.EXP_NAME + TWIN_SUFFIX, "MODEL.USE_SPIKE", "false"]
 
 
-def scored_run(cfg: CfgNode) -> ScoredRun:
-    """Return the best weights of a run that has been trained, with their scores.
+def trained_run(cfg: CfgNode) -> TrainedRun:
+    """Return the run of a configuration at its best weights.
 
     Raises:
-        FileNotFoundError: It has no best.pth, or the validation of that step is gone.
+        FileNotFoundError: It has no best.pth, or no last.pth.
+        ValueError: A checkpoint that cannot be read.
     """
     run = RunDirectory.of(cfg)
-    best = run.checkpoints / "best.pth"
-    if not best.exists():
-        raise FileNotFoundError(f"{best}: run {run.name} has no best weights yet; train it first")
+    best, last = run.checkpoints / "best.pth", run.checkpoints / "last.pth"
+    for path in (best, last):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path}: run {run.name} has not been trained to its end; train it first"
+            )
     state = load_checkpoint(best)
-    path = run.metrics / f"val_{run.name}_{state['progress']['best_step']:07d}.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: the scores of {best} are gone; validate the run again")
-    cfg = config_from_text(state["config"], str(best))  # the file may have changed since
-    return ScoredRun(cfg, state, json.loads(path.read_text(encoding="utf-8")))
+    heavy = ("model", "ema", "optimizer")
+    light = {key: value for key, value in state.items() if key not in heavy}
+    steps = load_checkpoint(last)["progress"]["step"]
+    curve, seconds = _read_validations(run)
+    return TrainedRun(run, load_model(best, None, []), light, steps, curve, seconds)
 
 
-def check_comparable(twin: ScoredRun, spike: ScoredRun) -> None:
-    """Refuse to compare runs that were not trained alike or not scored alike.
+def _read_validations(run: RunDirectory) -> tuple[dict[int, float], float | None]:
+    """Return PSNR by step, and the seconds per step that the latest validation was told."""
+    curve, seconds = {}, None
+    for path in sorted(run.metrics.glob(f"val_{run.name}_{'[0-9]' * 7}.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        psnr = content["restored"]["mean_over_frames"]["psnr_rgb"]
+        if psnr not in (None, "inf"):
+            curve[content["step"]] = psnr
+        if "seconds_per_step" in content:
+            seconds = content["seconds_per_step"]
+    return curve, seconds
+
+
+def check_comparable(twin: TrainedRun, spike: TrainedRun) -> None:
+    """Refuse to compare runs that were not trained alike.
 
     Raises:
-        ValueError: The difference, named.
+        ValueError: The differences, named.
     """
-    frames = [[(f["sequence"], f["frame"]) for f in r.validation["frames"]] for r in (twin, spike)]
-    if frames[0] != frames[1]:
-        raise ValueError("the two runs were scored on different frames; validate both again")
     differences = config_differences(twin.state["config"], spike.state["config"], OWN_TO_EACH)
-    if differences:
-        raise ValueError("the two runs were trained differently: " + "; ".join(differences))
-    protocols = [run.validation["protocol"] for run in (twin, spike)]
-    if protocols[0] != protocols[1]:
-        raise ValueError(f"the two runs were scored differently: {protocols[0]} / {protocols[1]}")
-
-
-def write_picture(
-    path: Path, twin: ScoredRun, spike: ScoredRun, recordings: list[Recording]
-) -> None:
-    """Write blur | RGB-only | VRT+Spike | sharp of the frame with the worst blur.
-
-    The two models restore the frame with its neighbours, as validation does with more of them.
-    """
-    worst = min(spike.validation["frames"], key=lambda frame: float(frame["blurry"]["psnr_rgb"]))
-    recording = next(r for r in recordings if r.name == worst["sequence"])
-    i = [frame.name for frame in recording.frames].index(worst["frame"])
-    around = FrameRange(
-        recording, max(0, i - CONTEXT_FRAMES), min(len(recording), i + CONTEXT_FRAMES + 1)
-    )
-    sharp = recording.read_sharp(i)
-    images = {
-        "blur": recording.read_blurry(i),
-        "RGB-only": _restore_one(twin, around, i),
-        "VRT+Spike": _restore_one(spike, around, i),
-    }
-    columns = [
-        Column(name, image, {"psnr_rgb": psnr(image, sharp), "ssim_rgb": ssim(image, sharp)})
-        for name, image in images.items()
+    differences = [
+        text.replace("the checkpoint has", "the twin has").replace(
+            "the configuration ", "VRT+Spike "
+        )
+        for text in differences
     ]
-    write_strip(path, [*columns, Column("sharp", sharp)])
+    if twin.steps != spike.steps:
+        differences.append(f"the twin was trained for {twin.steps} steps, VRT+Spike {spike.steps}")
+    differences += [
+        f"{what}: the twin has {twin.state[key]}, VRT+Spike {spike.state[key]}"
+        for key, what in COMPARED.items()
+        if twin.state[key] != spike.state[key]
+    ]
+    if yaml.safe_load(twin.state["vrt"]) != yaml.safe_load(spike.state["vrt"]):
+        differences.append("MODEL.VRT_CFG: VRT's arguments differ")
+    differences += data_differences(twin.state, spike.state)
+    if not twin.state.get("data") and twin.cfg.DATA.ROOT != spike.cfg.DATA.ROOT:
+        differences.append(f"DATA.ROOT: {twin.cfg.DATA.ROOT} and {spike.cfg.DATA.ROOT}")
+    if twin.cfg.MODEL.USE_SPIKE or not spike.cfg.MODEL.USE_SPIKE:
+        differences.append("the twin must be without spikes (MODEL.USE_SPIKE false), the run with")
+    if differences:
+        raise ValueError(
+            "the two runs were trained differently, a comparison would say nothing about the "
+            "spikes:\n  " + "\n  ".join(differences)
+        )
 
 
-class FrameRange:
-    """Frames `start` to `stop` of a recording, as a source of their own."""
+def data_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Return what differs in the data descriptions that two checkpoints carry.
 
-    def __init__(self, recording: Recording, start: int, stop: int) -> None:
-        self.recording, self.start, self.stop = recording, start, stop
+    Two without a description do not differ here; one without is a difference.
+    """
+    texts = [state.get("data", "") for state in (first, second)]  # old checkpoints have none
+    if not any(texts):
+        return []
+    if not all(texts):
+        return ["only one of the two checkpoints says which data it was trained on"]
+    return [
+        f"data: {sentence}"
+        for sentence in description_differences(
+            *(description_from_text(text, "data description of a checkpoint") for text in texts)
+        )
+    ]
 
-    def __len__(self) -> int:
-        """Return the number of frames."""
-        return self.stop - self.start
 
-    def read_blurry(self, i: int) -> np.ndarray:
-        """Return the blurry frame, uint8 [H, W, 3]."""
-        return self.recording.read_blurry(self.start + i)
-
-    def read_counts(self, i: int) -> np.ndarray:
-        """Return the spike counts, [K, Hs, Ws]."""
-        return self.recording.read_counts(self.start + i)
-
-
-def _restore_one(run: ScoredRun, around: FrameRange, i: int) -> np.ndarray:
-    device = choose_device(run.cfg.DEVICE)
-    arguments = yaml.safe_load(run.state["vrt"])
-    model = build_model(run.cfg, read_weights=False, vrt_arguments=arguments)
-    model.load_state_dict(run.state["ema" if "ema" in run.state else "model"])
-    restorer = build_restorer(run.cfg, model.to(device), device)
-    return dict(restorer.restore(around))[i - around.start]
+def path_of_page(run: RunDirectory) -> Path:
+    """Return where the HTML report of a comparison lies."""
+    return run.metrics / f"compare_{run.name}.html"
