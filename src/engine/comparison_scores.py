@@ -105,7 +105,7 @@ def compare_frames(
     notes: list[str],
     on_frame: Callable[[ComparedFrame, FrameImages], None],
 ) -> ComparedFrames:
-    """Restore every frame with both models and score it; the inputs are read once and hashed.
+    """Restore every frame with both models, side by side, and score it; hash the inputs.
 
     Args:
         twin: The RGB-only model with its tiles.

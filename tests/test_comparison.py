@@ -1,0 +1,138 @@
+"""Comparing two models: the same frames, the same training, the owner's rules."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from src.config import config_to_text, load_config
+from src.data.description import DataDescription, description_to_text
+from src.engine.acceptance import judge, overall
+from src.engine.comparison import TrainedRun, check_comparable
+from src.engine.comparison_scores import SPIKE, TWIN, compare_frames
+from src.engine.run_directory import RunDirectory
+from src.inference.evaluate import evaluate_recordings
+from src.inference.tile_settings import TileSettings
+from src.paths import REPO_ROOT
+from tests.comparison_cases import NamedVideo, compared, restorer
+
+DEMO = REPO_ROOT / "configs/deblur/demo.yaml"
+
+
+def compare(twin, spike, videos):
+    return compare_frames(twin, spike, videos, lpips=None, notes=[], on_frame=lambda *_: None)
+
+
+def test_both_models_get_the_scores_that_testing_gives_each():
+    videos = [NamedVideo("a", seed=1), NamedVideo("b", 2, seed=2)]
+    found = compare(restorer(0.1), restorer(0.02), videos)
+    for method, amount in ((TWIN, 0.1), (SPIKE, 0.02)):
+        alone = evaluate_recordings(restorer(amount), videos)
+        means = found.means(method)
+        assert {name: means[name] for name in alone.means} == alone.means
+        assert found.protocol == alone.protocol
+    assert found.means_over_sequences(SPIKE)["psnr_rgb"] == pytest.approx(
+        sum(found.means(SPIKE, name)["psnr_rgb"] for name in "ab") / 2
+    )
+    assert found.sequences == ["a"] * 4 + ["b"] * 2
+
+
+def test_the_hash_names_the_frames():
+    def digest(videos):
+        return compare(restorer(0.0), restorer(0.0), videos).inputs_sha256
+
+    first = digest([NamedVideo("a", seed=1)])
+    assert first == digest([NamedVideo("a", seed=1)])
+    assert len({first, digest([NamedVideo("a", seed=2)]), digest([NamedVideo("b", seed=1)])}) == 3
+
+
+def test_models_that_are_cut_differently_are_not_compared():
+    tiles = TileSettings(0, 32, 0, 8)
+    with pytest.raises(ValueError, match="give both smaller tiles"):
+        compare(restorer(0.0), restorer(0.0, tiles), [NamedVideo("a")])
+
+
+def test_frames_without_motion_are_left_out_of_the_motion_edges():
+    found = compared([("a", 30.0, 31.0), ("a", 30.0, 31.0)])
+    found.frames[0].scores[SPIKE]["edge_error"] = None
+    assert found.means(SPIKE)["edge_error"] == 0.5
+    assert found.means(SPIKE)["lpips"] is None
+
+
+def scores(psnr, lpips, sharpness, error):
+    return {
+        "psnr_rgb": psnr, "lpips": lpips, "edge_sharpness": sharpness, "edge_error": error,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("twin", "spike", "words", "result"),
+    [
+        ((30, 0.1, 0.5, 0.5), (31, 0.1, 0.6, 0.4), ["pass"] * 4, "accepted"),
+        ((30, 0.1, 0.5, 0.5), (29.95, 0.105, 0.6, 0.5), ["pass"] * 4, "accepted"),
+        ((30, 0.1, 0.5, 0.5), (29.94, 0.1, 0.6, 0.4), ["fail", *["pass"] * 3], "not accepted"),
+        ((30, 0.1, 0.5, 0.5), (31, 0.106, 0.5, 0.6), ["pass", *["fail"] * 3], "not accepted"),
+        (
+            (30, None, 0.5, 0.5),
+            (31, None, 0.6, 0.4),
+            ["pass", "not decided", "pass", "pass"],
+            "not decided",
+        ),
+        (
+            (30, None, None, None),
+            (29, None, None, None),
+            ["fail", *["not decided"] * 3],
+            "not accepted",
+        ),
+        ((float("inf"), 0, 1, 0), (float("inf"), 0, 1.1, 0), ["pass"] * 4, "accepted"),
+    ],
+)
+def test_the_rules_of_acceptance(twin, spike, words, result):
+    verdicts = judge(scores(*twin), scores(*spike), notes=["LPIPS was not measured: no weights"])
+    assert [verdict.word for verdict in verdicts] == words
+    assert overall(verdicts) == result
+    assert all(bool(verdict.reason) == (verdict.is_met is None) for verdict in verdicts)
+    if twin[1] is None:
+        assert verdicts[1].reason == "LPIPS was not measured: no weights"
+
+
+def trained(*overrides, steps=650, data="", **state) -> TrainedRun:
+    cfg = load_config(DEMO, list(overrides), check_paths=False)
+    values = {
+        "config": config_to_text(cfg), "precision": "fp32", "clips_per_step": 1,
+        "vrt": "depths: [1]", "data": data, **state,
+    }  # fmt: skip
+    loaded = SimpleNamespace(cfg=cfg)
+    return TrainedRun(RunDirectory.of(cfg), loaded, values, steps, {}, None)
+
+
+def description(source):
+    return description_to_text(DataDescription(source))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (trained("SEED", "7"), "SEED: the twin has 123, VRT\\+Spike 7"),
+        (trained("DATA.CROP_SIZE", "96"), "DATA.CROP_SIZE"),
+        (trained("DATA.ROOT", "data/other"), "DATA.ROOT"),
+        (trained("TRAIN.VAL_EVERY", "13"), "TRAIN.VAL_EVERY"),
+        (trained(steps=600), "trained for 650 steps, VRT\\+Spike 600"),
+        (trained(precision="bf16"), "the twin has fp32, VRT\\+Spike bf16"),
+        (trained(clips_per_step=8), "the twin has 1, VRT\\+Spike 8"),
+        (trained(vrt="depths: [2]"), "VRT's arguments differ"),
+        (trained(data=description("GoPro")), "only one of the two checkpoints"),
+        (trained("MODEL.USE_SPIKE", "false"), "must be without spikes"),
+    ],
+)
+def test_runs_that_were_trained_differently_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        check_comparable(trained("MODEL.USE_SPIKE", "false"), change)
+
+
+def test_runs_that_were_trained_alike_are_compared():
+    twin = trained("MODEL.USE_SPIKE", "false", "EXP_NAME", "t", data=description("GoPro"))
+    spike = trained("VAL.TILE_SIZE", "64", "TRAIN.NUM_WORKERS", "3", data=description("GoPro"))
+    check_comparable(twin, spike)
+    other = trained(data=description("GoPro 8x interpolated"))
+    with pytest.raises(ValueError, match="data: source was GoPro, is GoPro 8x"):
+        check_comparable(twin, other)

@@ -1,0 +1,153 @@
+"""The page of a comparison: one file, well formed, nothing from outside, nothing unescaped."""
+
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from src.config import config_to_text, load_config
+from src.engine.acceptance import judge
+from src.engine.comparison import TrainedRun
+from src.engine.comparison_result import Comparison
+from src.engine.comparison_scores import ALL_METRICS, SPIKE, TWIN, FrameImages
+from src.engine.report_curves import Axis, difference_plot, line_plot, nice_ticks
+from src.engine.report_page import render_page
+from src.engine.report_pictures import ExampleChoice, error_map, motion_region
+from src.engine.run_directory import RunDirectory
+from src.metrics.motion_edges import find_motion_edges
+from src.metrics.paired import Interval, paired_difference
+from src.paths import REPO_ROOT
+from tests.comparison_cases import compared, grey
+
+VOID = {"meta", "img"}
+ROWS = [("<b>a</b>", 30.0, 31.0), ("<b>a</b>", 30.0, 29.5), ("c", 20.0, 25.0)]
+
+
+class Page(HTMLParser):
+    """Collects tags that are not closed, what is loaded, and the text."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.loaded, self.text, self.tags = [], [], [], []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.loaded += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def images(level):
+    sharp = grey(0)
+    sharp[:, 10:20] = 200
+    before = np.roll(sharp, 4, axis=1)
+    return FrameImages(
+        grey(90), grey(80), grey(level), sharp, find_motion_edges(sharp, before, None)
+    )
+
+
+def comparison() -> Comparison:
+    frames, choice = compared(ROWS), ExampleChoice()
+    for i, frame in enumerate(frames.frames):
+        choice.take(frame, images(100 + i))
+    differences = {
+        metric: paired_difference(
+            frames.values(TWIN, metric), frames.values(SPIKE, metric), frames.sequences
+        )
+        for metric in ALL_METRICS
+    }
+    verdicts = judge(frames.means(TWIN), frames.means(SPIKE), notes=["LPIPS: <no weights>"])
+    frames.notes.append("LPIPS: <no weights>")
+    runs = [trained("t", use_spike=False), trained("s", use_spike=True)]
+    return Comparison(
+        *runs, frames, differences, verdicts, choice.examples, 0, "cpu", 1.0, "abc+changes"
+    )
+
+
+def trained(name, *, use_spike) -> TrainedRun:
+    overrides = ["EXP_NAME", name, "MODEL.USE_SPIKE", str(use_spike).lower()]
+    cfg = load_config(REPO_ROOT / "configs/deblur/demo.yaml", overrides, check_paths=False)
+    identity = {"file": f"{name}/best.pth", "sha256": "0" * 64, "step": 4}
+    model = SimpleNamespace(parameters=lambda: iter([np.zeros(3)]))
+    model.parameters = lambda: iter([SimpleNamespace(numel=lambda: 2_000_000)])
+    loaded = SimpleNamespace(cfg=cfg, identity=identity, model=model)
+    state = {"config": config_to_text(cfg), "precision": "fp32", "clips_per_step": 1}
+    return TrainedRun(RunDirectory.of(cfg), loaded, state, 4, {2: 20.0, 4: 21.0}, 1.5)
+
+
+def test_the_page_is_well_formed_and_needs_nothing():
+    source = render_page(comparison())
+    page = Page(source)
+    assert page.open == []
+    assert page.loaded  # the pictures are in it
+    assert all(value.startswith("data:image/") for value in page.loaded)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "url(" not in source
+    assert "@import" not in source
+    text = " ".join(page.text)
+    for words in (
+        "not decided", "<b>a</b>", "LPIPS: <no weights>", "c/000002", "2.00 M", "abc+changes",
+        "MODEL.USE_SPIKE", "+1.833", "Validation while training", "error of VRT+Spike",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_numbers_of_a_comparison_are_strict_json():
+    content = comparison().to_json()
+    assert content["result"] == "not accepted"  # equal edges are not sharper ones
+    assert content["differences"]["psnr_rgb"]["mean"] == pytest.approx((1 - 0.5 + 5) / 3)
+    assert content["differences"]["lpips"] is None
+    assert content["sequences"]["c"][SPIKE]["psnr_rgb"] == 25.0
+    assert content["runs"][TWIN]["steps"] == 4
+
+
+def test_the_examples_are_the_extremes_and_each_is_shown_once():
+    examples = comparison().examples
+    assert [(e.frame.frame, e.why) for e in examples] == [
+        ("000000", "most blurred input"),
+        ("000002", "largest gain of VRT+Spike"),
+        ("000001", "least gain of VRT+Spike"),
+    ]
+    assert examples[1].images.spike[0, 0, 0] == 102  # its own images, not those of the last frame
+
+
+def test_pictures_by_hand():
+    rows, columns = motion_region(images(0))
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (10, 12)
+    assert columns.start <= 9 < columns.stop or columns.start <= 20 < columns.stop
+    assert (error_map(grey(5), grey(5)).max(axis=2) < 10).all()  # no error is black
+    bright = error_map(grey(200), grey(5))
+    assert (bright.astype(int).sum(axis=2) > 500).all()
+
+
+def test_ticks_are_round_numbers():
+    assert nice_ticks(0, 650) == [0, 200, 400, 600]
+    assert nice_ticks(20.1, 21.9) == [20.5, 21.0, 21.5]
+    assert nice_ticks(-0.03, 0.05) == [-0.02, 0.0, 0.02, 0.04]
+
+
+def test_places_on_an_axis():
+    axis = Axis(0.0, 10.0, 100.0, 0.0)
+    assert [axis.place(v) for v in (0, 5, 10)] == [100, 50, 0]
+
+
+def test_plots_of_little():
+    assert line_plot({"a": {}}, level=None, unit="dB").startswith("<p>")
+    assert line_plot({"a": {7: 20.0}}, level=("b", 20.0), unit="dB").count("<circle") == 1
+    infinite = difference_plot([float("inf")], ["a"], mean=1, interval=None, unit="dB")
+    assert infinite.startswith("<p>")
+    many = difference_plot(
+        [0.1] * 1000, ["a"] * 600 + ["b"] * 400, mean=0.1, interval=Interval(0, 1), unit="dB"
+    )
+    assert many.count("<rect") == 334 + 1  # means over three, and the band
