@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from src.data.alignment import AlignmentLog
-from src.data.bad_samples import BadFileError
+from src.data.bad_samples import BadFileError, DataSetError, problems_of
 from src.data.description import FILE_NAME, DataDescription
 from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
 from src.data.preparation.check_cache import RUN_PREPARE
@@ -71,7 +71,10 @@ def check_normalization(
     """Compare DATA.NORM with mean and deviation of what was counted."""
     if not any(s.entries[scan.name] for s in splits if s.split == train_split for scan in s.scans):
         return [f"{train_split}: no prepared frame, so DATA.NORM is not checked; {RUN_PREPARE}"]
-    found = normalization_texts(splits, train_split)
+    try:
+        found = normalization_texts(splits, train_split)
+    except DataSetError as error:
+        return problems_of(error)
     given = (number_text(expected.norm_mean), number_text(expected.norm_std))
     if found == given:
         return []

@@ -156,7 +156,7 @@ def normalization_texts(splits: list[PreparedSplit], train_split: str) -> tuple[
     """Return mean and deviation of log1p(count) over the training split, as they are written.
 
     Raises:
-        DataSetError: the training split has no counted frame.
+        DataSetError: the training split has no counted frame, or nothing but equal counts.
     """
     entries = [
         entry
@@ -168,6 +168,9 @@ def normalization_texts(splits: list[PreparedSplit], train_split: str) -> tuple[
     if not entries:
         raise DataSetError(train_split, ["no frame can be used for training"])
     mean, std = normalization_of(entries)
+    if std == 0:
+        problem = "all voxels hold the same count, so there are no spikes to learn from"
+        raise DataSetError(train_split, [f"{problem}; --check_only says where"])
     return number_text(mean), number_text(std)
 
 
