@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from src.data.spikes.array_files import read_array
 from src.data.spikes.events import (
     check_events,
     dense_to_events,
     events_to_dense,
-    read_array,
     read_dense,
     read_events,
 )
@@ -128,5 +128,5 @@ def test_arrays_are_named_and_never_unpickled(tmp_path):
     np.save(tmp_path / "b.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle"):
         read_array(tmp_path / "b.npy")
-    with pytest.raises(ValueError, match=r"\.npy or \.npz is needed"):
+    with pytest.raises(ValueError, match=r"c\.mat: one of \.npy, \.npz, \.h5, \.hdf5 is needed"):
         read_array(tmp_path / "c.mat")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.spikes.array_files import read_array
+
 COLUMNS = ("t", "y", "x", "p")
 AXES = ("S", "H", "W")
 
@@ -19,7 +21,7 @@ def dense_to_events(spikes: np.ndarray) -> np.ndarray:
         ValueError: a wrong shape, or a value that is not 0 or 1.
     """
     spikes = np.asarray(spikes)
-    _check_binary(spikes, "spikes")
+    check_binary(spikes, "spikes")
     return np.argwhere(spikes)
 
 
@@ -94,14 +96,14 @@ def check_events(
 def read_events(
     path: str | Path, height: int, width: int, columns: str = "tyxp", key: str | None = None
 ) -> np.ndarray:
-    """Read a list of spikes from `.npy` or `.npz`; see `check_events` for the rest.
+    """Read a list of spikes from `.npy`, `.npz` or `.h5`; see `check_events` for the rest.
 
     Args:
         path: the file.
         height: rows of the sensor.
         width: columns of the sensor.
         columns: order of the columns in the file.
-        key: name of the array in an `.npz`; None if it holds one array only.
+        key: see `read_array`.
     """
     return check_events(read_array(path, key), height, width, columns, where=str(path))
 
@@ -114,7 +116,7 @@ def read_dense(
     key: str | None = None,
     flip_rows: bool = False,
 ) -> np.ndarray:
-    """Read dense spikes from `.npy` or `.npz` as uint8 [S, H, W] of 0 and 1, upright.
+    """Read dense spikes from `.npy`, `.npz` or `.h5` as uint8 [S, H, W] of 0 and 1, upright.
 
     Args:
         path: the file.
@@ -122,7 +124,7 @@ def read_dense(
         width: columns of the sensor.
         axes: order of the axes in the file, "SHW" or "HWS" and so on; None takes the order with H
             before W that matches height and width, if there is only one.
-        key: name of the array in an `.npz`; None if it holds one array only.
+        key: see `read_array`.
         flip_rows: whether the file stores the bottom row first.
 
     Raises:
@@ -131,38 +133,29 @@ def read_dense(
     array = read_array(path, key)
     if array.ndim != 3:
         raise ValueError(f"{path}: shape {array.shape}; three axes are needed")
-    axes = _find_axes(array.shape, height, width, axes, path)
+    axes = find_axes(array.shape, height, width, axes, path)
     upright = array.transpose([axes.index(axis) for axis in AXES])
-    _check_binary(upright, str(path))
+    check_binary(upright, str(path))
     if flip_rows:
         upright = upright[:, ::-1]
     return np.ascontiguousarray(upright, dtype=np.uint8)
 
 
-def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
-    """Read one array from `.npy` or `.npz`; nothing in the file is executed.
-
-    Raises:
-        ValueError: another file type, a key that is missing or needed, or a pickled array.
-    """
-    path = Path(path)
-    if path.suffix == ".npy":
-        return np.load(path, allow_pickle=False)
-    if path.suffix != ".npz":
-        raise ValueError(f"{path}: .npy or .npz is needed")
-    with np.load(path, allow_pickle=False) as archive:
-        names = archive.files
-        if key is None and len(names) == 1:
-            key = names[0]
-        if key not in names:
-            raise ValueError(f"{path}: key {key!r} is not one of {names}; say which array is meant")
-        return archive[key]
-
-
-def _find_axes(
+def find_axes(
     shape: tuple[int, ...], height: int, width: int, axes: str | None, path: str | Path
 ) -> str:
-    """Return the order of the axes; refuse one that does not match the size."""
+    """Return the order of the axes of dense spikes; refuse one that does not match the size.
+
+    Args:
+        shape: of the array.
+        height: rows of the sensor.
+        width: columns of the sensor.
+        axes: as stated, None where nobody says.
+        path: what the messages name.
+
+    Raises:
+        ValueError: the order does not match, or several do and none was stated.
+    """
     candidates = [axes] if axes else ["SHW", "HSW", "HWS"]
     if axes and sorted(axes) != sorted(AXES):
         raise ValueError(f"axes is {axes!r}; name S, H and W once each")
@@ -179,7 +172,12 @@ def _find_axes(
     return fitting[0]
 
 
-def _check_binary(spikes: np.ndarray, where: str) -> None:
+def check_binary(spikes: np.ndarray, where: str) -> None:
+    """Refuse dense spikes that are not [S, H, W] of 0 and 1.
+
+    Raises:
+        ValueError: another shape or another value, with what was found.
+    """
     if spikes.ndim != 3:
         raise ValueError(f"{where}: shape {spikes.shape}; [S, H, W] is needed")
     if spikes.dtype != np.bool_ and np.any((spikes != 0) & (spikes != 1)):
