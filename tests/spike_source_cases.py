@@ -26,7 +26,16 @@ labeled_data_suffix: png
 
 
 def write_gopro_clip(
-    root, clip, *, split="train", frames=4, first=1, whole=False, per_frame=True, still=False
+    root,
+    clip,
+    *,
+    split="train",
+    frames=4,
+    first=1,
+    whole=False,
+    per_frame=True,
+    still=False,
+    all_frames=False,
 ):
     """Write one clip as published; return its source frames uint8 [N, H, W, 3].
 
@@ -50,6 +59,8 @@ def write_gopro_clip(
             write_png(folder / f"{first + k:06d}.png", picture)
     released = filmed[zz:]
     spikes = crossfaded_spikes(released, seed=n)
+    for j, frame in enumerate(released if all_frames else ()):
+        write_png(root / "GOPRO_Large_all" / split / clip / f"{j + 1:06d}.png", frame)
     if whole:
         write_spikes(root / "Spike_GOPRO_Large_all" / split / clip / "spike.dat", spikes, GEOMETRY)
     if per_frame:

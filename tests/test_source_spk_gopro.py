@@ -2,12 +2,13 @@
 
 import pickle
 
+import numpy as np
 import pytest
 
 from src.data.alignment import read_exposures
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import write_description
-from src.data.frames import list_frames, read_image
+from src.data.frames import list_frames, read_image, write_png
 from src.data.scanning import scan_sequence
 from src.data.sources.source import SourceOptions
 from src.data.sources.spk_gopro import plan
@@ -129,6 +130,21 @@ def test_f35_bits_that_are_read_in_the_wrong_order(tmp_path, change):
     folder = tmp_path / "GOPRO_Large_spike_seq" / "train" / "GOPR0384_11_00" / "spike"
     (folder / "spike.yaml").write_text(sidecar)
     with pytest.raises(DataSetError, match="state the latter|do not show"):
+        plan(SourceOptions(tmp_path))
+
+
+def test_source_frames_and_spikes_must_agree(tmp_path):
+    clip = "GOPR0384_11_03"
+    write_gopro_clip(tmp_path, clip, all_frames=True)
+    assert plan(SourceOptions(tmp_path)).description.offsets == ((f"train/{clip}", 3),)
+    folder = tmp_path / "GOPRO_Large_all" / "train" / clip
+    (folder / "000001.png").unlink()  # now the first sharp frame is one source frame earlier
+    message = "source frames with an offset of 4, its spikes show them with one of 3"
+    with pytest.raises(DataSetError, match=message):
+        plan(SourceOptions(tmp_path))
+    for path in folder.iterdir():
+        write_png(path, np.zeros((64, 96, 3), np.uint8))
+    with pytest.raises(DataSetError, match="equals none of the first 6 source frames"):
         plan(SourceOptions(tmp_path))
 
 

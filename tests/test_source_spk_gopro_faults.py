@@ -98,12 +98,7 @@ def test_missing_folders_are_named(tmp_path):
     refused(tmp_path, "no folder GOPRO_Large;(.|\n)*no folder GOPRO_Large_spike_seq or Spike_GOPRO")
     (tmp_path / PAIRS).mkdir()
     (tmp_path / PARTS).mkdir()
-    refused(tmp_path, "no clips; train, test should hold")
-
-
-def test_one_split_alone_is_said(root):
-    notes = plan(SourceOptions(root)).notes
-    assert notes == (f"{root / PAIRS / 'test'} is not there; the split val is not made",)
+    refused(tmp_path, "no clips; train, test should hold folders")
 
 
 def test_a_blur_kind_that_was_not_downloaded(root):
@@ -114,7 +109,7 @@ def test_a_blur_kind_that_was_not_downloaded(root):
 
 def test_names_that_say_nothing_or_cannot_be(root):
     frames(root, "blur").parent.rename(root / PAIRS / "train" / "GOPR0384_10_00")
-    refused(root, "nn is 10; an odd number")
+    refused(root, "10 source frames have no middle one")
 
 
 def test_options_of_filming_do_not_apply(root):

@@ -3,14 +3,15 @@
     GOPRO_Large/{train,test}/SEQ/{blur,blur_gamma,sharp}/NNNNNN.png   720x1280
     GOPRO_Large_spike_seq/{train,test}/SEQ/spike/NNNNNN.dat           one file per frame, 360x640
     Spike_GOPRO_Large_all/{train,test}/SEQ/spike.dat                  where there: whole clips
+    GOPRO_Large_all/{train,test}/SEQ/NNNNNN.png                       where there: to compare with
 
 SEQ is GOPRxxxx_nn_zz: nn source frames of 240 per second in a blurry frame, 8 ticks per source
 frame. The published files are cut at 8 nn k although the windows begin zz source frames earlier, so
 the stream of the clip (or its parts, which abut) is taken whole and the windows are stated anew.
 """
 
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from src.data.alignment import frame_index
@@ -21,27 +22,53 @@ from src.data.frames import list_frames, read_image
 from src.data.preparation.parallel import run_parallel, worthwhile_workers
 from src.data.preparation.prepare import default_workers
 from src.data.simulation.blur import TICKS_PER_SOURCE_FRAME
+from src.data.sources.gopro import ALL_FRAMES, PAIRS, parse_clip_name
 from src.data.sources.source import OUR_SPLITS, SourceOptions, SourcePlan, find_downloaded
 from src.data.sources.spk_gopro_clip import (
     STREAM_NAME,
     THRESHOLD,
     TICKS_PER_SECOND,
-    ProvenOffset,
     SpkGoproClip,
     SpkGoproJob,
     file_size,
-    prove_clip,
 )
+from src.data.sources.spk_gopro_proof import ProvenOffset, prove_clip
 from src.data.spikes.spike_dat import SpikeGeometry, read_sidecar
 
-PAIRS, PER_FRAME, WHOLE = "GOPRO_Large", "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all"
-CLIP_NAME = re.compile(r"GOPR\d{4}_(\d{2})_(\d{2})")
+PER_FRAME, WHOLE = "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all"
 MAX_NAMES = 20
 BYTES_PER_PROOF = 24 << 20  # read to prove one clip: five frames of 720p and their spikes
 NOT_FOR_THIS = (
     *("ticks_per_frame", "frames_averaged", "stride", "frames_per_second"),
     *("interpolator", "axes", "key"),
 )
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """The downloaded folders; what is not there is None.
+
+    Attributes:
+        pairs: blurry and sharp frames.
+        whole: spikes of whole clips.
+        per_frame: spikes cut into frames.
+        all_frames: all frames at 240 per second, only looked at.
+    """
+
+    pairs: Path
+    whole: Path | None
+    per_frame: Path | None
+    all_frames: Path | None
+
+    def whole_stream(self, place: str) -> Path | None:
+        """Return the stream of clip `train/SEQ`."""
+        path = None if self.whole is None else self.whole / place / STREAM_NAME
+        return path if path is not None and path.exists() else None
+
+    def source_frames(self, place: str) -> Path | None:
+        """Return the folder of all frames of clip `train/SEQ`."""
+        path = None if self.all_frames is None else self.all_frames / place
+        return path if path is not None and path.is_dir() else None
 
 
 def plan(options: SourceOptions) -> SourcePlan:
@@ -51,24 +78,14 @@ def plan(options: SourceOptions) -> SourcePlan:
         DataSetError: everything that is missing or does not agree.
     """
     _refuse_options(options)
-    pairs = find_downloaded(options.input, PAIRS)
-    whole = find_downloaded(options.input, WHOLE)
-    per_frame = find_downloaded(options.input, PER_FRAME)
-    problems = []
-    if pairs is None:
-        problems.append(f"no folder {PAIRS}; it holds the blurry and sharp frames")
-    if whole is None and per_frame is None:
-        problems.append(f"no folder {PER_FRAME} or {WHOLE}; one of them must hold the spikes")
-    if problems:
-        raise DataSetError(str(options.input), problems)
-    clips, notes = _find_clips(pairs, whole, per_frame, options)
+    clips = _find_clips(_find_downloads(options.input), options.blur_kind)
     proofs = _prove(clips)
     problems = [problem for proof in proofs for problem in proof.problems]
     if problems:
         raise DataSetError(str(options.input), problems)
-    notes += [note for proof in proofs for note in proof.notes]
+    notes = tuple(note for proof in proofs for note in proof.notes)
     jobs = tuple(SpkGoproJob(clip, proof.offset) for clip, proof in zip(clips, proofs, strict=True))
-    return SourcePlan(jobs, _describe(jobs, options), tuple(notes))
+    return SourcePlan(jobs, _describe(jobs, options), notes)
 
 
 def _refuse_options(options: SourceOptions) -> None:
@@ -84,66 +101,77 @@ def _refuse_options(options: SourceOptions) -> None:
         raise DataSetError("options of spk_gopro", problems)
 
 
-def _find_clips(
-    pairs: Path, whole: Path | None, per_frame: Path | None, options: SourceOptions
-) -> tuple[list[SpkGoproClip], list[str]]:
+def _find_downloads(given: Path) -> Downloads:
+    """Return the downloaded folders.
+
+    Raises:
+        DataSetError: no frames, or no spikes.
+    """
+    pairs, whole, per_frame, all_frames = (
+        find_downloaded(given, name) for name in (PAIRS, WHOLE, PER_FRAME, ALL_FRAMES)
+    )
+    problems = []
+    if pairs is None:
+        problems.append(f"no folder {PAIRS}; it holds the blurry and sharp frames")
+    if whole is None and per_frame is None:
+        problems.append(f"no folder {PER_FRAME} or {WHOLE}; one of them must hold the spikes")
+    if problems:
+        raise DataSetError(str(given), problems)
+    return Downloads(pairs, whole, per_frame, all_frames)
+
+
+def _find_clips(downloads: Downloads, blur_kind: str) -> list[SpkGoproClip]:
     """Return all clips of all splits; raise all problems at once."""
-    clips, notes, problems = [], [], []
+    clips, problems = [], []
     for theirs, ours in OUR_SPLITS.items():
-        if not (pairs / theirs).is_dir():
-            notes.append(f"{pairs / theirs} is not there; the split {ours} is not made")
-            continue
-        for folder in list_sequences(pairs / theirs):
+        split = downloads.pairs / theirs
+        for folder in list_sequences(split) if split.is_dir() else []:
             try:
-                clips.append(_find_clip(folder, ours, whole, per_frame, options.blur_kind))
+                clips.append(_find_clip(folder, ours, downloads, blur_kind))
             except (BadFileError, DataSetError) as error:
                 problems += problems_of(error)
     if not clips and not problems:
-        problems.append(f"{pairs}: no clips; {', '.join(OUR_SPLITS)} should hold GOPRxxxx_nn_zz")
+        problems.append(f"no clips; {', '.join(OUR_SPLITS)} should hold folders GOPRxxxx_nn_zz")
     if problems:
-        raise DataSetError(str(pairs.parent), problems)
-    return clips, notes
+        raise DataSetError(str(downloads.pairs), problems)
+    return clips
 
 
-def _find_clip(
-    folder: Path, split: str, whole: Path | None, per_frame: Path | None, blur_kind: str
-) -> SpkGoproClip:
+def _find_clip(folder: Path, split: str, downloads: Downloads, blur_kind: str) -> SpkGoproClip:
     """Return one clip.
 
     Raises:
         BadFileError, DataSetError: names that do not fit together, missing frames or spikes.
     """
-    match = CLIP_NAME.fullmatch(folder.name)
-    if match is None:
-        raise DataSetError(str(folder), ["the name is not GOPRxxxx_nn_zz, which says how to cut"])
-    n, zz = (int(part) for part in match.groups())
-    if n % 2 == 0:
-        raise DataSetError(str(folder), [f"nn is {n}; an odd number has a middle, sharp frame"])
+    try:
+        name = parse_clip_name(folder.name)
+    except ValueError as error:
+        raise DataSetError(str(folder), [str(error)]) from error
     blurry = list_frames(folder / blur_kind, [".png"])
     sharp = list_frames(folder / "sharp", [".png"])
     _check_names(folder, blur_kind, blurry, sharp)
     place = f"{folder.parent.name}/{folder.name}"
-    is_whole = whole is not None and (whole / place / STREAM_NAME).exists()
-    if is_whole:
-        parts = {STREAM_NAME: whole / place / STREAM_NAME}
+    stream = downloads.whole_stream(place)
+    if stream is not None:
+        root, parts = downloads.whole, {STREAM_NAME: stream}
     else:
-        parts = _parts(folder, place, per_frame, blurry)
-    root = whole if is_whole else per_frame
+        root, parts = downloads.per_frame, _parts(folder, place, downloads.per_frame, blurry)
     files = tuple(parts.values())
     geometry = _geometry(root, files, next(iter(blurry.values())))
-    _check_sizes(files, geometry, TICKS_PER_SOURCE_FRAME * n, is_whole)
+    _check_sizes(files, geometry, TICKS_PER_SOURCE_FRAME * name.averaged, stream is not None)
     return SpkGoproClip(
         split=split,
         name=folder.name,
-        n=n,
-        zz=zz,
+        n=name.averaged,
+        zz=name.offset,
         blur_kind=blur_kind,
         blurry=tuple(blurry.values()),
         sharp=tuple(sharp.values()),
         spikes=files,
-        is_whole=is_whole,
-        is_joined_by_order=not is_whole and set(parts) != set(blurry),
+        is_whole=stream is not None,
+        is_joined_by_order=stream is None and set(parts) != set(blurry),
         geometry=geometry,
+        source_frames=downloads.source_frames(place),
     )
 
 
@@ -233,9 +261,9 @@ def _check_sizes(
 def _prove(clips: Sequence[SpkGoproClip]) -> list[ProvenOffset]:
     """Prove the offset of every clip, in several processes where there are many."""
     workers = worthwhile_workers(default_workers(), BYTES_PER_PROOF * len(clips))
-    tasks = [(clip, None) for clip in clips]
-    proofs = dict(run_parallel(prove_clip, tasks, workers, "matching spikes with sharp frames"))
-    return [proofs[number] for number in range(len(tasks))]
+    label = "matching spikes with sharp frames"
+    proofs = dict(run_parallel(prove_clip, clips, workers, label))
+    return [proofs[number] for number in range(len(clips))]
 
 
 def _describe(jobs: Sequence[SpkGoproJob], options: SourceOptions) -> DataDescription:

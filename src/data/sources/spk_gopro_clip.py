@@ -1,4 +1,4 @@
-"""One clip of GOPRO_Large with its published spikes: the offset proven, then joined and written."""
+"""One clip of GOPRO_Large with its published spikes: its windows, and writing it as a sequence."""
 
 import hashlib
 import shutil
@@ -15,7 +15,6 @@ from src.data.simulation.blur import (
     BlurWindow,
     blur_window,
 )
-from src.data.sources.spike_proof import OffsetProof, check_reading, prove_offset
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar
 from src.data.spikes.spike_parts import SpikeParts
 from src.paths import atomic_write
@@ -41,6 +40,7 @@ class SpkGoproClip:
         is_whole: whether `spikes` is the published stream of the clip.
         is_joined_by_order: whether parts and frames have different names.
         geometry: how the bits lie.
+        source_frames: folder of all frames of the clip, None where it was not downloaded.
     """
 
     split: str
@@ -54,6 +54,7 @@ class SpkGoproClip:
     is_whole: bool
     is_joined_by_order: bool
     geometry: SpikeGeometry
+    source_frames: Path | None = None
 
     @property
     def where(self) -> str:
@@ -95,91 +96,6 @@ class SpkGoproClip:
             for stem in late
         ]
         return windows, dropped
-
-
-@dataclass(frozen=True)
-class ProvenOffset:
-    """The offset of a clip, what the user should know of it, or why there is none.
-
-    Attributes:
-        offset: source frames by which the windows begin early.
-        notes: sentences.
-        problems: sentences; the clip cannot be used where there are any.
-    """
-
-    offset: int
-    notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-
-def prove_clip(task: tuple[SpkGoproClip, int | None]) -> ProvenOffset:
-    """Find the offset of a clip from its frames and spikes, and check how its bits are read.
-
-    Args:
-        task: the clip, and its offset by comparison with the source frames where these exist.
-    """
-    clip, by_pixels = task
-    highest = max((clip.n - 1) // 2, clip.zz, by_pixels or 0)
-    try:
-        stream = SpikeParts(clip.spikes, clip.geometry)
-        proof = prove_offset(stream, list(enumerate(clip.sharp)), clip.n, highest)
-        proven = _judge(clip, by_pixels, proof)
-        clip.windows(proven.offset)  # refuses a stream that is cut short
-        return proven
-    except BadFileError as error:
-        return ProvenOffset(clip.zz, problems=(f"{clip.where}: {error}",))
-
-
-def _judge(clip: SpkGoproClip, by_pixels: int | None, proof: OffsetProof) -> ProvenOffset:
-    """Compare what frames, spikes and the name say."""
-    if proof.offset is None:
-        return _judge_still(clip, by_pixels)
-    if by_pixels is not None and by_pixels != proof.offset:
-        return ProvenOffset(
-            by_pixels,
-            problems=(
-                f"{clip.where}: its sharp frames equal the source frames with an offset of "
-                f"{by_pixels}, its spikes show them with one of {proof.offset}; frames and spikes "
-                "are not of the same clip",
-            ),
-        )
-    best = next(frame for frame in proof.frames if frame.is_decisive)
-    other = check_reading(clip.spikes, clip.geometry, best.sharp, best.tick)
-    if other is not None:
-        return ProvenOffset(proof.offset, problems=(f"{clip.where}: {other}",))
-    notes = []
-    if proof.offset != clip.zz:
-        notes.append(
-            f"{clip.where}: the name states an offset of {clip.zz} source frames, the data show "
-            f"{proof.offset}, which is used"
-        )
-    elif proof.offset:
-        notes.append(
-            f"{clip.where}: windows begin {proof.offset} source frame(s) early, as name and data "
-            f"say (spikes within {proof.deviation_ticks:.1f} ticks); published files are cut "
-            f"{TICKS_PER_SOURCE_FRAME * proof.offset} ticks late"
-        )
-    return ProvenOffset(proof.offset, notes=tuple(notes))
-
-
-def _judge_still(clip: SpkGoproClip, by_pixels: int | None) -> ProvenOffset:
-    offset = clip.zz if by_pixels is None else by_pixels
-    if clip.is_joined_by_order:
-        return ProvenOffset(
-            offset,
-            problems=(
-                f"{clip.where}: frames and spike files have different names, and the scene is too "
-                "still to show which belong together; rename the spike files like the frames",
-            ),
-        )
-    said = "its name" if by_pixels is None else "the source frames"
-    return ProvenOffset(
-        offset,
-        notes=(
-            f"{clip.where}: too still for its spikes to show the offset; {offset} is taken from "
-            f"{said}",
-        ),
-    )
 
 
 @dataclass(frozen=True)
