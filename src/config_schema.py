@@ -106,6 +106,8 @@ SCHEMA: dict[str, Any] = {
             ),
             "STD": Key(1.0, "Deviation of log1p(count); prepare_data.py writes it.", POSITIVE),
         },
+        "BIN_NORMALIZE": Key(False, "Divide the count of a bin by the ticks that fall into it."),
+        "GAIN": Key(1.0, "Factor on the counts before the logarithm.", POSITIVE),
         "IMAGE_EXTS": Key([".png", ".jpg", ".jpeg", ".bmp"], "Endings of image files.", EXTENSIONS),
         "SPIKE_DIR": Key("spike", "Folder of a sequence with its .dat files.", NAME),
         "VOXEL_CACHE_DIRNAME": Key("spike_vox", "Folder of a sequence with voxel counts.", NAME),

@@ -18,7 +18,7 @@ from src.data.datasets.spike_deblur_dataset import (
     find_clips,
 )
 from src.data.frames import read_image, write_png
-from src.data.normalization import normalize_counts, to_unit
+from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.data.recordings import Recording
 from src.data.samplers import ClipBatchSampler
 from src.data.scanning import scan_split
@@ -58,7 +58,7 @@ def assert_same(a, b):
 
 
 def test_sample_of_whole_frames_holds_the_files(original):
-    dataset = dataset_of(original, WHOLE, norm_mean=0.3, norm_std=0.5)
+    dataset = dataset_of(original, WHOLE, norm=Normalization(0.3, 0.5))
     recording = dataset.recordings[1]
     sample = dataset[3 + 1]  # second clip of the second sequence
     assert sample["meta"] == {
@@ -81,14 +81,16 @@ def test_sample_of_whole_frames_holds_the_files(original):
 
 
 def test_uint8_path_gives_the_same_values(original):
-    floats = dataset_of(original, norm_mean=0.3, norm_std=0.5)
-    raw = dataset_of(original, norm_mean=0.3, norm_std=0.5, as_uint8=True)
+    floats = dataset_of(original, norm=Normalization(0.3, 0.5))
+    raw = dataset_of(original, norm=Normalization(0.3, 0.5), as_uint8=True)
     for key in [(0, 0), (1, 3), (7, 5)]:
         a, b = floats[key], raw[key]
         assert {b[name].dtype for name in TENSORS} == {torch.uint8}
         assert torch.equal(a["blur"], to_unit(b["blur"]))
         assert torch.equal(a["sharp"], to_unit(b["sharp"]))
-        assert torch.equal(a["spike_vox"], normalize_counts(b["spike_vox"], 0.3, 0.5))
+        assert torch.equal(
+            a["spike_vox"], normalize_counts(b["spike_vox"], Normalization(0.3, 0.5))
+        )
         assert a["meta"] == b["meta"]
 
 
@@ -281,11 +283,13 @@ def test_counts_beyond_8_bit_reach_the_sample(tmp_path):
 def test_normalization_by_hand():
     counts = torch.tensor([0, 1, 3], dtype=torch.uint8)
     expected = [(np.log(v) - 0.25) / 0.5 for v in (1, 2, 4)]
-    assert normalize_counts(counts, 0.25, 0.5).tolist() == pytest.approx(expected, rel=1e-6)
-    assert normalize_counts(counts[:1], 0.0, 0.0).tolist() == [0.0]
+    assert normalize_counts(counts, Normalization(0.25, 0.5)).tolist() == pytest.approx(
+        expected, rel=1e-6
+    )
+    assert normalize_counts(counts[:1], Normalization(0.0, 0.0)).tolist() == [0.0]
     assert counts.tolist() == [0, 1, 3]
     real = torch.tensor([0.0, 1.0])
-    normalize_counts(real, 0.25, 0.5)
+    normalize_counts(real, Normalization(0.25, 0.5))
     assert real.tolist() == [0.0, 1.0]  # the argument is left as it was
     assert to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx(
         [0, 0.2, 1]

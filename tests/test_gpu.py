@@ -16,7 +16,7 @@ from model_cases import SMALL, build_tiny_vrt, build_with_spike, clip_and_voxels
 from training_cases import read_checkpoint, train_command, write_run
 from vrt_cases import smallest_net, smooth_clip
 
-from src.data.normalization import normalize_counts
+from src.data.normalization import Normalization, normalize_counts
 from src.engine.parameter_groups import GradientRules
 from src.engine.precision import choose_precision
 from src.engine.schedule import warmup_cosine
@@ -80,8 +80,8 @@ def test_half_precision_trains_like_float32(precision):
 
 def test_counts_are_normalised_on_the_device_as_on_the_cpu():
     counts = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 16, 16)
-    expected = normalize_counts(counts, 0.3, 0.7)
-    got = normalize_counts(counts.to(DEVICE), 0.3, 0.7).cpu()
+    expected = normalize_counts(counts, Normalization(0.3, 0.7))
+    got = normalize_counts(counts.to(DEVICE), Normalization(0.3, 0.7)).cpu()
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
@@ -154,7 +154,7 @@ def _losses_of_training(precision):
         optimizer,
         schedule,
         choose_precision(precision, DEVICE),
-        BatchPlacer(DEVICE, 0.5, 0.5, (2, 16, 3)),
+        BatchPlacer(DEVICE, Normalization(0.5, 0.5), (2, 16, 3)),
         GradientRules(1.0),
         StepDraws(1),
     )

@@ -23,7 +23,7 @@ SMALL = TileSettings(3, 16, 1, 6)
 
 
 def restored(model, video, settings, **options):
-    frames = list(restore_frames(model, video, settings, 0.0, 1.0, "cpu", **options))
+    frames = list(restore_frames(model, video, settings, Normalization(), "cpu", **options))
     assert [i for i, _ in frames] == list(range(len(video)))
     return np.stack([image for _, image in frames])
 
@@ -54,7 +54,7 @@ def test_tiles_of_frames_and_spikes_show_the_same_region(blend, factor, tile, ov
         mean = np.log1p(video.read_counts(i).astype(np.float64)).mean(axis=0)
         mean = (mean - 1.0) / 2.0  # the normalisation below
         expected.append(np.kron(mean, np.ones((factor, factor))))
-    frames = list(restore_frames(SpikesAsImage(), video, settings, 1.0, 2.0, "cpu"))
+    frames = list(restore_frames(SpikesAsImage(), video, settings, Normalization(1.0, 2.0), "cpu"))
     for (_, image), mean in zip(frames, expected, strict=True):
         # Not all are exactly equal: a value may lie on the edge between two 8-bit values.
         difference = np.abs(image[..., 0] - np.clip(mean, 0, 1) * 255)
@@ -118,7 +118,7 @@ def test_frames_do_not_depend_on_when_they_are_taken():
     video = Video(8)
     at_once = restored(TemporalMean(), video, SMALL)
     slowly = []
-    for _, image in restore_frames(TemporalMean(), video, SMALL, 0.0, 1.0, "cpu"):
+    for _, image in restore_frames(TemporalMean(), video, SMALL, Normalization(), "cpu"):
         restored(TemporalMean(), Video(3, seed=5), SMALL)  # another video in between
         slowly.append(image)
     assert np.array_equal(at_once, np.stack(slowly))
@@ -192,7 +192,7 @@ class OnlyFirstTrains(nn.Module):
 @pytest.mark.parametrize("num_taken", [1, 5])
 def test_model_modes_are_restored_and_no_mode_leaks(num_taken):
     model = OnlyFirstTrains()
-    frames = restore_frames(model, Video(5), SMALL, 0.0, 1.0, "cpu")
+    frames = restore_frames(model, Video(5), SMALL, Normalization(), "cpu")
     for _ in range(num_taken):
         next(frames)
         assert torch.is_grad_enabled()

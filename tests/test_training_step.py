@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.data.normalization import normalize_counts, to_unit
+from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.engine.parameter_groups import GradientRules, freeze
 from src.engine.precision import Precision, choose_precision
 from src.engine.progress import DroppedClips, Meter, Stopwatch
@@ -58,7 +58,7 @@ def make_step(model: nn.Module, *, lr=0.1, grad_clip=0.0, precision=None) -> Tra
         optimizer,
         schedule,
         precision or choose_precision("auto", CPU),
-        BatchPlacer(CPU, 0.2, 0.7, (2, 4, 5)),
+        BatchPlacer(CPU, Normalization(0.2, 0.7), (2, 4, 5)),
         GradientRules(grad_clip),
         StepDraws(1),
     )
@@ -80,7 +80,8 @@ def test_step_equals_the_obvious_loop():
     batch = batch_of(2)
     outcome = make_step(model, grad_clip=0.01)([batch], 0)
     blurry, sharp = to_unit(batch["blur"]), to_unit(batch["sharp"])
-    loss, _ = squared_error(twin(blurry, normalize_counts(batch["spike_vox"], 0.2, 0.7)), sharp)
+    voxels = normalize_counts(batch["spike_vox"], Normalization(0.2, 0.7))
+    loss, _ = squared_error(twin(blurry, voxels), sharp)
     loss.backward()
     gradient = twin.scale.grad
     assert outcome.grad_norm == pytest.approx(gradient.norm().item(), rel=1e-5)

@@ -12,12 +12,12 @@ from src.data.voxel_cache import (
     SpikeSource,
     count_frame,
     count_source,
-    normalization_of,
     read_index,
     read_voxels,
     staleness,
     write_index,
 )
+from src.data.voxel_statistics import normalization_of
 
 K = 32
 
@@ -118,7 +118,7 @@ def test_stored_file_that_is_gone_or_cut_is_seen(frame):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 0, "frames": {}}', '{"format": 1, "frames": {"a": {}}}']
+    "text", ["", "{", "[]", '{"format": 0, "frames": {}}', '{"format": 2, "frames": {"a": {}}}']
 )
 def test_unusable_index_counts_as_absent(tmp_path, text):
     (tmp_path / "index.json").write_text(text)

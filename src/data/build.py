@@ -15,7 +15,8 @@ from src.data.cache import FrameCache, available_memory_bytes, preload
 from src.data.collate_fns import collate_clips
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
 from src.data.frames import read_image
-from src.data.recordings import ImageReader, Recording
+from src.data.normalization import normalization_from
+from src.data.recordings import ImageReader, Recording, require_known_ticks
 from src.data.samplers import ClipBatchSampler
 from src.data.scanning import scan_split
 from src.data.settings import alignment_paths, scan_settings
@@ -55,8 +56,7 @@ def build_train_dataset(cfg: CfgNode, *, as_uint8: bool = True) -> SpikeDeblurDa
     return SpikeDeblurDataset(
         recordings,
         ClipSettings(data.CLIP_LEN, data.CROP_SIZE, augment),
-        norm_mean=data.NORM.MEAN,
-        norm_std=data.NORM.STD,
+        norm=normalization_from(cfg),
         seed=cfg.SEED,
         as_uint8=as_uint8,
     )
@@ -69,7 +69,10 @@ def build_val_recordings(cfg: CfgNode) -> list[Recording]:
         BadFileError: no alignment log.
         DataSetError: what is wrong with the data.
     """
-    return _scan(cfg, cfg.DATA.VAL_SPLIT, read_image)
+    recordings = _scan(cfg, cfg.DATA.VAL_SPLIT, read_image)
+    if cfg.DATA.BIN_NORMALIZE:
+        require_known_ticks(recordings)
+    return recordings
 
 
 def build_train_loader(

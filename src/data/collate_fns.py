@@ -9,7 +9,7 @@ from src.data.bad_samples import BadSample
 
 logger = logging.getLogger(__name__)
 
-TENSORS = ("blur", "sharp", "spike_vox")
+TENSORS = ("blur", "sharp", "spike_vox", "bin_ticks")
 
 
 def collate_clips(samples: list[dict[str, Any] | BadSample]) -> dict[str, Any]:
@@ -18,13 +18,13 @@ def collate_clips(samples: list[dict[str, Any] | BadSample]) -> dict[str, Any]:
     Samples whose tensors have not the shape of the first good one are dropped, too.
 
     Args:
-        samples: dicts with blur [T, 3, H, W], sharp [T, 3, H, W], spike_vox [T, K, Hs, Ws] and
-            meta, or `BadSample`.
+        samples: dicts with blur [T, 3, H, W], sharp [T, 3, H, W], spike_vox [T, K, Hs, Ws],
+            bin_ticks [T, K] and meta, or `BadSample`.
 
     Returns:
         blur [B, T, 3, H, W], sharp, spike_vox [B, T, K, Hs, Ws] (in the widest dtype of the
-        samples), meta: list of B dicts, dropped: list of BadSample. The three tensors are None
-        where no sample is left.
+        samples), bin_ticks [B, T, K], meta: list of B dicts, dropped: list of BadSample. The four
+        tensors are None where no sample is left.
     """
     good: list[dict[str, Any]] = []
     dropped: list[BadSample] = []

@@ -3,21 +3,68 @@
 The data set uses it on the CPU, the trainer on the device, on the same counts: same values.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from yacs.config import CfgNode
+
+SMALLEST_DEVIATION = 1e-6
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How counts become what the network sees.
+
+    Attributes:
+        mean, std: of the logarithm below over the training split, `DATA.NORM`.
+        gain: factor on the counts, `DATA.GAIN`; the spike threshold makes them intensity.
+        bin_normalize: divide the counts of a bin by its number of ticks, `DATA.BIN_NORMALIZE`.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    gain: float = 1.0
+    bin_normalize: bool = False
+
+
+def normalization_from(cfg: CfgNode) -> Normalization:
+    """Return what the configuration says."""
+    data = cfg.DATA
+    return Normalization(data.NORM.MEAN, data.NORM.STD, data.GAIN, data.BIN_NORMALIZE)
 
 
 def normalize_counts(
-    counts: torch.Tensor, mean: float, std: float, eps: float = 1e-6
+    counts: torch.Tensor, norm: Normalization, bin_ticks: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return (log1p(count) - mean) / max(std, eps) as float32, in the shape of `counts`.
+    """Return (log1p(count * gain / ticks of the bin) - mean) / max(std, 1e-6) as float32.
+
+    Without `bin_normalize` the ticks do not enter. Bytes on the CPU are looked up in a table.
 
     Args:
-        counts: spikes per voxel, any shape and real dtype, on any device.
-        mean: of log1p(count) over the training split.
-        std: its standard deviation.
-        eps: smallest divisor, for data without any spread.
+        counts: spikes per voxel, any shape and real dtype, on any device; [..., K, Hs, Ws] where
+            bins are normalized.
+        norm: how.
+        bin_ticks: ticks of each bin [..., K], on any device; needed where bins are normalized,
+            else not used. A bin without ticks holds no spikes and counts as one of one tick.
+
+    Returns:
+        float32 in the shape and on the device of `counts`, which is left as it was.
+
+    Raises:
+        ValueError: bins are to be normalized and their ticks are not given.
     """
-    return torch.log1p(counts.float()).sub_(mean).div_(max(std, eps))
+    is_table = counts.dtype == torch.uint8 and counts.device.type == "cpu"
+    if not norm.bin_normalize:
+        if not is_table:
+            return _normalize(counts.float(), norm.gain, norm)
+        return torch.from_numpy(np.take(_table(norm.gain, norm), counts.numpy()))
+    if bin_ticks is None:
+        raise ValueError("DATA.BIN_NORMALIZE needs the ticks of every bin, which are not known")
+    factors = norm.gain / bin_ticks.clamp(min=1).float()
+    if not is_table:
+        return _normalize(counts.float(), factors.to(counts.device)[..., None, None], norm)
+    return _look_up(counts, factors, norm)
 
 
 def to_unit(image: torch.Tensor) -> torch.Tensor:
@@ -29,3 +76,27 @@ def to_unit(image: torch.Tensor) -> torch.Tensor:
     if image.dtype != torch.uint8:
         raise ValueError(f"expected uint8 values 0..255, got {image.dtype}")
     return image.float().div_(255.0)
+
+
+def _normalize(
+    counts: torch.Tensor, factor: float | torch.Tensor, norm: Normalization
+) -> torch.Tensor:
+    """Compute the formula for float32 counts; `factor` fits their shape."""
+    logs = torch.log1p(counts * factor)
+    return logs.sub_(norm.mean).div_(max(norm.std, SMALLEST_DEVIATION))
+
+
+def _table(factor: float, norm: Normalization) -> np.ndarray:
+    """Return the formula for counts 0..255: float32 [256]."""
+    return _normalize(torch.arange(256.0), factor, norm).numpy()
+
+
+def _look_up(counts: torch.Tensor, factors: torch.Tensor, norm: Normalization) -> torch.Tensor:
+    """Look up bytes [..., K, Hs, Ws] in the table of each bin's factor [..., K]."""
+    planes = counts.reshape(-1, *counts.shape[-2:]).numpy()
+    per_plane = factors.expand(counts.shape[:-2]).flatten().tolist()
+    tables = {factor: _table(factor, norm) for factor in set(per_plane)}
+    result = np.empty(planes.shape, dtype=np.float32)
+    for plane, factor, out in zip(planes, per_plane, result, strict=True):
+        np.take(tables[factor], plane, out=out, mode="clip")  # "raise" would copy
+    return torch.from_numpy(result).reshape(counts.shape)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.bad_samples import BadFileError
+from src.data.bad_samples import BadFileError, DataSetError
+from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.frames import read_image
 from src.data.voxel_cache import Crop, SpikeSource, count_source, open_voxels, read_voxels
 
@@ -111,6 +112,13 @@ class Recording:
         path = frame.voxels or frame.spikes.path
         return read_voxels(path, self.num_bins, crop, self.spike_size)
 
+    def bin_ticks(self, i: int) -> np.ndarray:
+        """Return the ticks of each bin of frame i: int32 [K]; zeros where they are not known."""
+        num_ticks = self.frames[i].spikes.num_ticks
+        if num_ticks is None:
+            return np.zeros(self.num_bins, np.int32)
+        return ticks_per_bin(num_ticks, self.num_bins).astype(np.int32)
+
     def _read_image(self, path: Path, crop: Crop | None) -> np.ndarray:
         image = self._read(path)
         height, width = self.frame_size
@@ -142,3 +150,25 @@ class Recording:
             else:
                 return height, width
         raise last_error
+
+
+def require_known_ticks(recordings: Sequence[Recording]) -> None:
+    """Refuse spikes of which only voxels are there: nobody knows how long their bins are.
+
+    Raises:
+        DataSetError: naming the sequences.
+    """
+    unknown = [
+        recording.name
+        for recording in recordings
+        if any(frame.spikes.num_ticks is None for frame in recording.frames)
+    ]
+    if unknown:
+        raise DataSetError(
+            "DATA.BIN_NORMALIZE",
+            [
+                f"sequences {', '.join(unknown)} have voxels but no spikes, so the ticks of their "
+                "bins are not known; add the .dat files, or set DATA.BIN_NORMALIZE False and "
+                "divide the voxels before they are stored"
+            ],
+        )

@@ -7,8 +7,7 @@ only, no spikes, the `.npy` files are the source themselves and the index holds 
 
 import json
 import logging
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,11 +16,12 @@ import numpy as np
 from src.data.bad_samples import BadFileError
 from src.data.datasets.voxelizer import voxelize_packed
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
+from src.data.voxel_statistics import VoxelStatistics, statistics_of
 from src.paths import atomic_write
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # raise when the counts of an unchanged source would change
+FORMAT = 2  # raise when the counts of an unchanged source, or what is kept of them, would change
 INDEX_NAME = "index.json"
 
 Crop = tuple[int, int, int, int]  # y, x, height, width in pixels
@@ -34,7 +34,8 @@ class SpikeSource:
     Attributes:
         path: a `.dat` file, or a `.npy` of voxels where there are no spikes.
         geometry: how the bits lie; None for voxels.
-        start, stop: the ticks [start, stop) of the file; 0, 0 for voxels.
+        start, stop: the ticks [start, stop) of the file; for voxels the ticks that were counted,
+            0, 0 where that is not known.
     """
 
     path: Path
@@ -42,12 +43,17 @@ class SpikeSource:
     start: int = 0
     stop: int = 0
 
+    @property
+    def num_ticks(self) -> int | None:
+        """Ticks of the window; None where they are not known."""
+        return self.stop - self.start if self.stop > self.start else None
+
 
 @dataclass(frozen=True)
-class VoxelEntry:
-    """One frame in the index: what its counts were made from, and their sums.
+class VoxelEntry(VoxelStatistics):
+    """One frame in the index: what its counts were made from, and what they add up to.
 
-    `npy_bytes` is the size of the stored file, 0 where only the sums were wanted.
+    `npy_bytes` is the size of the stored file, 0 where only the statistics were wanted.
     """
 
     source: str
@@ -58,10 +64,6 @@ class VoxelEntry:
     geometry: str
     num_bins: int
     npy_bytes: int
-    num_voxels: int
-    event_count: int
-    sum_log1p: float
-    sum_log1p_squared: float
 
     def describes(self, source: SpikeSource, num_bins: int) -> bool:
         """Tell whether the source is still the one that was counted."""
@@ -142,7 +144,8 @@ def count_frame(source: SpikeSource, num_bins: int, npy_path: Path | None) -> Vo
         with atomic_write(npy_path) as partial:
             np.save(partial, counts, allow_pickle=False)
         npy_bytes = npy_path.stat().st_size
-    return VoxelEntry(**identity, npy_bytes=npy_bytes, **_sums(counts))
+    statistics = statistics_of(counts, source.num_ticks)
+    return VoxelEntry(**identity, npy_bytes=npy_bytes, **asdict(statistics))
 
 
 def count_source(source: SpikeSource, num_bins: int, crop: Crop | None = None) -> np.ndarray:
@@ -215,23 +218,6 @@ def read_voxels(
     return _as_counts(path, np.array(grid, order="C", subok=False))
 
 
-def normalization_of(entries: Iterable[VoxelEntry]) -> tuple[float, float]:
-    """Return mean and standard deviation of log1p(count) over all voxels of the entries.
-
-    The result does not depend on their order.
-
-    Raises:
-        ValueError: there is no voxel.
-    """
-    entries = list(entries)
-    number = sum(entry.num_voxels for entry in entries)
-    if number == 0:
-        raise ValueError("no voxels to take mean and deviation from")
-    mean = math.fsum(entry.sum_log1p for entry in entries) / number
-    square = math.fsum(entry.sum_log1p_squared for entry in entries) / number
-    return mean, math.sqrt(max(square - mean * mean, 0.0))
-
-
 def _identity(source: SpikeSource, num_bins: int) -> dict[str, object]:
     """Everything the counts of a frame depend on."""
     try:
@@ -249,21 +235,6 @@ def _identity(source: SpikeSource, num_bins: int) -> dict[str, object]:
         if bits is None
         else f"{bits.height}x{bits.width} {bits.bit_order} flip_rows={bits.flip_rows}",
         "num_bins": num_bins,
-    }
-
-
-def _sums(counts: np.ndarray) -> dict[str, object]:
-    if counts.dtype in (np.uint8, np.uint16):
-        frequency = np.bincount(counts.ravel())
-        values = np.arange(len(frequency), dtype=np.float64)
-    else:
-        values, frequency = counts.astype(np.float64).ravel(), 1
-    logs = np.log1p(values)
-    return {
-        "num_voxels": int(counts.size),
-        "event_count": round(float((values * frequency).sum())),
-        "sum_log1p": float((logs * frequency).sum()),
-        "sum_log1p_squared": float((logs * logs * frequency).sum()),
     }
 
 

@@ -93,7 +93,7 @@ class Trainer:
             optimizer,
             schedule,
             self.precision,
-            BatchPlacer(device, data.NORM.MEAN, data.NORM.STD, shape),
+            BatchPlacer(device, self.dataset.norm, shape),
             GradientRules(train.GRAD_CLIP, self.rules),
             StepDraws(self.cfg.SEED, self.ranks.rank, self.ranks.world_size),
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from src.data.normalization import normalize_counts, to_unit
+from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.engine.distributed import gradient_sync
 from src.engine.parameter_groups import GradientRules
 from src.engine.phases import PhaseClock
@@ -47,10 +47,10 @@ class BatchPlacer:
     """Brings collated batches of counts and bytes to the device and normalises them there."""
 
     def __init__(
-        self, device: torch.device, mean: float, std: float, stand_in_shape: tuple[int, int, int]
+        self, device: torch.device, norm: Normalization, stand_in_shape: tuple[int, int, int]
     ) -> None:
         """Prepare to place batches; `stand_in_shape` is (frames, crop in pixels, bins)."""
-        self.device, self.mean, self.std = device, mean, std
+        self.device, self.norm = device, norm
         self.stand_in_shape = stand_in_shape
 
     def __call__(self, batch: dict[str, Any]) -> MicroBatch:
@@ -64,7 +64,9 @@ class BatchPlacer:
             blurry=to_unit(batch["blur"].to(self.device, non_blocking=True)),
             sharp=to_unit(batch["sharp"].to(self.device, non_blocking=True)),
             voxels=normalize_counts(
-                batch["spike_vox"].to(self.device, non_blocking=True), self.mean, self.std
+                batch["spike_vox"].to(self.device, non_blocking=True),
+                self.norm,
+                batch["bin_ticks"] if self.norm.bin_normalize else None,
             ),
             weight=1.0,
             names=tuple(f"{m['seq']}:{m['frame_idx'][0]}" for m in batch["meta"]),

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from src.inference.restore import Normalization, Restorer
+from src.data.normalization import normalization_from
+from src.inference.restore import Restorer
 from src.inference.tile_settings import TileSettings
 from src.metrics.lpips_metric import LpipsMetric, LpipsUnavailableError
 from src.paths import resolve
@@ -31,7 +32,7 @@ def build_restorer(
     return Restorer(
         model,
         build_tile_settings(cfg),
-        Normalization(cfg.DATA.NORM.MEAN, cfg.DATA.NORM.STD),
+        normalization_from(cfg),
         device,
         autocast_dtype,
         use_spikes=cfg.MODEL.USE_SPIKE,

@@ -9,10 +9,11 @@ import numpy as np
 
 from src.data.alignment import EXPOSURES_NAME, frame_index, read_exposures, window_ticks
 from src.data.bad_samples import BadFileError, DataSetError
+from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.description import read_description
 from src.data.frames import list_frames, read_image
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar
-from src.data.voxel_cache import SpikeSource, count_source
+from src.data.voxel_cache import SpikeSource, count_source, read_index
 
 BLUR_FOLDERS = ("blur",)
 SHARP_FOLDERS = ("sharp",)
@@ -59,6 +60,25 @@ class FolderSequence:
     def read_counts(self, i: int) -> np.ndarray:
         """Return the spike counts of frame `i`, [K, Hs, Ws]."""
         return count_source(self.frames[i].spikes, self.num_bins)
+
+    def bin_ticks(self, i: int) -> np.ndarray:
+        """Return the ticks of each bin of frame `i`: int64 [K].
+
+        Raises:
+            DataSetError: nobody says how many ticks were counted.
+        """
+        spikes = self.frames[i].spikes
+        if spikes.num_ticks is None:
+            raise DataSetError(
+                str(spikes.path),
+                [
+                    "the model divides counts by the ticks of their bins (DATA.BIN_NORMALIZE), "
+                    "and how many ticks these voxels hold is not known; give the .dat files "
+                    "in place of the voxels, or leave the index.json beside them that "
+                    "scripts/prepare_data.py wrote"
+                ],
+            )
+        return ticks_per_bin(spikes.num_ticks, self.num_bins)
 
 
 @dataclass(frozen=True)
@@ -185,12 +205,23 @@ def _spikes_of(folder: Path, names: list[str], inputs: InputFolders) -> dict[str
     """Return frame name -> spikes for one folder of voxels or of `.dat` files."""
     voxels = list_frames(folder, [".npy"])
     if voxels:
-        return {name: SpikeSource(path) for name, path in voxels.items()}
+        return _voxel_sources(folder, voxels)
     files = list_frames(folder, [".dat"])
     only = next(iter(files.values()))
     if len(files) == 1 and (len(names) > 1 or only.stem not in names):
         return _cut_stream(only, names, inputs)
     return {name: _whole_file(path, inputs) for name, path in files.items() if name in names}
+
+
+def _voxel_sources(folder: Path, voxels: Mapping[str, Path]) -> dict[str, SpikeSource]:
+    """Return the voxels of each frame, with their ticks where the index beside them says so."""
+    index = read_index(folder)
+    sources = {}
+    for name, path in voxels.items():
+        entry = index.get(name)
+        start, stop = (0, 0) if entry is None else (entry.start, entry.stop)
+        sources[name] = SpikeSource(path, None, start, stop)
+    return sources
 
 
 def _whole_file(path: Path, inputs: InputFolders) -> SpikeSource:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.data.normalization import normalize_counts, to_unit
+from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.inference.tile_settings import TileSettings
 from src.inference.tiling import (
     blend_clips,
@@ -42,6 +42,9 @@ class FrameSource(Protocol):
     def read_counts(self, i: int) -> np.ndarray:
         """Return the spike counts of frame `i`, [K, Hs, Ws]."""
 
+    def bin_ticks(self, i: int) -> np.ndarray:
+        """Return the ticks of each bin of frame `i`, [K]; asked where bins are normalized."""
+
 
 class NonFiniteOutputError(RuntimeError):
     """The network returned a NaN or an infinity; nothing may be scored or written."""
@@ -49,14 +52,6 @@ class NonFiniteOutputError(RuntimeError):
 
 class TileMemoryError(RuntimeError):
     """Even the smallest tile does not fit into the device's memory."""
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """Mean and deviation of log1p(count) over the training split, `DATA.NORM`."""
-
-    mean: float
-    std: float
 
 
 class Restorer:
@@ -107,24 +102,24 @@ class Restorer:
         if len(source) == 0:
             return
         plan, indices = plan_time(len(source), self.settings)
-        window = _FrameWindow(source, self.use_spikes)
+        window = _FrameWindow(source, self.use_spikes, self.norm.bin_normalize)
         with evaluating(self.model):
-            frames = blend_clips(lambda clip: self._run_clip(*window.read(clip)), plan, indices)
+            frames = blend_clips(lambda clip: self._run_clip(window.read(clip)), plan, indices)
             for i in range(len(source)):
                 # No name for the frame: it may be a view that keeps a whole clip alive.
                 yield i, to_uint8(next(frames), f"frame {i}")
 
-    def _run_clip(self, rgb: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+    def _run_clip(self, clip: "_Clip") -> torch.Tensor:
         """Return the result [t, 3, H, W] of one clip; smaller tiles where memory does not do."""
         started = time.perf_counter()
         while True:
             try:
-                result = self._run_tiles(rgb, counts)
+                result = self._run_tiles(clip)
                 break
             except torch.cuda.OutOfMemoryError as error:
                 reason = str(error).splitlines()[0]
             # Outside the handler: the error's traceback holds the tensors of the failed attempt.
-            self._shrink_tiles(rgb.shape[-2:], reason)
+            self._shrink_tiles(clip.rgb.shape[-2:], reason)
         self.seconds += time.perf_counter() - started
         return result
 
@@ -146,8 +141,9 @@ class Restorer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _run_tiles(self, rgb: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-        """Return [t, 3, H, W] float32 for uint8 RGB [1, t, 3, H, W], counts [1, t, K, Hs, Ws]."""
+    def _run_tiles(self, clip: "_Clip") -> torch.Tensor:
+        """Return the result [t, 3, H, W] in float32."""
+        rgb, counts = clip.rgb, clip.counts
         height, width = rgb.shape[-2:]
         grids = ((1, 1), (1, 1))
         if counts is not None:
@@ -164,17 +160,17 @@ class Restorer:
             spikes = None
             if counts is not None:
                 spikes = counts[..., on_spikes(y, grids[0]), on_spikes(x, grids[1])]
-            return self._run_model(rgb[..., y, x], spikes)
+            return self._run_model(_Clip(rgb[..., y, x], spikes, clip.bin_ticks))
 
         return blend_tiles(run_tile, rows, columns)[..., :height, :width]
 
-    def _run_model(self, rgb: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
-        """Return [t, 3, h, w] float32 for one tile of uint8 RGB and counts, both on the CPU."""
+    def _run_model(self, tile: "_Clip") -> torch.Tensor:
+        """Return [t, 3, h, w] float32 for one tile."""
         with torch.inference_mode(), _number_format(self.device.type, self.autocast_dtype):
-            frames = to_unit(rgb.to(self.device))
+            frames = to_unit(tile.rgb.to(self.device))
             spikes = None
-            if counts is not None:
-                spikes = normalize_counts(counts.to(self.device), self.norm.mean, self.norm.std)
+            if tile.counts is not None:
+                spikes = normalize_counts(tile.counts.to(self.device), self.norm, tile.bin_ticks)
             restored = self.model(frames, spikes)
             if restored.shape != frames.shape:
                 raise ValueError(
@@ -187,36 +183,45 @@ def restore_frames(
     model: nn.Module,
     source: FrameSource,
     settings: TileSettings,
-    norm_mean: float,
-    norm_std: float,
+    norm: Normalization,
     device: str | torch.device,
     autocast_dtype: torch.dtype | None = None,
     use_spikes: bool = True,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (frame number, restored uint8 RGB [H, W, 3]) of one video; see `Restorer`."""
-    norm = Normalization(norm_mean, norm_std)
     restorer = Restorer(model, settings, norm, device, autocast_dtype, use_spikes)
     return restorer.restore(source)
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """Some frames, or a tile of them, on the CPU; None is what the model does not need."""
+
+    rgb: torch.Tensor  # uint8 [1, t, 3, H, W]
+    counts: torch.Tensor | None  # [1, t, K, Hs, Ws]
+    bin_ticks: torch.Tensor | None  # [1, t, K]
 
 
 class _FrameWindow:
     """Reads the frames of one clip after the other; keeps only those that the clips share."""
 
-    def __init__(self, source: FrameSource, use_spikes: bool) -> None:
+    def __init__(self, source: FrameSource, use_spikes: bool, use_ticks: bool) -> None:
         self.source = source
-        self.use_spikes = use_spikes
+        self.use_spikes, self.use_ticks = use_spikes, use_spikes and use_ticks
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
-    def read(self, frames: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return uint8 RGB [1, t, 3, H, W] and counts [1, t, K, Hs, Ws] of the given frames."""
+    def read(self, frames: list[int]) -> _Clip:
+        """Return the given frames as one clip."""
         self.kept = {i: self.kept[i] for i in self.kept if i in frames}
         for i in frames:
             if i not in self.kept:
                 self.kept[i] = self._read_frame(i)
-        rgb = torch.stack([self.kept[i][0] for i in frames])[None]
-        if not self.use_spikes:
-            return rgb, None
-        return rgb, torch.stack([self.kept[i][1] for i in frames])[None]
+        counts = ticks = None
+        if self.use_spikes:
+            counts = torch.stack([self.kept[i][1] for i in frames])[None]
+        if self.use_ticks:
+            ticks = torch.from_numpy(np.stack([self.source.bin_ticks(i) for i in frames]))[None]
+        return _Clip(torch.stack([self.kept[i][0] for i in frames])[None], counts, ticks)
 
     def _read_frame(self, i: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         rgb = torch.from_numpy(np.array(self.source.read_blurry(i))).permute(2, 0, 1)

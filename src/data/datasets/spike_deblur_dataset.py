@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import Dataset
 
 from src.data.bad_samples import BadFileError, BadSample, DataSetError
-from src.data.normalization import normalize_counts, to_unit
-from src.data.recordings import FrameRecord, Recording
+from src.data.normalization import Normalization, normalize_counts, to_unit
+from src.data.recordings import FrameRecord, Recording, require_known_ticks
 from src.data.samplers import Key, sample_generator
 from src.data.transforms import (
     AugmentSettings,
@@ -23,6 +23,7 @@ from src.data.transforms import (
     crop_grid,
     draw_crop,
     draw_orientation,
+    orient_bins,
     orient_frames,
     orient_times,
     orient_voxels,
@@ -62,13 +63,14 @@ class SpikeDeblurDataset(Dataset):
     Args:
         recordings: aligned sequences.
         settings: how clips are cut; the default gives whole frames and nothing random.
-        norm_mean, norm_std: of log1p(count).
+        norm: how counts become what the network sees.
         seed: of crops and augmentation.
         as_uint8: leave scaling and normalization to the receiver: blur and sharp are uint8, and
             spike_vox holds counts (uint8, or int32 or float32 where the stored ones need it).
 
     Raises:
-        DataSetError: no clip is long enough, or a crop is no whole number of spike pixels.
+        DataSetError: no clip is long enough, a crop is no whole number of spike pixels, or bins are
+            to be normalized and the ticks of a window are not known.
     """
 
     def __init__(
@@ -76,14 +78,13 @@ class SpikeDeblurDataset(Dataset):
         recordings: Sequence[Recording],
         settings: ClipSettings = ClipSettings(),
         *,
-        norm_mean: float = 0.0,
-        norm_std: float = 1.0,
+        norm: Normalization = Normalization(),
         seed: int = 0,
         as_uint8: bool = False,
     ) -> None:
         self.recordings = tuple(recordings)
         self.settings = settings
-        self.norm_mean, self.norm_std = norm_mean, norm_std
+        self.norm = norm
         self.seed, self.as_uint8 = seed, as_uint8
         self.clips = find_clips(self.recordings, settings.frames)
         if not self.clips:
@@ -95,13 +96,18 @@ class SpikeDeblurDataset(Dataset):
                     f"the longest of which has {longest} frames; lower DATA.CLIP_LEN"
                 ],
             )
+        if norm.bin_normalize:
+            require_known_ticks(self.recordings)
         self._grids = _crop_grids(self.recordings, settings)
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any] | BadSample:
-        """Return the sample of DESIGN: blur and sharp [T, 3, H, W], spike_vox [T, K, Hs, Ws], meta.
+        """Return a sample as the data guide describes it.
+
+        blur and sharp [T, 3, H, W], spike_vox [T, K, Hs, Ws], meta, and bin_ticks int32 [T, K]: the
+        ticks of each bin, 0 where the spikes came as voxels of unknown ticks.
 
         Raises:
             IndexError: no such clip.
@@ -124,10 +130,13 @@ class SpikeDeblurDataset(Dataset):
         blurry = np.stack([recording.read_blurry(i, frame_crop) for i in times])  # [T, H, W, 3]
         sharp = np.stack([recording.read_sharp(i, frame_crop) for i in times])
         counts = np.stack([recording.read_counts(i, spike_crop) for i in times])  # [T, K, Hs, Ws]
+        ticks = np.stack([recording.bin_ticks(i) for i in times])  # [T, K]
+        bin_ticks = torch.from_numpy(orient_bins(ticks, orientation))
         return {
             "blur": self._image_tensor(blurry, orientation),
             "sharp": self._image_tensor(sharp, orientation),
-            "spike_vox": self._voxel_tensor(counts, orientation),
+            "spike_vox": self._voxel_tensor(counts, orientation, bin_ticks),
+            "bin_ticks": bin_ticks,
             "meta": _meta(recording.name, orient_times(self._frames(clip), orientation)),
         }
 
@@ -149,13 +158,15 @@ class SpikeDeblurDataset(Dataset):
         tensor = torch.from_numpy(orient_frames(np.moveaxis(images, -1, 1), orientation))
         return tensor if self.as_uint8 else to_unit(tensor)
 
-    def _voxel_tensor(self, counts: np.ndarray, orientation: Orientation) -> torch.Tensor:
+    def _voxel_tensor(
+        self, counts: np.ndarray, orientation: Orientation, bin_ticks: torch.Tensor
+    ) -> torch.Tensor:
         if counts.dtype == np.uint16:
             counts = counts.astype(np.int32)  # few operations of torch know uint16
         tensor = torch.from_numpy(orient_voxels(counts, orientation))
         if self.as_uint8:
             return tensor
-        return normalize_counts(tensor, self.norm_mean, self.norm_std)
+        return normalize_counts(tensor, self.norm, bin_ticks)
 
 
 def find_clips(recordings: Sequence[Recording], num_frames: int) -> list[Clip]:

@@ -66,13 +66,14 @@ def check_log_names(log: AlignmentLog, settings: PrepareSettings) -> list[str]:
 
 
 def check_normalization(
-    splits: list[PreparedSplit], train_split: str, expected: Expected
+    splits: list[PreparedSplit], settings: PrepareSettings, expected: Expected
 ) -> list[str]:
     """Compare DATA.NORM with mean and deviation of what was counted."""
+    train_split = settings.train_split
     if not any(s.entries[scan.name] for s in splits if s.split == train_split for scan in s.scans):
         return [f"{train_split}: no prepared frame, so DATA.NORM is not checked; {RUN_PREPARE}"]
     try:
-        found = normalization_texts(splits, train_split)
+        found = normalization_texts(splits, settings)
     except DataSetError as error:
         return problems_of(error)
     given = (number_text(expected.norm_mean), number_text(expected.norm_std))

@@ -42,7 +42,7 @@ def check(settings: PrepareSettings, expected: Expected) -> Findings:
     findings.include(check_content(splits, description, settings.workers))
     if log is not None:
         findings.problems += check_log_names(log, settings)
-    findings.problems += check_normalization(splits, settings.train_split, expected)
+    findings.problems += check_normalization(splits, settings, expected)
     findings.problems += check_description(settings, description)
     return findings
 

@@ -14,7 +14,7 @@ from src.data.preparation.counting import PreparedSplit, count_spikes
 from src.data.description import FILE_NAME, DataDescription, read_description, write_fingerprint
 from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
 from src.data.scanning import ScanSettings, SequenceScan, scan_sequence, summarize
-from src.data.voxel_cache import normalization_of
+from src.data.voxel_statistics import normalization_of
 from src.data.yaml_edit import number_text, set_values
 from src.paths import atomic_write
 
@@ -29,6 +29,7 @@ class PrepareSettings:
         alignment_log: file to write.
         config: YAML file that gets mean and deviation.
         workers: processes.
+        gain, bin_normalize: how counts enter mean and deviation, `DATA.GAIN`, `DATA.BIN_NORMALIZE`.
     """
 
     scan: ScanSettings
@@ -37,6 +38,8 @@ class PrepareSettings:
     alignment_log: Path
     config: Path
     workers: int = 1
+    gain: float = 1.0
+    bin_normalize: bool = False
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -152,12 +155,16 @@ def alignment_records(splits: list[PreparedSplit]) -> dict[str, dict[int, Exposu
     }
 
 
-def normalization_texts(splits: list[PreparedSplit], train_split: str) -> tuple[str, str]:
-    """Return mean and deviation of log1p(count) over the training split, as they are written.
+def normalization_texts(
+    splits: list[PreparedSplit], settings: PrepareSettings
+) -> tuple[str, str]:
+    """Return mean and deviation over the training split, as they are written.
 
     Raises:
-        DataSetError: the training split has no counted frame, or nothing but equal counts.
+        DataSetError: the training split has no counted frame, or nothing but equal counts, or its
+            voxels cannot be scaled as the configuration says.
     """
+    train_split = settings.train_split
     entries = [
         entry
         for split in splits
@@ -167,7 +174,10 @@ def normalization_texts(splits: list[PreparedSplit], train_split: str) -> tuple[
     ]
     if not entries:
         raise DataSetError(train_split, ["no frame can be used for training"])
-    mean, std = normalization_of(entries)
+    try:
+        mean, std = normalization_of(entries, settings.gain, settings.bin_normalize)
+    except ValueError as error:
+        raise DataSetError(train_split, [str(error)]) from error
     if std == 0:
         problem = "all voxels hold the same count, so there are no spikes to learn from"
         raise DataSetError(train_split, [f"{problem}; --check_only says where"])
@@ -176,7 +186,7 @@ def normalization_texts(splits: list[PreparedSplit], train_split: str) -> tuple[
 
 def write_normalization(splits: list[PreparedSplit], settings: PrepareSettings) -> str:
     """Write mean and deviation into the configuration where they differ from what is there."""
-    mean, std = normalization_texts(splits, settings.train_split)
+    mean, std = normalization_texts(splits, settings)
     path = settings.config.resolve()  # a link stays a link
     with path.open(encoding="utf-8", newline="") as handle:
         text = handle.read()
