@@ -21,7 +21,7 @@ from src.engine.parameter_groups import GradientRules
 from src.engine.precision import choose_precision
 from src.engine.schedule import warmup_cosine
 from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
-from src.inference.restore import Normalization, Restorer
+from src.inference.restore import Restorer
 from src.inference.tile_settings import TileSettings
 from src.models.spike_temporal_sa import SpikeTemporalSA
 from src.utils.attention import AttentionSettings, ChunkSettings
