@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from src.data.frames import read_image
+from src.data.inspection.findings import Question
+from src.data.inspection.inspect import inspect_file
 from src.data.simulation.simulator import simulate_spikes
 from src.data.spikes.events import dense_to_events, events_to_dense, read_dense
 from src.data.spikes.reconstruct import tfi, tfp
@@ -102,3 +104,27 @@ def test_linear_high_speed_frames_drive_the_simulator():
     light = frames[:, 100:164, 100:164].repeat(8, axis=0)
     spikes = simulate_spikes(light, threshold=2.0, seed=1)
     assert np.abs(spikes.mean(axis=0) - light.mean(axis=0) / 2).max() <= 1 / 120 + 1e-9
+
+
+@pytest.mark.parametrize("number", [200, 203])
+def test_size_order_of_bits_and_flip_of_a_recording_are_found(number):
+    path = SAMPLES / f"{number}_part1_key_id151.dat"
+    alone = inspect_file(Question(path))
+    assert alone.is_right
+    assert alone.verdict.startswith("250x400 (first spike camera, REDS sets); bit_order little")
+    known = inspect_file(Question(path, reference=path.with_suffix(".png")))
+    assert known.verdict.endswith("bit_order little; flip_rows True")
+    wrong = inspect_file(Question(path, height=360, width=640))
+    assert not wrong.is_right
+    assert "250x400 (first spike camera, REDS sets) would be" in wrong.verdict
+
+
+def test_axes_of_a_recording_are_found():
+    findings = inspect_file(Question(SAMPLES / "uhsr_helicopter_200x250x250.npz"))
+    assert findings.verdict.startswith("axes SHW: 200 ticks of 250x250 (UHSR)")
+
+
+def test_frames_of_12_bits_are_no_spikes():
+    findings = inspect_file(Question(SAMPLES / "ball_12bit.mraw"))
+    assert not findings.is_right
+    assert "the bits look like numbers of 12 bits" in findings.verdict

@@ -1,0 +1,68 @@
+"""Inspect a file that is said to hold spikes, whatever it is."""
+
+from pathlib import Path
+
+from src.data.bad_samples import BadFileError
+from src.data.inspection.array_samples import ENDINGS, sample_array
+from src.data.inspection.arrays import inspect_dense
+from src.data.inspection.findings import Findings, Question
+from src.data.inspection.lists import inspect_list
+from src.data.inspection.packed import inspect_packed
+
+# First bytes of files that are no bare bits, whatever their ending says.
+SIGNATURES = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"BM": "a BMP image",
+    b"RIFF": "an AVI or WebP file",
+    b"\x89HDF": "an HDF5 file; name it .h5",
+    b"PK\x03\x04": "a ZIP archive; name it .npz if it is one",
+    b"\x93NUMPY": "a NumPy array; name it .npy",
+    b"\x1f\x8b": "packed with gzip; unpack it first",
+}
+PACKED_ENDINGS = (".dat", ".bin", ".raw")
+
+
+def inspect_file(question: Question) -> Findings:
+    """Find out what a file is.
+
+    Raises:
+        BadFileError: a file that is missing, empty, or of a kind that holds no spikes.
+        ValueError: a given size that packed spikes cannot have.
+    """
+    path = question.path
+    if not path.is_file():
+        raise BadFileError(path, "is a folder" if path.is_dir() else "no such file")
+    if path.suffix.lower() in ENDINGS:
+        sample = sample_array(path, question.key)
+        if len(sample.shape) == 3 and sample.values.dtype.kind in "buif":
+            return inspect_dense(sample, question)
+        if len(sample.shape) == 2 and sample.shape[1] in (3, 4):
+            return inspect_list(sample, question)
+        raise BadFileError(
+            path,
+            f"array {sample.key or ''} has shape {sample.shape} of {sample.values.dtype}; three "
+            "axes (time, rows, columns) or rows (t, y, x) of numbers are needed",
+        )
+    _refuse_known_kinds(path)
+    findings = inspect_packed(question)
+    if path.suffix.lower() not in PACKED_ENDINGS:
+        note = f"the ending {path.suffix or '(none)'} is not known; looked at as packed bits"
+        findings = Findings(
+            findings.verdict,
+            findings.is_right,
+            findings.measured,
+            (note, *findings.warnings),
+            findings.block,
+        )
+    return findings
+
+
+def _refuse_known_kinds(path: Path) -> None:
+    with path.open("rb") as handle:
+        start = handle.read(12)
+    for signature, name in SIGNATURES.items():
+        if start.startswith(signature):
+            raise BadFileError(path, f"is {name}, not packed spikes")
+    if start[4:8] == b"ftyp":
+        raise BadFileError(path, "is an MP4 video, not packed spikes")

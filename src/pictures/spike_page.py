@@ -1,0 +1,91 @@
+"""One page about spikes: what they show (TFP and TFI), how many there are, and what was found."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from src.data.spikes.reconstruct import tfi_filled, tfp
+from src.pictures.panels import Panel, make_page, to_grey
+
+PANEL_PX = 460
+TFP_TICKS = 32
+TFP_SPIKES = 10  # dark recordings get a window with about so many spikes per pixel
+WHITE_QUANTILE = 0.995
+CURVE_COLOUR = (0, 90, 180)
+
+
+def draw_spike_page(
+    spikes: np.ndarray,
+    first_tick: int,
+    num_ticks: int,
+    threshold: float | None,
+    lines: Sequence[str],
+) -> np.ndarray:
+    """Return a page about consecutive ticks of a recording: uint8 RGB [h, w, 3].
+
+    Args:
+        spikes: uint8 [S, H, W] of 0 and 1, upright.
+        first_tick: number of the first of them in the recording.
+        num_ticks: ticks in the recording.
+        threshold: gain of the images; None scales each to its own white.
+        lines: text above the pictures; one that starts with "!" is a warning.
+    """
+    middle = len(spikes) // 2
+    rate = spikes.mean(axis=0, dtype=np.float32)
+    wanted = max(TFP_TICKS, round(TFP_SPIKES / max(float(rate.mean()), 1e-6)))
+    width = min(wanted, len(spikes))
+    gain = 1.0 if threshold is None else threshold
+    counted = tfp(spikes, middle, width, gain)
+    interval, has_interval = tfi_filled(spikes, middle, gain)
+    white = 1.0
+    if threshold is None:
+        white = float(np.quantile(counted, WHITE_QUANTILE))
+    scale = "white = brightest" if threshold is None else f"threshold {threshold:g}"
+    tick = first_tick + middle
+    start = tick - width // 2
+    panels = [
+        Panel(f"TFP of ticks {start} to {start + width - 1}, {scale}", to_grey(counted, white)),
+        Panel(
+            f"TFI at tick {tick}, {has_interval.mean():.1%} of pixels with interval",
+            to_grey(interval, white),
+        ),
+    ]
+    per_tick = spikes.mean(axis=(1, 2), dtype=np.float32)
+    stop = first_tick + len(spikes)
+    curve = draw_curve(per_tick, (PANEL_PX, round(PANEL_PX * 0.42)))
+    caption = f"rate per tick, {first_tick} to {stop - 1} of {num_ticks}; 0 to {per_tick.max():.3f}"
+    second = [Panel(caption, curve), Panel("rates of pixels, 0 to 1", draw_histogram(rate))]
+    return make_page([panels, second], PANEL_PX, lines)
+
+
+def draw_curve(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return values over their index as a curve above 0: uint8 RGB [h, w, 3].
+
+    Args:
+        values: [S], none negative.
+        size: width and height.
+    """
+    width, height = size
+    image = np.full((height, width, 3), 245, np.uint8)
+    x = np.linspace(4, width - 5, len(values)) if len(values) > 1 else np.array([width / 2])
+    top = max(float(values.max()), 1e-12)
+    y = height - 5 - values / top * (height - 10)
+    points = np.rint(np.stack([x, y], axis=1)).astype(np.int32)
+    cv2.line(image, (4, height - 5), (width - 5, height - 5), (150, 150, 150), 1)
+    cv2.polylines(image, [points], isClosed=False, color=CURVE_COLOUR, lineType=cv2.LINE_AA)
+    return image
+
+
+def draw_histogram(rates: np.ndarray) -> np.ndarray:
+    """Return how many pixels have which rate, as bars from rate 0 at the left to 1 at the right."""
+    number, _ = np.histogram(rates, bins=50, range=(0, 1))
+    width, height = PANEL_PX, round(PANEL_PX * 0.42)
+    image = np.full((height, width, 3), 245, np.uint8)
+    step = width / len(number)
+    for i, value in enumerate(number / max(1, number.max())):
+        bar = round(value * (height - 10))
+        if value:
+            left, right = round(i * step), round((i + 1) * step) - 2
+            image[height - 5 - max(1, bar) : height - 5, left:right] = CURVE_COLOUR
+    return image

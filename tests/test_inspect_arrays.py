@@ -1,0 +1,143 @@
+"""Arrays say which axis is time and lists which column is which, as far as their values show it."""
+
+from functools import cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from src.data.bad_samples import BadFileError
+from src.data.inspection import array_samples
+from src.data.inspection.array_samples import sample_array
+from src.data.inspection.findings import Question
+from src.data.inspection.inspect import inspect_file
+from tests.inspection_cases import film, pack
+
+film = cache(film)
+
+
+def inspect(path, array, **given):
+    np.save(path, array)
+    return inspect_file(Question(path, **given))
+
+
+@pytest.mark.parametrize("axes", ["SHW", "HSW", "HWS"])
+def test_the_axis_of_time_is_found(tmp_path, axes):
+    spikes = film(60, 84, 150)
+    stored = spikes.transpose(["SHW".index(axis) for axis in axes])
+    findings = inspect(tmp_path / "a.npy", stored)
+    assert findings.is_right
+    assert findings.verdict.startswith(f"axes {axes}: 150 ticks of 60x84")
+    assert np.array_equal(findings.block.spikes, spikes)
+    flipped = inspect(tmp_path / "a.npy", stored, flip_rows=True)
+    assert np.array_equal(flipped.block.spikes, spikes[:, ::-1])
+    wrong = {"SHW": "HWS", "HSW": "SHW", "HWS": "HSW"}[axes]
+    refused = inspect(tmp_path / "a.npy", stored, axes=wrong)
+    assert not refused.is_right
+    assert f"axes {wrong} cannot be right" in refused.verdict
+
+
+def test_given_sizes_and_axes(tmp_path):
+    spikes = film(60, 84, 150)
+    assert inspect(tmp_path / "a.npy", spikes, height=60, width=84).is_right
+    assert inspect(tmp_path / "a.npy", spikes, axes="SWH").is_right  # a picture on its side
+    findings = inspect(tmp_path / "a.npy", spikes, height=84, width=60)
+    assert not findings.is_right
+    assert "84x60 cannot be right: axes SHW are 60x84" in findings.verdict
+    assert not inspect(tmp_path / "a.npy", spikes, axes="XYZ").is_right
+
+
+def test_arrays_without_spikes_are_named(tmp_path):
+    path = tmp_path / "a.npy"
+    assert "all values are 0" in inspect(path, np.zeros((4, 5, 6), bool)).verdict
+    noise = np.random.default_rng(0).random((40, 50, 60)) < 0.3
+    assert "no axis stands out" in inspect(path, noise).verdict
+    assert inspect(path, noise, axes="SHW").is_right
+    counts = inspect(path, film(60, 84, 150).astype(np.int32) * 3)
+    assert not counts.is_right
+    assert "2 distinct values (0, 3" in counts.verdict
+    with pytest.raises(BadFileError, match="three axes"):
+        inspect(path, np.zeros(7))
+
+
+def test_packed_bytes_taken_for_pixels(tmp_path):
+    packed = pack(film(128, 96, 56)).reshape(56, 128, 12)
+    findings = inspect(tmp_path / "a.npy", packed)
+    assert not findings.is_right
+    assert "packed bytes taken for pixels; its bytes read as bits: 128x96" in findings.verdict
+    assert findings.block.spikes.shape == (56, 128, 96)
+
+
+def test_archives_and_keys(tmp_path):
+    spikes = film(60, 84, 150)
+    np.savez_compressed(tmp_path / "a.npz", spk=spikes, label=3)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw/spike"] = spikes
+        file["raw/other"] = spikes[:, :, :50]
+    assert inspect_file(Question(tmp_path / "a.npz")).verdict.startswith("axes SHW: 150 ticks")
+    with pytest.raises(BadFileError, match=r"raw/other \[150, 60, 50\].*--key"):
+        inspect_file(Question(tmp_path / "a.h5"))
+    findings = inspect_file(Question(tmp_path / "a.h5", key="raw/other"))
+    assert findings.verdict.startswith("axes SHW: 150 ticks of 60x50")
+    with pytest.raises(BadFileError, match="has no array 'x'; it holds spk"):
+        inspect_file(Question(tmp_path / "a.npz", key="x"))
+    np.savez(tmp_path / "pickled.npz", spk=np.array([{}, []], dtype=object))
+    (tmp_path / "broken.npz").write_bytes(b"PK\3\4 not really")
+    for name in ("pickled", "broken"):
+        with pytest.raises(BadFileError, match="cannot be read"):
+            inspect_file(Question(tmp_path / f"{name}.npz"))
+
+
+def test_of_large_arrays_the_leading_part_is_read(tmp_path, monkeypatch):
+    spikes = film(60, 84, 150)
+    np.save(tmp_path / "a.npy", spikes)
+    np.savez_compressed(tmp_path / "a.npz", spikes)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["spikes"] = spikes
+    monkeypatch.setattr(array_samples, "MAX_VALUES", 40 * 60 * 84 + 5)
+    for ending in ("npy", "npz", "h5"):
+        sample = sample_array(tmp_path / f"a.{ending}")
+        assert sample.shape == (150, 60, 84)
+        assert not sample.is_whole
+        assert np.array_equal(sample.values, spikes[:40])
+        findings = inspect_file(Question(tmp_path / f"a.{ending}"))
+        assert findings.verdict.startswith("axes SHW: 150 ticks of 60x84")
+        assert any("leading part" in line for line in findings.measured)
+
+
+def test_columns_of_lists_are_found(tmp_path):
+    spikes = film(60, 84, 150)
+    rows = np.argwhere(spikes)
+    path = tmp_path / "a.npy"
+    findings = inspect(path, rows)
+    assert findings.is_right
+    assert findings.verdict.startswith("columns tyx (t never goes back, y is sorted within a tick)")
+    assert "at least 60x84" in findings.verdict
+    assert np.array_equal(findings.block.spikes, spikes)
+    microseconds = np.column_stack([rows[:, 2], rows[:, 1], rows[:, 0] * 50, np.ones(len(rows))])
+    findings = inspect(path, microseconds)
+    assert findings.verdict.startswith("columns xytp")
+    assert any("multiples of 50" in line for line in findings.measured)
+    assert np.array_equal(findings.block.spikes, spikes)
+
+
+def test_lists_that_cannot_be_right(tmp_path):
+    rows = np.argwhere(film(60, 84, 150))
+    path = tmp_path / "a.npy"
+    small = inspect(path, rows, height=60, width=80)
+    assert not small.is_right
+    assert "60x80 cannot be right, there are events outside" in small.verdict
+    assert not inspect(path, rows, axes="xyt").is_right
+    assert not inspect(path, rows, axes="abc").is_right
+    signs = np.column_stack([rows, np.resize([1, -1], len(rows))])
+    assert "events of an event camera" in inspect(path, signs).verdict
+    shuffled = np.random.default_rng(0).permutation(rows)
+    assert "name the columns with --axes" in inspect(path, shuffled).verdict
+    assert "at least two rows" in inspect(path, rows[:1]).verdict
+    assert "not negative" in inspect(path, rows - [0, 5, 0]).verdict
+
+
+def test_question_says_where_it_came_from():
+    assert Question(Path("a.npy"), height=3).size is None
+    assert Question(Path("a.npy"), height=3, width=4).size == (3, 4)

@@ -1,0 +1,182 @@
+"""Size and order of bits of packed spikes are found in the bits, or said not to show there."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.data.bad_samples import BadFileError
+from src.data.frames import write_png
+from src.data.inspection.findings import Question
+from src.data.inspection.inspect import inspect_file
+from src.data.inspection.packed import inspect_bytes, inspect_packed
+from src.data.inspection.recognition import PackedBits
+from tests.inspection_cases import film, pack, scene
+
+film = cache(film)
+
+
+def inspect(data, **given):
+    return inspect_bytes(np.ascontiguousarray(data), Question(Path("spikes.dat"), **given))
+
+
+@pytest.mark.parametrize("bit_order", ["little", "big"])
+@pytest.mark.parametrize(
+    ("height", "width", "ticks"),
+    [(250, 400, 30), (360, 640, 12), (128, 96, 56), (96, 128, 88), (60, 84, 150), (720, 1280, 5)],
+)
+def test_size_and_order_of_bits_are_found(height, width, ticks, bit_order):
+    data = pack(film(height, width, ticks, seed=width), bit_order)
+    findings = inspect(data)
+    assert findings.is_right
+    assert re.match(rf"{height}x{width}\b", findings.verdict)
+    assert f"bit_order {bit_order}" in findings.verdict
+    assert "flip_rows cannot be known" in findings.verdict
+    assert findings.block.num_ticks == ticks
+    spikes = film(height, width, ticks, seed=width)
+    first = findings.block.first_tick
+    assert np.array_equal(findings.block.spikes, spikes[first : first + len(findings.block.spikes)])
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ((360, 448), r"the file would hold 28.57 ticks"),
+        ((250, 400), r"the file would hold 46.08 ticks"),
+        ((180, 1280), r"another size passes|not alike"),
+        ((640, 360), r"pixels 360 apart are not alike"),
+        ((360, 320), r"no dip at 115200 pixels"),
+    ],
+)
+def test_a_wrong_size_is_refused_and_the_right_one_named(given, reason):
+    data = pack(film(360, 640, 20, seed=7))
+    findings = inspect(data, height=given[0], width=given[1])
+    assert not findings.is_right
+    assert findings.verdict.startswith(f"{given[0]}x{given[1]} cannot be right: ")
+    assert re.search(reason, findings.verdict)
+    assert "360x640 (Spk-GoPro) would be" in findings.verdict
+
+
+def test_given_size_and_order_of_bits_are_confirmed_or_refused():
+    data = pack(film(128, 96, 56, seed=96))
+    assert inspect(data, height=128, width=96, bit_order="little", flip_rows=True).is_right
+    findings = inspect(data, bit_order="big")
+    assert not findings.is_right
+    assert "bit_order big cannot be right, little would be" in findings.verdict
+    with pytest.raises(ValueError, match="multiple of 8"):
+        inspect(data, height=3, width=3)
+
+
+def test_files_of_one_gopro_frame_are_named():
+    """88 ticks of 360x640 are 2,534,400 bytes, for which 396x640 gives a whole number of ticks."""
+    data = pack(film(360, 640, 88, seed=1))
+    findings = inspect(data, height=396, width=640)
+    assert not findings.is_right
+    assert "there is no dip at 253440 pixels; 360x640" in findings.verdict
+    assert any("10x396x640" in warning for warning in findings.warnings)
+    assert any("396x640: 80 ticks (whole)" in line for line in findings.measured)
+
+
+def test_the_reference_decides_flip_and_order_of_bits(tmp_path):
+    picture = (scene(128, 96 + 15, seed=3)[:, 7 : 96 + 7] * 255).astype(np.uint8)
+    path = tmp_path / "scene.png"
+    write_png(path, np.dstack([picture.repeat(2, 0).repeat(2, 1)] * 3))
+    for flip_rows in (True, False):
+        for bit_order in ("little", "big"):
+            data = pack(film(128, 96, 56, seed=3), bit_order, flip_rows)
+            findings = inspect(data, reference=path)
+            assert findings.verdict == f"128x96; bit_order {bit_order}; flip_rows {flip_rows}"
+            assert not inspect(data, reference=path, flip_rows=not flip_rows).is_right
+    write_png(path, np.dstack([np.rot90(picture[:96]).copy()] * 3))
+    other = inspect(data, reference=path)
+    assert any("another scene, or another size" in warning for warning in other.warnings)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_nothing_is_known_of_constant_bits(value):
+    findings = inspect(np.full(200_000, value, np.uint8), height=250, width=400)
+    assert not findings.is_right
+    assert f"all sampled bits are {value // 255}" in findings.verdict
+    assert findings.block is None
+
+
+def test_nothing_is_known_of_noise_and_it_is_said():
+    rng = np.random.default_rng(0)
+    data = np.packbits(rng.random((20, 250, 400)) < 0.3)
+    findings = inspect(data)
+    assert not findings.is_right
+    assert findings.verdict.startswith("the size cannot be known from this file: no pixel tires")
+    given = inspect(data, height=250, width=400)
+    assert given.is_right
+    assert "250x400 as given may be right" in given.verdict
+    assert not inspect(data, height=360, width=640).is_right
+
+
+def test_too_short_and_still_recordings():
+    one = inspect(pack(film(128, 96, 56)[:1]), height=128, width=96)
+    assert "fewer than 3 ticks of 128x96 are too short" in one.verdict
+    frozen = inspect(pack(np.repeat(film(128, 96, 56)[:1], 40, axis=0)))
+    assert "cannot be known" in frozen.verdict
+    light = np.full((60, 96, 128), 0.37)
+    phase = np.random.default_rng(1).uniform(0, 2, (96, 128))
+    uniform = (np.diff(np.floor((np.cumsum(light, axis=0) + phase) / 2), axis=0) > 0).astype(
+        np.uint8
+    )
+    findings = inspect(pack(uniform))
+    assert "a tick has 12288 pixels, but the scene has no structure" in findings.verdict
+    assert "96x128 (the demo data)" in findings.verdict
+
+
+def test_left_over_bytes_are_counted():
+    data = np.concatenate([pack(film(128, 96, 56)), np.zeros(100, np.uint8)])
+    findings = inspect(data)
+    assert findings.verdict.startswith("128x96")
+    assert any(w.startswith("100 bytes are left over after 56 ticks") for w in findings.warnings)
+
+
+def test_numbers_are_no_spikes():
+    rng = np.random.default_rng(2)
+    smooth = (scene(256, 384) * 200 + rng.integers(0, 9, (256, 384))).astype(np.uint8)
+    findings = inspect(smooth.reshape(-1))
+    assert "the bits look like numbers of 8 bits" in findings.verdict
+    assert PackedBits(pack(film(128, 96, 56))).number_bits() is None
+
+
+def test_unfit_files(tmp_path):
+    path = tmp_path / "spikes.dat"
+    for content, message in (
+        (b"", "is empty"),
+        (b"\x89PNG\r\n", "is a PNG image"),
+        (b"\0\0\0\x18ftypisom", "is an MP4 video"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(BadFileError, match=message):
+            inspect_file(Question(path))
+    with pytest.raises(BadFileError, match="no such file"):
+        inspect_file(Question(tmp_path / "missing.dat"))
+    with pytest.raises(BadFileError, match="is a folder"):
+        inspect_file(Question(tmp_path))
+    odd = tmp_path / "spikes.xyz"
+    odd.write_bytes(pack(film(128, 96, 56)).tobytes())
+    findings = inspect_file(Question(odd))
+    assert findings.verdict.startswith("128x96")
+    assert "the ending .xyz is not known" in findings.warnings[0]
+
+
+def test_of_a_large_file_only_samples_are_read(tmp_path):
+    """A gigabyte, sparse on disk, with spikes where the samples and the middle lie."""
+    path = tmp_path / "large.dat"
+    spikes = pack(film(250, 400, 60, seed=400))
+    tick = 250 * 400 // 8
+    total = (1 << 30) // tick * tick
+    with path.open("wb") as handle:
+        handle.write(spikes)
+        handle.seek((total // tick // 2 - 30) * tick)
+        handle.write(spikes)
+        handle.seek(total - len(spikes))
+        handle.write(spikes)
+    findings = inspect_packed(Question(path))
+    assert findings.verdict.startswith("250x400 (first spike camera")
+    assert len(findings.block.spikes) * 100_000 <= 1 << 25
