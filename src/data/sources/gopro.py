@@ -164,7 +164,7 @@ def clip_windows(
     for k in range(count):
         start = k * averaged - offset
         if start < 0:
-            notes.append(f"frame {k:06d} dropped: it begins {-start} source frames too early")
+            notes.append(f"frame {k:06d} dropped: its exposure begins {-start} source frame(s) before the clip")
         else:
             windows.append(frame_window(k, start, averaged, ticks_per_frame))
     return tuple(windows), notes
