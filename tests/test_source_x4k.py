@@ -53,9 +53,7 @@ def test_windows_by_hand(made):
     assert (folder / "spike/spike.dat").stat().st_size == 257 * 48 * 64 // 8
     exposures = read_exposures(folder / "exposures.csv", None)
     assert len(exposures) == (257 - 65) // 15 + 1 == 13
-    ticks = [
-        tuple(round(4000 * t, 6) for t in (e.t0, e.t1, e.t_sharp)) for e in exposures.values()
-    ]
+    ticks = [tuple(round(4000 * t, 6) for t in (e.t0, e.t1, e.t_sharp)) for e in exposures.values()]
     assert ticks[:3] == [(0, 65, 32), (15, 80, 47), (30, 95, 62)]
     assert exposures[0].t1 == 0.01625  # 16.25 ms
     exposures = read_exposures(made / "none/train/002__occ008.320/exposures.csv", None)
@@ -128,7 +126,9 @@ def test_a_folder_beside_its_video_wins(tmp_path):
     write_x4k(tmp_path / "down", SMALL)
     write_video(tmp_path / "down/train/002/occ008.320.mp4", [Drift(7).at(j) for j in range(65)])
     for name in ("ours", "again"):
-        assert prepare(write_config(tmp_path, tmp_path / name), "x4k1000fps", tmp_path / "down") == 0
+        assert (
+            prepare(write_config(tmp_path, tmp_path / name), "x4k1000fps", tmp_path / "down") == 0
+        )
         (tmp_path / "down/train/002/occ008.320.mp4").unlink(missing_ok=True)
     hidden = "dataset.yaml", "index.json"
     assert bytes_of(tmp_path / "ours", *hidden) == bytes_of(tmp_path / "again", *hidden)
@@ -156,9 +156,7 @@ FAULTS = {
         "train/002__occ008.320: " + "{down}/train/002/occ008.320/0031.png: truncated PNG",
     ),
     "frame of another size": (
-        lambda d: (d / "train/002/occ008.320/0031.png").write_bytes(
-            (d / "other.png").read_bytes()
-        ),
+        lambda d: (d / "train/002/occ008.320/0031.png").write_bytes((d / "other.png").read_bytes()),
         "0031.png: is (48, 128), the first frame of its folder (96, 128)",
     ),
     "empty folder": (

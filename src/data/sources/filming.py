@@ -105,6 +105,8 @@ class _Sensor:
     def _expose(self, light: np.ndarray, following: np.ndarray) -> None:
         num_ticks = min(self._cameras.ticks_per_frame, self._left)
         self._left -= num_ticks
+        if not num_ticks:
+            return
         chunk = np.empty((num_ticks, *light.shape), dtype=np.float32)
         for i in range(num_ticks):
             part = np.float32(i / self._cameras.ticks_per_frame)

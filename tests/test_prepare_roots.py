@@ -1,0 +1,73 @@
+"""One configuration, one alignment log, several data roots: nothing is mixed up silently."""
+
+import pytest
+from data_cases import copy_root, write_miniature
+from source_cases import norm_of, prepare_data, write_config
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return write_miniature(tmp_path_factory.mktemp("roots") / "mini", sequences=1, frames=3)
+
+
+def run(config, *arguments):
+    return prepare_data.main(["--config", str(config), "--workers", "1", *map(str, arguments)])
+
+
+def test_numbers_of_a_root_from_the_command_line_are_announced(original, tmp_path, capsys):
+    mine, original = (copy_root(original, tmp_path / name) for name in ("mine", "named"))
+    config = write_config(tmp_path, original)
+    assert run(config, "DATA.ROOT", mine) == 0
+    told = capsys.readouterr().out
+    assert f"note: {config} now has the mean and deviation of {mine}" in told
+    assert f"but names DATA.ROOT {original}" in told
+    assert norm_of(config)["MEAN"] > 0
+    assert run(config, "DATA.ROOT", original) == 0
+    assert "note:" not in capsys.readouterr().out  # the same root as in the file
+
+
+def test_a_log_of_another_root_is_not_replaced(original, tmp_path, capsys):
+    config = write_config(tmp_path, original)
+    first = copy_root(original, tmp_path / "a/mini")
+    second = copy_root(original, tmp_path / "b/mini")
+    (second / "train/seq_000").rename(second / "train/street")
+    assert run(config, "DATA.ROOT", first) == 0
+    log = tmp_path / "out/logs/align_mini.txt"
+    before = log.read_text()
+    capsys.readouterr()
+    assert run(config, "DATA.ROOT", second) == 1
+    told = capsys.readouterr().err
+    assert f"has 1 of 2 sequences that are not in {second} (train/seq_000)" in told
+    assert "set DATA.ALIGN_LOG_PATHS" in told
+    assert log.read_text() == before
+    assert not list(second.rglob("index.json"))  # it stopped before it counted
+    other = tmp_path / "out/logs/other.txt"
+    assert run(config, "DATA.ROOT", second, "DATA.ALIGN_LOG_PATHS", f"['{other}']") == 0
+    assert "train/street" in other.read_text()
+
+
+def test_a_damaged_log_is_replaced(original, tmp_path):
+    config = write_config(tmp_path, copy_root(original, tmp_path / "mini"))
+    log = tmp_path / "out/logs/align_mini.txt"
+    log.parent.mkdir(parents=True)
+    log.write_text("nothing\n")
+    assert run(config) == 0
+    assert "train/seq_000" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threshold", "3", "--shard", "0/2"], "--threshold, --shard: only with --source"),
+        (["--source", "gopro"], "--source needs --input"),
+        (["--source", "gopro", "--input", "/nowhere/at/all"], "/nowhere/at/all: no such folder"),
+    ],
+)
+def test_options_of_sources_alone(original, tmp_path, arguments, message, capsys):
+    assert run(write_config(tmp_path, original), *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_checking_does_not_make(original, tmp_path):
+    with pytest.raises(SystemExit):
+        run(write_config(tmp_path, original), "--check_only", "--source", "gopro")

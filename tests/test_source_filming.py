@@ -1,0 +1,203 @@
+"""Filming against its slow twin, which holds the clip in memory and follows the formulas."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from source_cases import Drift
+
+from src.data.alignment import read_exposures
+from src.data.frames import read_image
+from src.data.simulation.simulator import BT601, SpikeSimulator
+from src.data.sources import filming
+from src.data.sources.film_plan import (
+    Cameras,
+    Film,
+    abutting_windows,
+    clip_seed,
+    frame_weights,
+    overlapping_windows,
+)
+from src.data.sources.filming import film
+from src.data.spikes.spike_dat import SpikeFile, read_sidecar
+
+SIZE = (32, 48)
+CAMERAS = Cameras(
+    blur_kind="blur",
+    transfer="encoded",
+    threshold=2.0,
+    downscale=2,
+    interpolator="linear",
+    ticks_per_frame=8,
+    frames_per_second=240,
+    seed=3,
+)
+
+
+def frames_of(count, seed=0):
+    scene = Drift(seed, SIZE)
+    return np.stack([scene.at(j) for j in range(count)])
+
+
+def plan_of(count, windows, num_ticks=None, **changes):
+    cameras = dataclasses.replace(CAMERAS, **changes)
+    ticks = count * cameras.ticks_per_frame if num_ticks is None else num_ticks
+    return Film("train/clip", count, SIZE, tuple(windows), ticks, cameras)
+
+
+def run(plan, frames, folder):
+    """Film from a generator; return bits [S, h, w], blurry and sharp frames by index."""
+    folder.mkdir()
+    steps = []
+    film(plan, iter(frames), folder, steps.append)
+    assert sum(steps) == len(frames)
+    path = folder / "spike/spike.dat"
+    stream = SpikeFile(path, read_sidecar(path).geometry)
+    images = [
+        {w.index: read_image(folder / kind / f"{w.name}.png") for w in plan.windows}
+        for kind in ("blur", "sharp")
+    ]
+    return stream.read(0, stream.num_ticks), *images
+
+
+def twin(plan, frames):
+    """The same from whole arrays: light at every tick, its mean, its spikes."""
+    c = plan.cameras
+    gamma = 2.2 if c.blur_kind == "blur_gamma" else 1.0
+    values, p = frames / 255.0, c.ticks_per_frame
+    following = np.concatenate([values[1:], values[-1:]])
+
+    def at(q, power):
+        part = q % p / p
+        return (1 - part) * values[q // p] ** power + part * following[q // p] ** power
+
+    def picture(ticks):
+        return 255 * np.mean([at(q, gamma) for q in ticks], axis=0) ** (1 / gamma)
+
+    blurry = {
+        w.index: picture(range(w.start_tick, w.stop_tick, w.step_ticks)) for w in plan.windows
+    }
+    sharp = {w.index: picture([w.sharp_tick]) for w in plan.windows}
+    power = 2.2 if c.transfer == "linear" else 1.0
+    height, width = c.spike_size(plan.size)
+    light = np.stack([at(q, power) @ BT601 for q in range(plan.num_ticks)])
+    light = light.reshape(-1, height, c.downscale, width, c.downscale).mean(axis=(2, 4))
+    seed = clip_seed(c.seed, plan.clip)
+    sensor = SpikeSimulator(height, width, seed=seed, threshold=c.threshold)
+    return sensor.expose(np.clip(light, 0, 1)), blurry, sharp
+
+
+PLANS = {
+    "abutting, cross-fades": (30, {}, lambda: abutting_windows(30, 7, 8)),
+    "abutting, gamma, linear light": (
+        *(24, {"blur_kind": "blur_gamma", "transfer": "linear", "threshold": 1.0}),
+        lambda: abutting_windows(24, 11, 8),
+    ),
+    "overlapping ticks": (20, {"ticks_per_frame": 4}, lambda: overlapping_windows(77, 33, 15)),
+    "overlapping ticks, gamma": (
+        *(20, {"ticks_per_frame": 4, "blur_kind": "blur_gamma"}),
+        lambda: overlapping_windows(77, 33, 15),
+    ),
+    "overlapping frames": (
+        *(25, {"ticks_per_frame": 1, "interpolator": "none"}),
+        lambda: overlapping_windows(25, 9, 2),
+    ),
+    "gaps between exposures": (30, {}, lambda: abutting_windows(30, 5, 8, stride=9)),
+    "one frame averaged, downscale 1": (6, {"downscale": 1}, lambda: abutting_windows(6, 1, 8)),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_streaming_equals_the_twin(tmp_path, name):
+    count, changes, windows = PLANS[name]
+    num_ticks = 77 if "ticks" in name else None
+    plan, frames = plan_of(count, windows(), num_ticks, **changes), frames_of(count)
+    bits, blurry, sharp = run(plan, frames, tmp_path / "clip")
+    twin_bits, twin_blurry, twin_sharp = twin(plan, frames)
+    assert bits.shape == twin_bits.shape == (plan.num_ticks, *plan.cameras.spike_size(SIZE))
+    # The light is summed in float32 here: a pixel right at its threshold may fire a tick later.
+    assert (bits != twin_bits).mean() < 1e-4
+    assert np.abs(bits.sum(axis=0, dtype=int) - twin_bits.sum(axis=0, dtype=int)).max() <= 1
+    assert 0.1 < bits.mean() < 0.9
+    assert len(blurry) == len(plan.windows) > 1
+    for index in blurry:
+        assert np.abs(blurry[index] - twin_blurry[index]).max() <= 0.5 + 1e-6
+        assert np.abs(sharp[index] - twin_sharp[index]).max() <= 0.5 + 1e-6
+
+
+def test_a_frame_stands_exactly_at_its_tick(tmp_path, monkeypatch):
+    seen = []
+    original = SpikeSimulator.expose
+
+    def expose(self, intensity):
+        seen.append(intensity.copy())
+        return original(self, intensity)
+
+    monkeypatch.setattr(SpikeSimulator, "expose", expose)
+    black, white = np.zeros((*SIZE, 3), np.uint8), np.full((*SIZE, 3), 255, np.uint8)
+    run(plan_of(3, abutting_windows(3, 1, 8)), [black, white, black], tmp_path / "clip")
+    light = np.concatenate(seen)[:, 0, 0]
+    ramp = np.arange(8) / 8
+    assert np.allclose(light, [*ramp, *(1 - ramp), *np.zeros(8)], atol=1e-6)
+    assert max(map(len, seen)) == 8  # a frame's ticks at a time, however long the clip
+
+
+def test_no_more_pictures_are_open_than_overlap(tmp_path, monkeypatch):
+    most = []
+    original = filming._Exposer.show
+
+    def show(self, frame):
+        original(self, frame)
+        most.append(len(self._open))
+
+    monkeypatch.setattr(filming._Exposer, "show", show)
+    plan = plan_of(60, overlapping_windows(60, 17, 4), ticks_per_frame=1, interpolator="none")
+    run(plan, frames_of(60), tmp_path / "clip")
+    assert len(most) == 60
+    assert max(most) <= 5
+
+
+def test_weights_by_hand():
+    assert frame_weights([6], 4, 9) == {1: 1, 2: 1}
+    assert frame_weights([8], 4, 9) == {2: 1}
+    assert frame_weights([5, 6, 7, 8], 4, 9) == {1: 3, 2: 5}  # (3+2+1) : (1+2+3+4) = 6 : 10
+    assert frame_weights(range(0, 56, 8), 8, 7) == dict.fromkeys(range(7), 1)
+    assert frame_weights([35], 4, 9) == {8: 1}  # the last frame is held
+    assert frame_weights([3, 4], 1, 9) == {3: 1, 4: 1}
+
+
+def test_windows_by_hand():
+    ticks = [(w.start_tick, w.stop_tick, w.sharp_tick) for w in abutting_windows(33, 11, 8)]
+    assert ticks == [(0, 88, 40), (88, 176, 128), (176, 264, 216)]
+    ticks = [(w.start_tick, w.stop_tick, w.sharp_tick) for w in overlapping_windows(257, 65, 15)]
+    assert ticks[:2] == [(0, 65, 32), (15, 80, 47)]
+    assert ticks[-1] == (180, 245, 212)
+    with pytest.raises(ValueError, match="an odd number has a middle one"):
+        abutting_windows(30, 8, 8)
+    with pytest.raises(ValueError, match="an odd number has a middle one"):
+        overlapping_windows(257, 64, 15)
+
+
+def test_the_seed_is_that_of_the_clip(tmp_path):
+    frames = frames_of(8)
+    plan = plan_of(8, abutting_windows(8, 7, 8))
+    first = run(plan, frames, tmp_path / "a")[0]
+    assert np.array_equal(run(plan, frames, tmp_path / "b")[0], first)
+    other = dataclasses.replace(plan, clip="train/other")
+    assert not np.array_equal(run(other, frames, tmp_path / "c")[0], first)
+    assert clip_seed(0, "train/a") != clip_seed(1, "train/a")
+
+
+def test_exposures_are_written_with_the_instant_of_the_sharp_frame(tmp_path):
+    run(plan_of(15, abutting_windows(15, 7, 8)), frames_of(15), tmp_path / "clip")
+    assert (tmp_path / "clip/exposures.csv").read_text().splitlines()[0] == (
+        "frame_idx,t0[s],t1[s],t_sharp[s]"
+    )
+    exposure = read_exposures(tmp_path / "clip/exposures.csv", None)[1]
+    assert (exposure.t0, exposure.t1, exposure.t_sharp) == (56 / 1920, 112 / 1920, 80 / 1920)
+
+
+@pytest.mark.parametrize("count", [13, 15])
+def test_another_number_of_frames_than_planned(tmp_path, count):
+    with pytest.raises(ValueError, match=rf"{count} frames came, 14 were planned"):
+        run(plan_of(14, abutting_windows(14, 7, 8)), frames_of(count), tmp_path / "clip")

@@ -1,0 +1,255 @@
+"""Running a source plan: kill and resume, shards, processes, mixtures, disk, other owners."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from source_cases import GoproClip, bytes_of, prepare, write_config, write_gopro
+
+from src.data.bad_samples import DataSetError
+from src.data.description import DataDescription
+from src.data.sources.output import put_in_place, remove_abandoned
+from src.data.sources.run import run_plan
+from src.data.sources.source import SourcePlan
+from src.paths import REPO_ROOT
+
+CLIPS = (
+    GoproClip("train", "GOPR0372_07_00", 16),
+    GoproClip("train", "GOPR0372_07_01", 24),
+    GoproClip("train", "GOPR0374_11_03", 30),
+    GoproClip("test", "GOPR0384_11_05", 30),
+)
+CACHES = ("index.json",)  # has the times of files
+
+
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory):
+    return write_gopro(tmp_path_factory.mktemp("run") / "down", CLIPS)
+
+
+@pytest.fixture(scope="module")
+def whole(downloaded):
+    """The data root that one undisturbed run makes."""
+    folder = downloaded.parent
+    assert prepare(write_config(folder, folder / "whole"), "gopro", downloaded) == 0
+    return folder / "whole"
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = [{repo!r}, {tests!r}]
+from source_cases import prepare
+from src.data.sources import filming
+from pathlib import Path
+shown, original = [], filming._Exposer.show
+def show(self, frame):
+    shown.append(1)
+    if len(shown) == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(self, frame)
+filming._Exposer.show = show
+prepare(Path({config!r}), "gopro", Path({down!r}))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@pytest.mark.parametrize("at", [10, 60])
+def test_a_killed_run_goes_on(downloaded, whole, tmp_path, at, capsys):
+    config = write_config(tmp_path, tmp_path / "ours")
+    code = KILLED.format(
+        repo=str(REPO_ROOT),
+        tests=str(REPO_ROOT / "tests"),
+        at=at,
+        config=str(config),
+        down=str(downloaded),
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)  # noqa: S603
+    assert done.returncode == -signal.SIGKILL
+    hidden = [path for path in (tmp_path / "ours").rglob(".making-*") if path.is_dir()]
+    assert len(hidden) == 1  # it died inside a clip
+    finished = len(list((tmp_path / "ours").glob("*/*/source.json")))
+    assert finished == (0 if at == 10 else 2)
+    assert prepare(config, "gopro", downloaded) == 0
+    told = capsys.readouterr().out
+    assert f"{4 - finished} sequences made" in told
+    assert ("2 sequences were there already" in told) == (finished == 2)
+    assert not list((tmp_path / "ours").rglob(".making-*"))
+    assert bytes_of(tmp_path / "ours", *CACHES) == bytes_of(whole, *CACHES)
+
+
+def test_two_shards_equal_one_run(downloaded, whole, tmp_path, capsys):
+    config = write_config(tmp_path, tmp_path / "ours")
+    for shard in ("1/2", "0/2"):
+        assert prepare(config, "gopro", downloaded, "--shard", shard) == 0
+        told = capsys.readouterr().out
+        assert "2 sequences made" in told
+        assert "when parts 0 to 1 all are, run the same command without --shard" in told
+        assert not (tmp_path / "out").exists()  # nothing is prepared yet
+    assert prepare(config, "gopro", downloaded) == 0
+    assert "4 sequences were there already" in capsys.readouterr().out
+    assert bytes_of(tmp_path / "ours", *CACHES) == bytes_of(whole, *CACHES)
+
+
+def test_two_processes_equal_one(downloaded, whole, tmp_path):
+    config = write_config(tmp_path, tmp_path / "ours")
+    assert prepare(config, "gopro", downloaded, workers=2) == 0
+    assert bytes_of(tmp_path / "ours", *CACHES) == bytes_of(whole, *CACHES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--blur_kind", "blur_gamma"), "blur_kind: 'blur', now it would be 'blur_gamma'"),
+        (("--threshold", 3), "threshold: 2.0, now it would be 3.0"),
+        (("--seed", 1), "seed 0, now 1"),
+        (("--interpolator", "none"), "interpolator: 'linear', now it would be 'none'"),
+    ],
+)
+def test_mixtures_are_refused(downloaded, whole, arguments, message, capsys):
+    before = bytes_of(whole)
+    config = whole.parent / "whole.yaml"
+    assert prepare(config, "gopro", downloaded, *arguments) == 1
+    told = capsys.readouterr().err
+    assert message in told
+    assert "nothing was changed; choose an empty DATA.ROOT" in told
+    assert bytes_of(whole) == before
+
+
+def test_other_frames_under_the_same_name_are_refused(downloaded, whole, tmp_path, capsys):
+    down = shutil.copytree(downloaded, tmp_path / "down")
+    (down / "GOPRO_Large_all/train/GOPR0372_07_00/000016.png").unlink()
+    assert prepare(whole.parent / "whole.yaml", "gopro", down) == 1
+    told = capsys.readouterr().err
+    assert "GOPR0372_07_00 was made with source_frames 16, now 15; source_bytes " in told
+
+
+def test_a_root_with_other_sequences_is_refused(downloaded, tmp_path, capsys):
+    (tmp_path / "ours/train/seq_000/blur").mkdir(parents=True)
+    assert prepare(write_config(tmp_path, tmp_path / "ours"), "gopro", downloaded) == 1
+    assert "seq_000 is not one of the sequences that would be made" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "ours").rglob("*")) == [
+        *("blur", "seq_000", "train")
+    ]
+
+
+def test_a_full_disk_is_refused_before_it_starts(downloaded, tmp_path, monkeypatch, capsys):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert prepare(write_config(tmp_path, tmp_path / "ours"), "gopro", downloaded) == 1
+    assert "that is too little" in capsys.readouterr().err
+    assert not (tmp_path / "ours").exists()
+
+
+def test_disk_use_is_stated_and_about_right(downloaded, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        assert prepare(write_config(tmp_path, tmp_path / "ours"), "gopro", downloaded) == 0
+    assert "4 sequences to make: 100 source frames, 0.4 s of video, 8 blurry frames" in caplog.text
+    written = sum(
+        path.stat().st_size
+        for path in (tmp_path / "ours").rglob("*")
+        if path.suffix in (".png", ".dat")
+    )
+    stated = float(caplog.text.split("disk: about ")[1].split(" kB")[0]) * 1e3
+    assert 0.5 < stated / written < 2
+    assert "per hour of video" in caplog.text
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """A sequence of one small file; `deed` is what else it does."""
+
+    name: str
+    deed: str = ""
+    split: str = "train"
+    num_units: int = 3
+    num_exposures: int = 1
+    out_bytes: int = 10
+    seconds: float = 1.0
+
+    @property
+    def identity(self):
+        return {"name": self.name}
+
+    def write(self, folder, advance):
+        (folder / "file").write_text(self.name)
+        advance(3)
+        if self.deed == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.deed == "fail":
+            raise DataSetError("toy", ["cannot be made"])
+        if self.deed == "full":
+            raise OSError(28, "No space left on device")
+        return [f"made {self.name}"]
+
+
+def toys(*jobs):
+    return SourcePlan(jobs, DataDescription("toys"), ())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("deed", "message"),
+    [("fail", "train/b: toy: cannot be made"), ("full", "train/b: .*No space left on device")],
+)
+def test_one_that_fails_does_not_keep_the_others(tmp_path, workers, deed, message):
+    plan = toys(Toy("a"), Toy("b", deed), Toy("c"))
+    with pytest.raises(DataSetError, match=message) as caught:
+        run_plan(plan, tmp_path, workers=workers)
+    assert "2 of 3 sequences were made and are kept; run it again" in str(caught.value)
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["a", "c"]
+    lines = run_plan(toys(Toy("a"), Toy("b"), Toy("c")), tmp_path, workers=workers)
+    assert lines == [
+        *("2 sequences were there already", "1 sequences made"),
+        *("train/a: made a", "train/b: made b", "train/c: made c"),
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_f37_a_killed_worker_is_explained(tmp_path):
+    plan = toys(*(Toy(f"a{i}") for i in range(3)), Toy("b", "die", num_units=1))
+    with pytest.raises(DataSetError, match="a worker process was killed, probably for lack of"):
+        run_plan(plan, tmp_path, workers=2)
+    plan = toys(*(Toy(f"a{i}") for i in range(3)), Toy("b", num_units=1))
+    run_plan(plan, tmp_path, workers=1)
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["a0", "a1", "a2", "b"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks")
+def test_hidden_folders_of_the_living_stay(tmp_path):
+    with put_in_place(tmp_path, Toy("a")) as (folder, _):
+        (folder / "half").write_text("half")
+        dead = folder.with_name(".making-host-99999-b")
+        dead.mkdir()
+        Path(f"{dead}.lock").touch()
+        remove_abandoned(tmp_path, ["train"])
+        assert (folder / "half").exists()
+        assert not dead.exists()
+        assert not Path(f"{dead}.lock").exists()
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["a"]
+
+
+def test_two_runs_that_make_the_same_do_not_collide(tmp_path):
+    with put_in_place(tmp_path, Toy("a")) as (folder, _):
+        (folder / "file").write_text("mine")
+        place = tmp_path / "train/a"
+        shutil.copytree(folder, place)
+        (place / "source.json").write_text('{"identity": {"name": "a"}, "notes": []}')
+    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["a"]
+
+
+def test_a_missing_split_is_announced(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        run_plan(toys(Toy("a")), tmp_path, workers=1)
+    assert "no clips for val: a training needs val too" in caplog.text
+
+
+@pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2"])
+def test_shards_that_cannot_be(downloaded, tmp_path, shard):
+    config = write_config(tmp_path, tmp_path / "ours")
+    with pytest.raises(SystemExit):
+        prepare(config, "gopro", downloaded, f"--shard={shard}")
