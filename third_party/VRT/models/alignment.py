@@ -48,7 +48,7 @@ def find_targets(batch: int, num_frames: int, distance: int, device: torch.devic
         neighbours.append(neighbour.where(is_there, 0).flatten().to(device))
         flows.append(flow.where(is_there, 0).flatten().to(device))
         gate = is_there.reshape(-1, 1, 1, 1).to(device)
-        exists.append(None if bool(is_there.all()) else gate)
+        exists.append(None if g == 1 else gate)  # every target has a neighbour next to it
     return Targets(current.flatten().to(device), tuple(neighbours), tuple(flows), tuple(exists))
 
 

@@ -8,6 +8,7 @@ all windows of one kind share one mask.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -84,24 +85,24 @@ def padded_size(size: Size, window: Size) -> Size:
     return tuple(-(-length // side) * side for length, side in zip(size, window, strict=True))
 
 
-def partition(volume: Tensor, window: Size) -> Tensor:
+def partition(volume: np.ndarray, window: Size) -> np.ndarray:
     """Cut `[D, H, W]` into windows `[M, N]`; windows and tokens in d, h, w order, w fastest."""
     d, h, w = window
     pattern = "(nd d) (nh h) (nw w) -> (nd nh nw) (d h w)"
     return rearrange(volume, pattern, d=d, h=h, w=w)
 
 
-def window_kinds(padded: Size, window: Size, shift: Size) -> Tensor:
+def window_kinds(padded: Size, window: Size, shift: Size) -> np.ndarray:
     """Return the mask kind of each window `[M]`: bit a is set if it wraps around on axis a."""
-    kinds = torch.zeros([length // side for length, side in zip(padded, window, strict=True)])
-    kinds = kinds.long()
+    counts = [length // side for length, side in zip(padded, window, strict=True)]
+    kinds = np.zeros(counts, dtype=np.int64)
     for axis, step in enumerate(shift):
         if step > 0:
-            kinds.select(axis, -1).add_(2**axis)
-    return kinds.flatten()
+            np.moveaxis(kinds, axis, 0)[-1] += 2**axis
+    return kinds.ravel()
 
 
-def blocked_pairs(kind: int, window: Size, shift: Size) -> Tensor | None:
+def blocked_pairs(kind: int, window: Size, shift: Size) -> np.ndarray | None:
     """Return which tokens of a window of this kind are kept apart, `[N, N]` bool, or None.
 
     On an axis where the window wraps around, its last `shift` positions come from the other end
@@ -109,40 +110,39 @@ def blocked_pairs(kind: int, window: Size, shift: Size) -> Tensor | None:
     """
     if kind == 0:
         return None
-    label = torch.zeros(window, dtype=torch.long)
+    label = np.zeros(window, dtype=np.int64)
     for axis, (side, step) in enumerate(zip(window, shift, strict=True)):
         if kind >> axis & 1:
-            label.narrow(axis, side - step, step).add_(2**axis)
-    label = label.flatten()
+            np.moveaxis(label, axis, 0)[side - step :] += 2**axis
+    label = label.ravel()
     return label[:, None] != label[None, :]
 
 
 def _sorted_windows(
     batch: int, size: Size, window: Size, shift: Size
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return windows `[M, N]` of row numbers (-1 padded), their kinds and their batch items."""
     padded = padded_size(size, window)
     num_rows = size[0] * size[1] * size[2]
-    rows = torch.full(padded, -1, dtype=torch.long)
-    rows[: size[0], : size[1], : size[2]] = torch.arange(num_rows).view(size)
-    windows = partition(rows.roll([-step for step in shift], (0, 1, 2)), window)
-    kinds = window_kinds(padded, window, shift).repeat(batch)
-    clips = torch.arange(batch).repeat_interleave(len(windows))
-    windows = torch.cat(
-        [torch.where(windows < 0, -1, windows + b * num_rows) for b in range(batch)]
+    rows = np.full(padded, -1, dtype=np.int64)
+    rows[: size[0], : size[1], : size[2]] = np.arange(num_rows).reshape(size)
+    windows = partition(np.roll(rows, [-step for step in shift], (0, 1, 2)), window)
+    kinds = np.tile(window_kinds(padded, window, shift), batch)
+    clips = np.arange(batch).repeat(len(windows))
+    windows = np.concatenate(
+        [np.where(windows < 0, -1, windows + b * num_rows) for b in range(batch)]
     )
-    order = kinds.argsort(stable=True)
+    order = kinds.argsort(kind="stable")
     return windows[order], kinds[order], clips[order]
 
 
-def _segments(kinds: Tensor) -> tuple[Segment, ...]:
-    """Find the runs of equal kinds in `[M]`."""
-    values, counts = kinds.unique_consecutive(return_counts=True)
-    stops = counts.cumsum(0).tolist()
-    starts = [0, *stops[:-1]]
+def _segments(kinds: np.ndarray) -> tuple[Segment, ...]:
+    """Find the runs of equal kinds in `[M]`, which is sorted."""
+    values, starts = np.unique(kinds, return_index=True)
+    stops = [*starts[1:].tolist(), len(kinds)]
     return tuple(
         Segment(kind, start, stop)
-        for kind, start, stop in zip(values.tolist(), starts, stops, strict=True)
+        for kind, start, stop in zip(values.tolist(), starts.tolist(), stops, strict=True)
     )
 
 
@@ -161,18 +161,23 @@ def build_plan(
         chunk_tokens: about how many tokens are processed at once.
         device: where the index tensors live.
     """
+    # Everything here follows from sizes, so it is NumPy: a model of tensors without values, which
+    # `scripts/plan.py` counts memory with, gets real tables.
     window, shift = effective_window(size, window, shift)
     windows, kinds, clips = _sorted_windows(batch, size, window, shift)
     num_tokens = windows.shape[1]
     num_rows = batch * size[0] * size[1] * size[2]
-    padding = windows < 0
-    real = ~padding.flatten()
-    inverse = torch.empty(num_rows, dtype=torch.long)
-    inverse[windows.flatten()[real]] = torch.arange(windows.numel())[real]
-    gather = windows.clamp(min=0).to(device)
-    scatter = torch.where(padding, num_rows, windows).to(device)
-    clips, has_padding = clips.to(device), padding.any(1)
-    padding = padding.unsqueeze(2).to(device)
+    is_padding = windows < 0
+    real = ~is_padding.ravel()
+    inverse = np.empty(num_rows, dtype=np.int64)
+    inverse[windows.ravel()[real]] = np.arange(windows.size)[real]
+    has_padding = is_padding.any(1)
+
+    def place(table: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(table)).to(device)
+
+    gather, scatter = place(windows.clip(min=0)), place(np.where(is_padding, num_rows, windows))
+    padding, clip = place(is_padding[:, :, None]), place(clips)
     per_chunk = max(1, chunk_tokens // num_tokens)
     chunks = []
     for start in range(0, len(windows), per_chunk):
@@ -182,18 +187,18 @@ def build_plan(
                 gather=gather[part].flatten(),
                 scatter=scatter[part].flatten(),
                 padding=padding[part] if has_padding[part].any() else None,
-                clip=clips[part],
+                clip=clip[part],
                 segments=_segments(kinds[part]),
             )
         )
-    blocked = {kind: blocked_pairs(kind, window, shift) for kind in kinds.unique().tolist()}
+    blocked = {kind: blocked_pairs(kind, window, shift) for kind in np.unique(kinds).tolist()}
     return WindowPlan(
         num_tokens=num_tokens,
         gather=gather.flatten(),
-        inverse=inverse.to(device),
+        inverse=place(inverse),
         padding=padding.flatten(0, 1) if has_padding.any() else None,
         chunks=tuple(chunks),
-        blocked={k: None if b is None else b.to(device) for k, b in blocked.items()},
+        blocked={k: None if b is None else place(b) for k, b in blocked.items()},
     )
 
 
