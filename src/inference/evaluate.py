@@ -1,6 +1,6 @@
 """Restores recordings and scores them: one way for validation during training and for testing."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,22 +32,24 @@ FrameCallback = Callable[[Any, int, np.ndarray, FrameScores | None], None]
 
 def evaluate_recordings(
     restorer: Restorer,
-    recordings: Iterable[ScoredSource],
+    recordings: Sequence[ScoredSource],
     *,
+    clips: Sequence[range] | None = None,
     score: bool = True,
     score_blurry: bool = False,
     lpips: LpipsMetric | None = None,
     on_frame: FrameCallback | None = None,
-    notes: Iterable[str] = (),
+    notes: Sequence[str] = (),
 ) -> Report:
     """Restore every frame of the recordings and score it against the sharp one.
 
-    Ranks that share the work give their recordings each and join the results by
-    `src.metrics.report.merge_reports`.
+    Ranks that share the work give their parts each, see `src.inference.sharing`, and join the
+    results by `src.metrics.report.merge_reports`.
 
     Args:
         restorer: Model, tiles and device.
         recordings: What to restore.
+        clips: Of each recording the consecutive clips whose frames count; None: whole ones.
         score: False: only restore; nothing sharp is read and the report has no rows.
         score_blurry: Also score the blurry input.
         lpips: The metric where its weights were found; None leaves it out.
@@ -60,9 +62,10 @@ def evaluate_recordings(
     """
     asked = restorer.settings
     rows = []
-    for recording in recordings:
+    parts = [None] * len(recordings) if clips is None else clips
+    for recording, part in zip(recordings, parts, strict=True):
         try:
-            for i, image in restorer.restore(recording):
+            for i, image in restorer.restore(recording, part):
                 row = None
                 if score:
                     row = _score(recording, i, image, score_blurry, lpips)

@@ -21,6 +21,7 @@ from src.inference.tile_settings import TileSettings
 from src.inference.tiling import (
     blend_clips,
     blend_tiles,
+    frames_of_clips,
     mirror_to,
     padded_size,
     plan_space,
@@ -88,8 +89,13 @@ class Restorer:
         self.use_spikes = use_spikes
         self.seconds = 0.0
 
-    def restore(self, source: FrameSource) -> Iterator[tuple[int, np.ndarray]]:
+    def restore(
+        self, source: FrameSource, clips: range | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (frame number, restored uint8 RGB [H, W, 3]) in order.
+
+        With `clips`, numbers of consecutive clips out of `num_clips`, only the frames that these
+        complete; they equal those of the whole video. So several processes can share a video.
 
         At most the frames of two overlapping clips are held. The model is in eval mode while this
         runs, and afterwards in the mode it was in before.
@@ -104,10 +110,17 @@ class Restorer:
         plan, indices = plan_time(len(source), self.settings)
         window = _FrameWindow(source, self.use_spikes, self.norm.bin_normalize)
         with evaluating(self.model):
-            frames = blend_clips(lambda clip: self._run_clip(window.read(clip)), plan, indices)
-            for i in range(len(source)):
+            frames = blend_clips(
+                lambda clip: self._run_clip(window.read(clip)), plan, indices, clips
+            )
+            chosen = range(len(plan.starts)) if clips is None else clips
+            for i in frames_of_clips(plan, len(source), chosen):
                 # No name for the frame: it may be a view that keeps a whole clip alive.
                 yield i, to_uint8(next(frames), f"frame {i}")
+
+    def num_clips(self, source: FrameSource) -> int:
+        """Return into how many clips a video is cut in time."""
+        return len(plan_time(len(source), self.settings)[0].starts) if len(source) else 0
 
     def _run_clip(self, clip: "_Clip") -> torch.Tensor:
         """Return the result [t, 3, H, W] of one clip; smaller tiles where memory does not do."""

@@ -128,7 +128,10 @@ def _cut_weights(num_tiles: int, size: int, overlap: int) -> np.ndarray:
 
 
 def blend_clips(
-    run_clip: Callable[[list[int]], torch.Tensor], plan: AxisPlan, frame_indices: list[int]
+    run_clip: Callable[[list[int]], torch.Tensor],
+    plan: AxisPlan,
+    frame_indices: list[int],
+    clips: range | None = None,
 ) -> Iterator[torch.Tensor]:
     """Yield the frames of a video in order, each one as soon as no later clip touches it.
 
@@ -136,21 +139,46 @@ def blend_clips(
         run_clip: Takes the frame numbers of one clip, returns its result [t, ...].
         plan: The clips, over positions in `frame_indices`.
         frame_indices: Frame numbers in the order in which the clips see them.
+        clips: Yield only what these consecutive clips complete, see `frames_of_clips`; earlier
+            clips that reach into it are run too, so that the frames are those of the whole video
+            bit for bit. None: all.
     """
+    clips = range(len(plan.starts)) if clips is None else clips
+    if not clips:
+        return
+    wanted = frames_of_clips(plan, len(frame_indices), clips)
+    first = next(n for n, start in enumerate(plan.starts) if start + plan.size > wanted.start)
     open_frames: dict[int, torch.Tensor] = {}
-    for number, start in enumerate(plan.starts):
+    for number in range(first, clips.stop):
+        start = plan.starts[number]
         result = run_clip(frame_indices[start : start + plan.size])
         for offset, weight in enumerate(plan.weights[number].tolist()):
-            part = result[offset] if weight == 1.0 else result[offset] * weight
             position = start + offset
+            if position < wanted.start:
+                continue
+            part = result[offset] if weight == 1.0 else result[offset] * weight
             if position in open_frames:
                 open_frames[position] += part
             else:
                 open_frames[position] = part
-        del result, part  # nothing of this clip but the open frames lives on
-        following = plan.starts[number + 1] if number + 1 < len(plan.starts) else len(frame_indices)
-        for position in range(start, following):
+        result = part = None  # nothing of this clip but the open frames lives on
+        complete = frames_of_clips(plan, len(frame_indices), range(number, number + 1))
+        for position in range(max(complete.start, wanted.start), complete.stop):
             yield open_frames.pop(position)
+
+
+def frames_of_clips(plan: AxisPlan, num_frames: int, clips: range) -> range:
+    """Return the frames that consecutive clips complete: no later clip touches them.
+
+    Args:
+        plan: The clips.
+        num_frames: Frames of the video.
+        clips: Numbers of clips in the plan.
+    """
+    if not clips:
+        return range(0)
+    ends = (*plan.starts[1:], num_frames)
+    return range(plan.starts[clips.start], ends[clips.stop - 1])
 
 
 def blend_tiles(
