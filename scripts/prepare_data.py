@@ -129,9 +129,7 @@ def other_root(settings: PrepareSettings, options: argparse.Namespace) -> list[s
 
 def report_check(settings: PrepareSettings, cfg: CfgNode) -> int:
     """Check, print what was seen, what to know and what is wrong; return the exit status."""
-    data = cfg.DATA
-    expected = Expected(data.NORM.MEAN, data.NORM.STD, data.CLIP_LEN, data.CROP_SIZE)
-    findings = check(settings, expected)
+    findings = check(settings, Expected.of(cfg))
     print("\n".join(findings.seen + [f"note: {note}" for note in findings.notes]))
     if not findings.problems:
         print(f"{settings.scan.root}: no problem found")

@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from yacs.config import CfgNode
 
 from src.config import ConfigError, load_config
+from src.data.bad_samples import DataSetError
+from src.data.preparation.quick_check import quick_check
 from src.engine.distributed import Ranks, choose_device, join_ranks
 from src.engine.dry_run import dry_run
 from src.engine.run_directory import RunDirectory, write_run_record
@@ -52,12 +54,24 @@ def train(cfg: CfgNode, ranks: Ranks, args: argparse.Namespace) -> None:
     with run.locked() if ranks.is_main else nullcontext():
         if ranks.is_main:
             write_run_record(run, cfg, stamp)
+        refuse_wrong_data(cfg, ranks)
         trainer = Trainer(cfg, ranks, run)
         if args.dry_run:
             dry_run(trainer)
             return
         trainer.resume(args.resume)
         trainer.fit()
+
+
+def refuse_wrong_data(cfg: CfgNode, ranks: Ranks) -> None:
+    """Check the data on the main rank, in seconds; every rank calls this and ends with it.
+
+    Raises:
+        DataSetError: all that would make the training wrong.
+    """
+    problems = ranks.gather(quick_check(cfg) if ranks.is_main else [])[0]
+    if problems:
+        raise DataSetError(cfg.DATA.ROOT, problems)
 
 
 def parse_arguments() -> argparse.Namespace:

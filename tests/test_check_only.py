@@ -14,6 +14,7 @@ from prepare_cases import (
 )
 
 from src.data.frames import read_image, write_png
+from src.data.preparation.findings import merged
 
 
 def cut_an_exposure_of_a_stream(root, _config):
@@ -169,3 +170,8 @@ def test_spikes_changed_without_a_trace_are_found_by_counting_again(
     assert run(prepared_config, "--check_only", "DATA.USE_PRECOMPUTED_VOXELS", use_cache) == 1
     assert "train/seq_000: 000002: " in (told := capsys.readouterr().out)
     assert "spikes counted now" in told
+
+
+def test_lines_of_equal_text_become_one():
+    lines = [f"train/{name}: is still" for name in "abcde"] + ["val/x: dark", "val/y: is still"]
+    assert merged(lines) == ["train/a, train/b, train/c and 3 more: is still", "val/x: dark"]

@@ -62,7 +62,10 @@ def list_sequences(split_folder: str | Path) -> list[Path]:
     """Return the sequence folders of a split, sorted by name; hidden folders do not count."""
     folder = Path(split_folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; it should hold one folder per sequence")
+        raise FileNotFoundError(
+            f"{folder}: no such folder; put one folder per sequence there, or name another one in "
+            "DATA.TRAIN_SPLIT and DATA.VAL_SPLIT"
+        )
     return sorted(
         entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
     )

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,6 +43,22 @@ def read_image(path: str | Path) -> np.ndarray:
             path, f"truncated or not an image ({len(data)} bytes, starts with {data[:8]!r})"
         )
     return _as_rgb(path, image)
+
+
+def is_cut_short(path: str | Path) -> bool:
+    """Tell from its first and last bytes whether an image is empty, a cut PNG file, or unreadable.
+
+    Pixels are not decoded, so False does not promise that they can be.
+    """
+    try:
+        with Path(path).open("rb") as handle:
+            start = handle.read(len(PNG_SIGNATURE))
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - PNG_END_SEARCH_BYTES))
+            end = handle.read()
+    except OSError:
+        return True
+    return size == 0 or (start == PNG_SIGNATURE and b"IEND" not in end)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -16,41 +16,20 @@ from src.data.voxel_cache import count_source, read_index, read_voxels, stalenes
 RUN_PREPARE = "run scripts/prepare_data.py with this configuration"
 
 
-def check_counts(
-    split: PreparedSplit, scan: SequenceScan, settings: ScanSettings, log: AlignmentLog | None
-) -> list[str]:
-    """Check windows, cache and alignment log of one sequence; fill `split.entries`."""
-    where = f"{split.split}/{scan.name}"
-    problems = []
+def check_completeness(where: str, scan: SequenceScan) -> Iterable[str]:
+    """Name frames that lack something, and things that lack a frame."""
     if scan.dropped:
-        problems.append(
-            f"{where}: dropped: {by_reason(scan.dropped)}; add what is missing or delete the frames"
-        )
+        reasons = by_reason(scan.dropped)
+        yield f"{where}: dropped: {reasons}; add what is missing or delete the frames"
     if scan.strays:
-        problems.append(
-            f"{where}: without a blurry frame: {by_reason(scan.strays)}; add the blurry frames or "
-            "delete these"
+        reasons = by_reason(scan.strays)
+        yield (
+            f"{where}: without a blurry frame: {reasons}; add the blurry frames or delete these"
         )
-    problems += [f"{where}: {line}" for line in _check_lengths(scan)]
-    stale = _check_index(split, scan, settings)
-    if stale:
-        problems.append(f"{where}: {grouped(stale)}; {RUN_PREPARE}")
-    if log is not None:
-        records = log.of_sequence(split.split, scan.name)
-        problems += [f"{where}: {line}" for line in _check_records(split, scan, records)]
-    problems += [f"{where}: {line}" for line in _recount_sample(split, scan, settings)]
-    return problems
 
 
-def grouped(reasons: Mapping[str, str]) -> str:
-    """Return `reason (names); reason (names)`."""
-    names: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        names.setdefault(reason, []).append(name)
-    return "; ".join(f"{reason} ({listed(frames)})" for reason, frames in names.items())
-
-
-def _check_lengths(scan: SequenceScan) -> Iterable[str]:
+def check_windows(scan: SequenceScan) -> Iterable[str]:
+    """Name windows that are longer or shorter than the others of the sequence."""
     lengths = Counter(frame.spikes.stop - frame.spikes.start for frame in scan.frames)
     if lengths and max(lengths) - min(lengths) > 1:  # exposures need not be whole ticks long
         usual = lengths.most_common(1)[0][0]
@@ -62,6 +41,52 @@ def _check_lengths(scan: SequenceScan) -> Iterable[str]:
         yield f"windows have {usual} ticks but {listed(odd)}; correct exposures.csv"
 
 
+def check_stored(
+    split: PreparedSplit, scan: SequenceScan, settings: ScanSettings, log: AlignmentLog | None
+) -> list[str]:
+    """Compare cache and alignment log of a sequence with its files; fill `split.entries`."""
+    where, problems = f"{split.split}/{scan.name}", []
+    stale = _check_index(split, scan, settings)
+    if stale:
+        problems.append(f"{where}: {grouped(stale)}; {RUN_PREPARE}")
+    if log is not None:
+        records = log.of_sequence(split.split, scan.name)
+        problems += [f"{where}: {line}" for line in _check_records(split, scan, records)]
+    return problems
+
+
+def recount_sample(
+    split: PreparedSplit, scan: SequenceScan, settings: ScanSettings
+) -> Iterable[str]:
+    """Count the first, a middle and the last frame anew and compare with what is stored."""
+    places = sorted({0, len(scan.frames) // 2, len(scan.frames) - 1}) if scan.frames else []
+    for frame in (scan.frames[i] for i in places):
+        entry = split.entries[scan.name].get(frame.name)
+        if entry is None:
+            continue
+        try:
+            counts, stored = _count_twice(frame, settings.num_bins)
+        except BadFileError as error:
+            yield str(error)
+            continue
+        total = round(float(counts.sum(dtype=np.float64)))
+        if total != entry.event_count:
+            yield (
+                f"{frame.name}: {total} spikes counted now, {entry.event_count} before; delete "
+                f"{settings.voxel_dir}/ of this sequence, then {RUN_PREPARE}"
+            )
+        elif stored is not None and not np.array_equal(counts, stored):
+            yield f"{frame.voxels}: differs from the spikes; delete it, then {RUN_PREPARE}"
+
+
+def grouped(reasons: Mapping[str, str]) -> str:
+    """Return `reason (names); reason (names)`."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{reason} ({listed(frames)})" for reason, frames in names.items())
+
+
 def _check_index(
     split: PreparedSplit, scan: SequenceScan, settings: ScanSettings
 ) -> dict[str, str]:
@@ -70,7 +95,10 @@ def _check_index(
     fresh, stale = {}, {}
     for frame in scan.frames:
         entry = index.get(frame.name)
-        why = staleness(entry, frame.spikes, settings.num_bins, frame.voxels)
+        try:
+            why = staleness(entry, frame.spikes, settings.num_bins, frame.voxels)
+        except BadFileError as error:
+            why = str(error)
         if why is not None:
             stale[frame.name] = why
         elif entry is not None:
@@ -101,30 +129,6 @@ def _check_records(
         yield f"{grouped(wrong)}; {RUN_PREPARE}"
     if extra:
         yield f"the alignment log has records of frames {extra} that cannot be used; {RUN_PREPARE}"
-
-
-def _recount_sample(
-    split: PreparedSplit, scan: SequenceScan, settings: ScanSettings
-) -> Iterable[str]:
-    """Count the first, a middle and the last frame anew and compare with what is stored."""
-    places = sorted({0, len(scan.frames) // 2, len(scan.frames) - 1}) if scan.frames else []
-    for frame in (scan.frames[i] for i in places):
-        entry = split.entries[scan.name].get(frame.name)
-        if entry is None:
-            continue
-        try:
-            counts, stored = _count_twice(frame, settings.num_bins)
-        except BadFileError as error:
-            yield str(error)
-            continue
-        total = round(float(counts.sum(dtype=np.float64)))
-        if total != entry.event_count:
-            yield (
-                f"{frame.name}: {total} spikes counted now, {entry.event_count} before; delete "
-                f"{settings.voxel_dir}/ of this sequence, then {RUN_PREPARE}"
-            )
-        elif stored is not None and not np.array_equal(counts, stored):
-            yield f"{frame.voxels}: differs from the spikes; delete it, then {RUN_PREPARE}"
 
 
 def _count_twice(frame: FrameRecord, num_bins: int) -> tuple[np.ndarray, np.ndarray | None]:

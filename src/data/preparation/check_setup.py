@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+
+from yacs.config import CfgNode
 
 from src.data.alignment import AlignmentLog
 from src.data.bad_samples import BadFileError, DataSetError, problems_of
@@ -9,7 +12,7 @@ from src.data.description import FILE_NAME, DataDescription
 from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
 from src.data.preparation.check_cache import RUN_PREPARE
 from src.data.preparation.counting import PreparedSplit
-from src.data.preparation.prepare import PrepareSettings, normalization_texts
+from src.data.preparation.prepare import normalization_texts
 from src.data.recordings import Recording
 from src.data.scanning import SequenceScan
 from src.data.transforms import crop_grid
@@ -24,12 +27,28 @@ class Expected:
         norm_mean, norm_std: DATA.NORM.
         clip_len: frames of a training clip.
         crop_px: side of a training crop in RGB pixels.
+        gain, bin_normalize: how counts enter mean and deviation, DATA.GAIN and DATA.BIN_NORMALIZE.
     """
 
     norm_mean: float
     norm_std: float
     clip_len: int
     crop_px: int
+    gain: float = 1.0
+    bin_normalize: bool = False
+
+    @classmethod
+    def of(cls, cfg: CfgNode) -> "Expected":
+        """Return what a configuration says."""
+        data = cfg.DATA
+        return cls(
+            norm_mean=data.NORM.MEAN,
+            norm_std=data.NORM.STD,
+            clip_len=data.CLIP_LEN,
+            crop_px=data.CROP_SIZE,
+            gain=data.GAIN,
+            bin_normalize=data.BIN_NORMALIZE,
+        )
 
 
 def check_crops(scan: SequenceScan, num_bins: int, expected: Expected) -> Iterable[str]:
@@ -54,26 +73,26 @@ def check_crops(scan: SequenceScan, num_bins: int, expected: Expected) -> Iterab
         yield f"{scan.folder}: {error}"
 
 
-def check_log_names(log: AlignmentLog, settings: PrepareSettings) -> list[str]:
+def check_log_names(log: AlignmentLog, root: Path, splits: Iterable[str]) -> list[str]:
     """Name the sequences of the alignment log that are no longer there."""
     present: set[str] = set()
-    for split in settings.splits:
-        if (settings.scan.root / split).is_dir():
-            names = [folder.name for folder in list_sequences(settings.scan.root / split)]
+    for split in splits:
+        if (root / split).is_dir():
+            names = [folder.name for folder in list_sequences(root / split)]
             present.update(names, (f"{split}/{name}" for name in names))
     gone = sorted(set(log.records) - present)
-    return [f"{log.paths[0]}: sequences {gone} do not exist; {RUN_PREPARE}"] if gone else []
+    logs = ", ".join(map(str, log.paths))
+    return [f"{logs}: sequences {gone} do not exist; {RUN_PREPARE}"] if gone else []
 
 
 def check_normalization(
-    splits: list[PreparedSplit], settings: PrepareSettings, expected: Expected
+    splits: list[PreparedSplit], train_split: str, expected: Expected
 ) -> list[str]:
     """Compare DATA.NORM with mean and deviation of what was counted."""
-    train_split = settings.train_split
     if not any(s.entries[scan.name] for s in splits if s.split == train_split for scan in s.scans):
         return [f"{train_split}: no prepared frame, so DATA.NORM is not checked; {RUN_PREPARE}"]
     try:
-        found = normalization_texts(splits, settings)
+        found = normalization_texts(splits, train_split, expected.gain, expected.bin_normalize)
     except DataSetError as error:
         return problems_of(error)
     given = (number_text(expected.norm_mean), number_text(expected.norm_std))
@@ -86,15 +105,14 @@ def check_normalization(
 
 
 def check_description(
-    settings: PrepareSettings, description: DataDescription | None
+    root: Path, splits: tuple[str, ...], description: DataDescription | None
 ) -> Iterable[str]:
     """Compare the description with the files as they are."""
-    root = settings.scan.root
     if description is None:
         yield f"{root / FILE_NAME}: missing; {RUN_PREPARE}"
         return
     try:
-        now = fingerprint_data(root, settings.splits)
+        now = fingerprint_data(root, splits)
     except FileNotFoundError:
         return  # named before
     for change in fingerprint_differences(description.fingerprint, now):
@@ -104,13 +122,13 @@ def check_description(
         )
     present = {
         f"{split}/{folder.name}"
-        for split in settings.splits
+        for split in splits
         for folder in list_sequences(root / split)
     }
     gone = [
         name
         for name, _ in description.offsets
-        if name.partition("/")[0] in settings.splits and name not in present
+        if name.partition("/")[0] in splits and name not in present
     ]
     if gone:
         yield (

@@ -5,7 +5,7 @@ from pathlib import Path
 from src.data.alignment import AlignmentLog, read_alignment
 from src.data.bad_samples import BadFileError
 from src.data.description import DescriptionError, read_description
-from src.data.preparation.check_cache import check_counts
+from src.data.preparation.check_cache import check_completeness, check_stored, check_windows, recount_sample
 from src.data.preparation.check_content import check_content
 from src.data.preparation.check_files import check_files
 from src.data.preparation.check_reading import check_rates
@@ -17,7 +17,7 @@ from src.data.preparation.check_setup import (
     check_normalization,
 )
 from src.data.preparation.counting import PreparedSplit
-from src.data.preparation.findings import Findings
+from src.data.preparation.findings import Findings, merged
 from src.data.preparation.prepare import PrepareSettings, scan_folders
 from src.data.scanning import summarize
 
@@ -41,9 +41,10 @@ def check(settings: PrepareSettings, expected: Expected) -> Findings:
         findings.include(_check_split(split, settings, expected, log))
     findings.include(check_content(splits, description, settings.workers))
     if log is not None:
-        findings.problems += check_log_names(log, settings)
-    findings.problems += check_normalization(splits, settings, expected)
-    findings.problems += check_description(settings, description)
+        findings.problems += check_log_names(log, settings.scan.root, settings.splits)
+    findings.problems += check_normalization(splits, settings.train_split, expected)
+    findings.problems += check_description(settings.scan.root, settings.splits, description)
+    findings.notes = merged(findings.notes)
     return findings
 
 
@@ -52,9 +53,13 @@ def _check_split(
 ) -> Findings:
     findings = Findings()
     for scan in split.scans:
-        findings.problems += check_counts(split, scan, settings.scan, log)
-        where, entries = f"{split.split}/{scan.name}", split.entries[scan.name]
-        findings.include(check_rates(where, scan.frames, entries))
+        where = f"{split.split}/{scan.name}"
+        findings.problems += check_completeness(where, scan)
+        findings.problems += [f"{where}: {line}" for line in check_windows(scan)]
+        findings.problems += check_stored(split, scan, settings.scan, log)
+        recounted = recount_sample(split, scan, settings.scan)
+        findings.problems += [f"{where}: {line}" for line in recounted]
+        findings.include(check_rates(where, scan.frames, split.entries[scan.name]))
         if split.split == settings.train_split:
             findings.problems += check_crops(scan, settings.scan.num_bins, expected)
     return findings

@@ -24,6 +24,15 @@ class Findings:
         self.problems += other.problems
 
 
+def merged(lines: list[str]) -> list[str]:
+    """Return lines `WHERE: text` with those of equal text in one, which names all places."""
+    places: dict[str, list[str]] = {}
+    for line in lines:
+        where, _, text = line.partition(": ")
+        places.setdefault(text, []).append(where)
+    return [f"{listed(found, 3)}: {text}" for text, found in places.items()]
+
+
 def listed(names: list[str], limit: int = 20) -> str:
     """Return names with commas, those beyond the limit as a number."""
     more = len(names) - limit

@@ -156,7 +156,7 @@ def alignment_records(splits: list[PreparedSplit]) -> dict[str, dict[int, Exposu
 
 
 def normalization_texts(
-    splits: list[PreparedSplit], settings: PrepareSettings
+    splits: list[PreparedSplit], train_split: str, gain: float, bin_normalize: bool
 ) -> tuple[str, str]:
     """Return mean and deviation over the training split, as they are written.
 
@@ -164,7 +164,6 @@ def normalization_texts(
         DataSetError: the training split has no counted frame, or nothing but equal counts, or its
             voxels cannot be scaled as the configuration says.
     """
-    train_split = settings.train_split
     entries = [
         entry
         for split in splits
@@ -175,7 +174,7 @@ def normalization_texts(
     if not entries:
         raise DataSetError(train_split, ["no frame can be used for training"])
     try:
-        mean, std = normalization_of(entries, settings.gain, settings.bin_normalize)
+        mean, std = normalization_of(entries, gain, bin_normalize)
     except ValueError as error:
         raise DataSetError(train_split, [str(error)]) from error
     if std == 0:
@@ -186,7 +185,9 @@ def normalization_texts(
 
 def write_normalization(splits: list[PreparedSplit], settings: PrepareSettings) -> str:
     """Write mean and deviation into the configuration where they differ from what is there."""
-    mean, std = normalization_texts(splits, settings)
+    mean, std = normalization_texts(
+        splits, settings.train_split, settings.gain, settings.bin_normalize
+    )
     path = settings.config.resolve()  # a link stays a link
     with path.open(encoding="utf-8", newline="") as handle:
         text = handle.read()

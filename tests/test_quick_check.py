@@ -1,0 +1,150 @@
+"""The check before every training: what it sees, how long it takes, and that all ranks end."""
+
+import shutil
+import subprocess
+
+import pytest
+import torch
+from prepare_cases import copy_prepared, rewrite, run, touch_later, write_prepared
+
+from src.config import load_config
+from src.data.bad_samples import DataSetError
+from src.data.preparation.quick_check import quick_check
+from src.engine.distributed import Ranks
+from src.train import refuse_wrong_data
+from tests.training_cases import one_thread, train_command, write_run
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return write_prepared(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def config(prepared, tmp_path):
+    return copy_prepared(prepared, tmp_path / "copy")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+FAULTS = {
+    "default mean and deviation": (
+        lambda r, c: set_norm(c, "0.0", "1.0"),
+        "DATA.NORM: MEAN 0.0, STD 1.0 in the configuration, the training split has 0.",
+    ),
+    "other mean": (lambda r, c: set_norm(c, "0.2", "0.4"), "DATA.NORM: MEAN 0.2, STD 0.4"),
+    "spikes changed": (
+        lambda r, c: touch_later(r / "train/seq_001/spike/000001.dat"),
+        "train/seq_001: its voxels were made from other spikes, another window or number of bins",
+    ),
+    "voxels cut": (lambda r, c: cut(r / "val/seq_000/spike_vox/000001.npy"), "has not the size"),
+    "frame cut": (
+        lambda r, c: cut(r / "val/seq_000/sharp/000002.png"),
+        "cut short or cannot be read: ",
+    ),
+    "frame empty": (
+        lambda r, c: (r / "train/seq_000/blur/000002.png").write_bytes(b""),
+        "seq_000/blur/000002.png; copy them again",
+    ),
+    "frame gone": (
+        lambda r, c: (r / "train/seq_000/blur/000002.png").unlink(),
+        "dataset.yaml: train: frames was 8, is 7",
+    ),
+    "frame renamed": (
+        lambda r, c: (r / "train/seq_000/blur/000002.png").rename(
+            r / "train/seq_000/blur/000009.png"
+        ),
+        "names_sha256 was",
+    ),
+    "exposure changed": (
+        lambda r, c: rewrite(r / "train/seq_000/exposures.csv", "0,0.0,", "0,0.0001,"),
+        "the alignment log has another exposure (000000)",
+    ),
+    "log gone": (
+        lambda r, c: (c.parent / "out/logs/align_mini.txt").unlink(),
+        "align_mini.txt: cannot be read (No such file or directory); run scripts/prepare_data.py",
+    ),
+    "description gone": (lambda r, c: (r / "dataset.yaml").unlink(), "dataset.yaml: missing"),
+    "description broken": (
+        lambda r, c: (r / "dataset.yaml").write_text("source: [1]\n"),
+        "source: expected a text",
+    ),
+    "sequence gone": (lambda r, c: shutil.rmtree(r / "train/seq_001"), "do not exist"),
+    "no validation": (
+        lambda r, c: shutil.rmtree(r / "val"),
+        "val: no such folder; put one folder per sequence there, or name another one in",
+    ),
+    "other bins": (lambda r, c: rewrite(c, "DATA:\n", "DATA:\n  K: 16\n"), "number of bins"),
+}
+
+
+def set_norm(config, mean, std):
+    lines = config.read_text().splitlines()
+    lines = [f"    MEAN: {mean}" if "MEAN" in line else line for line in lines]
+    lines = [f"    STD: {std}" if "STD" in line else line for line in lines]
+    config.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_is_named(config, fault):
+    change, expected = FAULTS[fault]
+    assert quick_check(load_config(config)) == []
+    change(config.parent / "mini", config)
+    problems = quick_check(load_config(config))
+    assert any(expected in problem for problem in problems), problems
+
+
+def test_all_of_it_at_once(config):
+    chosen = ("spikes changed", "frame cut", "exposure changed", "other mean")
+    for name in chosen:
+        FAULTS[name][0](config.parent / "mini", config)
+    problems = quick_check(load_config(config))
+    for name in chosen:
+        assert any(FAULTS[name][1] in problem for problem in problems), name
+
+
+def test_a_frame_that_lacks_its_spikes_stops_no_training(tmp_path):
+    """It is left out, which scanning logs; the rest is as good as before."""
+    config = write_prepared(tmp_path)
+    (tmp_path / "mini/train/seq_000/spike/000003.dat").unlink()
+    assert run(config) == 0
+    assert quick_check(load_config(config)) == []
+    assert run(config, "--check_only") == 1
+
+
+def test_three_thousand_stale_voxels_are_one_line(config):
+    root = config.parent / "mini"
+    for path in root.rglob("*.dat"):
+        touch_later(path)
+    problems = quick_check(load_config(config))
+    assert [problem.count("made from other spikes") for problem in problems] == [1, 1, 1, 0]
+    assert "DATA.NORM is not checked" in problems[3]
+
+
+def test_every_rank_ends_with_the_problems_of_the_main_one(config, monkeypatch):
+    cfg = load_config(config)
+    refuse_wrong_data(cfg, Ranks(0, 1, torch.device("cpu")))
+    monkeypatch.setattr(Ranks, "gather", lambda self, value: [["a is wrong"], value])
+    with pytest.raises(DataSetError, match="1 problem.*\n  a is wrong"):
+        refuse_wrong_data(cfg, Ranks(1, 2, torch.device("cpu")))
+
+
+@pytest.mark.slow
+def test_training_on_changed_data_ends_on_both_ranks(tmp_path):
+    config = write_run(tmp_path)
+    touch_later(tmp_path / "data/train/seq_000/spike/000001.dat")
+    done = subprocess.run(
+        train_command(config, processes=2),
+        env=one_thread(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "train/seq_000: its voxels were made from other spikes" in done.stdout + done.stderr
+    assert "run scripts/prepare_data.py with this configuration" in done.stdout + done.stderr
+    assert not list((tmp_path / "outputs").rglob("*.pth"))
