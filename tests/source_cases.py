@@ -87,7 +87,7 @@ class GoproClip:
         return whole if self.pairs is None else self.pairs
 
 
-# Every kind there is: n = 7, 11, 13 and zz = 0, 1, 3, 5. The numbers of the first clip are published.
+# Every kind: n = 7, 11, 13 and zz = 0, 1, 3, 5. The numbers of the first clip are published.
 GOPRO_CLIPS = (
     GoproClip("train", "GOPR0372_07_00", 24, first_source=323, first_pair=47),
     GoproClip("train", "GOPR0372_07_01", 24),

