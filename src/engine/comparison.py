@@ -152,10 +152,6 @@ def data_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]
         )
     ]
 
-    def bin_ticks(self, i: int) -> np.ndarray:
-        """Return the ticks of each bin, [K]."""
-        return self.recording.bin_ticks(self.start + i)
-
 
 def path_of_page(run: RunDirectory) -> Path:
     """Return where the HTML report of a comparison lies."""
