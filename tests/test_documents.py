@@ -31,6 +31,9 @@ MADE_AT_RUN_TIME = (
     "data/demo",
     "data/mine",
     "data/gopro_spike",
+    "data/x4k_spike",
+    "data/GOPRO_Large_all",
+    "data/X4K1000FPS",
 )
 WRITTEN_BY_THE_READER = {"configs/deblur/mine.yaml", "my_run.yaml", "mine.yaml"}
 SHOWN_AS_WRONG = {"DATA.CLIP_LENGHT", "data/nowhere"}
@@ -42,6 +45,8 @@ OPTIONS_OF = {
     "scripts/launch_train.ps1": "scripts/launch.py",
     "scripts/train_multi_gpu.sh": "scripts/launch.py",
 }
+# Files that add options to those of a script.
+MORE_OPTIONS = {"scripts/prepare_data.py": ["src/data/sources/command_line.py"]}
 PASSED_TO_PYTEST = "scripts/run_tests.sh"
 
 FOLDERS = r"(?:src|scripts|configs|docs|tests|third_party|benchmarks|outputs|data|\.ci)"
@@ -138,7 +143,8 @@ def script_of(words: list[str]) -> str | None:
 
 
 def flags_of(script: str) -> set[str]:
-    source = (REPO_ROOT / OPTIONS_OF.get(script, script)).read_text(encoding="utf-8")
+    files = [OPTIONS_OF.get(script, script), *MORE_OPTIONS.get(script, [])]
+    source = "".join((REPO_ROOT / file).read_text(encoding="utf-8") for file in files)
     return {"--help", *re.findall(r'"(--[a-z][\w-]*)"', source)}
 
 

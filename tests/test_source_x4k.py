@@ -167,7 +167,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_f33_f34_faults_are_named(tmp_path, fault, capsys):
+def test_faults_are_named(tmp_path, fault, capsys):
     change, message = FAULTS[fault]
     down = write_x4k(tmp_path / "down", SMALL)
     write_png(down / "other.png", Drift(1, (48, 128)).at(0))
