@@ -14,6 +14,9 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
 """
 
 import logging
+import os
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,20 @@ import torch
 import yaml
 
 from src.config import config_from_text, walk_schema
-from src.models.weights import UNREADABLE
+from src.models.torch_file import read_torch_file
 from src.paths import atomic_write
 
 FORMAT = 1
+LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
+NAMES = (LAST, PREVIOUS, BEST)  # in the order of preference at equal steps
 logger = logging.getLogger(__name__)
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written; the ones before it are as they were."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(f"{path}: the checkpoint could not be written: {error}")
 
 # What may change between a kill and a resume without changing the weights that come out, and the
 # length of the run, which a user may extend.
@@ -72,10 +84,47 @@ COMPARED = {
 }
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside its final name, flush it, and rename it into place."""
-    with atomic_write(path) as partial:
-        torch.save({"format": FORMAT, **state}, partial)
+def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None = None) -> None:
+    """Write a checkpoint beside its final name, flush it, and rename it into place.
+
+    Args:
+        path: Where it goes.
+        state: What it holds, without `format`.
+        previous: Where the file that was at `path` until now stays.
+
+    At every instant at least one of the two names is a whole file.
+
+    Raises:
+        CheckpointWriteError: The disk is full or the folder cannot be written; what was there
+            is untouched.
+        ValueError: A weight is not finite; nothing is written.
+    """
+    broken = [name for name, value in state["model"].items() if not bool(value.isfinite().all())]
+    if broken:
+        raise ValueError(
+            f"{path} is not written: {len(broken)} weights are not finite, such as {broken[0]}"
+        )
+    kept = path.with_name(f".partial-{os.getpid()}-kept-{path.name}")
+    try:
+        with atomic_write(path) as partial:
+            with partial.open("wb") as handle:
+                # Through a file of Python: torch's own writer does not say what went wrong.
+                torch.save({"format": FORMAT, **state}, handle)
+            if previous is not None and path.exists():
+                _give_second_name(path, kept)
+        if kept.exists():
+            kept.replace(previous)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointWriteError(path, error) from error
+    finally:
+        kept.unlink(missing_ok=True)
+
+
+def _give_second_name(path: Path, name: Path) -> None:
+    try:
+        os.link(path, name)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, name)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -84,11 +133,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is damaged, is no checkpoint of ours, or comes from a later version.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a readable checkpoint: {reason}") from error
+    state = read_torch_file(path, "a checkpoint")
     if not isinstance(state, dict) or not {"progress", "format"} <= state.keys():
         raise ValueError(
             f"{path}: holds weights but no training state; to start from weights alone give the "
@@ -99,28 +144,55 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def find_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """What a run goes on from.
+
+    Attributes:
+        path: The file.
+        state: Its content.
+        damaged: Checkpoints of the run that cannot be read.
+    """
+
+    path: Path
+    state: dict[str, Any]
+    damaged: tuple[Path, ...] = ()
+
+
+def find_checkpoint(folder: Path) -> FoundCheckpoint | None:
     """Return the furthest readable checkpoint of a run, or None where there is none at all.
 
-    A damaged file is named in the log and the other one is taken.
+    A damaged file is named in the log and the next one is taken; other files do not count.
 
     Raises:
         ValueError: There are checkpoints but none can be read.
     """
-    candidates = [folder / name for name in ("last.pth", "best.pth") if (folder / name).exists()]
-    readable = []
-    for path in candidates:
+    readable, damaged = [], []
+    for path in (folder / name for name in NAMES):
+        if not path.exists() or path.name == PREVIOUS and readable:
+            continue  # the previous one cannot be further than a last one that can be read
         try:
-            readable.append((path, load_checkpoint(path)))
+            readable.append(FoundCheckpoint(path, load_checkpoint(path)))
         except ValueError as error:
+            damaged.append(path)
             logger.warning("skipped: %s", error)
-    if candidates and not readable:
+    if damaged and not readable:
         raise ValueError(
-            f"{folder}: no readable checkpoint among {', '.join(p.name for p in candidates)}; "
+            f"{folder}: no readable checkpoint among {', '.join(p.name for p in damaged)}; "
             "move the folder away or start again with --resume never"
         )
+    if not readable:
+        return None
     # max() keeps the first of equals, so last.pth wins over a best.pth of the same step.
-    return max(readable, key=lambda item: item[1]["progress"]["step"], default=None)
+    furthest = max(readable, key=lambda found: found.state["progress"]["step"])
+    return replace(furthest, damaged=tuple(damaged))
+
+
+def keep_damaged_aside(found: FoundCheckpoint) -> None:
+    """Rename the damaged files, so that they are not taken for a previous checkpoint."""
+    for path in found.damaged:
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        logger.warning("%s is kept as %s.damaged", path, path.name)
 
 
 def resume_conflicts(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:

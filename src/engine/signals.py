@@ -1,0 +1,136 @@
+"""Signals that ask a training to stop: the first saves and leaves, a later one leaves at once.
+
+    signal              sent by                                 exit code
+    SIGTERM             kill, systemd, scancel, torchrun        143
+    SIGINT              Ctrl-C                                  130
+    SIGUSR1             SLURM before the time limit, requeue     85
+    SIGHUP              a terminal that is closed               none, training goes on
+
+All ranks stop after the same step, see `StopSignals.agree`. Nothing but this module installs
+signal handlers.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_REQUEUE = 85  # EX_TEMPFAIL is 75 and used by others; the same command goes on
+# The terminal, a launcher and torchrun may all pass on one and the same signal.
+REPEAT_SECONDS = 2.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+STOPPING = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1")
+    if name in signal.Signals.__members__  # Windows has no SIGUSR1
+)
+
+logger = logging.getLogger(__name__)
+
+
+class StoppedError(Exception):
+    """Leaves a long piece of work, such as a validation, between two of its parts."""
+
+
+class StopSignals:
+    """What a process has been asked.
+
+    The handlers do nothing by themselves: the system writes each signal's number into a socket,
+    and a thread reads it there. So a second signal ends a process that waits inside a library,
+    for a rank that is gone for example, and would never come to a handler written in Python.
+
+    Attributes:
+        number: The first signal that asked to stop; 0 while none has come.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._since = 0.0
+
+    @contextmanager
+    def listening(self) -> Iterator["StopSignals"]:
+        """Take signals until the block ends; only in the main thread."""
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        thread = threading.Thread(target=self._read, args=(reader,), daemon=True)
+        thread.start()
+        before = {number: signal.signal(number, _leave_to_the_thread) for number in STOPPING}
+        if "SIGHUP" in signal.Signals.__members__:
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        before_fd = signal.set_wakeup_fd(writer.fileno())
+        try:
+            yield self
+        finally:
+            signal.set_wakeup_fd(before_fd)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            writer.close()  # ends the thread
+            thread.join()
+            reader.close()
+
+    def ask(self, number: int) -> None:
+        """Take note of a signal; leave the process at once if it repeats an earlier one."""
+        now = time.monotonic()
+        if not self.number:
+            self.number, self._since = number, now
+            logger.warning(
+                "%s: the step is finished and saved, then the run ends; once more to leave at once",
+                signal.Signals(number).name,
+            )
+        elif now - self._since > REPEAT_SECONDS:
+            os._exit(exit_code(number))
+
+    def raise_if_asked(self) -> None:
+        """Leave a long piece of work.
+
+        Raises:
+            StoppedError: A signal has come.
+        """
+        if self.number:
+            raise StoppedError(signal.Signals(self.number).name)
+
+    def _read(self, reader: socket.socket) -> None:
+        while numbers := reader.recv(64):
+            for number in numbers:
+                if number in STOPPING:
+                    self.ask(number)
+
+
+def exit_code(number: int) -> int:
+    """Return the exit code of a run that a signal has ended; 0 for no signal."""
+    if number == 0:
+        return 0
+    return EXIT_REQUEUE if signal.Signals(number).name == "SIGUSR1" else 128 + number
+
+
+def leave_stopping_to_the_parent() -> None:
+    """Keep a loader process at work while the training finishes its step.
+
+    Ctrl-C, scancel and torchrun signal whole process groups, loader processes among them. The
+    first SIGTERM is passed over; a second one ends the process, so that it can be removed.
+    """
+    signal.set_wakeup_fd(-1)  # the socket of the process that this one was forked from
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _pass_over_once)
+
+
+def die_with_parent() -> None:
+    """Let Linux send SIGTERM to this process when its parent is gone, killed for example."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _leave_to_the_thread(number: int, frame: object) -> None:
+    del number, frame
+
+
+def _pass_over_once(number: int, frame: object) -> None:
+    del frame
+    signal.signal(number, signal.SIG_DFL)
