@@ -2,6 +2,9 @@
 
     python src/train.py --config FILE [--resume auto|PATH|never] [--dry_run] [KEY VALUE ...]
 
+Exit codes: 0 finished, 1 an error that the last lines name, 2 a wrong configuration, and after a
+signal, with the run saved: 143 SIGTERM, 130 Ctrl-C, 85 SIGUSR1. docs/RELIABILITY.md has more.
+
 `scripts/launch_train.sh` starts this on every GPU of the machine.
 """
 
@@ -23,6 +26,7 @@ from src.engine.distributed import Ranks, choose_device, join_ranks
 from src.engine.dry_run import dry_run
 from src.engine.run_directory import RunDirectory, write_run_record
 from src.engine.run_log import start_logging
+from src.engine.signals import StopSignals, exit_code, hand_on
 from src.engine.trainer import Trainer
 
 logger = logging.getLogger("train")
@@ -37,30 +41,29 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     try:
-        with join_ranks(choose_device(cfg.DEVICE)) as ranks:
-            train(cfg, ranks, args)
+        with StopSignals().listening() as stop, join_ranks(choose_device(cfg.DEVICE)) as ranks:
+            return hand_on(exit_code(train(cfg, ranks, args, stop)))
     except (ArithmeticError, OSError, RuntimeError, ValueError) as error:
         # Data, weights, device or disk at fault: the sentence for the user, the place for the log.
         logger.error("%s", error)
         logger.debug("where it was raised", exc_info=True)
-        return 1
-    return 0
+        return hand_on(1)
 
 
-def train(cfg: CfgNode, ranks: Ranks, args: argparse.Namespace) -> None:
-    """Do the run on this rank."""
+def train(cfg: CfgNode, ranks: Ranks, args: argparse.Namespace, stop: StopSignals) -> int:
+    """Do the run on this rank; return the signal that ended it early, else 0."""
     run, stamp = RunDirectory.of(cfg), time.strftime("%Y%m%d-%H%M%S")
     start_logging(run.logs / f"train_{stamp}.log", is_main=ranks.is_main)
     with run.locked() if ranks.is_main else nullcontext():
         if ranks.is_main:
             write_run_record(run, cfg, stamp)
         refuse_wrong_data(cfg, ranks)
-        trainer = Trainer(cfg, ranks, run)
+        trainer = Trainer(cfg, ranks, run, stop)
         if args.dry_run:
             dry_run(trainer)
-            return
+            return stop.number
         trainer.resume(args.resume)
-        trainer.fit()
+        return trainer.fit()
 
 
 def refuse_wrong_data(cfg: CfgNode, ranks: Ranks) -> None:

@@ -7,9 +7,9 @@ from src.config import config_to_text, get_defaults
 from src.engine.checkpoints import (
     find_checkpoint,
     load_checkpoint,
-    resume_conflicts,
     save_checkpoint,
 )
+from src.engine.resume_rules import resume_conflicts
 
 
 def state(step: int) -> dict:
@@ -29,7 +29,7 @@ def test_f07_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def break_off(_, partial):
-        partial.write_bytes(b"half")
+        partial.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", break_off)
@@ -42,7 +42,7 @@ def test_f07_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
 def test_f07_a_partial_file_is_not_picked(tmp_path):
     save_checkpoint(tmp_path / "last.pth", state(1))
     (tmp_path / ".partial-1-last.pth").write_bytes(b"half")
-    assert find_checkpoint(tmp_path)[0].name == "last.pth"
+    assert find_checkpoint(tmp_path).path.name == "last.pth"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage"])
@@ -52,9 +52,9 @@ def test_f18_f19_a_damaged_file_is_passed_over_by_name(tmp_path, caplog, damage)
     whole = (tmp_path / "last.pth").read_bytes()
     broken = {"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"not a zip"}
     (tmp_path / "last.pth").write_bytes(broken[damage])
-    path, loaded = find_checkpoint(tmp_path)
-    assert (path.name, loaded["progress"]["step"]) == ("best.pth", 3)
-    assert "last.pth: not a readable checkpoint" in caplog.text
+    found = find_checkpoint(tmp_path)
+    assert (found.path.name, found.state["progress"]["step"]) == ("best.pth", 3)
+    assert "last.pth: cannot be read as a checkpoint" in caplog.text
 
 
 def test_nothing_readable_is_an_error_and_nothing_there_is_none(tmp_path):
@@ -68,7 +68,7 @@ def test_nothing_readable_is_an_error_and_nothing_there_is_none(tmp_path):
 def test_the_furthest_one_is_taken(tmp_path, last, best, expected):
     save_checkpoint(tmp_path / "best.pth", state(best))
     save_checkpoint(tmp_path / "last.pth", state(last))
-    assert find_checkpoint(tmp_path)[0].stem == expected
+    assert find_checkpoint(tmp_path).path.stem == expected
 
 
 class Evil:
@@ -79,7 +79,7 @@ class Evil:
 def test_f28_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"progress": {"step": 1}, "model": Evil()}, tmp_path / "last.pth")
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         load_checkpoint(tmp_path / "last.pth")
     assert not (tmp_path / "pwned").exists()
 
@@ -99,6 +99,7 @@ def test_a_later_format_is_refused(tmp_path):
 def test_only_changes_that_make_it_another_run_are_conflicts():
     def written_by(cfg, **changes):
         written = {"config": config_to_text(cfg), "vrt": "depths: [1, 2]", "precision": "fp32"}
+        written |= {"model": {}, "data": ""}
         return {**written, "clips_per_step": 6, **changes}
 
     stored, cfg = written_by(get_defaults()), get_defaults()

@@ -21,6 +21,7 @@ from src.data.samplers import ClipBatchSampler
 from src.data.scanning import scan_split
 from src.data.settings import alignment_paths, scan_settings
 from src.data.transforms import AugmentSettings
+from src.engine.signals import leave_stopping_to_the_parent
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +114,12 @@ def build_train_loader(
 
 
 def init_worker(worker_id: int) -> None:
-    """Let one loader process use one thread, so that processes do not fight for cores."""
+    """Let one loader process use one thread, and leave signals to the training.
+
+    Processes do not fight for cores then, and serve the training until it has finished its step.
+    """
     del worker_id
+    leave_stopping_to_the_parent()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

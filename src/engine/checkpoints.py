@@ -6,7 +6,9 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
     model       state dict of the model
     ema         the same of the averaged weights, where TRAIN.EMA_DECAY is set
     optimizer, scaler, schedule    their state dicts
-    progress    {"step", "skipped_steps", "best_psnr", "best_step"}
+    progress    the fields of `Progress`; a file of an earlier version may lack some
+    data        the description of the training data as YAML text, empty where there is none;
+                files before this key lack it
     config      the full configuration as YAML text
     vrt         VRT's constructor arguments as YAML text, from the file MODEL.VRT_CFG
     clips_per_step    clips of all ranks in one optimiser step
@@ -16,14 +18,13 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from src.config import config_from_text, walk_schema
 from src.models.torch_file import read_torch_file
 from src.paths import atomic_write
 
@@ -38,50 +39,6 @@ class CheckpointWriteError(OSError):
 
     def __init__(self, path: Path, error: Exception) -> None:
         super().__init__(f"{path}: the checkpoint could not be written: {error}")
-
-# What may change between a kill and a resume without changing the weights that come out, and the
-# length of the run, which a user may extend.
-FREE_TO_CHANGE = (
-    "EXP_NAME",
-    "DEVICE",
-    "LOG.",
-    "VAL.",
-    "DATA.ROOT",
-    "DATA.DEMO",
-    "DATA.ALIGN_LOG_PATHS",
-    "DATA.USE_PRECOMPUTED_VOXELS",
-    "DATA.USE_RAM_CACHE",
-    "DATA.CACHE_SIZE_GB",
-    "DATA.PRELOAD",
-    "DATA.MAX_BAD_FRACTION",
-    "MODEL.VRT_CFG",  # its content is compared instead
-    *(
-        f"MODEL.{part}.{key}"
-        for part in ("SPIKE_TSA", "FUSE")
-        for key in ("ADAPTIVE_CHUNK", "MAX_BATCH_TOKENS", "CHUNK_SIZE", "CHUNK_SHAPE")
-    ),
-    "MODEL.PRETRAINED",
-    "MODEL.SPYNET",
-    "MODEL.USE_CHECKPOINT",
-    "TRAIN.BATCH_SIZE",  # the product with accumulation and ranks is compared instead
-    "TRAIN.GRADIENT_ACCUMULATION_STEPS",
-    "TRAIN.AMP",  # what it gives on the device is compared instead
-    "TRAIN.NUM_WORKERS",
-    "TRAIN.EPOCHS",
-    "TRAIN.MAX_STEPS",
-    "TRAIN.VAL_EVERY",
-    "TRAIN.VISUAL_EVERY",
-    "TRAIN.SAVE_EVERY",
-    "TRAIN.LOG_EVERY",
-    "TRAIN.RGB_TWIN",
-)
-
-
-# Consequences of several settings, compared instead of them.
-COMPARED = {
-    "clips_per_step": "ranks x BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS (clips per step)",
-    "precision": "number format that TRAIN.AMP gives on this device",
-}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None = None) -> None:
@@ -99,10 +56,11 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None 
             is untouched.
         ValueError: A weight is not finite; nothing is written.
     """
-    broken = [name for name, value in state["model"].items() if not bool(value.isfinite().all())]
+    broken = [name for name, value in _tensors(state) if not bool(value.isfinite().all())]
     if broken:
         raise ValueError(
-            f"{path} is not written: {len(broken)} weights are not finite, such as {broken[0]}"
+            f"{path} is not written: {len(broken)} tensors in it are not finite (NaN or infinite), "
+            f"such as {broken[0]}; the checkpoints before it are as they were"
         )
     kept = path.with_name(f".partial-{os.getpid()}-kept-{path.name}")
     try:
@@ -118,6 +76,18 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None 
         raise CheckpointWriteError(path, error) from error
     finally:
         kept.unlink(missing_ok=True)
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor in nested dicts and lists with its place."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _tensors(part, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from _tensors(part, f"{name}[{index}]")
 
 
 def _give_second_name(path: Path, name: Path) -> None:
@@ -193,33 +163,3 @@ def keep_damaged_aside(found: FoundCheckpoint) -> None:
     for path in found.damaged:
         path.replace(path.with_name(f"{path.name}.damaged"))
         logger.warning("%s is kept as %s.damaged", path, path.name)
-
-
-def resume_conflicts(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """Return one sentence per setting whose change would make the resumed run another run.
-
-    Args:
-        stored: The checkpoint.
-        current: What the run would write now.
-    """
-    conflicts = [
-        f"{what}: the checkpoint has {stored[key]}, this run {current[key]}"
-        for key, what in COMPARED.items()
-        if stored[key] != current[key]
-    ]
-    if yaml.safe_load(stored["vrt"]) != yaml.safe_load(current["vrt"]):
-        conflicts.append("MODEL.VRT_CFG: VRT's arguments in that file have changed")
-    return conflicts + config_differences(stored["config"], current["config"], FREE_TO_CHANGE)
-
-
-def config_differences(first: str, second: str, ignored: tuple[str, ...]) -> list[str]:
-    """Return one sentence per key that differs, but for keys that begin as one of `ignored`."""
-    cfgs = [config_from_text(text, "the checkpoint's configuration") for text in (first, second)]
-    differences = []
-    for dotted, _ in walk_schema():
-        old, new = cfgs
-        for name in dotted.split("."):
-            old, new = old[name], new[name]
-        if old != new and not dotted.startswith(ignored):
-            differences.append(f"{dotted}: the checkpoint has {old!r}, the configuration {new!r}")
-    return differences

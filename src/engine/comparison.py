@@ -9,12 +9,8 @@ import yaml
 from yacs.config import CfgNode
 
 from src.data.description import description_differences, description_from_text
-from src.engine.checkpoints import (
-    COMPARED,
-    FREE_TO_CHANGE,
-    config_differences,
-    load_checkpoint,
-)
+from src.engine.checkpoints import load_checkpoint
+from src.engine.resume_rules import COMPARED, FREE_TO_CHANGE, config_differences
 from src.engine.run_directory import RunDirectory
 from src.inference.load import LoadedModel, load_model
 

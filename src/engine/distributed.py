@@ -39,6 +39,14 @@ class Ranks:
         distributed.all_gather_object(gathered, value)
         return gathered
 
+    def largest(self, value: int) -> int:
+        """Return the largest value of all ranks; every rank has to call it."""
+        if not self.is_distributed:
+            return value
+        shared = torch.tensor(value, device=self.device)
+        distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
+        return int(shared)
+
     def wait(self) -> None:
         """Wait until every rank has come here."""
         if self.is_distributed:

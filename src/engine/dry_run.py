@@ -14,7 +14,9 @@ def dry_run(trainer: Trainer) -> None:
     """Try what a run does, at the configured sizes; log seconds and memory; keep nothing."""
     trainer.describe()
     started = time.perf_counter()
-    batches = next(trainer.batches())
+    batches = next(trainer.batches(), None)
+    if batches is None:  # stopped by a signal
+        return
     loaded = time.perf_counter()
     outcome = trainer.step(batches)
     stepped = time.perf_counter()
@@ -24,7 +26,7 @@ def dry_run(trainer: Trainer) -> None:
         *(outcome.losses["total"], outcome.grad_norm),
     )
     path = trainer.run.checkpoints / "dry_run.pth"
-    trainer.save(path.name)
+    trainer.saver.save(path.name, must_succeed=True)
     if trainer.ranks.is_main:
         size = path.stat().st_size
         path.unlink()

@@ -1,10 +1,11 @@
 """How far a run has come, where its time goes, and the sums between two lines of the log."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from src.engine.training_step import StepOutcome
@@ -14,12 +15,38 @@ MAX_NAMED = 5
 
 @dataclass
 class Progress:
-    """The counters of a run; saved in every checkpoint."""
+    """The counters of a run; saved in every checkpoint.
+
+    Attributes:
+        step: Optimiser steps done, skipped ones included.
+        skipped_steps: Steps without an update, because a gradient was not finite.
+        skipped_in_a_row: Of these, the latest ones without a good one between them.
+        best_psnr, best_step: The best validation.
+        validated_step: The latest step whose validation was completed.
+        dropped_clips, seen_clips: Samples of this process that could not be read, and all.
+    """
 
     step: int = 0
     skipped_steps: int = 0
     best_psnr: float | None = None
     best_step: int = 0
+    skipped_in_a_row: int = 0
+    validated_step: int = 0
+    dropped_clips: int = 0
+    seen_clips: int = 0
+
+    def put(self, stored: dict[str, Any]) -> None:
+        """Take over the counters of a checkpoint; one that an older version did not keep is 0.
+
+        An older version validated before it saved.
+        """
+        stored = {"validated_step": stored["step"], **stored}
+        for name, value in asdict(Progress(**stored)).items():
+            setattr(self, name, value)
+
+    def is_best(self, psnr: float) -> bool:
+        """Whether a score is the best so far; NaN never is."""
+        return not math.isnan(psnr) and (self.best_psnr is None or psnr > self.best_psnr)
 
 
 @dataclass
@@ -72,13 +99,13 @@ class DroppedClips:
         at_least: Samples that the share is taken of at least: those of one epoch, so that one bad
             file among the first few does not stop the run.
         batch_size: Samples of one micro-batch.
+        progress: Where the counts are kept, so that they go on with the run.
     """
 
     max_fraction: float
     at_least: int
     batch_size: int
-    dropped: int = 0
-    seen: int = 0
+    progress: Progress = field(default_factory=Progress)
 
     def count(self, batches: list[dict[str, Any]]) -> None:
         """Count the micro-batches of one step.
@@ -87,13 +114,13 @@ class DroppedClips:
             RuntimeError: Too many samples of this process could not be read; some are named.
         """
         bad = [sample for batch in batches for sample in batch["dropped"]]
-        self.dropped += len(bad)
-        self.seen += len(batches) * self.batch_size
-        of = max(self.seen, self.at_least)
-        if bad and self.dropped > self.max_fraction * of:
+        self.progress.dropped_clips += len(bad)
+        self.progress.seen_clips += len(batches) * self.batch_size
+        dropped, of = self.progress.dropped_clips, max(self.progress.seen_clips, self.at_least)
+        if bad and dropped > self.max_fraction * of:
             names = "; ".join(f"{sample.name}: {sample.reason}" for sample in bad[:MAX_NAMED])
             raise RuntimeError(
-                f"{self.dropped} of {of} samples could not be read, more than "
+                f"{dropped} of {of} samples could not be read, more than "
                 f"DATA.MAX_BAD_FRACTION {self.max_fraction}; the last: {names}"
             )
 

@@ -20,7 +20,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+EXIT_CODE_FILE = "VRT_SPIKE_EXIT_CODE_FILE"
 EXIT_REQUEUE = 85  # EX_TEMPFAIL is 75 and used by others; the same command goes on
 # The terminal, a launcher and torchrun may all pass on one and the same signal.
 REPEAT_SECONDS = 2.0
@@ -70,7 +72,8 @@ class StopSignals:
             signal.set_wakeup_fd(before_fd)
             for number, handler in before.items():
                 signal.signal(number, handler)
-            writer.close()  # ends the thread
+            writer.shutdown(socket.SHUT_RDWR)  # ends the thread, whoever has forked meanwhile
+            writer.close()
             thread.join()
             reader.close()
 
@@ -107,6 +110,17 @@ def exit_code(number: int) -> int:
     if number == 0:
         return 0
     return EXIT_REQUEUE if signal.Signals(number).name == "SIGUSR1" else 128 + number
+
+
+def hand_on(code: int) -> int:
+    """Return an exit code, after writing it for the launcher: torchrun itself knows only 0 and 1.
+
+    One process of a machine writes; `EXIT_CODE_FILE` in the environment names the file.
+    """
+    path = os.environ.get(EXIT_CODE_FILE)
+    if path and os.environ.get("LOCAL_RANK", "0") == "0":
+        Path(path).write_text(str(code), encoding="ascii")
+    return code
 
 
 def leave_stopping_to_the_parent() -> None:

@@ -1,29 +1,21 @@
 """Training: fetch, step, log, validate, save, until the schedule ends."""
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from src.config import config_to_text
 from src.data.build import build_train_dataset, build_train_loader, build_val_recordings
 from src.engine.alignment_watch import AlignmentWatch
 from src.engine.averaging import WeightAverage
-from src.engine.checkpoints import (
-    find_checkpoint,
-    load_checkpoint,
-    resume_conflicts,
-    save_checkpoint,
-)
+from src.engine.checkpoints import BEST, LAST
 from src.engine.distributed import Ranks, wrap_model
 from src.engine.interval_log import IntervalLog
 from src.engine.parameter_groups import GradientRules, build_optimizer, freeze, read_rules
@@ -31,12 +23,14 @@ from src.engine.precision import choose_precision
 from src.engine.progress import DroppedClips, Progress, Stopwatch, count_steps
 from src.engine.run_directory import RunDirectory
 from src.engine.run_log import Scalars
+from src.engine.run_state import RunState, identity_of
+from src.engine.saving import Saver
 from src.engine.schedule import build_schedule
+from src.engine.signals import StopSignals
 from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
 from src.engine.validation import Validation
 from src.losses.build import build_loss
 from src.models.build import build_model, read_vrt_arguments
-from src.paths import resolve
 
 MAX_SKIPPED_IN_A_ROW = 10
 logger = logging.getLogger(__name__)
@@ -50,9 +44,14 @@ class Trainer:
         progress: How far it has come.
         total_steps: Optimiser steps of the whole schedule.
         clips_per_step: Clips of all ranks in one optimiser step.
+        stopped_by: The signal that ended the run early, on any rank; 0 for none.
     """
 
-    def __init__(self, cfg: CfgNode, ranks: Ranks, run: RunDirectory) -> None:
+    def __init__(
+        self, cfg: CfgNode, ranks: Ranks, run: RunDirectory, stop: StopSignals | None = None
+    ) -> None:
+        """Build the parts of the run; `stop` says when to leave, by default never."""
+        self.stop, self.stopped_by = StopSignals() if stop is None else stop, 0
         self.cfg, self.ranks, self.run = cfg, ranks, run
         self.progress, self.clock = Progress(), Stopwatch()
         self.dataset = build_train_dataset(cfg)
@@ -64,21 +63,26 @@ class Trainer:
             train.MAX_STEPS, train.EPOCHS, len(self.dataset), self.clips_per_step
         )
         torch.manual_seed(cfg.SEED)  # the same initial weights on every rank
-        self.vrt_arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
-        self.model = build_model(cfg, vrt_arguments=self.vrt_arguments)
+        vrt_arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
+        self.model = build_model(cfg, vrt_arguments=vrt_arguments)
         freeze(self.model, train.FREEZE)
         self.rules = read_rules(cfg)
         self.precision = choose_precision(train.AMP, ranks.device)
         self.train_step = self._build_step(wrap_model(self.model, ranks))
         self.average = WeightAverage(self.model, train.EMA_DECAY) if train.EMA_DECAY else None
+        identity = identity_of(cfg, vrt_arguments, self.clips_per_step, self.precision.name)
+        self.state = RunState(
+            run.name, self.model, self.average, self.train_step, self.progress, identity
+        )
+        self.saver = Saver(run, ranks, self.state)
         recordings = build_val_recordings(cfg)
-        self.validation = Validation(cfg, ranks, run, recordings)
+        self.validation = Validation(cfg, ranks, run, recordings, self.stop)
         self.dropped = DroppedClips(
             cfg.DATA.MAX_BAD_FRACTION,
             at_least=len(self.dataset) // ranks.world_size,
             batch_size=train.BATCH_SIZE,
+            progress=self.progress,
         )
-        self._skipped_in_a_row = 0
         self.alignment = AlignmentWatch(self.model)
         self.interval = IntervalLog(run.name, ranks.device, self.train_step.phases)
 
@@ -98,34 +102,56 @@ class Trainer:
             StepDraws(self.cfg.SEED, self.ranks.rank, self.ranks.world_size),
         )
 
-    def fit(self) -> None:
-        """Train from the current step to the last one."""
-        if self.progress.step >= self.total_steps:
-            logger.info("finished already: step %d of %d", self.progress.step, self.total_steps)
-            return
+    def fit(self) -> int:
+        """Train from the current step to the last one.
+
+        Returns:
+            The signal that ended it early, 0 where it came to its end.
+        """
+        step = self.progress.step
+        if not self._is_unfinished():
+            logger.info("finished already: step %d of %d", step, self.total_steps)
+            return 0
         self.describe()
         scalars = Scalars(
             self.run.events,
             enabled=self.cfg.LOG.TENSORBOARD and self.ranks.is_main,
-            first_step=self.progress.step,
+            first_step=step,
         )
         try:
             self._run_steps(scalars)
         finally:
             scalars.close()
+        return self.stopped_by
 
     def _run_steps(self, scalars: Scalars) -> None:
         self.interval.pace.start()
+        if self._is_validation_pending():
+            self.validate(scalars)  # a kill came between saving and validating
         with self._progress_bar() as bar:
             for batches in self.batches():
                 self.interval.add(self.step(batches), self.clock.take("data"))
                 bar.update()
                 if self._is_due("LOG_EVERY"):
                     self._log(scalars)
+                if self._is_save_due():
+                    self.save(LAST)
                 if self._is_due("VAL_EVERY"):
                     self.validate(scalars)
-                if self._is_due("SAVE_EVERY"):
-                    self.save("last.pth")
+
+    def must_stop(self) -> bool:
+        """Whether a rank was asked to stop: then every rank stops here, and the run is saved."""
+        self.stopped_by = self.ranks.largest(self.stop.number)
+        if not self.stopped_by:
+            return False
+        if self.progress.step and self.saver.step_of_last != self.progress.step:
+            self.saver.save(LAST, must_succeed=True)
+        logger.info(
+            "%s: stopped by %s at step %d of %d, the same command goes on",
+            *(self.run.name, signal.Signals(self.stopped_by).name),
+            *(self.progress.step, self.total_steps),
+        )
+        return True
 
     def batches(self) -> Iterator[list[Batch]]:
         """Yield the collated micro-batches of one optimiser step at a time."""
@@ -139,7 +165,7 @@ class Trainer:
             num_steps=self.total_steps - self.progress.step,
         )
         incoming = iter(loader)
-        while self.progress.step < self.total_steps:
+        while self._is_unfinished() and not self.must_stop():
             with self.clock.measure("data"):
                 group = [next(incoming) for _ in range(train.GRADIENT_ACCUMULATION_STEPS)]
             self.dropped.count(group)
@@ -155,7 +181,9 @@ class Trainer:
         with self.alignment.observing() if is_observed else nullcontext():
             outcome = self.train_step(batches, self.progress.step)
         self.progress.step += 1
-        self._skipped_in_a_row = 0 if outcome.is_finite else self._skipped_in_a_row + 1
+        self.progress.skipped_in_a_row = (
+            0 if outcome.is_finite else self.progress.skipped_in_a_row + 1
+        )
         if outcome.is_finite:
             if self.average is not None:
                 self.average.update(self.model)
@@ -163,7 +191,7 @@ class Trainer:
         self.progress.skipped_steps += 1
         step, clips = self.progress.step, ", ".join(outcome.names)
         logger.warning("step %d skipped, its gradients are not finite; clips %s", step, clips)
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        if self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise FloatingPointError(
                 f"{MAX_SKIPPED_IN_A_ROW} steps in a row had gradients that are not finite, the "
                 f"last one step {step} with clips {clips}; lower TRAIN.OPTIM.LR, or set TRAIN.AMP "
@@ -173,91 +201,42 @@ class Trainer:
 
     def validate(self, scalars: Scalars) -> None:
         """Restore the validation sequences; write scores and pictures; keep the best weights."""
+        step = self.progress.step
         with self.interval.pace.validation():
-            is_last = self.progress.step == self.total_steps
             psnr = self.validation(
-                self.evaluated_model, self.progress.step, scalars, is_last=is_last
+                self.evaluated_model, step, scalars, is_last=step == self.total_steps
             )
-        scalars.add(
-            self.progress.step, {"time/validation_s": self.interval.pace.validation_seconds}
-        )
-        best = self.progress.best_psnr
-        if best is None or psnr > best:
-            self.progress.best_psnr, self.progress.best_step = psnr, self.progress.step
-            self.save("best.pth")
+        if psnr is None:
+            logger.info(
+                "%s: validation at step %d left; it is done on resuming", self.run.name, step
+            )
+            return
+        scalars.add(step, {"time/validation_s": self.interval.pace.validation_seconds})
+        if self.progress.is_best(psnr):
+            self.keep_best(psnr)
+        self.progress.validated_step = step
+        if self.saver.step_of_last == step:
+            self.save(LAST)  # with the score
+
+    def keep_best(self, psnr: float) -> None:
+        """Write best.pth; where that fails the best one stays the one that is written."""
+        before = self.progress.best_psnr, self.progress.best_step
+        self.progress.best_psnr, self.progress.best_step = psnr, self.progress.step
+        if not self.save(BEST):
+            self.progress.best_psnr, self.progress.best_step = before
 
     @property
     def evaluated_model(self) -> nn.Module:
         """The model that is validated and tested: the averaged one where TRAIN.EMA_DECAY is set."""
         return self.model if self.average is None else self.average.model
 
-    def save(self, name: str) -> None:
-        """Write a checkpoint on the main rank."""
-        if self.ranks.is_main:
-            save_checkpoint(self.run.checkpoints / name, self.state_dict())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that changes during the run; `checkpoints.py` describes it."""
-        averaged = {} if self.average is None else {"ema": self.average.state_dict()}
-        return {
-            "model": self.model.state_dict(),
-            **averaged,
-            "optimizer": self.train_step.optimizer.state_dict(),
-            "scaler": self.train_step.scaler.state_dict(),
-            "schedule": self.train_step.schedule.state_dict(),
-            "progress": asdict(self.progress),
-            "config": config_to_text(self.cfg),
-            "vrt": yaml.safe_dump(self.vrt_arguments, sort_keys=False),
-            "clips_per_step": self.clips_per_step,
-            "precision": self.precision.name,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the run where `state` left it.
-
-        Raises:
-            ValueError: The configuration would make it another run; the keys are named.
-        """
-        own = self.state_dict()
-        conflicts = resume_conflicts(state, own)
-        if conflicts:
-            raise ValueError(
-                f"run {self.run.name} cannot go on with a changed configuration:\n  "
-                + "\n  ".join(conflicts)
-                + "\nput the values back, choose another EXP_NAME, or start over: --resume never"
-            )
-        self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.load_state_dict(state["ema"])
-        self.train_step.optimizer.load_state_dict(state["optimizer"])
-        self.train_step.scaler.load_state_dict(state["scaler"])
-        self.train_step.schedule.load_state_dict(state["schedule"])
-        self.progress = Progress(**state["progress"])
+    def save(self, name: str) -> bool:
+        """Write a checkpoint; at the end of the run it has to succeed."""
+        return self.saver.save(name, must_succeed=self.progress.step >= self.total_steps)
 
     def resume(self, choice: str) -> None:
         """Go on from where `choice` says: `auto` (this run's checkpoint), `never`, or a path."""
-        if choice == "never":
-            if self.ranks.is_main:
-                self.run.set_aside()
-            self.ranks.wait()
-            return
-        if choice == "auto":
-            found = find_checkpoint(self.run.checkpoints)
-            if found is None:
-                return
-            path, state = found
-        else:
-            path = Path(choice) if Path(choice).exists() else resolve(choice)
-            state = load_checkpoint(path)
-        self.load_state_dict(state)
-        logger.info("resumed at step %d from %s", self.progress.step, path)
-        if choice != "auto":
-            # What this run had goes aside; otherwise the next `auto` might go on from there.
-            if self.ranks.is_main:
-                self.run.set_aside()
-            self.ranks.wait()
-        if path.name != "last.pth" or choice != "auto":
-            self.save("last.pth")  # for `auto`: a kill came between best.pth and last.pth
+        self.saver.resume(choice)
 
     def describe(self) -> None:
         """Log the numbers that follow from the configuration before work starts."""
@@ -279,6 +258,18 @@ class Trainer:
     def _is_due(self, interval: str, step: int | None = None) -> bool:
         step = self.progress.step if step is None else step
         return step % self.cfg.TRAIN[interval] == 0 or step == self.total_steps
+
+    def _is_save_due(self) -> bool:
+        """A streak of skipped steps is not saved: what went wrong may lie before it."""
+        is_last = self.progress.step == self.total_steps
+        return self._is_due("SAVE_EVERY") and (is_last or not self.progress.skipped_in_a_row)
+
+    def _is_unfinished(self) -> bool:
+        return self.progress.step < self.total_steps or self._is_validation_pending()
+
+    def _is_validation_pending(self) -> bool:
+        done, step = self.progress.validated_step, self.progress.step
+        return done < step <= self.total_steps and self._is_due("VAL_EVERY")
 
     def _log(self, scalars: Scalars) -> None:
         self.interval.write(

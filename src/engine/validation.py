@@ -13,6 +13,7 @@ from src.data.recordings import Recording
 from src.engine.distributed import Ranks
 from src.engine.run_directory import RunDirectory, git_commit
 from src.engine.run_log import Scalars
+from src.engine.signals import StoppedError, StopSignals
 from src.inference.build import build_lpips, build_restorer
 from src.inference.evaluate import evaluate_recordings
 from src.inference.pictures import Column, write_strip
@@ -30,20 +31,31 @@ class Validation:
     """
 
     def __init__(
-        self, cfg: CfgNode, ranks: Ranks, run: RunDirectory, recordings: list[Recording]
+        self,
+        cfg: CfgNode,
+        ranks: Ranks,
+        run: RunDirectory,
+        recordings: list[Recording],
+        stop: StopSignals,
     ) -> None:
         self.cfg, self.ranks, self.run = cfg, ranks, run
-        self.recordings = recordings
+        self.recordings, self.stop = recordings, stop
         self.lpips, self.notes = build_lpips(cfg, ranks.device)
 
-    def __call__(self, model: nn.Module, step: int, scalars: Scalars, *, is_last: bool) -> float:
+    def __call__(
+        self, model: nn.Module, step: int, scalars: Scalars, *, is_last: bool
+    ) -> float | None:
         """Score the model; return the mean PSNR in dB on every rank.
+
+        None where a rank was asked to stop: it leaves between two tiles, the others when they
+        come to the end of their share.
 
         The main rank writes `outputs/metrics/val_<exp>_<step>.json`, the scalars, and at every
         TRAIN.VISUAL_EVERY steps and at the end the pictures.
         """
         mine = self.recordings[self.ranks.rank :: self.ranks.world_size]
         restorer = build_restorer(self.cfg, model, self.ranks.device)
+        restorer.before_tile = self.stop.raise_if_asked
         pictures = _Pictures(
             self.run, step, enabled=self.ranks.is_main and (is_last or self._is_picture_due(step))
         )
@@ -55,15 +67,21 @@ class Validation:
                 bar.update()
                 pictures.take(recording, i, image, scores)
 
-            report = evaluate_recordings(
-                restorer,
-                mine,
-                score_blurry=True,
-                lpips=self.lpips,
-                on_frame=on_frame,
-                notes=self.notes,
-            )
-        merged = merge_reports(self.ranks.gather(report))
+            try:
+                report = evaluate_recordings(
+                    restorer,
+                    mine,
+                    score_blurry=True,
+                    lpips=self.lpips,
+                    on_frame=on_frame,
+                    notes=self.notes,
+                )
+            except StoppedError:
+                report = None
+        reports = self.ranks.gather(report)
+        if None in reports:
+            return None
+        merged = merge_reports(reports)
         if self.ranks.is_main:
             self._write(merged, step, scalars)
         pictures.add_to(scalars)

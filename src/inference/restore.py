@@ -7,7 +7,7 @@ the device tile by tile as small integers and are normalised there; results come
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -69,6 +69,7 @@ class Restorer:
 
     Attributes:
         settings: As given, or with smaller tiles after the device ran out of memory.
+        before_tile: Called before each tile; what it raises ends the restoring.
         seconds: Time spent in the model, transfers and blending so far, without reading files.
     """
 
@@ -88,6 +89,7 @@ class Restorer:
         self.autocast_dtype = autocast_dtype
         self.use_spikes = use_spikes
         self.seconds = 0.0
+        self.before_tile: Callable[[], None] | None = None
 
     def restore(
         self, source: FrameSource, clips: range | None = None
@@ -179,6 +181,8 @@ class Restorer:
 
     def _run_model(self, tile: "_Clip") -> torch.Tensor:
         """Return [t, 3, h, w] float32 for one tile."""
+        if self.before_tile is not None:
+            self.before_tile()
         with torch.inference_mode(), _number_format(self.device.type, self.autocast_dtype):
             frames = to_unit(tile.rgb.to(self.device))
             spikes = None

@@ -1,0 +1,134 @@
+"""What may not change between two parts of one run, and how changes are named."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import yaml
+
+from src.config import config_from_text, walk_schema
+from src.data.description import description_differences, description_from_text
+
+MAX_NAMED = 5
+logger = logging.getLogger(__name__)
+
+# What may change between a kill and a resume without changing the weights that come out, and the
+# length of the run, which a user may extend.
+FREE_TO_CHANGE = (
+    "EXP_NAME",
+    "DEVICE",
+    "LOG.",
+    "VAL.",
+    "DATA.ROOT",
+    "DATA.DEMO",
+    "DATA.ALIGN_LOG_PATHS",
+    "DATA.USE_PRECOMPUTED_VOXELS",
+    "DATA.USE_RAM_CACHE",
+    "DATA.CACHE_SIZE_GB",
+    "DATA.PRELOAD",
+    "DATA.MAX_BAD_FRACTION",
+    "MODEL.VRT_CFG",  # its content is compared instead
+    *(
+        f"MODEL.{part}.{key}"
+        for part in ("SPIKE_TSA", "FUSE")
+        for key in ("ADAPTIVE_CHUNK", "MAX_BATCH_TOKENS", "CHUNK_SIZE", "CHUNK_SHAPE")
+    ),
+    "MODEL.PRETRAINED",
+    "MODEL.SPYNET",
+    "MODEL.USE_CHECKPOINT",
+    "TRAIN.BATCH_SIZE",  # the product with accumulation and ranks is compared instead
+    "TRAIN.GRADIENT_ACCUMULATION_STEPS",
+    "TRAIN.AMP",  # what it gives on the device is compared instead
+    "TRAIN.NUM_WORKERS",
+    "TRAIN.EPOCHS",
+    "TRAIN.MAX_STEPS",
+    "TRAIN.VAL_EVERY",
+    "TRAIN.VISUAL_EVERY",
+    "TRAIN.SAVE_EVERY",
+    "TRAIN.LOG_EVERY",
+    "TRAIN.RGB_TWIN",
+)
+
+
+# Consequences of several settings, compared instead of them.
+COMPARED = {
+    "clips_per_step": "ranks x BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS (clips per step)",
+    "precision": "number format that TRAIN.AMP gives on this device",
+}
+
+
+def resume_conflicts(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Return one sentence per setting whose change would make the resumed run another run.
+
+    Args:
+        stored: The checkpoint.
+        current: What the run would write now.
+    """
+    conflicts = [
+        f"{what}: the checkpoint has {stored[key]}, this run {current[key]}"
+        for key, what in COMPARED.items()
+        if stored[key] != current[key]
+    ]
+    if yaml.safe_load(stored["vrt"]) != yaml.safe_load(current["vrt"]):
+        conflicts.append("MODEL.VRT_CFG: VRT's arguments in that file have changed")
+    return [
+        *conflicts,
+        *config_differences(stored["config"], current["config"], FREE_TO_CHANGE),
+        *weight_differences(stored["model"], current["model"]),
+        *data_differences(stored, current),
+    ]
+
+
+def weight_differences(
+    stored: dict[str, torch.Tensor], current: dict[str, torch.Tensor]
+) -> list[str]:
+    """Return sentences about weights that only one of two models has, and about their shapes."""
+    shapes = [
+        f"{key} {list(stored[key].shape)} (the model has {list(current[key].shape)})"
+        for key in current
+        if key in stored and stored[key].shape != current[key].shape
+    ]
+    found = {
+        "only in the checkpoint": sorted(stored.keys() - current.keys()),
+        "only in the model": sorted(current.keys() - stored.keys()),
+        "of another shape": shapes,
+    }
+    return [f"weights {what}: {_named(keys)}" for what, keys in found.items() if keys]
+
+
+def data_differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Return sentences about training data that are not those of the checkpoint."""
+    if "data" not in stored:
+        logger.info("the checkpoint is of a version that did not note which data it was trained on")
+        return []
+    before, now = stored["data"], current["data"]
+    if before == now:
+        return []
+    if not before or not now:
+        one, other = ("checkpoint's data", "data now") if before else ("data now", "checkpoint's")
+        return [f"data: the {one} have a dataset.yaml, the {other} have none"]
+    differences = description_differences(
+        description_from_text(before, "dataset.yaml in the checkpoint"),
+        description_from_text(now, "dataset.yaml"),
+    )
+    return [f"data: {difference}" for difference in differences]
+
+
+def _named(keys: Iterable[str]) -> str:
+    keys = list(keys)
+    more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
+    return ", ".join(keys[:MAX_NAMED]) + more
+
+
+def config_differences(first: str, second: str, ignored: tuple[str, ...]) -> list[str]:
+    """Return one sentence per key that differs, but for keys that begin as one of `ignored`."""
+    cfgs = [config_from_text(text, "the checkpoint's configuration") for text in (first, second)]
+    differences = []
+    for dotted, _ in walk_schema():
+        old, new = cfgs
+        for name in dotted.split("."):
+            old, new = old[name], new[name]
+        if old != new and not dotted.startswith(ignored):
+            differences.append(f"{dotted}: the checkpoint has {old!r}, the configuration {new!r}")
+    return differences
