@@ -103,3 +103,30 @@ def deviations(folder, width=17):
         assert match.is_decisive
         found[name] = match.centre - stated
     return found
+
+
+RECORDED_FRAMES, RECORDED_RATE = 5, 2000.0
+
+
+def write_recorded(folder, seed=0, t_sharp=True, unit="ticks"):
+    """Write blur, sharp and exposures.csv of a recording with gaps; return its spikes [S, H, W].
+
+    Source frame j is at tick 8 j; exposure k is [56 k + 8, 56 k + 48), its sharp tick 56 k + 24.
+    """
+    source = moving_texture(7 * RECORDED_FRAMES + 1, SIZE, seed)
+    factor = {"ticks": 1, "ms": 1e3 / RECORDED_RATE}[unit]
+    rows = [f"frame_idx,t0[{unit}],t1[{unit}]" + f",t_sharp[{unit}]" * t_sharp]
+    for k in range(RECORDED_FRAMES):
+        write_png(folder / "blur" / f"img_{k:03d}.png", synthesize_blur(source[7 * k + 1 :][:5]))
+        write_png(folder / "sharp" / f"img_{k:03d}.png", source[7 * k + 3])
+        ticks = (56 * k + 8, 56 * k + 48, 56 * k + 24)[: 3 if t_sharp else 2]
+        rows.append(",".join(map(str, (k, *(tick * factor for tick in ticks)))))
+    (folder / "exposures.csv").write_text("\n".join(rows) + "\n")
+    return crossfaded_spikes(source, seed)
+
+
+def write_stated(path, **more):
+    """Write what a spike file does not say: size and tick rate."""
+    lines = {"height": SPIKE_SIZE[0], "width": SPIKE_SIZE[1], "ticks_per_second": RECORDED_RATE}
+    text = "".join(f"{key}: {value}\n" for key, value in (lines | more).items())
+    path.write_text(text)

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from src.data.spikes.array_files import map_npy, open_h5, read_array
+from src.data.spikes.array_files import array_shape, map_npy, open_h5, read_array
 from src.data.spikes.dense_files import DenseFile, EventFile
 from src.data.spikes.events import dense_to_events, read_dense, read_events
 from tests.spike_cases import random_spikes
@@ -102,6 +102,8 @@ def test_damaged_files_are_named(tmp_path, suffix, content):
         read_array(path)
     with pytest.raises(ValueError, match=f"ünïcode name{suffix}"):
         DenseFile(path, 2, 4)
+    with pytest.raises(ValueError, match=f"ünïcode name{suffix}"):
+        array_shape(path)
 
 
 def test_archives_under_the_wrong_ending(tmp_path):
@@ -136,6 +138,7 @@ def test_dense_containers_by_ranges(tmp_path, name, key, axes):
         write_h5(path, **{key: array})
     else:
         np.save(path, array)
+    assert array_shape(path, key) == array.shape
     assert np.array_equal(read_dense(path, 6, 8, axes, key), spikes)
     for flip in (False, True):
         file = DenseFile(path, 6, 8, axes, key, flip)

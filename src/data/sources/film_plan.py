@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from src.data.alignment import Exposure
 
+
 @dataclass(frozen=True)
 class Cameras:
     """How the two cameras see the source frames.

@@ -86,9 +86,7 @@ def plan(options: SourceOptions) -> SourcePlan:
     """
     _refuse_options(options)
     all_frames, pairs = find_folders(options.input)
-    cameras = cameras_of(
-        options, interpolator="linear", frames_per_second=SOURCE_FRAMES_PER_SECOND
-    )
+    cameras = cameras_of(options, interpolator="linear", frames_per_second=SOURCE_FRAMES_PER_SECOND)
     jobs, problems = [], []
     for split, folder in _clips(all_frames):
         try:
@@ -116,9 +114,7 @@ def _source_plan(jobs: list[FilmJob], cameras: Cameras, has_pairs: bool) -> Sour
     return SourcePlan(tuple(jobs), description, tuple(notes))
 
 
-def _clip_job(
-    split: str, folder: Path, pairs: ReleasedPairs | None, cameras: Cameras
-) -> FilmJob:
+def _clip_job(split: str, folder: Path, pairs: ReleasedPairs | None, cameras: Cameras) -> FilmJob:
     """Return the job of one clip.
 
     Raises:

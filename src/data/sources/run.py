@@ -76,7 +76,11 @@ def run_plan(
     mine = plan.jobs[number::count]
     check_root(plan, root)
     missing = [job for job in mine if read_record(root, job) is None]
-    for line in (*plan.notes, *_missing_splits(plan), *disk_use(missing, plan.description, root, num_bins)):
+    for line in (
+        *plan.notes,
+        *_missing_splits(plan),
+        *disk_use(missing, plan.description, root, num_bins),
+    ):
         logger.info(line)
     write_root_description(root, plan.description)
     remove_abandoned(root, {job.split for job in plan.jobs})

@@ -78,7 +78,7 @@ def prove_offset(
     for k, path in _spread(sharp_frames, NUM_PROOF_FRAMES):
         stated = TICKS_PER_SOURCE_FRAME * n * k + centre
         reach = TICKS_PER_SOURCE_FRAME * (highest + 1)
-        match, first = _match(stream, path, stated, (reach, TICKS_PER_SOURCE_FRAME))
+        match, first = match_around(stream, path, stated, (reach, TICKS_PER_SOURCE_FRAME))
         if match is None:
             continue
         _refuse_strangers(match, path, stream, stated)
@@ -95,8 +95,12 @@ def prove_offset(
 
 
 def check_reading(
-    paths: Sequence[Path], geometry: SpikeGeometry, sharp: Path, tick: float
-) -> str | None:
+    paths: Sequence[Path],
+    geometry: SpikeGeometry,
+    sharp: Path,
+    tick: float,
+    width: int = TFP_WIDTH,
+) -> tuple[SpikeGeometry, str] | None:
     """Say whether another bit order or orientation shows the sharp frame better than the stated.
 
     Args:
@@ -104,44 +108,52 @@ def check_reading(
         geometry: as stated.
         sharp: a sharp frame.
         tick: where it lies in the stream.
+        width: ticks of the TFP image, odd.
 
     Returns:
-        A sentence that names the better reading; None where the stated one is best.
+        The better reading and a sentence that names it; None where the stated one is best.
     """
-    scores = {}
+    scores: dict[SpikeGeometry, float] = {}
     for bit_order in BIT_ORDERS:
         for flip_rows in (True, False):
             reading = replace(geometry, bit_order=bit_order, flip_rows=flip_rows)
-            match, _ = _match(SpikeParts(paths, reading), sharp, round(tick), (0, 0))
+            match, _ = match_around(SpikeParts(paths, reading), sharp, round(tick), (0, 0), width)
             if match is None:
                 return None
             scores[reading] = match.score_db
     best = max(scores, key=scores.__getitem__)
     if scores[best] < scores[geometry] + CLEARLY_BETTER_DB:
         return None
-    return (
+    return best, (
         f"read with bit_order {geometry.bit_order} and flip_rows {_yaml(geometry.flip_rows)} its "
         f"spikes show {sharp.name} with {scores[geometry]:.1f} dB, with bit_order {best.bit_order} "
         f"and flip_rows {_yaml(best.flip_rows)} with {scores[best]:.1f} dB; state the latter"
     )
 
 
-def _match(
-    stream: SpikeParts, sharp: Path, around: int, reach: tuple[int, int]
+def match_around(
+    stream: SpikeParts, sharp: Path, around: int, reach: tuple[int, int], width: int = TFP_WIDTH
 ) -> tuple[TfpMatch | None, int]:
-    """Match a sharp frame with centres up to `reach` ticks before and after `around`.
+    """Match a sharp frame with TFP centres up to `reach` ticks before and after `around`.
+
+    Args:
+        stream: the spikes.
+        sharp: the frame.
+        around: tick of the stream.
+        reach: ticks before and after it; those before the stream are left out.
+        width: ticks of the TFP image, odd.
 
     Returns:
         The match, its ticks counted from the second value; None where the stream ends too early.
     """
-    half = TFP_WIDTH // 2
+    half = width // 2
     first = max(around - reach[0] - half, 0)
     stop = around + reach[1] + half + 1
-    if stop > stream.num_ticks or stop - first < TFP_WIDTH:
+    if stop > stream.num_ticks or stop - first < width:
         return None, first
     size = stream.geometry.height, stream.geometry.width
     grey = grey_at_spike_size(read_image(sharp), size)
-    return best_tfp_centre(stream.read(first, stop), grey, width=TFP_WIDTH), first
+    return best_tfp_centre(stream.read(first, stop), grey, width=width), first
 
 
 def _refuse_strangers(match: TfpMatch, sharp: Path, stream: SpikeParts, stated: int) -> None:

@@ -66,7 +66,7 @@ def _judge(clip: SpkGoproClip, by_pixels: int | None, proof: OffsetProof) -> Pro
     best = next(frame for frame in proof.frames if frame.is_decisive)
     other = check_reading(clip.spikes, clip.geometry, best.sharp, best.tick)
     if other is not None:
-        return ProvenOffset(proof.offset, problems=(f"{clip.where}: {other}",))
+        return ProvenOffset(proof.offset, problems=(f"{clip.where}: {other[1]}",))
     notes = []
     if proof.offset != clip.zz:
         notes.append(

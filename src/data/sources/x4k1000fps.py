@@ -120,5 +120,7 @@ def _find_clips(given: Path) -> list[tuple[str, str, Path]]:
                 if path.name.startswith(".") or not (path.is_dir() or is_video):
                     continue
                 found[path.name if path.is_dir() else path.stem] = path  # a folder wins
-            clips += [(split, f"{scene.name}__{name}", path) for name, path in sorted(found.items())]
+            clips += [
+                (split, f"{scene.name}__{name}", path) for name, path in sorted(found.items())
+            ]
     return clips

@@ -33,6 +33,30 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
         return dataset[()]
 
 
+def array_shape(path: str | Path, key: str | None = None) -> tuple[int, ...]:
+    """Return the shape of the array that `read_array` would read; only its header is read.
+
+    Raises:
+        ValueError: see `read_array`.
+    """
+    path = Path(path)
+    if path.suffix == ".npy":
+        return map_npy(path).shape
+    if path.suffix != ".npz":
+        with open_h5(path, key) as dataset:
+            return dataset.shape
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            with archive.open(f"{_choose(names, key)}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                if version == (1, 0):
+                    return np.lib.format.read_array_header_1_0(member)[0]
+                return np.lib.format.read_array_header_2_0(member)[0]
+    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def map_npy(path: str | Path) -> np.ndarray:
     """Return a `.npy` file as a read-only memory map: only what is looked at is read.
 

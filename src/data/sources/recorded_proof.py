@@ -1,0 +1,150 @@
+"""Look for the user's sharp frames in their spikes: is the time right, and how bits are read?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from src.data.alignment import EXPOSURES_NAME, frame_index, window_ticks
+from src.data.bad_samples import BadFileError
+from src.data.sources.recorded_clip import DAT, RecordedClip
+from src.data.sources.spike_proof import check_reading, match_around
+from src.data.spikes.matching import TfpMatch
+from src.data.spikes.spike_dat import SpikeGeometry
+from src.data.spikes.spike_parts import SpikeParts
+
+NUM_FRAMES = 5
+MIN_WIDTH = 9
+MAX_CELLS = 100_000_000  # pixels times ticks that are unpacked at a time
+# An offset stops the preparation where it is more than both: ticks, part of the exposure.
+MAX_DEVIATION_TICKS, MAX_DEVIATION = 2.0, 0.05
+
+
+@dataclass(frozen=True)
+class FoundFrame:
+    """A sharp frame and where its spikes show it.
+
+    Attributes:
+        sharp: the frame.
+        parts: files of the stream it was looked for in.
+        length: ticks of its exposure.
+        width: ticks of the TFP images.
+        tick: best centre, from the first tick of the parts.
+        stated: tick of the sharp frame by the table, None where it does not say.
+        match: scores and whether they decide.
+    """
+
+    sharp: Path
+    parts: tuple[Path, ...]
+    length: int
+    width: int
+    tick: float
+    stated: float | None
+    match: TfpMatch
+
+
+def prove_recorded(clip: RecordedClip, targets: Sequence[Path], geometry: SpikeGeometry) -> str:
+    """Compare some sharp frames with the converted spikes; return what was seen.
+
+    Args:
+        clip: the sequence.
+        targets: its spikes as `.dat`: a stream, or one file per frame.
+        geometry: how their bits lie.
+
+    Raises:
+        BadFileError: the spikes fit better in another bit order or upside down, or show the sharp
+            frames elsewhere than the table of exposures says.
+    """
+    picks = np.linspace(0, len(clip.sharp) - 1, min(NUM_FRAMES, len(clip.sharp))).round()
+    looked = [_find(clip, int(number), targets, geometry) for number in np.unique(picks)]
+    found = [frame for frame in looked if frame is not None]
+    if not found:
+        return "its exposures are too short or leave the spikes: nothing to compare"
+    best = max(found, key=lambda frame: frame.match.correlation)
+    other = check_reading(best.parts, geometry, best.sharp, best.tick, best.width)
+    if other is not None:
+        raise BadFileError(clip.spikes.files[0], _other_reading(clip, geometry, other[0]))
+    return _judge(clip, [frame for frame in found if frame.match.is_decisive])
+
+
+def _find(
+    clip: RecordedClip, number: int, targets: Sequence[Path], geometry: SpikeGeometry
+) -> FoundFrame | None:
+    """Look for one sharp frame; None where its exposure leaves the spikes or is too short."""
+    sharp = clip.sharp[number]
+    exposure = clip.exposures[frame_index(sharp.stem)]
+    rate = clip.spikes.sidecar.ticks_per_second
+    start, stop = window_ticks(exposure.t0, exposure.t1, rate)
+    origin = start if clip.spikes.is_per_frame else 0
+    parts = (targets[number],) if clip.spikes.is_per_frame else tuple(targets)
+    stream = SpikeParts(parts, geometry)
+    if start < 0 or stop - origin > stream.num_ticks:
+        return None
+    length = stop - start
+    width = max(length // 4 | 1, MIN_WIDTH)
+    middle = (start + stop) // 2 - origin
+    widest = MAX_CELLS // (geometry.height * geometry.width) // 2 - width
+    reach = max(min(length // 2 + width, widest), 0)
+    after = min(reach, stream.num_ticks - middle - width // 2 - 1)
+    if after < 0:
+        return None
+    match, first = match_around(stream, sharp, middle, (reach, after), width)
+    if match is None:
+        return None
+    stated = None if exposure.t_sharp is None else exposure.t_sharp * rate - origin
+    return FoundFrame(sharp, parts, length, width, first + match.centre, stated, match)
+
+
+def _judge(clip: RecordedClip, decisive: Sequence[FoundFrame]) -> str:
+    """Compare the ticks of sharp frames with what the table says.
+
+    Raises:
+        BadFileError: they differ.
+    """
+    if not decisive:
+        return "its scene is too still to prove with its spikes when frames were exposed"
+    if decisive[0].stated is None:
+        return (
+            f"{EXPOSURES_NAME} has no column t_sharp, so nothing says where its sharp frames "
+            "should lie: alignment is not proven. Spikes show "
+            + ", ".join(f"{frame.sharp.name} at tick {frame.tick:.1f}" for frame in decisive)
+        )
+    errors = [frame.tick - frame.stated for frame in decisive]
+    median = float(np.median(errors))
+    if abs(median) <= max(MAX_DEVIATION_TICKS, MAX_DEVIATION * decisive[0].length):
+        return f"{len(errors)} sharp frames lie within {max(map(abs, errors)):.1f} ticks"
+    rate = clip.spikes.sidecar.ticks_per_second
+    ticks = ", ".join(
+        f"{frame.sharp.name} stated at {frame.stated:.1f}, shown at {frame.tick:.1f}"
+        for frame in decisive
+    )
+    raise BadFileError(
+        clip.spikes.files[0],
+        f"its spikes show the sharp frames {abs(median):.1f} ticks ({abs(median) / rate:.6f} s) "
+        f"{'after' if median > 0 else 'before'} the t_sharp of {EXPOSURES_NAME}: {ticks}; correct "
+        "the table, the tick rate, or the beginning of the spikes",
+    )
+
+
+def _other_reading(clip: RecordedClip, ours: SpikeGeometry, better: SpikeGeometry) -> str:
+    """Say how the user's file should be read, when our copy of it reads better in another way."""
+    stated = clip.spikes.sidecar
+    is_swapped, is_upside_down = (
+        better.bit_order != ours.bit_order,
+        better.flip_rows != ours.flip_rows,
+    )
+    if clip.spikes.layout != DAT:
+        axes = "; --axes may be wrong too" if is_swapped else ""
+        return f"its spikes are upside down; store the array with its rows reversed{axes}"
+    orders = {"little": "big", "big": "little"}
+    reading = replace(
+        stated,
+        bit_order=orders[stated.bit_order] if is_swapped else stated.bit_order,
+        flip_rows=stated.flip_rows != is_upside_down,
+    )
+    return (
+        f"its spikes show the sharp frames best with bit_order: {reading.bit_order} and flip_rows: "
+        f"{str(reading.flip_rows).lower()}, stated are {stated.bit_order} and "
+        f"{str(stated.flip_rows).lower()}; correct the .yaml beside it"
+    )

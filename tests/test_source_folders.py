@@ -1,0 +1,191 @@
+"""The user's own folders: sharp frames are filmed, recordings are converted, and proven."""
+
+import h5py
+import numpy as np
+import pytest
+from source_cases import Drift, prepare, prepare_data, tick_errors, write_config, write_video
+from spike_source_cases import (
+    RECORDED_FRAMES,
+    SPIKE_SIZE,
+    deviations,
+    read_stream,
+    write_recorded,
+    write_stated,
+)
+
+from src.data.alignment import read_exposures
+from src.data.description import DataDescription, read_description, write_description
+from src.data.frames import list_frames, read_image, write_png
+from src.data.sources.folders import plan
+from src.data.sources.source import SourceOptions
+from src.data.spikes.events import dense_to_events
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar, write_spikes
+
+
+def write_dat(folder, spikes, **geometry):
+    write_spikes(folder / "spike.dat", spikes, SpikeGeometry(*SPIKE_SIZE, **geometry))
+    write_stated(folder / "spike.yaml", **geometry)
+
+
+def write_array(folder, spikes, name, key="arr_0"):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, spikes)
+    elif path.suffix == ".npz":
+        np.savez(path, **{key: spikes})
+    else:
+        with h5py.File(path, "w") as file:
+            file[key] = spikes
+
+
+def make(root, output, **options):
+    """Write all sequences of a plan; return it and the notes."""
+    planned, notes = plan(SourceOptions(root, **options)), []
+    for job in planned.jobs:
+        folder, units = output / job.split / job.name, []
+        folder.mkdir(parents=True)
+        notes += job.write(folder, units.append)
+        assert sum(units) == job.num_units
+    return planned, notes
+
+
+WAYS = {
+    "dat": (lambda f, s: write_dat(f, s), {}),
+    "dat, other bits": (lambda f, s: write_dat(f, s, bit_order="big", flip_rows="false"), {}),
+    "npy TWH": (lambda f, s: write_array(f, s.transpose(0, 2, 1), "spike.npy"), {"axes": "TWH"}),
+    "npz HWT": (
+        lambda f, s: write_array(f, s.transpose(1, 2, 0).astype(bool), "spike/all.npz", "spk"),
+        {"axes": "HWT", "key": "spk"},
+    ),
+    "h5": (lambda f, s: write_array(f, s, "spike.h5", "raw_spike"), {}),
+    "events": (
+        lambda f, s: write_array(f, dense_to_events(s)[:, ::-1], "spike.npy"),
+        {"columns": "xyt"},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_recordings_in_every_container_become_the_same_stream(tmp_path, way):
+    write, options = WAYS[way]
+    folder = tmp_path / "in" / "train" / "straße 1"
+    spikes = write_recorded(folder, unit="ms" if way == "h5" else "ticks")
+    if way == "dat, other bits":
+        geometry = {"bit_order": "big", "flip_rows": False}
+        write_spikes(folder / "spike.dat", spikes, SpikeGeometry(*SPIKE_SIZE, **geometry))
+        write_stated(folder / "spike.yaml", bit_order="big", flip_rows="false")
+    else:
+        write(folder, spikes)
+        write_stated(folder / "spike.yaml")
+        if "spike/all" in str(list(folder.rglob("*.npz"))):
+            (folder / "spike.yaml").rename(folder / "spike" / "spike.yaml")
+    planned, notes = make(tmp_path / "in", tmp_path / "out", **options)
+    ours = tmp_path / "out" / "train" / "straße 1"
+    stream, rate = read_stream(ours)
+    assert rate == 2000
+    assert np.array_equal(stream, spikes)
+    sidecar = read_sidecar(ours / "spike" / "spike.dat")
+    assert (sidecar.bit_order, sidecar.flip_rows) == ("little", True)
+    assert [path.name for path in (ours / "spike").glob("*.dat")] == ["spike.dat"]
+    exposure = read_exposures(ours / "exposures.csv", rate)[2]
+    assert [t * rate for t in (exposure.t0, exposure.t1, exposure.t_sharp)] == pytest.approx(
+        [120, 160, 136]
+    )
+    assert planned.notes[0].startswith("train/straße 1: recorded frames and spikes; ")
+    assert "sharp frames lie within 0." in notes[-1]
+    assert len(list_frames(ours / "blur", [".png"])) == RECORDED_FRAMES
+
+
+def test_one_file_per_frame_stays_one_per_frame(tmp_path):
+    folder = tmp_path / "in" / "val" / "a"
+    spikes = write_recorded(folder)
+    for k in range(RECORDED_FRAMES):
+        write_array(folder, spikes[56 * k + 8 : 56 * k + 48], f"spike/img_{k:03d}.npy")
+    write_stated(folder / "spike" / "spike.yaml")
+    planned, notes = make(tmp_path / "in", tmp_path / "out")
+    assert "5 files, one per frame" in planned.notes[0]
+    assert "lie within 0." in notes[-1]
+    for k, path in enumerate(sorted((tmp_path / "out" / "val" / "a" / "spike").glob("*.dat"))):
+        assert path.name == f"img_{k:03d}.dat"
+        file = SpikeFile(path, SpikeGeometry(*SPIKE_SIZE))
+        assert np.array_equal(file.read(0, 40), spikes[56 * k + 8 : 56 * k + 48])
+
+
+def test_a_table_that_is_off_is_refused_with_the_offset(tmp_path):
+    folder = tmp_path / "in" / "train" / "a"
+    spikes = write_recorded(folder)
+    write_dat(folder, spikes[6:])  # the first six ticks are lost
+    (job,) = plan(SourceOptions(tmp_path / "in")).jobs
+    with pytest.raises(ValueError, match=r"the sharp frames (5\.[5-9]|6\.[0-5]) ticks .* before"):
+        job.write(tmp_path / "out", lambda units: None)
+
+
+def test_without_t_sharp_nothing_is_claimed(tmp_path):
+    folder = tmp_path / "in" / "train" / "a"
+    write_dat(folder, write_recorded(folder, t_sharp=False))
+    _, notes = make(tmp_path / "in", tmp_path / "out")
+    assert "alignment is not proven" in notes[-1]
+    assert "img_000.png at tick 2" in notes[-1]
+
+
+def test_the_description_is_the_users_completed(tmp_path):
+    folder = tmp_path / "in" / "train" / "a"
+    write_array(folder, write_recorded(folder), "spike.npy")
+    said = DataDescription("lab 3", "recorded", ticks_per_second=2000, threshold=1.5)
+    write_description(tmp_path / "in", said)
+    planned, _ = make(tmp_path / "in", tmp_path / "out", axes="THW")
+    description = planned.description
+    assert (description.source, description.blur_kind) == ("lab 3", "recorded")
+    assert (description.spike_height, description.spike_width) == SPIKE_SIZE
+    assert (description.threshold, description.ticks_per_second) == (1.5, 2000)
+    assert max(map(abs, deviations_of(tmp_path / "out" / "train" / "a"))) <= 0.5
+
+
+def deviations_of(folder):
+    for name in list(list_frames(folder / "sharp", [".png"])):
+        path = folder / "sharp" / f"{name}.png"
+        path.rename(path.with_name(f"{name[-3:]}.png"))
+    return deviations(folder).values()
+
+
+# ---------------------------------------------------------------- filming
+
+
+def write_sharp(folder, seed=0, frames=45, as_video=False):
+    scene = Drift(seed)
+    pictures = [scene.at(j) for j in range(frames)]
+    if as_video:
+        write_video(folder.with_suffix(".mp4"), pictures)
+        return
+    for j, picture in enumerate(pictures):
+        write_png(folder / f"{j:05d}.png", picture)
+
+
+def test_from_own_frames_to_training_set(tmp_path, capsys):
+    write_sharp(tmp_path / "in" / "train" / "a b")
+    write_sharp(tmp_path / "in" / "val" / "c", seed=1, as_video=True)
+    config, root = write_config(tmp_path, tmp_path / "ours"), tmp_path / "ours"
+    options = ["--frames_per_second", "960", "--frames_averaged", "7", "--stride", "9"]
+    options += ["--interpolator", "linear", "--ticks_per_frame", "8"]
+    assert prepare(config, "folders", tmp_path / "in", *options) == 0, capsys.readouterr()
+    said = capsys.readouterr()
+    assert "train: 1 sequences, 5 frames, 5 aligned" in said.out
+    for folder in (root / "train" / "a b", root / "val" / "c"):
+        assert max(map(abs, tick_errors(folder, width=15).values())) <= 0.5
+    description = read_description(root)
+    assert description.frames_averaged == (7,)
+    assert description.ticks_per_second == 7680
+    assert prepare_data.main(["--config", str(config), "--check_only"]) == 0, capsys.readouterr()
+    first = read_image(root / "train" / "a b" / "sharp" / "000001.png")
+    assert np.array_equal(first, Drift(0).at(12))
+
+
+def test_what_is_filmed_is_said(tmp_path):
+    write_sharp(tmp_path / "train" / "a", frames=8)
+    planned = plan(SourceOptions(tmp_path, frames_per_second=500.0, frames_averaged=3))
+    assert planned.notes == (
+        "train/a: sharp high-speed frames, 8 in a",
+        "filmed with 1 tick(s) per frame (interpolator none), 3 frames per exposure, one every 3 "
+        "frames",
+    )
