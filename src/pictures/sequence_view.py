@@ -1,0 +1,240 @@
+"""What a sequence shows, frame by frame: blurry, TFP, TFI, voxel bins, sharp."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.data.bad_samples import DataSetError
+from src.data.description import read_description
+from src.data.frames import list_frames
+from src.data.recordings import Recording
+from src.data.scanning import ScanSettings, scan_sequence
+from src.data.simulation.simulator import CAMERA_GAMMA
+from src.data.spikes.reconstruct import tfi_filled, tfp
+from src.data.spikes.spike_dat import SpikeFile, read_sidecar
+from src.data.voxel_cache import SpikeSource
+from src.pictures.panels import GAP_PX, Panel, make_page, to_grey
+
+BIN_GROUPS = 9
+TFP_PART = 3  # a TFP image takes this part of an exposure
+WHITE_QUANTILE = 0.995
+
+
+@dataclass(frozen=True)
+class SequenceView:
+    """A sequence ready to be drawn.
+
+    Attributes:
+        name: `SPLIT/SEQUENCE`.
+        recording: its frames.
+        threshold: gain of the images; None where nobody says, then each has a white of its own.
+        is_linear: whether the spikes integrate linear light, which is shown with the camera curve.
+    """
+
+    name: str
+    recording: Recording
+    threshold: float | None
+    is_linear: bool = False
+
+
+@dataclass(frozen=True)
+class SpikeImages:
+    """What the spikes of one exposure show, at the size of the spikes.
+
+    Attributes:
+        tfp: counts of a part of the exposure, uint8 RGB, and what to write above.
+        tfi: intervals, uint8 RGB; None where there are voxels and no spikes.
+        bins: voxels in groups, uint8 RGB, and what to write above.
+        bin_now: the one bin of the instant, uint8 RGB, and what to write above.
+    """
+
+    tfp: Panel
+    tfi: Panel | None
+    bins: Panel
+    bin_now: Panel
+
+
+def open_sequence(folder: Path, num_bins: int) -> SequenceView:
+    """Find out what a sequence folder `DATA_ROOT/SPLIT/SEQUENCE` holds.
+
+    Args:
+        folder: the sequence.
+        num_bins: bins to count spikes into; stored voxels without spikes keep their number.
+
+    Raises:
+        BadFileError, DataSetError: what `scan_sequence` refuses, or no frame that can be used.
+    """
+    folder = folder.absolute()
+    if not (folder / "blur").is_dir():
+        raise DataSetError(str(folder), ["no folder blur in it; give a folder of one sequence"])
+    root = folder.parents[1]
+    description = read_description(root)
+    voxels = list_frames(folder / "spike_vox", [".npy"])
+    spikes = list_frames(folder / "spike", [".dat"])
+    if voxels and not spikes:
+        num_bins = len(np.load(next(iter(voxels.values())), mmap_mode="r", allow_pickle=False))
+    scan = scan_sequence(folder, ScanSettings(root, num_bins, use_voxel_cache=False), description)
+    if not scan.frames:
+        reasons = [f"{entry.frame}: {entry.reason}" for entry in scan.dropped[:5]]
+        raise DataSetError(str(folder), ["no frame can be drawn", *reasons])
+    sidecar = read_sidecar(next(iter(spikes.values()))) if spikes else None
+    threshold = None if sidecar is None else sidecar.threshold
+    if threshold is None and description is not None:
+        threshold = description.threshold
+    is_linear = description is not None and description.transfer == "linear"
+    recording = Recording(folder.name, scan.frames, num_bins)
+    return SequenceView(f"{folder.parent.name}/{folder.name}", recording, threshold, is_linear)
+
+
+def draw_strip(view: SequenceView, indices: Sequence[int], panel_width: int) -> np.ndarray:
+    """Return a page with a row of panels per frame: uint8 RGB [h, w, 3].
+
+    Args:
+        view: the sequence.
+        indices: places of the frames in the sequence.
+        panel_width: width of a panel.
+
+    Raises:
+        BadFileError: a frame that cannot be read.
+    """
+    rows = []
+    for i in indices:
+        images = spike_images(view, i)
+        frame = view.recording.frames[i]
+        blurry = Panel(
+            f"blurry {frame.name}, {frame.t0 * 1e3:.2f} to {frame.t1 * 1e3:.2f} ms",
+            view.recording.read_blurry(i),
+        )
+        spikes = [panel for panel in (images.tfp, images.tfi, images.bins) if panel is not None]
+        rows.append([blurry, *spikes, Panel("sharp", view.recording.read_sharp(i))])
+    return make_page(rows, panel_width, [_title(view)])
+
+
+def draw_frames(
+    view: SequenceView, indices: Sequence[int], steps: int, panel_width: int
+) -> Iterator[np.ndarray]:
+    """Yield the pages of a video, all of one size; the spikes run through each exposure.
+
+    Args:
+        view: the sequence.
+        indices: places of the frames in the sequence.
+        steps: pages per frame, from the start of its exposure to the end.
+        panel_width: width of a panel.
+
+    Raises:
+        BadFileError: a frame that cannot be read.
+    """
+    for i in indices:
+        frame = view.recording.frames[i]
+        blurry = Panel("blurry", view.recording.read_blurry(i))
+        sharp = Panel("sharp", view.recording.read_sharp(i))
+        for step in range(steps):
+            images = spike_images(view, i, (step + 0.5) / steps)
+            rows = [[blurry, images.tfp, sharp], [images.bin_now, images.bins]]
+            if images.tfi is not None:
+                rows[1].insert(1, images.tfi)
+            at = frame.t0 + (frame.t1 - frame.t0) * (step + 0.5) / steps
+            line = (
+                f"{view.name} / {frame.name}: exposure {frame.t0 * 1e3:.2f} to "
+                f"{frame.t1 * 1e3:.2f} ms, spikes at {at * 1e3:.2f} ms"
+            )
+            yield make_page(rows, panel_width, [line])
+
+
+def spike_images(view: SequenceView, i: int, at: float | None = None) -> SpikeImages:
+    """Return what the spikes of frame `i` show.
+
+    Args:
+        view: the sequence.
+        i: place of the frame.
+        at: part of the exposure that has passed; None is the instant of the sharp frame, where
+            the exposures say it, else the middle.
+    """
+    frame = view.recording.frames[i]
+    if at is None:
+        at = 0.5
+        if frame.t_sharp is not None:
+            at = (frame.t_sharp - frame.t0) / (frame.t1 - frame.t0)
+    counts = view.recording.read_counts(i).astype(np.float32)
+    if frame.spikes.geometry is None:
+        return _of_voxels(view, counts, at)
+    source = frame.spikes
+    spikes = read_ticks(source)
+    tick = min(int(at * len(spikes)), len(spikes) - 1)
+    width = max(1, len(spikes) // TFP_PART)
+    gain = 1.0 if view.threshold is None else view.threshold
+    counted = tfp(spikes, tick, width, gain)
+    interval, has_interval = tfi_filled(spikes, tick, gain)
+    white = 1.0 if view.threshold is not None else float(np.quantile(counted, WHITE_QUANTILE))
+    return SpikeImages(
+        Panel(f"TFP, {width} of {len(spikes)} ticks", _shown(view, counted, white)),
+        Panel(
+            f"TFI, tick {source.start + tick}, in {has_interval.mean():.0%} of the pixels",
+            _shown(view, interval, white),
+        ),
+        _bins(counts),
+        _bin_at(counts, at),
+    )
+
+
+def read_ticks(source: SpikeSource) -> np.ndarray:
+    """Return the spikes of an exposure: uint8 [S, H, W]."""
+    return SpikeFile(source.path, source.geometry).read(source.start, source.stop)
+
+
+def _of_voxels(view: SequenceView, counts: np.ndarray, at: float) -> SpikeImages:
+    """Draw stored voxels, which have no ticks and so no intervals."""
+    width = max(1, len(counts) // TFP_PART)
+    first = min(max(int(at * len(counts)) - width // 2, 0), len(counts) - width)
+    summed = counts[first : first + width].sum(axis=0)
+    white = float(np.quantile(summed, WHITE_QUANTILE))
+    caption = f"counts, bins {first} to {first + width - 1} of {len(counts)}"
+    return SpikeImages(
+        Panel(caption, _shown(view, summed, white)), None, _bins(counts), _bin_at(counts, at)
+    )
+
+
+def _bins(counts: np.ndarray) -> Panel:
+    """Return the bins in up to nine groups, in the order of reading, as one picture."""
+    groups = np.array_split(counts, min(BIN_GROUPS, len(counts)))
+    # A mean per bin: groups may differ in the number of theirs.
+    images = [group.mean(axis=0) for group in groups]
+    white = float(np.quantile(np.stack(images), WHITE_QUANTILE))
+    height, width = counts.shape[1:]
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    gap = max(1, round(GAP_PX * columns * width / 800))
+    page_size = rows * (height + gap) - gap, columns * (width + gap) - gap
+    page = np.full((*page_size, 3), 255, np.uint8)
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        top, left = row * (height + gap), column * (width + gap)
+        page[top : top + height, left : left + width] = to_grey(image, white)
+    return Panel(f"{len(counts)} bins in {len(groups)} groups, in order of time", page)
+
+
+def _bin_at(counts: np.ndarray, at: float) -> Panel:
+    number = min(int(at * len(counts)), len(counts) - 1)
+    return Panel(
+        f"bin {number} of {len(counts)}, white = {counts.max():g} spikes",
+        to_grey(counts[number], float(counts.max())),
+    )
+
+
+def _shown(view: SequenceView, values: np.ndarray, white: float) -> np.ndarray:
+    if view.is_linear:
+        values, white = np.clip(values / max(white, 1e-12), 0, 1) ** (1 / CAMERA_GAMMA), 1.0
+    return to_grey(values, white)
+
+
+def _title(view: SequenceView) -> str:
+    height, width = view.recording.frame_size
+    rows, columns = view.recording.spike_size
+    gain = "not known, white = brightest" if view.threshold is None else f"{view.threshold:g}"
+    return (
+        f"{view.name}: frames {height}x{width}, spikes {rows}x{columns}, threshold {gain}; TFP and "
+        "TFI at the instant of the sharp frame"
+    )

@@ -1,0 +1,150 @@
+"""A sequence is drawn from what its folder holds, in a file small enough to be sent."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.visualize import main
+from src.data.bad_samples import DataSetError
+from src.data.description import read_description, write_description
+from src.pictures.animation import write_pages, write_small
+from src.pictures.panels import GAP_PX
+from src.pictures.sequence_view import draw_frames, draw_strip, open_sequence, spike_images
+from tests.data_cases import write_miniature
+
+SIZE = (64, 96)
+
+
+@pytest.fixture(scope="module", params=["per frame", "stream", "voxels"])
+def sequence(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp("view") / "mini"
+    write_miniature(root, sequences=1, val_sequences=0, frames=4, n=7, spikes=request.param)
+    return root / "train" / "seq_000", request.param
+
+
+def spike_sequence(tmp_path):
+    root = write_miniature(tmp_path / "mini", sequences=1, val_sequences=0, frames=4, n=7)
+    return root / "train" / "seq_000"
+
+
+def grey_of(image, size):
+    return cv2.resize(image[..., 0].astype(np.float32), size, interpolation=cv2.INTER_AREA)
+
+
+def test_what_is_drawn(sequence):
+    folder, kind = sequence
+    view = open_sequence(folder, 32)
+    assert view.name == "train/seq_000"
+    images = spike_images(view, 1)
+    sharp = cv2.cvtColor(view.recording.read_sharp(1), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    sharp = cv2.resize(sharp, (48, 32), interpolation=cv2.INTER_AREA)
+    assert np.corrcoef(grey_of(images.tfp.image, (48, 32)).ravel(), sharp.ravel())[0, 1] > 0.9
+    assert (images.tfi is None) == (kind == "voxels")
+    if images.tfi is not None:
+        # With the threshold as gain the images have the brightness of the scene.
+        assert abs(images.tfp.image.mean() - sharp.mean()) < 12
+        assert np.corrcoef(images.tfi.image[..., 0].ravel(), sharp.ravel())[0, 1] > 0.7
+    assert "32 bins in 9 groups" in images.bins.caption
+    columns = 4 if kind == "voxels" else 5
+    strip = draw_strip(view, [0, 2], 150)
+    assert strip.shape[1] == columns * 150 + (columns + 1) * GAP_PX
+    assert strip.shape[0] > 2 * 150 * SIZE[0] // SIZE[1]
+
+
+def test_the_spikes_run_through_the_exposure(tmp_path):
+    view = open_sequence(spike_sequence(tmp_path), 8)
+    first, last = (spike_images(view, 1, at) for at in (0.1, 0.9))
+    assert first.bin_now.caption.startswith("bin 0 of 8")
+    assert last.bin_now.caption.startswith("bin 7 of 8")
+    assert not np.array_equal(first.tfp.image, last.tfp.image)
+    counts = view.recording.read_counts(1)
+    expected = np.rint(counts[7] * (255 / counts.max()))
+    assert np.array_equal(last.bin_now.image[..., 1], expected)
+    pages = list(draw_frames(view, [0, 1], 3, 120))
+    assert len(pages) == 6
+    assert len({page.shape for page in pages}) == 1
+    panel = np.s_[80:100, 2 * 126 + 10 : 2 * 126 + 110]  # in the sharp frame: still for 3 pages
+    assert np.array_equal(pages[0][panel], pages[2][panel])
+    assert not np.array_equal(pages[0][panel], pages[3][panel])
+
+
+def test_linear_light_is_shown_with_the_camera_curve(tmp_path):
+    folder = spike_sequence(tmp_path)
+    before = spike_images(open_sequence(folder, 32), 1).tfp.image
+    root = folder.parents[1]
+    description = read_description(root)
+    (root / "dataset.yaml").unlink()
+    changes = {"transfer": "linear", "fingerprint": ()}
+    write_description(root, type(description)(**{**vars(description), **changes}))
+    after = spike_images(open_sequence(folder, 32), 1).tfp.image
+    assert np.abs(after - 255 * (before / 255) ** (1 / 2.2)).max() <= 3
+
+
+def test_folders_that_are_no_sequence(tmp_path):
+    with pytest.raises(DataSetError, match="no folder blur in it"):
+        open_sequence(tmp_path, 32)
+    folder = spike_sequence(tmp_path)
+    for path in (folder / "sharp").iterdir():
+        path.unlink()
+    with pytest.raises(DataSetError, match="000000: no sharp frame of this name"):
+        open_sequence(folder, 32)
+
+
+def flat_pages(width, number=5):
+    rng = np.random.default_rng(0)
+    return (rng.integers(0, 256, (width, 2 * width + 1, 3), dtype=np.uint8) for _ in range(number))
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "mp4", "gif", "webp"])
+def test_files_hold_the_pages(tmp_path, ending):
+    path = tmp_path / f"pages.{ending}"
+    pages = [np.full((40, 61, 3), 40 * i, np.uint8) for i in range(5)]
+    number, size = write_pages(path, iter(pages), 10.0)
+    if ending == "mp4":
+        video = cv2.VideoCapture(str(path))
+        assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+        read = [video.read()[1] for _ in range(5)]
+        assert not video.read()[0]
+        assert size == (40, 60)  # video has even sizes
+    else:
+        image = Image.open(path)
+        read = []
+        for i in range(number):
+            image.seek(i)
+            read.append(np.asarray(image.convert("RGB")))
+        assert size == (40, 61)
+    assert number == len(read) == (1 if ending in ("png", "jpg") else 5)
+    assert [round(float(page.mean()) / 40) for page in read] == list(range(number))
+
+
+def test_a_file_is_made_smaller_until_it_fits(tmp_path):
+    path = tmp_path / "pages.png"
+    written = write_small(path, flat_pages, 400, 8.0, 300_000)
+    assert written.num_bytes == path.stat().st_size <= 300_000
+    assert 150 < written.size[0] < 400
+    with pytest.raises(ValueError, match="at most 0.001 MB is wanted"):
+        write_small(path, flat_pages, 400, 8.0, 1000)
+    assert path.stat().st_size == written.num_bytes  # what was there is kept
+    assert [p.name for p in tmp_path.iterdir()] == ["pages.png"]
+    with pytest.raises(ValueError, match=r"\.mp4"):
+        write_small(tmp_path / "pages.avi", flat_pages, 100, 8.0, 1000)
+
+
+def test_command(sequence, tmp_path, capsys):
+    folder, _ = sequence
+    for name in ("out.jpg", "out.gif", "out.mp4"):
+        arguments = [str(folder), "--output", str(tmp_path / name), "--panel", "120"]
+        assert main([*arguments, "--steps", "2", "--frames", "1", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "out.jpg: 1 picture(s) of" in printed
+    assert "out.mp4: 4 picture(s) of" in printed
+    assert "MB" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.gif", "out.jpg", "out.mp4"]
+    assert main([str(folder), "--frames", "9", "--output", str(tmp_path / "a.jpg")]) == 1
+    assert "no usable frames [9]; there are 0 to 3" in capsys.readouterr().err
+    assert main([str(folder), "--format", "video", "--output", str(tmp_path / "a.jpg")]) == 1
+    assert "--format video ends in .mp4" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 1
+    with pytest.raises(SystemExit):
+        main([str(folder), "--steps", "0"])
