@@ -14,7 +14,6 @@ from src.data.preparation.overlay import (
     draw_overlay,
     fit_neighbours,
     fringes,
-    moving_region,
     outline,
     write_overlays,
 )
@@ -101,17 +100,6 @@ def test_outlines_lie_on_the_edges_of_the_spikes():
     assert rows.max() <= 62
     assert columns.min() >= 47
     assert columns.max() <= 112
-
-
-def test_region_is_where_frames_change():
-    first, last = np.zeros((60, 90, 3), np.uint8), np.zeros((60, 90, 3), np.uint8)
-    last[5:15, 60:85] = 200
-    rows, columns = moving_region({-1: first, 1: last})
-    assert (rows.stop - rows.start, columns.stop - columns.start) == (20, 30)
-    assert rows.start <= 5
-    assert rows.stop >= 15
-    assert columns.start <= 60
-    assert columns.stop >= 85
 
 
 def test_pages_and_index(right, tmp_path):

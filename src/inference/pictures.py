@@ -9,14 +9,12 @@ import numpy as np
 
 from src.data.frames import write_png
 from src.metrics.report import Scores
+from src.pictures.panels import BACKGROUND, draw_label
+from src.pictures.regions import ZOOM, busiest_region
 
 NARROWEST_COLUMN_PX = 320
-ZOOM = 3
 GAP_PX = 4
-BACKGROUND = 255
-TEXT_COLOUR = (20, 20, 20)
 FRAME_COLOUR = (255, 200, 0)
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 @dataclass(frozen=True)
@@ -75,40 +73,6 @@ def make_strip(columns: list[Column]) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def busiest_region(first: np.ndarray, last: np.ndarray) -> tuple[slice, slice]:
-    """Return rows and columns of the region, a `ZOOM`-th of the frame, that differs most.
-
-    Args:
-        first: uint8 RGB [H, W, 3].
-        last: The same frame in another version.
-    """
-    return densest_region(np.abs(first.astype(np.int16) - last).mean(axis=2), ZOOM)
-
-
-def densest_region(weights: np.ndarray, zoom: int) -> tuple[slice, slice]:
-    """Return rows and columns of the region, a `zoom`-th of the frame, with the largest sum.
-
-    Args:
-        weights: [H, W], not negative.
-        zoom: How many regions fit into a side.
-    """
-    height, width = (max(1, side // zoom) for side in weights.shape)
-    table = cv2.integral(weights.astype(np.float64))
-    sums = (
-        table[height:, width:]
-        - table[:-height, width:]
-        - table[height:, :-width]
-        + table[:-height, :-width]
-    )
-    top, left = (int(i) for i in np.unravel_index(int(sums.argmax()), sums.shape))
-    return slice(top, top + height), slice(left, left + width)
-
-
-def enlarge_to(image: np.ndarray, width: int) -> np.ndarray:
-    """Return the image enlarged by the smallest whole factor that makes it `width` wide."""
-    return _enlarge(image, math.ceil(width / image.shape[1]))
-
-
 def _draw_column(column: Column, region: tuple[slice, slice], factor: int) -> np.ndarray:
     """Return label, frame and enlarged region below each other, [h, w, 3]."""
     rows, cols = region
@@ -125,19 +89,8 @@ def _draw_column(column: Column, region: tuple[slice, slice], factor: int) -> np
     opposite = (cols.stop * factor - 1, rows.stop * factor - 1)
     frame = cv2.rectangle(frame, corner, opposite, FRAME_COLOUR, line)
     gap = np.full((GAP_PX, width, 3), BACKGROUND, np.uint8)
-    return np.concatenate([_draw_label(column.label, width), frame, gap, detail])
-
-
-def _draw_label(text: str, width: int) -> np.ndarray:
-    """Return the text as a bar of the given width, made smaller until it fits."""
-    scale, line = width / 640, max(1, width // 480)
-    (text_width, _), _ = cv2.getTextSize(text, FONT, scale, line)
-    scale = min(scale, scale * 0.96 * width / max(1, text_width))
-    (_, text_height), baseline = cv2.getTextSize(text, FONT, scale, line)
-    bar_height = round(width / 16)
-    bar = np.full((bar_height, width, 3), BACKGROUND, np.uint8)
-    origin = (round(0.02 * width), (bar_height + text_height - baseline // 2) // 2)
-    return cv2.putText(bar, text, origin, FONT, scale, TEXT_COLOUR, line, cv2.LINE_AA)
+    label = draw_label(column.label, width, round(width / 16))
+    return np.concatenate([label, frame, gap, detail])
 
 
 def _enlarge(image: np.ndarray, factor: int) -> np.ndarray:

@@ -21,12 +21,12 @@ from src.data.recordings import Recording
 from src.data.scanning import ScanSettings, scan_split
 from src.paths import atomic_write
 from src.pictures.panels import Panel, make_page, to_grey, write_page
+from src.pictures.regions import busiest_region
 
 logger = logging.getLogger(__name__)
 
 INDEX_NAME = "index.html"
 PANEL_PX = 400
-ZOOM = 3
 EDGE_COLOUR = (255, 60, 0)
 EDGE_QUANTILES = (0.80, 0.93)  # of the slopes: where outlines end, and where they begin
 CLEAR_LEAD = 0.002  # by which one correlation must exceed another to count
@@ -157,7 +157,7 @@ def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, Fit]:
             Panel("outlines of the middle spikes on sharp", outline(sharp, part)),
         ],
     ]
-    region = moving_region(blurry)
+    region = busiest_region(blurry[min(blurry)], blurry[max(blurry)])
     details = []
     for distance, name in sorted(NAMES.items()):
         if distance in blurry:
@@ -226,23 +226,6 @@ def outline(image: np.ndarray, spikes: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def moving_region(blurry: dict[int, np.ndarray]) -> tuple[slice, slice]:
-    """Return rows and columns of the part, a `ZOOM`-th of the frame, that changes most."""
-    first, last = blurry[min(blurry)], blurry[max(blurry)]
-    height, width = first.shape[:2]
-    box_height, box_width = max(1, height // ZOOM), max(1, width // ZOOM)
-    change = np.abs(first.astype(np.float32) - last).mean(axis=2)
-    integral = cv2.integral(change)
-    sums = (
-        integral[box_height:, box_width:]
-        - integral[:-box_height, box_width:]
-        - integral[box_height:, :-box_width]
-        + integral[:-box_height, :-box_width]
-    )
-    top, left = (int(v) for v in np.unravel_index(int(sums.argmax()), sums.shape))
-    return slice(top, top + box_height), slice(left, left + box_width)
-
-
 def _details(image: np.ndarray) -> np.ndarray:
     """Return the image without its mean and its large-scale brightness."""
     image = cv2.GaussianBlur(np.asarray(image, np.float32), (0, 0), 1.0)
@@ -270,5 +253,7 @@ def _index_page(pages: Sequence[Path], fits: Sequence[Fit]) -> str:
         "body{font-family:sans-serif;max-width:1250px;margin:2em auto}img{max-width:100%}"
         ".wrong{color:#c00;font-weight:bold}</style></head><body>\n"
         "<h1>Do the spikes belong to their frames?</h1>\n"
-        f"<p>{html.escape(summary_of(fits))}.</p>\n<p>{HOW_TO_READ}</p>\n" + "\n".join(blocks) + "\n</body></html>\n"
+        f"<p>{html.escape(summary_of(fits))}.</p>\n<p>{HOW_TO_READ}</p>\n"
+        + "\n".join(blocks)
+        + "\n</body></html>\n"
     )
