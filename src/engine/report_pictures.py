@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from src.engine.comparison_scores import BLURRY, SPIKE, TWIN, ComparedFrame, FrameImages
-from src.inference.pictures import Column, busiest_region, densest_region, write_strip
+from src.inference.pictures import Column, write_strip
+from src.pictures.regions import busiest_region, densest_region
 
 WIDEST_PX = 640
 ZOOM = 4

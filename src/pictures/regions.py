@@ -13,15 +13,23 @@ def busiest_region(first: np.ndarray, last: np.ndarray) -> tuple[slice, slice]:
         first: uint8 RGB [H, W, 3].
         last: the same frame in another version, or another frame of the scene.
     """
-    height, width = first.shape[:2]
-    region_height, region_width = max(1, height // ZOOM), max(1, width // ZOOM)
-    difference = np.abs(first.astype(np.int16) - last).mean(axis=2)
-    integral = cv2.integral(difference)
+    return densest_region(np.abs(first.astype(np.int16) - last).mean(axis=2), ZOOM)
+
+
+def densest_region(weights: np.ndarray, zoom: int) -> tuple[slice, slice]:
+    """Return rows and columns of the region, a `zoom`-th of the frame, with the largest sum.
+
+    Args:
+        weights: [H, W], not negative.
+        zoom: how many regions fit into a side.
+    """
+    height, width = (max(1, side // zoom) for side in weights.shape)
+    table = cv2.integral(weights.astype(np.float64))
     sums = (
-        integral[region_height:, region_width:]
-        - integral[:-region_height, region_width:]
-        - integral[region_height:, :-region_width]
-        + integral[:-region_height, :-region_width]
+        table[height:, width:]
+        - table[:-height, width:]
+        - table[height:, :-width]
+        + table[:-height, :-width]
     )
-    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
-    return slice(int(top), int(top) + region_height), slice(int(left), int(left) + region_width)
+    top, left = (int(i) for i in np.unravel_index(int(sums.argmax()), sums.shape))
+    return slice(top, top + height), slice(left, left + width)
