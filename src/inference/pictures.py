@@ -73,6 +73,11 @@ def make_strip(columns: list[Column]) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
+def enlarge_to(image: np.ndarray, width: int) -> np.ndarray:
+    """Return the image enlarged by the smallest whole factor that makes it `width` wide."""
+    return _enlarge(image, math.ceil(width / image.shape[1]))
+
+
 def _draw_column(column: Column, region: tuple[slice, slice], factor: int) -> np.ndarray:
     """Return label, frame and enlarged region below each other, [h, w, 3]."""
     rows, cols = region
