@@ -1,0 +1,245 @@
+"""Own folders that are ambiguous, incomplete or damaged: refused with what to state."""
+
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from spike_source_cases import RECORDED_FRAMES, SPIKE_SIZE, write_recorded, write_stated
+
+from src.data.bad_samples import BadFileError, DataSetError
+from src.data.frames import write_png
+from src.data.sources.folders import plan
+from src.data.sources.source import SourceOptions
+from src.data.spikes.events import dense_to_events
+from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
+from tests.data_cases import moving_texture
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    root = tmp_path_factory.mktemp("own")
+    folder = root / "train" / "a"
+    spikes = write_recorded(folder)
+    write_spikes(folder / "spike.dat", spikes, SpikeGeometry(*SPIKE_SIZE))
+    write_stated(folder / "spike.yaml")
+    np.save(root / "spikes.npy", spikes)
+    return root
+
+
+@pytest.fixture
+def root(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "in")
+
+
+@pytest.fixture
+def folder(root):
+    return root / "train" / "a"
+
+
+@pytest.fixture
+def spikes(root):
+    return np.load(root / "spikes.npy")
+
+
+def refused(root, message, **options):
+    with pytest.raises(DataSetError, match=message):
+        plan(SourceOptions(root, **options))
+
+
+def refused_when_written(root, message, **options):
+    (job,) = plan(SourceOptions(root, **options)).jobs
+    with pytest.raises(BadFileError, match=message):
+        job.write(root / "out", lambda units: None)
+
+
+# ---------------------------------------------------------------- what is it?
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["blur/0.png", "1.png"], "1 images, blur"),
+        (["1.png", "clip.mp4"], "1 images, clip.mp4"),
+        (["a.mp4", "b.mov"], "a.mp4, b.mov"),
+        (["notes.txt"], "notes.txt"),
+        (["frames/0.png"], "frames"),
+        ([], "nothing"),
+    ],
+)
+def test_what_is_neither_or_both_is_listed(tmp_path, names, found):
+    (tmp_path / "train" / "x").mkdir(parents=True)
+    for name in names:
+        path = tmp_path / "train" / "x" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    refused(tmp_path, f"x: holds {found}; a sequence holds sharp high-speed frames")
+
+
+def test_two_kinds_in_one_data_set(root):
+    write_png(root / "val" / "b" / "0.png", moving_texture(1, (8, 16), 0)[0])
+    refused(root, "two kinds .*train/a: recorded frames and spikes; val/b: sharp high-speed")
+
+
+def test_f36_empty_folders_and_links_in_a_circle(tmp_path):
+    refused(tmp_path, "no sequences in train and val; found nothing")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "Train 2").mkdir()
+    refused(tmp_path, "no sequences in train and val; found Train 2, train")
+    (tmp_path / "train" / "loop").symlink_to("loop")
+    (tmp_path / "train" / "readme.txt").touch()
+    refused(tmp_path, "loop: is a link that leads nowhere(.|\n)*readme.txt: is neither a folder")
+
+
+def test_f36_a_circle_of_folders_is_not_walked(root, folder):
+    (folder / "blur" / "self").symlink_to(folder)
+    assert plan(SourceOptions(root)).jobs[0].num_exposures == RECORDED_FRAMES
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_filming_needs_what_no_file_says(tmp_path):
+    write_png(tmp_path / "train" / "b" / "0.png", moving_texture(1, (8, 16), 0)[0])
+    refused(tmp_path, "--frames_per_second is needed(.|\n)*--frames_averaged is needed")
+    options = {"frames_per_second": 100.0}
+    refused(tmp_path, "1 frames, one exposure needs 3", **options, frames_averaged=3)
+    refused(tmp_path, "--frames_averaged: 2 frames", **options, frames_averaged=2)
+    refused(tmp_path, "--axes does not apply", **options, frames_averaged=1, axes="THW")
+
+
+def test_recordings_are_not_filmed(root):
+    refused(root, "--stride does not apply: the sequences are recorded", stride=3)
+
+
+# ---------------------------------------------------------------- recordings
+
+
+def test_f34_missing_partners_are_named(root, folder):
+    (folder / "sharp" / "img_002.png").unlink()
+    (folder / "blur" / "img_004.png").unlink()
+    refused(
+        root,
+        "1 without a sharp frame of that name: img_002(.|\n)*1 without a blurry .*: img_004",
+    )
+
+
+def test_f34_frames_without_an_exposure(root, folder):
+    path = folder / "exposures.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    refused(root, r"no line in exposures\.csv for 1 frame\(s\): img_004")
+    path.unlink()
+    refused(root, r"exposures\.csv: cannot be read")
+
+
+def test_several_or_no_spike_files(root, folder, spikes):
+    np.save(folder / "spike.npy", spikes)
+    refused(root, r"2 spike files \(spike\.dat, spike\.npy\); one for the whole sequence")
+    for name in ("spike.npy", "spike.dat"):
+        (folder / name).unlink()
+    refused(root, r"no spikes; spike\.dat, spike\.npy")
+    (folder / "spike").mkdir()
+    for k in range(RECORDED_FRAMES - 1):
+        np.save(folder / "spike" / f"img_{k:03d}.npy", spikes[:40])
+    refused(root, r"4 spike files .*Frames without one: img_004")
+
+
+def test_what_nobody_says_must_be_stated(root, folder, spikes):
+    (folder / "spike.yaml").unlink()
+    refused(root, r"spike\.dat does not say height, width and ticks_per_second; .*dataset\.yaml")
+    (folder / "spike.yaml").write_text("height: 32\nwidth: 48\n")
+    refused(root, r"spike\.dat does not say ticks_per_second")
+    (folder / "spike.dat").unlink()
+    np.save(folder / "spike.npy", spikes)
+    (folder / "spike.yaml").unlink()
+    refused(root, r"shape \(\d+, 32, 48\); state the order of its axes, such as --axes THW")
+    refused(root, "does not say ticks_per_second", axes="THW")
+    refused(root, "name T, H and W once each", axes="TTW")
+    write_stated(folder / "spike.yaml", width=40)
+    refused(root, "fits the axes of no order")
+    np.save(folder / "spike.npy", np.zeros((5, 2)))
+    refused(root, r"shape \(5, 2\); dense spikes have three axes")
+
+
+def test_two_places_that_say_different_things(root):
+    (root / "dataset.yaml").write_text(
+        "source: x\nspike_height: 32\nspike_width: 48\nticks_per_second: 4000\n"
+    )
+    refused(root, r"the file beside it says .*2000.*, dataset\.yaml says .*4000")
+
+
+@pytest.mark.parametrize("key", [None, "other"])
+def test_a_container_of_several_arrays_needs_the_key(root, folder, spikes, key):
+    (folder / "spike.dat").unlink()
+    with h5py.File(folder / "spike.h5", "w") as file:
+        file["spk"], file["label"] = spikes, np.zeros(3)
+    refused(root, r"is not one of \['label', 'spk'\]; say which array", key=key)
+    assert plan(SourceOptions(root, key="spk")).jobs
+
+
+def test_lists_of_events_per_frame_are_not_clear(root, folder, spikes):
+    (folder / "spike.dat").unlink()
+    (folder / "spike").mkdir()
+    (folder / "spike.yaml").rename(folder / "spike" / "spike.yaml")
+    for k in range(RECORDED_FRAMES):
+        np.save(folder / "spike" / f"img_{k:03d}.npy", dense_to_events(spikes[:40]))
+    refused(root, "not clear where their t begins")
+
+
+def test_f29_hostile_arrays_are_refused(root, folder):
+    (folder / "spike.dat").unlink()
+    np.savez(folder / "spike.npz", np.array([{"a": 1}, None], dtype=object))
+    refused(root, r"spike\.npz: shape \(2,\)|Object arrays")
+    np.savez(folder / "spike.npz", np.full((8, 32, 48), None, dtype=object))
+    refused_when_written(root, r"spike\.npz: Object arrays cannot be loaded")
+
+
+def test_f35_a_stream_shorter_than_its_exposures(root, folder):
+    path = folder / "spike.dat"
+    path.write_bytes(path.read_bytes()[: 192 * 170])
+    (job,) = plan(SourceOptions(root)).jobs
+    notes = job.write(root / "out", lambda units: None)
+    assert "2 exposures leave the spikes, which have 170 ticks" in notes[1]
+    assert notes[1].endswith("img_003, img_004")
+    path.write_bytes(path.read_bytes()[: 192 * 30])
+    refused_when_written(root, r"has 30 ticks, 0\.015 s at 2000 ticks/s; no exposure .* lies in")
+
+
+def test_f35_a_size_that_does_not_fit(root, folder):
+    path = folder / "spike.dat"
+    path.write_bytes(path.read_bytes()[:-1])
+    refused_when_written(root, r"spike\.dat: \d+ bytes are .* ticks of 32x48")
+
+
+@pytest.mark.parametrize("layout", ["dat", "npy"])
+def test_f35_no_spike_at_all(root, folder, spikes, layout):
+    if layout == "npy":
+        (folder / "spike.dat").unlink()
+        np.save(folder / "spike.npy", np.zeros_like(spikes))
+    else:
+        (folder / "spike.dat").write_bytes(bytes(192 * 280))
+    refused_when_written(root, "has no spike at all in 28")
+
+
+@pytest.mark.parametrize(
+    ("stated", "advice"),
+    [
+        ({"bit_order": "big"}, "bit_order: little and flip_rows: true, stated are big and true"),
+        ({"flip_rows": "false"}, "bit_order: little and flip_rows: true, stated are little and f"),
+    ],
+)
+def test_f35_bits_that_are_stated_wrongly(root, folder, stated, advice):
+    write_stated(folder / "spike.yaml", **stated)
+    refused_when_written(root, advice)
+
+
+def test_f35_an_array_that_is_upside_down(root, folder, spikes):
+    (folder / "spike.dat").unlink()
+    np.save(folder / "spike.npy", spikes[:, ::-1])
+    refused_when_written(root, "its spikes are upside down; store the array with its rows reversed")
+
+
+def test_f36_images_that_cannot_be_read_are_named(root, folder):
+    for path in (folder / "sharp").iterdir():
+        path.write_bytes(b"no image")
+    refused_when_written(root, r"img_000\.png: truncated or not an image")
