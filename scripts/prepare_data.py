@@ -106,6 +106,7 @@ def settings_of(cfg: CfgNode, config: str, workers: int) -> PrepareSettings:
         alignment_log=logs[0],
         config=path if path.exists() else resolve(path),  # as load_config finds it
         workers=workers,
+        frame_cache=cfg.DATA.FRAME_CACHE and not cfg.DATA.USE_RAM_CACHE,
         gain=cfg.DATA.GAIN,
         bin_normalize=cfg.DATA.BIN_NORMALIZE,
     )

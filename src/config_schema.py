@@ -117,6 +117,9 @@ SCHEMA: dict[str, Any] = {
         "ALIGN_LOG_PATHS": Key(
             [""], "Alignment logs of prepare_data.py; empty: outputs/logs/align_<root's name>.txt."
         ),
+        "FRAME_CACHE": Key(
+            True, "Keep decoded training frames on disk, in frame_cache of each sequence."
+        ),
         "USE_RAM_CACHE": Key(False, "Keep decoded frames in memory, in every worker by itself."),
         "CACHE_SIZE_GB": Key(4.0, "Most memory of one worker's frame cache, in GB.", POSITIVE),
         "PRELOAD": Key(False, "Fill the frame cache before training; refused if it does not fit."),

@@ -14,6 +14,7 @@ from src.data.alignment import read_alignment
 from src.data.cache import FrameCache, available_memory_bytes, preload
 from src.data.collate_fns import collate_clips
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
+from src.data.frame_store import store_frames
 from src.data.frames import read_image
 from src.data.normalization import normalization_from
 from src.data.recordings import ImageReader, Recording, require_known_ticks
@@ -22,6 +23,7 @@ from src.data.scanning import scan_split
 from src.data.settings import alignment_paths, scan_settings
 from src.data.transforms import AugmentSettings
 from src.engine.signals import leave_stopping_to_the_parent
+from src.paths import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ def build_train_dataset(cfg: CfgNode, *, as_uint8: bool = True) -> SpikeDeblurDa
         preload(cache, recordings)
     elif cache is not None:
         _warn_of_large_caches(cache.max_bytes * max(1, cfg.TRAIN.NUM_WORKERS))
+    if data.FRAME_CACHE and cache is None:
+        recordings = _with_decoded_frames(recordings, resolve(data.ROOT))
     augment = AugmentSettings(data.AUGMENT.FLIP, data.AUGMENT.TRANSPOSE, data.AUGMENT.REVERSE)
     return SpikeDeblurDataset(
         recordings,
@@ -149,6 +153,16 @@ def workers_that_fit(wanted: int, batch_bytes: int, free_bytes: int | None) -> i
 
 def _scan(cfg: CfgNode, split: str, read: ImageReader) -> list[Recording]:
     return scan_split(scan_settings(cfg), split, read_alignment(alignment_paths(cfg)), read)
+
+
+def _with_decoded_frames(recordings: list[Recording], root: Path) -> list[Recording]:
+    """Return the recordings with their frames decoded on disk, as far as there is room."""
+    files = [path for recording in recordings for path in recording.files]
+    store, lines = store_frames(files, root)
+    level = logging.INFO if len(store) == len(files) else logging.WARNING
+    for line in lines:
+        logger.log(level, line)
+    return [recording.with_store(store) for recording in recordings]
 
 
 def _batch_bytes(dataset: SpikeDeblurDataset, batch_size: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.datasets.voxelizer import ticks_per_bin
+from src.data.frame_store import FrameStore
 from src.data.frames import read_image
 from src.data.voxel_cache import Crop, SpikeSource, count_source, open_voxels, read_voxels
 
@@ -51,6 +52,7 @@ class Recording:
         frames: its frames.
         num_bins: K.
         read: reads an image file as uint8 [H, W, 3]; a frame cache can stand here.
+        store: frames that are decoded already; they are not read by `read`.
     """
 
     def __init__(
@@ -59,14 +61,25 @@ class Recording:
         frames: Sequence[FrameRecord],
         num_bins: int,
         read: ImageReader = read_image,
+        store: FrameStore = FrameStore({}),
     ) -> None:
         self.name = name
         self.frames = tuple(frames)
         self.num_bins = num_bins
         self._read = read
+        self._store = store
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def with_store(self, store: FrameStore) -> "Recording":
+        """Return the same recording, which takes what it can from decoded frames on disk."""
+        return Recording(self.name, self.frames, self.num_bins, self._read, store)
+
+    @property
+    def files(self) -> list[Path]:
+        """All image files, blurry and sharp."""
+        return [path for frame in self.frames for path in (frame.blurry, frame.sharp)]
 
     @cached_property
     def frame_size(self) -> tuple[int, int]:
@@ -75,7 +88,7 @@ class Recording:
         Raises:
             BadFileError: no frame can be read.
         """
-        return self._first(lambda frame: self._read(frame.blurry).shape[:2])
+        return self._first(lambda frame: self._size_of(frame.blurry))
 
     @cached_property
     def spike_size(self) -> tuple[int, int]:
@@ -120,18 +133,27 @@ class Recording:
         return ticks_per_bin(num_ticks, self.num_bins).astype(np.int32)
 
     def _read_image(self, path: Path, crop: Crop | None) -> np.ndarray:
-        image = self._read(path)
+        is_stored = path in self._store
+        image = None if is_stored else self._read(path)
+        size = self._store.size_of(path) if is_stored else image.shape[:2]
         height, width = self.frame_size
-        if image.shape[:2] != (height, width):
+        if size != (height, width):
             raise BadFileError(
                 path,
-                f"is {image.shape[0]}x{image.shape[1]}, the frames of {self.name} are "
+                f"is {size[0]}x{size[1]}, the frames of {self.name} are "
                 f"{height}x{width}",
             )
+        if is_stored:
+            return self._store.read(path, crop)
         if crop is None:
             return image
         y, x, height, width = crop
         return image[y : y + height, x : x + width]
+
+    def _size_of(self, path: Path) -> tuple[int, int]:
+        if path in self._store:
+            return self._store.size_of(path)
+        return self._read(path).shape[:2]
 
     def _spike_size_of(self, frame: FrameRecord) -> tuple[int, int]:
         geometry = frame.spikes.geometry

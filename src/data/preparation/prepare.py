@@ -13,6 +13,7 @@ from src.data.bad_samples import BadFileError, DataSetError, problems_of
 from src.data.preparation.counting import PreparedSplit, count_spikes
 from src.data.description import FILE_NAME, DataDescription, read_description, write_fingerprint
 from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
+from src.data.frame_store import store_frames
 from src.data.scanning import ScanSettings, SequenceScan, scan_sequence, summarize
 from src.data.voxel_statistics import normalization_of
 from src.data.yaml_edit import number_text, set_values
@@ -29,6 +30,7 @@ class PrepareSettings:
         alignment_log: file to write.
         config: YAML file that gets mean and deviation.
         workers: processes.
+        frame_cache: decode the frames of the training split onto the disk.
         gain, bin_normalize: how counts enter mean and deviation, `DATA.GAIN`, `DATA.BIN_NORMALIZE`.
     """
 
@@ -38,6 +40,7 @@ class PrepareSettings:
     alignment_log: Path
     config: Path
     workers: int = 1
+    frame_cache: bool = False
     gain: float = 1.0
     bin_normalize: bool = False
 
@@ -67,6 +70,8 @@ def prepare(settings: PrepareSettings) -> list[str]:
     ]
     if not any(frames for split in splits for frames in split.entries.values()):
         raise DataSetError(str(settings.scan.root), ["no frame can be used", *lines])
+    if settings.frame_cache:
+        lines += store_frames(_training_files(splits, settings), settings.scan.root, settings.workers)[1]
     is_new = write_alignment(settings.alignment_log, alignment_records(splits))
     verb = "written" if is_new else "up to date"
     lines.append(f"alignment log {settings.alignment_log}: {verb}")
@@ -138,6 +143,18 @@ def scan_folders(
         except (BadFileError, DataSetError) as error:
             problems += problems_of(error)
     return scans, problems
+
+
+def _training_files(splits: list[PreparedSplit], settings: PrepareSettings) -> list[Path]:
+    """Return all image files of the training split."""
+    frames = [
+        frame
+        for split in splits
+        if split.split == settings.train_split
+        for scan in split.scans
+        for frame in scan.frames
+    ]
+    return [path for frame in frames for path in (frame.blurry, frame.sharp)]
 
 
 def alignment_records(splits: list[PreparedSplit]) -> dict[str, dict[int, Exposure]]:
