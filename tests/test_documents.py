@@ -33,6 +33,9 @@ MADE_AT_RUN_TIME = (
     "data/gopro_spike",
     "data/x4k_spike",
     "data/GOPRO_Large_all",
+    "data/spk_gopro",
+    "data/gopro_published",
+    "data/own",
     "data/X4K1000FPS",
 )
 WRITTEN_BY_THE_READER = {"configs/deblur/mine.yaml", "my_run.yaml", "mine.yaml"}
