@@ -123,9 +123,11 @@ def test_mixtures_are_refused(downloaded, whole, arguments, message, capsys):
 def test_other_frames_under_the_same_name_are_refused(downloaded, whole, tmp_path, capsys):
     down = shutil.copytree(downloaded, tmp_path / "down")
     (down / "GOPRO_Large_all/train/GOPR0372_07_00/000016.png").unlink()
+    (down / "GOPRO_Large_all/test/GOPR0384_11_05/000030.png").unlink()
     assert prepare(whole.parent / "whole.yaml", "gopro", down) == 1
     told = capsys.readouterr().err
     assert "GOPR0372_07_00 was made with source_frames 16, now 15; source_bytes " in told
+    assert "3 problem(s)" in told  # that one, another one and the advice
 
 
 def test_a_root_with_other_sequences_is_refused(downloaded, tmp_path, capsys):

@@ -122,21 +122,19 @@ class _Exposer:
 
     def __init__(self, plan: Film, folder: Path, sink: FrameSink) -> None:
         self._plan, self._folder, self._sink = plan, folder, sink
-        self._upcoming = _pictures(plan)
-        self._upcoming.reverse()  # the next one is the last
+        self._num_begun = 0
         self._open: list[_Picture] = []
         self._frame = -1
 
     @property
     def is_waiting(self) -> bool:
         """Whether there are pictures that were not finished."""
-        return bool(self._upcoming or self._open)
+        return bool(self._open) or self._num_begun < len(self._plan.windows)
 
     def show(self, frame: np.ndarray) -> None:
         """Add a source frame to every picture it is part of; hand on those that are complete."""
         self._frame += 1
-        while self._upcoming and self._upcoming[-1].first_frame == self._frame:
-            self._open.append(self._upcoming.pop())
+        self._begin()
         for picture in self._open:
             picture.add(self._frame, frame, self._plan)
         for picture in self._open:
@@ -144,13 +142,27 @@ class _Exposer:
                 self._sink.put(self._folder, picture.window, picture.kind, picture.mean())
         self._open = [picture for picture in self._open if picture.last_frame > self._frame]
 
+    def _begin(self) -> None:
+        """Open the pictures of the windows that begin with this frame."""
+        ticks_per_frame = self._plan.cameras.ticks_per_frame
+        windows = self._plan.windows
+        while self._num_begun < len(windows):
+            window = windows[self._num_begun]
+            if window.start_tick // ticks_per_frame > self._frame:
+                return
+            self._num_begun += 1
+            averaged = range(window.start_tick, window.stop_tick, window.step_ticks)
+            for kind, ticks in (("blur", averaged), ("sharp", [window.sharp_tick])):
+                weights = frame_weights(ticks, ticks_per_frame, self._plan.num_frames)
+                self._open.append(_Picture(window, kind, weights))
+
 
 class _Picture:
     """A blurry or sharp frame in the making."""
 
     def __init__(self, window: FilmWindow, kind: str, weights: dict[int, int]) -> None:
         self.window, self.kind, self.weights = window, kind, weights
-        self.first_frame, self.last_frame = min(weights), max(weights)
+        self.last_frame = max(weights)
         self._sum: BlurAccumulator | None = None
         self._only: np.ndarray | None = None
 
@@ -167,14 +179,3 @@ class _Picture:
 
     def mean(self) -> np.ndarray:
         return self._only if self._sum is None else self._sum.mean()
-
-
-def _pictures(plan: Film) -> list[_Picture]:
-    """Return all blurry and sharp frames by ascending first source frame."""
-    pictures = []
-    for window in plan.windows:
-        averaged = range(window.start_tick, window.stop_tick, window.step_ticks)
-        for kind, ticks in (("blur", averaged), ("sharp", [window.sharp_tick])):
-            weights = frame_weights(ticks, plan.cameras.ticks_per_frame, plan.num_frames)
-            pictures.append(_Picture(window, kind, weights))
-    return sorted(pictures, key=lambda picture: picture.first_frame)

@@ -97,12 +97,19 @@ def plan(options: SourceOptions) -> SourcePlan:
         problems.append("has no clips in train or test")
     if problems:
         raise DataSetError(str(all_frames), problems)
-    return _source_plan(jobs, cameras, has_pairs=pairs is not None)
+    return _source_plan(jobs, cameras, pairs)
 
 
-def _source_plan(jobs: list[FilmJob], cameras: Cameras, has_pairs: bool) -> SourcePlan:
+def _source_plan(jobs: list[FilmJob], cameras: Cameras, pairs: Path | None) -> SourcePlan:
     notes, source = [], f"{ALL_FRAMES} with the pairs of {PAIRS}"
-    if not has_pairs:
+    if pairs is not None:
+        made = {job.plan.clip for job in jobs}
+        notes += [
+            f"{folder}: not made, {ALL_FRAMES} has no such clip"
+            for split, folder in _clips(pairs)
+            if f"{OUR_SPLITS[split]}/{folder.name}" not in made
+        ]
+    else:
         source = f"{ALL_FRAMES}, offsets of its clips by their names, unchecked"
         notes.append(
             f"no {PAIRS} beside {ALL_FRAMES}: blurry frames are computed, and the offsets of clips "
@@ -128,7 +135,9 @@ def _clip_job(split: str, folder: Path, pairs: ReleasedPairs | None, cameras: Ca
     problem = size_problem(frames.size, cameras)
     if problem is not None:
         raise DataSetError(str(folder), [problem])
-    offset = name.offset if pairs is None else find_offset(pairs, frames, name.averaged)
+    offset = name.offset
+    if pairs is not None:
+        offset = find_offset(pairs, frames, name.averaged, hint=name.offset)
     windows, notes = clip_windows(len(frames), name.averaged, offset, cameras.ticks_per_frame)
     if pairs is not None:
         windows, notes = _within(windows, notes, len(pairs))

@@ -33,27 +33,35 @@ def check_root(plan: SourcePlan, root: Path) -> None:
     Raises:
         DataSetError: another description, sequences from elsewhere or with other options.
     """
-    problems = []
-    present = read_description(root)
-    if present is not None:
-        present = dataclasses.replace(present, fingerprint=())
-        problems += [
-            f"dataset.yaml says {field}: {was!r}, now it would be {now!r}"
-            for field, was, now in _differences(
-                dataclasses.asdict(present), dataclasses.asdict(plan.description)
-            )
-        ]
+    differences = _description_problems(plan.description, read_description(root))
+    problems = list(differences)
     jobs = {(job.split, job.name): job for job in plan.jobs}
     for split in dict.fromkeys(job.split for job in plan.jobs):
         folders = list_sequences(root / split) if (root / split).is_dir() else []
         for folder in folders:
             job = jobs.get((split, folder.name))
-            problems += _foreign(folder) if job is None else _changed(folder, job)
+            if job is None:
+                problems += _foreign(folder)
+            elif not differences:  # else every sequence would say the same again
+                problems += _changed(folder, job)
     if problems:
         more = len(problems) - MAX_NAMED
         named = problems[:MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
         advice = "nothing was changed; choose an empty DATA.ROOT, or delete what is there"
         raise DataSetError(str(root), [*named, advice])
+
+
+def _description_problems(
+    wanted: DataDescription, present: DataDescription | None
+) -> list[str]:
+    """Say how the description of a root differs from that of the plan."""
+    if present is None:
+        return []
+    sides = (dataclasses.replace(present, fingerprint=()), wanted)
+    return [
+        f"dataset.yaml says {field}: {was!r}, now it would be {now!r}"
+        for field, was, now in _differences(*map(dataclasses.asdict, sides))
+    ]
 
 
 def read_record(root: Path, job: ClipJob) -> Mapping[str, object] | None:
@@ -126,18 +134,20 @@ def disk_use(
         return ["all sequences are there, nothing to make"]
     frames = sum(job.out_bytes for job in jobs)
     hours = sum(job.seconds for job in jobs) / 3600
-    voxels = 0
+    voxels, voxel_text = 0, "none for voxels"
     if num_bins is not None and description.spike_height is not None:
         pixels = description.spike_height * description.spike_width
         voxels = sum(job.num_exposures for job in jobs) * num_bins * pixels
+        voxel_text = f"{_size(voxels)} for voxels ({_size(voxels / hours)} per hour)"
+    elif num_bins is not None:
+        voxel_text = "voxels not counted, as sequences differ in size"
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     lines = [
         f"{len(jobs)} sequences to make: {sum(job.num_units for job in jobs)} source frames, "
         f"{hours * 3600:.1f} s of video, {sum(job.num_exposures for job in jobs)} blurry frames",
         f"disk: about {_size(frames)} for frames and spikes ({_size(frames / hours)} per hour of "
-        f"video) and {_size(voxels)} for voxels ({_size(voxels / hours)} per hour); "
-        f"{_size(free)} are free",
+        f"video), {voxel_text}; {_size(free)} are free",
     ]
     if frames + voxels + SPARE_BYTES > free:
         advice = "free some, choose another DATA.ROOT, or set DATA.USE_PRECOMPUTED_VOXELS false"

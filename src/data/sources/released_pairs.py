@@ -63,10 +63,16 @@ def read_pairs(folder: Path, blur_kind: str) -> ReleasedPairs:
     return ReleasedPairs(folder, *files, sum(f.stat().st_size for side in files for f in side))
 
 
-def find_offset(pairs: ReleasedPairs, frames: FrameFolder, averaged: int) -> int:
+def find_offset(pairs: ReleasedPairs, frames: FrameFolder, averaged: int, hint: int) -> int:
     """Return by how many source frames the windows of a clip begin early.
 
     The first sharp frame is source frame (n - 1) / 2 - offset.
+
+    Args:
+        pairs: of the clip.
+        frames: its source frames.
+        averaged: n.
+        hint: what the name says; decides between source frames that are equal to each other.
 
     Raises:
         DataSetError: no source frame equals it.
@@ -76,6 +82,8 @@ def find_offset(pairs: ReleasedPairs, frames: FrameFolder, averaged: int) -> int
     first = read_image(pairs.sharp[0])
     errors = [mean_error(first, frame) for frame in _first_frames(frames, middle + 1)]
     best = int(np.argmin(errors))
+    if 0 <= middle - hint < len(errors) and errors[middle - hint] == errors[best]:
+        best = middle - hint
     if not errors[best] < MAX_MEAN_ERROR:
         raise DataSetError(
             str(pairs.folder),

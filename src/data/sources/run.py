@@ -96,7 +96,8 @@ def run_plan(
         done = len(made) - sum(bool(result.problems) for result in made)
         lines = [f"{done} of {len(missing)} sequences were made and are kept; run it again"]
         raise DataSetError(str(root), [*problems, *lines])
-    lines.append(f"{len(made)} sequences made")
+    if made:
+        lines.append(f"{len(made)} sequences made")
     for result in sorted([*results, *made], key=lambda result: result.clip):
         where = f"{result.clip}: "
         lines += [note if note.startswith(where) else where + note for note in result.notes]
