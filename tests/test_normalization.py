@@ -237,9 +237,9 @@ def test_preparation_writes_the_numbers_of_the_scaled_counts(tmp_path):
     logs = np.log1p(counts / ticks_per_bin(56, K)[:, None, None])
     norm = yaml.safe_load(settings.config.read_text())["DATA"]["NORM"]
     assert norm == {"MEAN": float(f"{logs.mean():.6g}"), "STD": float(f"{logs.std():.6g}")}
-    expected = Expected(norm["MEAN"], norm["STD"], 3, 32)
+    expected = Expected(norm["MEAN"], norm["STD"], 3, 32, gain=2.0, bin_normalize=True)
     assert check(scaled, expected).problems == []
-    (problem,) = check(settings, expected).problems
+    (problem,) = check(settings, dataclasses.replace(expected, gain=1.0)).problems
     assert problem.startswith("DATA.NORM: MEAN ")
 
 
