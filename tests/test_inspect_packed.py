@@ -13,6 +13,7 @@ from src.data.inspection.findings import Question
 from src.data.inspection.inspect import inspect_file
 from src.data.inspection.packed import inspect_bytes, inspect_packed
 from src.data.inspection.recognition import PackedBits
+from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar
 from tests.inspection_cases import film, pack, scene
 
 film = cache(film)
@@ -163,6 +164,22 @@ def test_unfit_files(tmp_path):
     findings = inspect_file(Question(odd))
     assert findings.verdict.startswith("128x96")
     assert "the ending .xyz is not known" in findings.warnings[0]
+
+
+def test_what_a_file_beside_it_says_is_tested(tmp_path):
+    path = tmp_path / "spikes.dat"
+    path.write_bytes(pack(film(128, 96, 56)).tobytes())
+    write_sidecar(tmp_path, SpikeSidecar(128, 96, 1920))
+    findings = inspect_file(Question(path))
+    assert findings.is_right
+    assert findings.verdict.endswith("flip_rows cannot be known (True as given may be right)")
+    assert "a YAML file beside it says 128x96" in findings.measured[0]
+    write_sidecar(tmp_path, SpikeSidecar(96, 128, 1920, bit_order="big"))
+    findings = inspect_file(Question(path))
+    assert not findings.is_right
+    assert "96x128 cannot be right" in findings.verdict
+    assert "bit_order big cannot be right, little would be" in findings.verdict
+    assert inspect_file(Question(path, height=128, width=96)).is_right
 
 
 def test_of_a_large_file_only_samples_are_read(tmp_path):

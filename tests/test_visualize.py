@@ -8,6 +8,7 @@ from PIL import Image
 from scripts.visualize import main
 from src.data.bad_samples import DataSetError
 from src.data.description import read_description, write_description
+from src.data.spikes.spike_dat import read_sidecar, write_spikes
 from src.pictures.animation import write_pages, write_small
 from src.pictures.panels import GAP_PX
 from src.pictures.sequence_view import draw_frames, draw_strip, open_sequence, spike_images
@@ -79,6 +80,20 @@ def test_linear_light_is_shown_with_the_camera_curve(tmp_path):
     write_description(root, type(description)(**{**vars(description), **changes}))
     after = spike_images(open_sequence(folder, 32), 1).tfp.image
     assert np.abs(after - 255 * (before / 255) ** (1 / 2.2)).max() <= 3
+
+
+def test_a_still_scene_does_not_flicker_along_the_bins(tmp_path):
+    """56 ticks in 32 bins are 2, 2, 2, 1: the groups are divided by their ticks."""
+    folder = spike_sequence(tmp_path)
+    geometry = read_sidecar(folder / "spike" / "000001.dat").geometry
+    spikes = np.zeros((56, 32, 48), np.uint8)
+    spikes[::2, :, :24] = 1
+    spikes[1::2, :, 24:] = 1
+    write_spikes(folder / "spike" / "000001.dat", spikes, geometry)
+    image = spike_images(open_sequence(folder, 14), 1).bins.image[..., 0]  # 4 ticks per bin
+    assert image.shape[1] == 3 * 48 + 2 * 1
+    panels = [image[y : y + 32, x : x + 48] for y in (0, 33, 66) for x in (0, 49, 98)]
+    assert {int(panel.min()) for panel in panels} == {int(panel.max()) for panel in panels} == {255}
 
 
 def test_folders_that_are_no_sequence(tmp_path):

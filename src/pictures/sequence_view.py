@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.bad_samples import DataSetError
+from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.description import read_description
 from src.data.frames import list_frames
 from src.data.recordings import Recording
@@ -175,7 +176,7 @@ def spike_images(view: SequenceView, i: int, at: float | None = None) -> SpikeIm
             f"TFI, tick {source.start + tick}, in {has_interval.mean():.0%} of the pixels",
             _shown(view, interval, white),
         ),
-        _bins(counts),
+        _bins(counts, ticks_per_bin(len(spikes), len(counts))),
         _bin_at(counts, at),
     )
 
@@ -193,15 +194,20 @@ def _of_voxels(view: SequenceView, counts: np.ndarray, at: float) -> SpikeImages
     white = float(np.quantile(summed, WHITE_QUANTILE))
     caption = f"counts, bins {first} to {first + width - 1} of {len(counts)}"
     return SpikeImages(
-        Panel(caption, _shown(view, summed, white)), None, _bins(counts), _bin_at(counts, at)
+        Panel(caption, _shown(view, summed, white)),
+        None,
+        _bins(counts, np.ones(len(counts))),
+        _bin_at(counts, at),
     )
 
 
-def _bins(counts: np.ndarray) -> Panel:
-    """Return the bins in up to nine groups, in the order of reading, as one picture."""
-    groups = np.array_split(counts, min(BIN_GROUPS, len(counts)))
-    # A mean per bin: groups may differ in the number of theirs.
-    images = [group.mean(axis=0) for group in groups]
+def _bins(counts: np.ndarray, ticks: np.ndarray) -> Panel:
+    """Return the bins [K, H, W] in up to nine groups, in the order of reading, as one picture.
+
+    Groups are divided by their ticks [K], of which they need not have equally many.
+    """
+    groups = np.array_split(np.arange(len(counts)), min(BIN_GROUPS, len(counts)))
+    images = [counts[group].sum(axis=0) / max(1, ticks[group].sum()) for group in groups]
     white = float(np.quantile(np.stack(images), WHITE_QUANTILE))
     height, width = counts.shape[1:]
     columns = math.ceil(math.sqrt(len(images)))

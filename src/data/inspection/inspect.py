@@ -1,5 +1,6 @@
 """Inspect a file that is said to hold spikes, whatever it is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from src.data.bad_samples import BadFileError
@@ -8,6 +9,7 @@ from src.data.inspection.arrays import inspect_dense
 from src.data.inspection.findings import Findings, Question
 from src.data.inspection.lists import inspect_list
 from src.data.inspection.packed import inspect_packed
+from src.data.spikes.spike_dat import read_sidecar
 
 # First bytes of files that are no bare bits, whatever their ending says.
 SIGNATURES = {
@@ -25,6 +27,8 @@ PACKED_ENDINGS = (".dat", ".bin", ".raw")
 
 def inspect_file(question: Question) -> Findings:
     """Find out what a file is.
+
+    What a YAML file beside packed spikes says is tested like what the user says.
 
     Raises:
         BadFileError: a file that is missing, empty, or of a kind that holds no spikes.
@@ -45,16 +49,25 @@ def inspect_file(question: Question) -> Findings:
             "axes (time, rows, columns) or rows (t, y, x) of numbers are needed",
         )
     _refuse_known_kinds(path)
+    beside = read_sidecar(path)
+    if beside is not None and question.size is None:
+        question = replace(
+            question,
+            height=beside.height,
+            width=beside.width,
+            bit_order=question.bit_order or beside.bit_order,
+            flip_rows=beside.flip_rows if question.flip_rows is None else question.flip_rows,
+        )
     findings = inspect_packed(question)
+    if beside is not None:
+        said = (
+            f"a YAML file beside it says {beside.height}x{beside.width}, bit_order "
+            f"{beside.bit_order}, flip_rows {beside.flip_rows}"
+        )
+        findings = replace(findings, measured=(said, *findings.measured))
     if path.suffix.lower() not in PACKED_ENDINGS:
         note = f"the ending {path.suffix or '(none)'} is not known; looked at as packed bits"
-        findings = Findings(
-            findings.verdict,
-            findings.is_right,
-            findings.measured,
-            (note, *findings.warnings),
-            findings.block,
-        )
+        findings = replace(findings, warnings=(note, *findings.warnings))
     return findings
 
 

@@ -193,7 +193,8 @@ class _Inspection:
             ("flip_rows", self.flip_rows, given.flip_rows),
         ):
             if found is None:
-                notes.append(f"{name} cannot be known" + (f", given {stated}" if stated else ""))
+                said = "" if stated is None else f" ({stated} as given may be right)"
+                notes.append(f"{name} cannot be known{said}")
             elif stated not in (None, found):
                 notes.append(f"{name} {stated} cannot be right, {found} would be")
                 is_right = False
@@ -217,9 +218,7 @@ class _Inspection:
         return read_block(self.data, size, order, flip)
 
 
-def read_block(
-    data: np.ndarray, size: tuple[int, int], bit_order: str, flip_rows: bool
-) -> Block:
+def read_block(data: np.ndarray, size: tuple[int, int], bit_order: str, flip_rows: bool) -> Block:
     """Unpack ticks from the middle of packed spikes.
 
     Args:
