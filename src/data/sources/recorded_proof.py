@@ -9,7 +9,7 @@ import numpy as np
 from src.data.alignment import EXPOSURES_NAME, frame_index, window_ticks
 from src.data.bad_samples import BadFileError
 from src.data.sources.recorded_clip import DAT, RecordedClip
-from src.data.sources.spike_proof import check_reading, match_around
+from src.data.sources.spike_proof import check_reading, match_around, read_grey
 from src.data.spikes.matching import TfpMatch
 from src.data.spikes.spike_dat import SpikeGeometry
 from src.data.spikes.spike_parts import SpikeParts
@@ -89,7 +89,8 @@ def _find(
     after = min(reach, stream.num_ticks - middle - width // 2 - 1)
     if after < 0:
         return None
-    match, first = match_around(stream, sharp, middle, (reach, after), width)
+    grey = read_grey(sharp, geometry)
+    match, first = match_around(stream, grey, middle, (reach, after), width)
     if match is None:
         return None
     stated = None if exposure.t_sharp is None else exposure.t_sharp * rate - origin

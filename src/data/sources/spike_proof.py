@@ -78,10 +78,12 @@ def prove_offset(
     for k, path in _spread(sharp_frames, NUM_PROOF_FRAMES):
         stated = TICKS_PER_SOURCE_FRAME * n * k + centre
         reach = TICKS_PER_SOURCE_FRAME * (highest + 1)
-        match, first = match_around(stream, path, stated, (reach, TICKS_PER_SOURCE_FRAME))
+        grey = read_grey(path, stream.geometry)
+        match, first = match_around(stream, grey, stated, (reach, TICKS_PER_SOURCE_FRAME))
         if match is None:
             continue
-        _refuse_strangers(match, path, stream, stated)
+        if grey.std() >= MIN_TEXTURE and match.correlation < MIN_CORRELATION:
+            raise _stranger(match, path, stream, stated)
         proofs.append(FrameProof(path, first + match.centre, match.is_decisive))
         if match.is_decisive:
             shifts.append((stated - first - match.centre) / TICKS_PER_SOURCE_FRAME)
@@ -113,11 +115,12 @@ def check_reading(
     Returns:
         The better reading and a sentence that names it; None where the stated one is best.
     """
+    grey = read_grey(sharp, geometry)
     scores: dict[SpikeGeometry, float] = {}
     for bit_order in BIT_ORDERS:
         for flip_rows in (True, False):
             reading = replace(geometry, bit_order=bit_order, flip_rows=flip_rows)
-            match, _ = match_around(SpikeParts(paths, reading), sharp, round(tick), (0, 0), width)
+            match, _ = match_around(SpikeParts(paths, reading), grey, round(tick), (0, 0), width)
             if match is None:
                 return None
             scores[reading] = match.score_db
@@ -131,14 +134,27 @@ def check_reading(
     )
 
 
+def read_grey(frame: Path, geometry: SpikeGeometry) -> np.ndarray:
+    """Read a frame as grey values of the size of the spikes: float32 [Hs, Ws] in 0..1.
+
+    Raises:
+        BadFileError: it cannot be read.
+    """
+    return grey_at_spike_size(read_image(frame), (geometry.height, geometry.width))
+
+
 def match_around(
-    stream: SpikeParts, sharp: Path, around: int, reach: tuple[int, int], width: int = TFP_WIDTH
+    stream: SpikeParts,
+    grey: np.ndarray,
+    around: int,
+    reach: tuple[int, int],
+    width: int = TFP_WIDTH,
 ) -> tuple[TfpMatch | None, int]:
     """Match a sharp frame with TFP centres up to `reach` ticks before and after `around`.
 
     Args:
         stream: the spikes.
-        sharp: the frame.
+        grey: the frame, see `read_grey`.
         around: tick of the stream.
         reach: ticks before and after it; those before the stream are left out.
         width: ticks of the TFP image, odd.
@@ -151,26 +167,25 @@ def match_around(
     stop = around + reach[1] + half + 1
     if stop > stream.num_ticks or stop - first < width:
         return None, first
-    size = stream.geometry.height, stream.geometry.width
-    grey = grey_at_spike_size(read_image(sharp), size)
     return best_tfp_centre(stream.read(first, stop), grey, width=width), first
 
 
-def _refuse_strangers(match: TfpMatch, sharp: Path, stream: SpikeParts, stated: int) -> None:
-    """Refuse spikes that show nothing of a frame that has something to show."""
-    if match.gain == 0 and not np.ptp(match.scores):  # every window is a uniform picture
+def _stranger(match: TfpMatch, sharp: Path, stream: SpikeParts, stated: int) -> BadFileError:
+    """Return why spikes show nothing of a frame that has something to show."""
+    path = stream.files[0].path
+    if match.gain == 0:  # no window has two different pixels: the spikes themselves may be dead
         last = min(stated + TFP_WIDTH, stream.num_ticks)
         around = stream.read(max(last - 2 * TFP_WIDTH, 0), last)
-        check_rate(float(around.mean()), stream.files[0].path, len(around))
-    size = stream.geometry.height, stream.geometry.width
-    texture = float(grey_at_spike_size(read_image(sharp), size).std())
-    if texture >= MIN_TEXTURE and match.correlation < MIN_CORRELATION:
-        raise BadFileError(
-            stream.files[0].path,
-            f"the spikes around tick {stated} of its stream do not show {sharp.name} (correlation "
-            f"{match.correlation:.2f} at best, {MIN_CORRELATION} is needed). Frames and spikes are "
-            "not of the same clip, some are missing, or the size or bit order is wrong",
-        )
+        try:
+            check_rate(float(around.mean()), path, len(around))
+        except BadFileError as error:
+            return error
+    return BadFileError(
+        path,
+        f"the spikes around tick {stated} of its stream do not show {sharp.name} (correlation "
+        f"{match.correlation:.2f} at best, {MIN_CORRELATION} is needed). Frames and spikes are "
+        "not of the same clip, some are missing, or the size or bit order is wrong",
+    )
 
 
 def _spread(items: Sequence[tuple[int, Path]], count: int) -> list[tuple[int, Path]]:

@@ -26,8 +26,8 @@ class TickReader(Protocol):
 class DenseFile:
     """Dense spikes in `.npy`, `.npz` or `.h5`.
 
-    A `.npy` is memory-mapped and of an `.h5` only the asked ticks are read; an `.npz` is packed as a
-    whole and must be held in memory, which `is_held_in_memory` says.
+    A `.npy` is memory-mapped and of an `.h5` only the asked ticks are read; an `.npz` is packed, so
+    it is held in memory as a whole, which `is_held_in_memory` says.
 
     Args:
         path: the file.

@@ -175,7 +175,8 @@ def _band_sums(spikes: np.ndarray, sharp: np.ndarray, starts: np.ndarray, width:
     first, stop = int(starts[0]), int(starts[-1]) + width
     dtype = np.uint16 if stop - first < 1 << 16 else np.int32
     total = np.zeros((stop - first + 1, *sharp.shape), dtype)
-    np.cumsum(spikes[first:stop], axis=0, out=total[1:])
+    for i, tick in enumerate(spikes[first:stop]):  # np.cumsum over the first axis is 20x slower
+        np.add(total[i], tick, out=total[i + 1], casting="unsafe")
     height, row_px = sharp.shape
     edges = np.linspace(0, height, min(NUM_BANDS, height) + 1).astype(int)[:-1]
     rows = np.empty((height, len(starts), 6))
