@@ -1,6 +1,7 @@
 """From the configuration to data sets and loaders; below this file there are plain values only."""
 
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from src.data.samplers import ClipBatchSampler
 from src.data.scanning import scan_split
 from src.data.settings import alignment_paths, scan_settings
 from src.data.transforms import AugmentSettings
+from src.data.worker_watch import WatchedDataset
 from src.engine.signals import leave_stopping_to_the_parent
 from src.paths import resolve
 
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Linux keeps what workers hand over)
 PREFETCH_BATCHES = 2
+LOADER_TIMEOUT_S = 900  # no batch takes so long; a drive that is gone does
 BYTES_PER_GB = 1e9
 
 
@@ -82,14 +85,23 @@ def build_val_recordings(cfg: CfgNode) -> list[Recording]:
 
 def build_train_loader(
     cfg: CfgNode,
-    dataset: SpikeDeblurDataset,
+    dataset: SpikeDeblurDataset | WatchedDataset,
     *,
     rank: int,
     world_size: int,
     start_step: int,
     num_steps: int,
 ) -> DataLoader:
-    """Return a loader of collated micro-batches, from an optimizer step on; starting is O(1)."""
+    """Return a loader of collated micro-batches, from an optimizer step on; starting is O(1).
+
+    Args:
+        cfg: the configuration.
+        dataset: the clips; a `WatchedDataset` where the death of a loader process is to be named.
+        rank: this process among `world_size`.
+        world_size: processes of the run.
+        start_step: optimizer step to begin with.
+        num_steps: optimizer steps to deliver batches for.
+    """
     train = cfg.TRAIN
     sampler = ClipBatchSampler(
         len(dataset),
@@ -112,6 +124,7 @@ def build_train_loader(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=init_worker,
         prefetch_factor=PREFETCH_BATCHES if workers else None,
+        timeout=LOADER_TIMEOUT_S if workers else 0,
         # Forked workers share a preloaded frame cache; newer Pythons would not fork by themselves.
         multiprocessing_context="fork" if is_forking else None,
     )
@@ -134,14 +147,14 @@ def workers_that_fit(wanted: int, batch_bytes: int, free_bytes: int | None) -> i
     Args:
         wanted: TRAIN.NUM_WORKERS.
         batch_bytes: bytes of one micro-batch.
-        free_bytes: free shared memory; None where the system has no such limit.
+        free_bytes: free shared memory of this rank; None where the system has no such limit.
     """
     per_worker = batch_bytes * (PREFETCH_BATCHES + 1)
     if free_bytes is None or wanted * per_worker <= free_bytes:
         return wanted
     fitting = max(0, free_bytes // per_worker)
     logger.warning(
-        "%s has %.2f GB free, %d workers need %.2f GB; using %d. In Docker give --shm-size=8g",
+        "%s has %.2f GB free for this rank, %d workers need %.2f GB; using %d. In Docker give --shm-size=8g",
         SHARED_MEMORY,
         free_bytes / BYTES_PER_GB,
         wanted,
@@ -174,7 +187,11 @@ def _batch_bytes(dataset: SpikeDeblurDataset, batch_size: int) -> int:
 
 
 def _shared_memory_bytes() -> int | None:
-    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
+    """Return the free shared memory of one of the ranks on this machine, which share it."""
+    if not SHARED_MEMORY.is_dir():
+        return None
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return shutil.disk_usage(SHARED_MEMORY).free // ranks_here
 
 
 def _warn_of_large_caches(total_bytes: int) -> None:

@@ -1,9 +1,6 @@
 """Image files: reading, listing, writing."""
 
-import errno
-import logging
 import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,13 +8,9 @@ import cv2
 import numpy as np
 
 from src.data.bad_samples import BadFileError, DataSetError
+from src.data.stalls import with_patience
 from src.paths import atomic_write
 
-logger = logging.getLogger(__name__)
-
-# A network drive that stalls says one of these; waiting helps, unlike for a missing file.
-PASSING_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
-RETRY_PAUSES_S = (0.1, 0.5, 2.0)
 PNG_SIGNATURE = b"\x89PNG"
 PNG_END_SEARCH_BYTES = 4096
 
@@ -67,15 +60,10 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         BadFileError: the file cannot be read.
     """
-    for pause in (*RETRY_PAUSES_S, None):
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            if error.errno not in PASSING_ERRORS or pause is None:
-                raise BadFileError(path, f"cannot be read: {error.strerror}") from error
-            logger.warning("%s: %s; trying again in %.1f s", path, error.strerror, pause)
-            time.sleep(pause)
-    raise AssertionError("unreachable: the last pause is None")
+    try:
+        return with_patience(path, path.read_bytes)
+    except OSError as error:
+        raise BadFileError(path, f"cannot be read: {error.strerror}") from error
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:

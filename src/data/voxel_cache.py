@@ -17,6 +17,7 @@ from src.data.bad_samples import BadFileError
 from src.data.datasets.voxelizer import voxelize_packed
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.data.voxel_statistics import VoxelStatistics, statistics_of
+from src.data.stalls import with_patience
 from src.paths import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -157,8 +158,12 @@ def count_source(source: SpikeSource, num_bins: int, crop: Crop | None = None) -
     if source.geometry is None:
         return read_voxels(source.path, num_bins, crop)
     try:
-        file = SpikeFile(source.path, source.geometry)
-        return voxelize_packed(file, source.start, source.stop, num_bins, crop)
+        return with_patience(
+            source.path,
+            lambda: voxelize_packed(
+                SpikeFile(source.path, source.geometry), source.start, source.stop, num_bins, crop
+            ),
+        )
     except (OSError, ValueError) as error:
         raise BadFileError(source.path, str(error)) from error
 
@@ -170,7 +175,8 @@ def open_voxels(path: str | Path, num_bins: int) -> np.ndarray:
         BadFileError: not a .npy file, pickled objects, complex values, or another shape.
     """
     try:
-        grid = np.lib.format.open_memmap(path, mode="r")  # refuses archives and pickled objects
+        # refuses archives and pickled objects
+        grid = with_patience(path, lambda: np.lib.format.open_memmap(path, mode="r"))
     except (OSError, ValueError, EOFError) as error:
         raise BadFileError(path, f"cannot be opened as .npy voxels: {error}") from error
     if grid.ndim != 3 or grid.shape[0] != num_bins or 0 in grid.shape:

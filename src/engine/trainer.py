@@ -13,6 +13,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from src.data.build import build_train_dataset, build_train_loader, build_val_recordings
+from src.data.worker_watch import WatchedDataset, naming_dead_workers
 from src.engine.alignment_watch import AlignmentWatch
 from src.engine.averaging import WeightAverage
 from src.engine.checkpoints import BEST, LAST
@@ -55,6 +56,7 @@ class Trainer:
         self.cfg, self.ranks, self.run = cfg, ranks, run
         self.progress, self.clock = Progress(), Stopwatch()
         self.dataset = build_train_dataset(cfg)
+        self.clips = WatchedDataset(self.dataset, cfg.TRAIN.NUM_WORKERS)
         train = cfg.TRAIN
         self.clips_per_step = (
             train.BATCH_SIZE * train.GRADIENT_ACCUMULATION_STEPS * ranks.world_size
@@ -119,7 +121,8 @@ class Trainer:
             first_step=step,
         )
         try:
-            self._run_steps(scalars)
+            with naming_dead_workers(self.clips):
+                self._run_steps(scalars)
         finally:
             scalars.close()
         return self.stopped_by
@@ -158,7 +161,7 @@ class Trainer:
         train = self.cfg.TRAIN
         loader = build_train_loader(
             self.cfg,
-            self.dataset,
+            self.clips,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             start_step=self.progress.step,

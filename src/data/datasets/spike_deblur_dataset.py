@@ -118,9 +118,13 @@ class SpikeDeblurDataset(Dataset):
         try:
             return self._sample(clip, sample_generator(self.seed, epoch, index))
         except BadFileError as error:
-            frames = self._frames(clip)
-            name = f"{self.recordings[clip.recording].name} frames {[f.index for f in frames]}"
-            return BadSample(name, str(error))
+            return BadSample(self.clip_name(index), str(error))
+
+    def clip_name(self, index: int) -> str:
+        """Return sequence and frames of a clip, for the log."""
+        clip = self.clips[index]
+        frames = [frame.index for frame in self._frames(clip)]
+        return f"{self.recordings[clip.recording].name} frames {frames}"
 
     def _sample(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
         recording = self.recordings[clip.recording]

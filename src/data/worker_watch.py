@@ -1,0 +1,111 @@
+"""What every loader process reads at the moment, so that the death of one can be explained.
+
+A process that the system kills (out of memory, a drive that fails under a memory map, a fault in a
+library) cannot say what it was doing. Each therefore notes the number of its clip in memory that it
+shares with the training process, before it reads.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import c_int64
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
+
+from torch.utils.data import Dataset, get_worker_info
+
+from src.data.datasets.spike_deblur_dataset import SpikeDeblurDataset
+from src.data.samplers import Key
+
+PID, CLIP, NUM_NOTES = 0, 1, 2  # places of the notes of one process
+IDLE = -1
+ADVICE = (
+    "If memory was short, lower TRAIN.NUM_WORKERS or DATA.CACHE_SIZE_GB; if the drive failed (Bus "
+    "error), look at that file. The same command goes on from the last checkpoint"
+)
+
+
+class WorkerError(RuntimeError):
+    """A loader process died or got stuck; the message says which and what it was reading."""
+
+
+class WatchedDataset(Dataset):
+    """A data set that notes which clip is being read by this loader process.
+
+    Args:
+        dataset: where the clips come from.
+        num_workers: loader processes there will be at most.
+    """
+
+    def __init__(self, dataset: SpikeDeblurDataset, num_workers: int) -> None:
+        self.dataset = dataset
+        self.notes = RawArray(c_int64, [IDLE] * NUM_NOTES * max(1, num_workers))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int | Key) -> Any:
+        """Return what the data set returns."""
+        info = get_worker_info()
+        if info is None:  # the training process reads by itself
+            return self.dataset[key]
+        place = NUM_NOTES * info.id
+        self.notes[place + PID] = os.getpid()
+        self.notes[place + CLIP] = key[1] if isinstance(key, tuple) else key
+        sample = self.dataset[key]
+        self.notes[place + CLIP] = IDLE
+        return sample
+
+    def reading(self) -> dict[int, str]:
+        """Return by process id, in words, which loader process it is and what it reads."""
+        told = {}
+        for worker in range(len(self.notes) // NUM_NOTES):
+            pid, clip = self.notes[NUM_NOTES * worker : NUM_NOTES * (worker + 1)]
+            if pid != IDLE:
+                what = "between two clips"
+                if clip != IDLE:
+                    what = f"reading {self.dataset.clip_name(clip)}"
+                told[pid] = f"loader process {worker} (pid {pid}), {what}"
+        return told
+
+
+@contextmanager
+def naming_dead_workers(dataset: WatchedDataset) -> Iterator[None]:
+    """Say in the errors of torch's loader which process died and what it was reading.
+
+    Torch raises them wherever the training process happens to be, so the block has to hold the
+    whole loop.
+
+    Raises:
+        WorkerError: in place of torch's own RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        told = describe_death(str(error), dataset.reading())
+        if told is None:
+            raise
+        raise WorkerError(told) from error
+
+
+def describe_death(message: str, reading: dict[int, str]) -> str | None:
+    """Return a sentence for a message of torch's loader, or None where it is about other things.
+
+    Args:
+        message: of the RuntimeError.
+        reading: what `WatchedDataset.reading` returned.
+    """
+    if message.startswith("DataLoader timed out"):
+        all_told = "; ".join(reading.values()) or "none has begun"
+        return (
+            f"{message.splitlines()[0]}: no loader process delivers: {all_told}. Does the drive of "
+            "DATA.ROOT answer? The same command goes on from the last checkpoint"
+        )
+    match = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", message)
+    if match is None:
+        return None
+    pids = [int(pid) for pid in match.group(1).split(",")]
+    who = "; ".join(reading.get(pid, f"a loader process (pid {pid})") for pid in pids)
+    how = match.group(2).split(". ")[0].rstrip(". ")
+    return f"{who}: {how}. {ADVICE}"
