@@ -1,6 +1,191 @@
-"""Loader processes: too little shared memory, killed ones, stalled drives."""
+"""Loader processes: too little shared memory, killed ones, drives that stall or fail."""
 
+import errno
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from data_cases import align, scan, settings_of, write_miniature
+
+from src.data import build, stalls, worker_watch
+from src.data.alignment import read_alignment
+from src.data.bad_samples import BadFileError
 from src.data.build import workers_that_fit
+from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
+from src.data.recordings import Recording
+from src.data.scanning import scan_split
+from src.data.spikes.spike_dat import SpikeFile
+from src.data.voxel_cache import count_source, open_voxels
+from src.data.worker_watch import (
+    WatchedDataset,
+    WorkerError,
+    describe_death,
+    run_watched,
+)
+from src.engine.checkpoints import load_checkpoint
+from tests.training_cases import make_trainer, write_run
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loader")
+    root = write_miniature(folder / "mini", sequences=1, val_sequences=0, frames=6)
+    log = read_alignment([align(root, folder / "log.txt", ("train",))])
+    return scan_split(settings_of(root, use_voxel_cache=False), "train", log)
+
+
+def watched(recordings, num_workers=2):
+    return WatchedDataset(SpikeDeblurDataset(recordings, ClipSettings(2, 32)), num_workers)
+
+
+def load(dataset, **options):
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=1,
+        num_workers=2,
+        multiprocessing_context="fork",
+        collate_fn=list,
+        **options,
+    )
+    found = []
+
+    def read_all():
+        found.extend(sample["meta"]["frame_idx"] for (sample,) in loader)
+
+    run_watched(dataset, read_all)
+    return found
+
+
+def when_reading_frame(monkeypatch, index, do):
+    """Let the loader process that reads blurry frame `index` do something first."""
+    read = Recording.read_blurry
+
+    def read_blurry(self, i, crop=None):
+        if self.frames[i].index == index and torch.utils.data.get_worker_info() is not None:
+            do()
+        return read(self, i, crop)
+
+    monkeypatch.setattr(Recording, "read_blurry", read_blurry)
+
+
+def test_watching_changes_nothing(recordings):
+    dataset = watched(recordings)
+    assert load(dataset) == [[k, k + 1] for k in range(5)]
+    assert all("between two clips" in line for line in dataset.reading().values())
+    assert len(dataset.reading()) == 2
+    assert dataset[3]["meta"] == dataset.dataset[3]["meta"]
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(signal.SIGKILL, "Killed"), (signal.SIGSEGV, "Segmentation fault"), (signal.SIGBUS, "Bus")],
+)
+def test_f37_a_killed_loader_process_is_named_with_its_clip(recordings, monkeypatch, number, word):
+    when_reading_frame(monkeypatch, 5, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(WorkerError) as error:
+        load(watched(recordings))
+    told = str(error.value)
+    assert "reading seq_000 frames [4, 5]" in told
+    assert "loader process 0 (pid " in told  # the fifth clip is the third of process 0
+    assert word in told or "exited unexpectedly" in told or "is gone" in told
+    assert "lower TRAIN.NUM_WORKERS" in told
+
+
+@pytest.mark.slow
+def test_f37_training_ends_with_the_name_and_keeps_its_checkpoint(tmp_path, monkeypatch):
+    config = write_run(tmp_path, TRAIN__NUM_WORKERS=1, TRAIN__MAX_STEPS=4)
+    trainer = make_trainer(config)
+    killed_at = tmp_path / "kill"
+    when_reading_frame(
+        monkeypatch, 2, lambda: killed_at.exists() and os.kill(os.getpid(), signal.SIGKILL)
+    )
+    save = trainer.save
+
+    def save_then_kill(name):
+        save(name)
+        killed_at.touch()
+
+    monkeypatch.setattr(trainer, "save", save_then_kill)
+    with pytest.raises(RuntimeError, match=r"loader process 0 \(pid \d+\), .*The same command"):
+        trainer.fit()
+    (last,) = (tmp_path / "outputs/ckpts/run").glob("last.pth")
+    assert load_checkpoint(last)["progress"]["step"] == trainer.progress.step
+
+
+def test_f37_messages_of_torch_by_hand():
+    reading = {
+        12: "loader process 0 (pid 12), reading a",
+        34: "loader process 1 (pid 34), reading b",
+    }
+    killed = "DataLoader worker (pid 34) is killed by signal: Bus error. It is possible that"
+    assert describe_death(killed, reading).startswith(
+        "loader process 1 (pid 34), reading b: is killed by signal: Bus error. If memory"
+    )
+    gone = "DataLoader worker (pid(s) 12, 99) exited unexpectedly"
+    assert describe_death(gone, reading).startswith(
+        "loader process 0 (pid 12), reading a; a loader process (pid 99): exited unexpectedly. If"
+    )
+    assert describe_death("CUDA error: out of memory", reading) is None
+
+
+def test_f37_a_queue_that_breaks_before_the_signal_comes(recordings, monkeypatch):
+    """The end of a process can be seen first in what it sent: then the missing one is named."""
+    monkeypatch.setattr(worker_watch, "SECONDS_FOR_SIGNAL", 0.0)
+    dataset = watched(recordings)
+    dataset.notes[:] = [2**22 + 1, 4, -1, -1]  # no process has the first number
+
+    def break_off():
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    with pytest.raises(WorkerError, match=r"reading seq_000 frames \[4, 5\]: is gone"):
+        run_watched(dataset, break_off)
+    dataset.notes[:] = [-1, -1, -1, -1]
+    with pytest.raises(ConnectionResetError):
+        run_watched(dataset, break_off)
+
+
+def test_f39_a_loader_that_hangs_ends_with_what_it_reads(recordings, monkeypatch):
+    when_reading_frame(monkeypatch, 3, lambda: time.sleep(60))
+    with pytest.raises(WorkerError, match=r"timed out after 2 seconds: .*reading seq_000 frames"):
+        load(watched(recordings), timeout=2)
+
+
+def test_f39_the_loader_of_a_training_has_a_limit(recordings):
+    assert 60 <= build.LOADER_TIMEOUT_S <= 1800
+
+
+@pytest.mark.parametrize("spikes", ["per frame", "voxels"])
+def test_f39_spikes_on_a_stalled_drive_are_read_again(tmp_path, monkeypatch, spikes):
+    root = write_miniature(tmp_path, sequences=1, val_sequences=0, frames=2, spikes=spikes)
+    path = sorted((root / "train/seq_000").glob("spike*/000000.*"))[0]
+    failures = [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale handle")]
+    monkeypatch.setattr(stalls, "RETRY_PAUSES_S", (0.0, 0.0))
+
+    def failing(function):
+        def call(*arguments, **options):
+            if failures:
+                raise failures.pop()
+            return function(*arguments, **options)
+
+        return call
+
+    if spikes == "voxels":
+        expected = np.array(open_voxels(path, 32))
+        monkeypatch.setattr(np.lib.format, "open_memmap", failing(np.lib.format.open_memmap))
+        read = lambda: open_voxels(path, 32)  # noqa: E731
+    else:
+        source = scan(root / "train/seq_000").frames[0].spikes
+        expected = count_source(source, 32)
+        monkeypatch.setattr(SpikeFile, "packed", failing(SpikeFile.packed))
+        read = lambda: count_source(source, 32)  # noqa: E731
+    assert np.array_equal(read(), expected)
+    assert failures == []
+    failures += [OSError(errno.EIO, "Input/output error")] * 3
+    with pytest.raises(BadFileError, match="Input/output error"):
+        read()
 
 
 def test_f38_fewer_workers_where_shared_memory_is_small(caplog):
@@ -10,3 +195,18 @@ def test_f38_fewer_workers_where_shared_memory_is_small(caplog):
     assert workers_that_fit(8, 10**6, 20 * 10**6) == 6
     assert "using 6. In Docker give --shm-size" in caplog.text
     assert workers_that_fit(8, 10**9, 10**6) == 0
+
+
+def test_f38_ranks_of_a_machine_share_its_memory(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    alone = build._shared_memory_bytes()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert build._shared_memory_bytes() == pytest.approx(alone / 8, rel=0.05)
+
+
+def test_f38_a_full_shared_memory_trains_without_loader_processes(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(build, "_shared_memory_bytes", lambda: 1000)
+    trainer = make_trainer(write_run(tmp_path, TRAIN__NUM_WORKERS=2, TRAIN__MAX_STEPS=1))
+    trainer.fit()
+    assert trainer.progress.step == 1
+    assert "using 0. In Docker give --shm-size" in caplog.text

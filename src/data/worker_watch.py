@@ -5,10 +5,11 @@ library) cannot say what it was doing. Each therefore notes the number of its cl
 shares with the training process, before it reads.
 """
 
+import multiprocessing
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from ctypes import c_int64
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
@@ -20,6 +21,9 @@ from src.data.samplers import Key
 
 PID, CLIP, NUM_NOTES = 0, 1, 2  # places of the notes of one process
 IDLE = -1
+# What reading from a process that was killed raises, when its end is seen before its signal.
+BROKEN_QUEUE = (ConnectionError, EOFError)
+SECONDS_FOR_SIGNAL = 1.0
 ADVICE = (
     "If memory was short, lower TRAIN.NUM_WORKERS or DATA.CACHE_SIZE_GB; if the drive failed (Bus "
     "error), look at that file. The same command goes on from the last checkpoint"
@@ -70,23 +74,39 @@ class WatchedDataset(Dataset):
         return told
 
 
-@contextmanager
-def naming_dead_workers(dataset: WatchedDataset) -> Iterator[None]:
-    """Say in the errors of torch's loader which process died and what it was reading.
+def run_watched(dataset: WatchedDataset, function: Callable[[], None]) -> None:
+    """Call a function that loads; say in errors about loader processes which died, reading what.
 
-    Torch raises them wherever the training process happens to be, so the block has to hold the
-    whole loop.
+    Torch raises from a signal handler, wherever the training process happens to be, so the function
+    has to be the whole loop. This is no context manager: the signal may come inside of one.
 
     Raises:
-        WorkerError: in place of torch's own RuntimeError.
+        WorkerError: a loader process died or got stuck.
+        What the function raises for other reasons.
     """
     try:
-        yield
+        try:
+            function()
+        except BROKEN_QUEUE:
+            time.sleep(SECONDS_FOR_SIGNAL)  # here torch's handler raises its RuntimeError
+            raise
     except RuntimeError as error:
         told = describe_death(str(error), dataset.reading())
         if told is None:
             raise
         raise WorkerError(told) from error
+    except BROKEN_QUEUE as error:
+        told = _describe_missing(dataset.reading())
+        if told is None:
+            raise
+        raise WorkerError(told) from error
+
+
+def _describe_missing(reading: dict[int, str]) -> str | None:
+    """Return a sentence about the loader processes that are no more, or None where all live."""
+    alive = {process.pid for process in multiprocessing.active_children()}
+    gone = [line for pid, line in reading.items() if pid not in alive]
+    return f"{'; '.join(gone)}: is gone. {ADVICE}" if gone else None
 
 
 def describe_death(message: str, reading: dict[int, str]) -> str | None:

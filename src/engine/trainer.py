@@ -13,7 +13,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from src.data.build import build_train_dataset, build_train_loader, build_val_recordings
-from src.data.worker_watch import WatchedDataset, naming_dead_workers
+from src.data.worker_watch import WatchedDataset, run_watched
 from src.engine.alignment_watch import AlignmentWatch
 from src.engine.averaging import WeightAverage
 from src.engine.checkpoints import BEST, LAST
@@ -121,8 +121,7 @@ class Trainer:
             first_step=step,
         )
         try:
-            with naming_dead_workers(self.clips):
-                self._run_steps(scalars)
+            run_watched(self.clips, lambda: self._run_steps(scalars))
         finally:
             scalars.close()
         return self.stopped_by
