@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from src.config import (
     ConfigError,
@@ -13,6 +14,9 @@ from src.config import (
     load_config,
     walk_schema,
 )
+from src.engine.parameter_groups import build_optimizer, read_rules
+from src.models.build import build_model
+from src.models.integrate_vrt import RGBOnly, VRTWithSpike
 from src.paths import REPO_ROOT
 
 CONFIGS = sorted((REPO_ROOT / "configs").rglob("*.yaml"))
@@ -137,6 +141,19 @@ def test_shipped_configurations_load(path):
     name = os.fspath(path.relative_to(REPO_ROOT))
     assert opening.startswith("#")
     assert f"bash scripts/launch_train.sh --config {name}" in opening
+    for word in ("# Cost", "# Reproduces: "):
+        assert word in opening, word
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configurations_build(path):
+    """On tensors without values, so that the full size takes a moment."""
+    cfg = load_config(path, check_paths=False)
+    with torch.device("meta"):
+        model = build_model(cfg, read_weights=False)
+        optimizer = build_optimizer(model, cfg)
+    assert isinstance(model, VRTWithSpike if cfg.MODEL.USE_SPIKE else RGBOnly)
+    assert len(optimizer.param_groups) == 1 + len(read_rules(cfg))
 
 
 def test_every_default_obeys_its_own_rule():

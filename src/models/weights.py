@@ -3,6 +3,7 @@
 import logging
 import pickle
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,21 @@ class WeightsReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
 
+    def log(self, path: Path) -> None:
+        """Say what was loaded, by part of the model, and what was not."""
+        total = len(self.loaded) + len(self.missing)
+        logger.info(
+            "%s: %d of %d weights loaded: %s", path, len(self.loaded), total, _parts(self.loaded)
+        )
+        if self.missing:
+            logger.warning(
+                "%s: missing, these keep their initial values: %s", path, _parts(self.missing)
+            )
+        if self.unexpected:
+            logger.warning(
+                "%s: not used, the model has no such weights: %s", path, _parts(self.unexpected)
+            )
+
 
 def load_weights(
     model: nn.Module,
@@ -79,13 +95,7 @@ def load_weights(
     )
     _check(path, stored, own, report, require_all)
     model.load_state_dict(own | {key: stored[key] for key in report.loaded})
-    logger.info(
-        "%s: %d of %d weights loaded, %d missing, %d not used",
-        *(path, len(report.loaded), len(own), len(report.missing), len(report.unexpected)),
-    )
-    for kind, keys in (("missing", report.missing), ("not used", report.unexpected)):
-        if keys:
-            logger.warning("%s: %s: %s", path, kind, _named(keys))
+    report.log(path)
     return report
 
 
@@ -157,6 +167,14 @@ def _check(
             f"{path}: its keys are not the model's; missing: {_named(report.missing) or 'none'}; "
             f"not used: {_named(report.unexpected) or 'none'}; check MODEL.USE_SPIKE and VRT_CFG"
         )
+
+
+def _parts(keys: tuple[str, ...]) -> str:
+    """Return the keys themselves where they are few, else how many there are of each part."""
+    if len(keys) <= MAX_NAMED:
+        return ", ".join(keys)
+    counts = Counter(key.partition(".")[0] for key in keys)
+    return ", ".join(f"{part} ({count})" for part, count in counts.items())
 
 
 def _named(keys: list[str] | tuple[str, ...]) -> str:
