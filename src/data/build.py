@@ -154,7 +154,8 @@ def workers_that_fit(wanted: int, batch_bytes: int, free_bytes: int | None) -> i
         return wanted
     fitting = max(0, free_bytes // per_worker)
     logger.warning(
-        "%s has %.2f GB free for this rank, %d workers need %.2f GB; using %d. In Docker give --shm-size=8g",
+        "%s has %.2f GB free for this rank, %d workers need %.2f GB; using %d. In Docker give "
+        "--shm-size=8g",
         SHARED_MEMORY,
         free_bytes / BYTES_PER_GB,
         wanted,

@@ -1,8 +1,8 @@
 """Decoded frames on disk: a crop of them is read without decoding anything.
 
 A folder `frame_cache` of a sequence holds `blur.npy` and `sharp.npy`, uint8 [N, H, W, 3], and
-beside each a `.json` that names the files it was made from. Arrays are written frame by frame under a
-partial name, and renamed when they are complete; a file that is newer than its array is decoded
+beside each a `.json` that names the files it was made from. Arrays are written frame by frame under
+a partial name, and renamed when they are complete; a file that is newer than its array is decoded
 again. Everything can be deleted at any time.
 """
 

@@ -140,8 +140,7 @@ class Recording:
         if size != (height, width):
             raise BadFileError(
                 path,
-                f"is {size[0]}x{size[1]}, the frames of {self.name} are "
-                f"{height}x{width}",
+                f"is {size[0]}x{size[1]}, the frames of {self.name} are {height}x{width}",
             )
         if is_stored:
             return self._store.read(path, crop)

@@ -16,8 +16,8 @@ import numpy as np
 from src.data.bad_samples import BadFileError
 from src.data.datasets.voxelizer import voxelize_packed
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
-from src.data.voxel_statistics import VoxelStatistics, statistics_of
 from src.data.stalls import with_patience
+from src.data.voxel_statistics import VoxelStatistics, statistics_of
 from src.paths import atomic_write
 
 logger = logging.getLogger(__name__)

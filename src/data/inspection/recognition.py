@@ -4,9 +4,9 @@ Three things give the geometry away. A file holds a whole number of ticks. A pix
 fired rarely fires in the next tick, so the bits of a pixel and of the same pixel one tick later,
 H*W bits on, agree less than those of its neighbours: a dip in the autocorrelation at the lag H*W,
 found first and without knowing W. And rows look like the rows above them: the rate image has a
-peak at the lag W. The order of bits shows where two bytes meet: in the right order neighbours across
-that border are as alike as neighbours within a byte. Nothing tells a picture from its upside-down
-twin.
+peak at the lag W. The order of bits shows where two bytes meet: in the right order neighbours
+across that border are as alike as neighbours within a byte. Nothing tells a picture from its
+upside-down twin.
 """
 
 from dataclasses import dataclass

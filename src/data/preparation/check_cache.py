@@ -23,9 +23,7 @@ def check_completeness(where: str, scan: SequenceScan) -> Iterable[str]:
         yield f"{where}: dropped: {reasons}; add what is missing or delete the frames"
     if scan.strays:
         reasons = by_reason(scan.strays)
-        yield (
-            f"{where}: without a blurry frame: {reasons}; add the blurry frames or delete these"
-        )
+        yield (f"{where}: without a blurry frame: {reasons}; add the blurry frames or delete these")
 
 
 def check_windows(scan: SequenceScan) -> Iterable[str]:

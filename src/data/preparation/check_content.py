@@ -1,4 +1,4 @@
-"""Look into a sample of every sequence: do blur, sharp and spikes show the same, at the same time."""
+"""Look into a sample of every sequence: do blur, sharp and spikes show the same at one time."""
 
 from dataclasses import dataclass
 

@@ -115,9 +115,7 @@ def _errors(
     return errors
 
 
-def _advice(
-    frames: tuple[FrameRecord, ...], places: list[int], wrong: list[PairMatch]
-) -> str:
+def _advice(frames: tuple[FrameRecord, ...], places: list[int], wrong: list[PairMatch]) -> str:
     """Say what to do: name the shift that all frames share, where there is one."""
     shifts = tuple(range(-MAX_SHIFT, MAX_SHIFT + 1))
     names = {match.name for match in wrong}

@@ -121,9 +121,7 @@ def check_description(
             "old files back"
         )
     present = {
-        f"{split}/{folder.name}"
-        for split in splits
-        for folder in list_sequences(root / split)
+        f"{split}/{folder.name}" for split in splits for folder in list_sequences(root / split)
     }
     gone = [
         name

@@ -1,9 +1,9 @@
 """Check on pictures that the spikes show the sharp frame at the instant that exposures.csv states.
 
-For each of some frames the window of ticks whose image (TFP) fits the sharp frame best is found. Its
-centre must be the stated tick, within half a tick and what the scene allows: where little moves, or
-where speed changes within the exposure, a centre is known less well. The spread over the frames of a
-sequence says how well.
+For each of some frames the window of ticks whose image (TFP) fits the sharp frame best is found.
+Its centre must be the stated tick, within half a tick and what the scene allows: where little
+moves, or where speed changes within the exposure, a centre is known less well. The spread over the
+frames of a sequence says how well.
 """
 
 from collections.abc import Iterable

@@ -5,7 +5,12 @@ from pathlib import Path
 from src.data.alignment import AlignmentLog, read_alignment
 from src.data.bad_samples import BadFileError
 from src.data.description import DescriptionError, read_description
-from src.data.preparation.check_cache import check_completeness, check_stored, check_windows, recount_sample
+from src.data.preparation.check_cache import (
+    check_completeness,
+    check_stored,
+    check_windows,
+    recount_sample,
+)
 from src.data.preparation.check_content import check_content
 from src.data.preparation.check_files import check_files
 from src.data.preparation.check_reading import check_rates

@@ -1,8 +1,8 @@
 """Pictures on which a person sees at once whether spikes belong to their frames.
 
 Per frame one page: blurry frame, spikes of its exposure, sharp frame; below, both on top of each
-other, in complementary colours and as outlines; below that, the spikes with the blurry frame before,
-with this one and with the next, enlarged where the scene moves most.
+other, in complementary colours and as outlines; below that, the spikes with the blurry frame
+before, with this one and with the next, enlarged where the scene moves most.
 """
 
 import html
@@ -32,7 +32,8 @@ EDGE_QUANTILES = (0.80, 0.93)  # of the slopes: where outlines end, and where th
 CLEAR_LEAD = 0.002  # by which one correlation must exceed another to count
 WHITE_QUANTILE = 0.995
 HOW_TO_READ = (
-    "Red and cyan show blurry frame and spikes on top of each other: where they match the picture is "
+    "Red and cyan show blurry frame and spikes on top of each other: where they match the picture "
+    "is "
     "grey, where they do not it has red and cyan borders. In the last row of each page the middle "
     "picture must be the grey one; if the left or the right one is, the spikes are off by one "
     "exposure. A scene that stands still is grey everywhere and proves nothing."

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from src.data.alignment import Exposure, read_alignment, write_alignment
 from src.data.bad_samples import BadFileError, DataSetError, problems_of
-from src.data.preparation.counting import PreparedSplit, count_spikes
 from src.data.description import FILE_NAME, DataDescription, read_description, write_fingerprint
 from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
 from src.data.frame_store import store_frames
+from src.data.preparation.counting import PreparedSplit, count_spikes
 from src.data.scanning import ScanSettings, SequenceScan, scan_sequence, summarize
 from src.data.voxel_statistics import normalization_of
 from src.data.yaml_edit import number_text, set_values
@@ -71,7 +71,9 @@ def prepare(settings: PrepareSettings) -> list[str]:
     if not any(frames for split in splits for frames in split.entries.values()):
         raise DataSetError(str(settings.scan.root), ["no frame can be used", *lines])
     if settings.frame_cache:
-        lines += store_frames(_training_files(splits, settings), settings.scan.root, settings.workers)[1]
+        lines += store_frames(
+            _training_files(splits, settings), settings.scan.root, settings.workers
+        )[1]
     is_new = write_alignment(settings.alignment_log, alignment_records(splits))
     verb = "written" if is_new else "up to date"
     lines.append(f"alignment log {settings.alignment_log}: {verb}")

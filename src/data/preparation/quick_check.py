@@ -1,7 +1,7 @@
 """Verify within seconds, before a training, that the data are still what they were prepared as.
 
-Names, sizes, times of change and what preparation wrote down are compared; no picture is decoded and
-no spike is counted. `scripts/prepare_data.py --check_only` looks into the files as well.
+Names, sizes, times of change and what preparation wrote down are compared; no picture is decoded
+and no spike is counted. `scripts/prepare_data.py --check_only` looks into the files as well.
 """
 
 from collections.abc import Iterable

@@ -17,6 +17,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from src.data.alignment import EXPOSURES_NAME, Exposure, write_exposures
+from src.data.description import DataDescription, read_description, write_description
+from src.data.fingerprint import fingerprint_data, fingerprint_differences
+from src.data.frames import write_png
 from src.data.simulation.blur import (
     SOURCE_FRAMES_PER_SECOND,
     TICKS_PER_SOURCE_FRAME,
@@ -26,10 +30,6 @@ from src.data.simulation.blur import (
 from src.data.simulation.demo_motion import camera_motion, object_motion
 from src.data.simulation.demo_plan import SPLITS, DemoPlan, SequencePlan
 from src.data.simulation.demo_scenes import Scene, SceneObject
-from src.data.alignment import EXPOSURES_NAME, Exposure, write_exposures
-from src.data.description import DataDescription, read_description, write_description
-from src.data.fingerprint import fingerprint_data, fingerprint_differences
-from src.data.frames import write_png
 from src.data.simulation.simulator import SpikeSimulator
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.metrics.psnr_ssim import psnr

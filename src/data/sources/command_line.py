@@ -9,10 +9,10 @@ from yacs.config import CfgNode
 
 from src.data.bad_samples import DataSetError
 from src.data.settings import scan_settings
+from src.data.simulation.simulator import TRANSFERS
 from src.data.sources.registry import SOURCES
 from src.data.sources.run import run_plan
 from src.data.sources.source import BLUR_GAMMAS, INTERPOLATORS, SourceOptions
-from src.data.simulation.simulator import TRANSFERS
 
 WHOLE = (0, 1)
 

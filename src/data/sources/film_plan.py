@@ -1,8 +1,8 @@
 """What to film of a high-speed clip: cameras, exposures, and which source frames make a picture.
 
-Source frame j stands at tick p * j, with p ticks per frame. Between frames there is nothing ("none":
-p = 1) or a cross-fade ("linear": the light of tick p*j + i is (1 - i/p) S_j + (i/p) S_j+1; the last
-frame is held).
+Source frame j stands at tick p * j, with p ticks per frame. Between frames there is nothing
+("none": p = 1) or a cross-fade ("linear": the light of tick p*j + i is (1 - i/p) S_j + (i/p) S_j+1;
+the last frame is held).
 """
 
 import hashlib

@@ -66,7 +66,8 @@ def film(
     with (folder / "spike" / STREAM_NAME).open("xb") as stream:
         sensor = _Sensor(plan, sidecar, stream)
         count = 0
-        for count, frame in enumerate(frames, start=1):
+        for frame in frames:
+            count += 1
             sensor.show(frame)
             exposer.show(frame)
             advance(1)

@@ -2,11 +2,12 @@
 
 A clip is named `GOPRxxxx_nn_zz`: nn source frames make a blurry frame, and the windows of a clip
 begin zz source frames early, so that blurry frame k is the mean of source frames
-[k*n - zz, k*n - zz + n). Where zz > 0 the first window begins before the clip: that frame is dropped.
+[k*n - zz, k*n - zz + n). Where zz > 0 the first window begins before the clip: that frame is
+dropped.
 
-The names are only believed where there is nothing to compare. With the pairs the offset of each clip
-is found by looking for its first sharp frame among the source frames, every pair is checked against
-the source, and the released files are the blurry and sharp frames.
+The names are only believed where there is nothing to compare. With the pairs the offset of each
+clip is found by looking for its first sharp frame among the source frames, every pair is checked
+against the source, and the released files are the blurry and sharp frames.
 """
 
 import re
@@ -18,7 +19,7 @@ from src.data.bad_samples import BadFileError, DataSetError, problems_of
 from src.data.simulation.blur import SOURCE_FRAMES_PER_SECOND
 from src.data.sources.film_job import FilmJob, cameras_of, film_description, size_problem
 from src.data.sources.film_plan import Cameras, Film, FilmWindow, frame_window
-from src.data.sources.high_speed import FrameFolder, open_folder
+from src.data.sources.high_speed import open_folder
 from src.data.sources.released_pairs import (
     PairSink,
     ReleasedPairs,
@@ -169,7 +170,10 @@ def clip_windows(
     for k in range(count):
         start = k * averaged - offset
         if start < 0:
-            notes.append(f"frame {k:06d} dropped: its exposure begins {-start} source frame(s) before the clip")
+            notes.append(
+                f"frame {k:06d} dropped: its exposure begins {-start} source frame(s) before the "
+                "clip"
+            )
         else:
             windows.append(frame_window(k, start, averaged, ticks_per_frame))
     return tuple(windows), notes

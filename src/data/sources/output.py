@@ -51,9 +51,7 @@ def check_root(plan: SourcePlan, root: Path) -> None:
         raise DataSetError(str(root), [*named, advice])
 
 
-def _description_problems(
-    wanted: DataDescription, present: DataDescription | None
-) -> list[str]:
+def _description_problems(wanted: DataDescription, present: DataDescription | None) -> list[str]:
     """Say how the description of a root differs from that of the plan."""
     if present is None:
         return []

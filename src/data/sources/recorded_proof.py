@@ -1,4 +1,4 @@
-"""Look for the user's sharp frames in their spikes: is the time right, and how bits are read?"""
+"""Look for the user's sharp frames in their spikes: are times and the order of bits right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -98,7 +98,10 @@ def find_offset(pairs: ReleasedPairs, frames: FrameFolder, averaged: int, hint: 
 
 
 def mean_error(image: np.ndarray, other: np.ndarray) -> float:
-    """Return the mean absolute difference of two uint8 images in grey levels; inf if sizes differ."""
+    """Return the mean absolute difference of two uint8 images in grey levels.
+
+    Infinite where their sizes differ.
+    """
     if image.shape != other.shape:
         return float("inf")
     return float(np.abs(image.astype(np.int16) - other).mean())

@@ -1,15 +1,15 @@
 """Make the sequences of a source plan: resumable, in several processes, in shards.
 
-Every sequence is written into a hidden folder beside its place, which is renamed when it is complete
-and holds `source.json`, the record of all that it depends on. So a kill at any time costs the
-sequences at hand, and the same command goes on. One sequence is never made with two sets of options.
+Every sequence is written into a hidden folder beside its place, which is renamed when it is
+complete and holds `source.json`, the record of all that it depends on. So a kill at any time costs
+the sequences at hand, and the same command goes on. One sequence is never made with two sets of
+options.
 """
 
-import json
 import logging
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass

@@ -34,18 +34,17 @@ def write_dat(
         ValueError: ticks of another size, or what `source` refuses.
     """
     ones = 0
-    with atomic_write(path) as partial:
-        with partial.open("wb") as target:
-            for _, spikes in _pieces(source, geometry.height * geometry.width):
-                if spikes.shape[1:] != (geometry.height, geometry.width):
-                    raise ValueError(
-                        f"{path}: ticks of {spikes.shape[1:]}, {geometry.height}x{geometry.width} "
-                        "is needed"
-                    )
-                ones += int(np.count_nonzero(spikes))
-                target.write(pack_spikes(spikes, geometry))
-                if advance is not None:
-                    advance(len(spikes))
+    with atomic_write(path) as partial, partial.open("wb") as target:
+        for _, spikes in _pieces(source, geometry.height * geometry.width):
+            if spikes.shape[1:] != (geometry.height, geometry.width):
+                raise ValueError(
+                    f"{path}: ticks of {spikes.shape[1:]}, {geometry.height}x{geometry.width} "
+                    "is needed"
+                )
+            ones += int(np.count_nonzero(spikes))
+            target.write(pack_spikes(spikes, geometry))
+            if advance is not None:
+                advance(len(spikes))
     return ones / (source.num_ticks * geometry.height * geometry.width)
 
 

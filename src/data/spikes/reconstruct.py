@@ -89,9 +89,7 @@ def tfi(
     return image, has_both
 
 
-def tfi_filled(
-    spikes: np.ndarray, tick: int, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
+def tfi_filled(spikes: np.ndarray, tick: int, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the image of `tfi` without holes: where a spike lacks, the end of the stream is one.
 
     That makes dark pixels brighter than they are: they are at most as bright as shown. For looking
