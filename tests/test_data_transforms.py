@@ -81,7 +81,7 @@ def test_crop_as_large_as_the_frame():
 
 
 def test_orientation_by_hand():
-    frames = np.arange(4).reshape(1, 1, 2, 2)  # 0 1 / 2 3
+    frames = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 2)  # 0 1 / 2 3
     pictures = {
         Orientation(): [[0, 1], [2, 3]],
         Orientation(flip_rows=True): [[2, 3], [0, 1]],
@@ -109,14 +109,32 @@ def test_reversed_bins_are_those_of_the_reversed_stream():
     assert np.array_equal(orient_voxels(voxels, Orientation(reverse=True)), backwards)
 
 
-def test_results_are_contiguous_copies_or_the_same():
-    frames = np.arange(24).reshape(1, 2, 3, 4)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("size", [(3, 4), (33, 65), (1, 1)])
+def test_every_orientation_equals_its_twin_and_leaves_the_argument(dtype, size):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 3, *size)).astype(dtype)
+    frames = np.moveaxis(np.ascontiguousarray(np.moveaxis(frames, 1, -1)), -1, 1)  # as decoded
     before = frames.copy()
     for number in range(16):
         orientation = Orientation(*(bool(number >> bit & 1) for bit in range(4)))
-        for result in (orient_frames(frames, orientation), orient_voxels(frames, orientation)):
-            assert result.flags.c_contiguous
+        for orient in (orient_frames, orient_voxels):
+            result = orient(frames, orientation)
+            expected = orient_twin(frames, orientation, orient is orient_voxels)
+            assert (result.dtype, result.flags.c_contiguous) == (dtype, True)
+            assert np.array_equal(result, expected)
     assert np.array_equal(frames, before)
+
+
+def orient_twin(array, orientation, is_voxels):
+    """The obvious way: views of NumPy."""
+    if orientation.reverse:
+        array = array[::-1, ::-1] if is_voxels else array[::-1]
+    if orientation.flip_rows:
+        array = array[..., ::-1, :]
+    if orientation.flip_columns:
+        array = array[..., ::-1]
+    return np.swapaxes(array, -1, -2) if orientation.transpose else array
 
 
 def test_every_orientation_is_drawn_equally_often():
