@@ -7,11 +7,11 @@
 """
 
 import argparse
-import ctypes
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,11 +20,10 @@ from yacs.config import CfgNode
 
 from src.config import ConfigError, load_config
 from src.engine.comparison import twin_overrides
+from src.engine.signals import EXIT_CODE_FILE, STOPPING, die_with_parent, exit_code
 from src.paths import REPO_ROOT, resolve
 
 DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # On a CPU a training step allocates and frees large buffers all the time. Kept in the heap they
 # need no new pages from the kernel; glibc reads these when the process starts. Threads that spin
@@ -33,6 +32,13 @@ CPU_SETTINGS = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31),
     "GOMP_SPINCOUNT": "10000",
+}
+
+# torchrun would hand on SIGHUP, also under nohup, and not SIGUSR1; and kill after half a minute
+# ranks that have a long step to finish and a checkpoint to write.
+TORCHRUN_SETTINGS = {
+    "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGQUIT,SIGUSR1",
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",
 }
 
 
@@ -53,30 +59,44 @@ def main() -> int:
     if args.num_processes and not num_gpus:
         print(f"no GPU: {args.num_processes} process(es) train on the CPU", file=sys.stderr)
     processes = args.num_processes or num_gpus
-    for command in _commands(args, cfg, processes):
-        code = _run(command, _environment(cfg))
+    if "SIGHUP" in signal.Signals.__members__:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends nothing
+    commands, received = _commands(args, cfg, processes), []
+    for number, command in enumerate(commands, start=1):
+        code = _run(command, _environment(cfg), received)
         if code != 0:
             return code
+        if received and number < len(commands):  # it came when a command was done anyway
+            return exit_code(received[0])
     return 0
 
 
-def _run(command: list[str], environment: dict[str, str]) -> int:
-    """Run a command to its end; SIGTERM goes on to it, and it does not outlive this process."""
-    process = subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)  # noqa: S603
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # the terminal has sent it to the child as well
-            continue
+def _run(command: list[str], environment: dict[str, str], received: list[int]) -> int:
+    """Run a command to its end and return its exit code; it does not outlive this process.
 
+    Signals go on to it, each one once: it has a session of its own, so what a terminal or a
+    cluster sends to the group comes to this process alone. They are added to `received`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        handed_on = Path(folder) / "exit_code"
+        process = subprocess.Popen(  # noqa: S603 (our own command)
+            command,
+            env={**environment, EXIT_CODE_FILE: str(handed_on)},
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
+            start_new_session=True,
+        )
 
-def _ask_to_die_with_parent() -> None:
-    """Let Linux send SIGTERM to this process when its parent is gone, killed for example."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        def pass_on(number: int, frame: object) -> None:
+            del frame
+            received.append(number)
+            process.send_signal(number)
 
-
-_die_with_parent = _ask_to_die_with_parent if sys.platform == "linux" else None
+        for number in STOPPING:
+            signal.signal(number, pass_on)
+        code = process.wait()
+        if handed_on.exists():  # torchrun itself ends with 0 or 1
+            return int(handed_on.read_text(encoding="ascii"))
+    return exit_code(-code) if code < 0 else code
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -128,7 +148,7 @@ def _count_gpus(device: str) -> int:
 
 def _environment(cfg: CfgNode) -> dict[str, str]:
     on_cpu = cfg.DEVICE == "cpu" or _count_gpus(cfg.DEVICE) == 0
-    return {**(CPU_SETTINGS if on_cpu else {}), **os.environ}
+    return {**(CPU_SETTINGS if on_cpu else {}), **TORCHRUN_SETTINGS, **os.environ}
 
 
 def _script(name: str) -> str:

@@ -10,6 +10,7 @@ signal, with the run saved: 143 SIGTERM, 130 Ctrl-C, 85 SIGUSR1. docs/RELIABILIT
 
 import argparse
 import logging
+import os
 import sys
 import time
 from contextlib import nullcontext
@@ -26,7 +27,7 @@ from src.engine.distributed import Ranks, choose_device, join_ranks
 from src.engine.dry_run import dry_run
 from src.engine.run_directory import RunDirectory, write_run_record
 from src.engine.run_log import start_logging
-from src.engine.signals import StopSignals, exit_code, hand_on
+from src.engine.signals import StopSignals, die_with_parent, exit_code, hand_on
 from src.engine.trainer import Trainer
 
 logger = logging.getLogger("train")
@@ -40,6 +41,8 @@ def main() -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent()
     try:
         with StopSignals().listening() as stop, join_ranks(choose_device(cfg.DEVICE)) as ranks:
             return hand_on(exit_code(train(cfg, ranks, args, stop)))

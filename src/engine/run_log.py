@@ -1,6 +1,7 @@
 """What a run says while it goes on: log lines, TensorBoard scalars and pictures."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,8 @@ class _BarSafeHandler(logging.Handler):
             sys.stdout.flush()
         except OSError:  # the terminal or the pipe is gone; the log file goes on
             logging.getLogger().removeHandler(self)
+            with open(os.devnull, "w") as nowhere:  # what is held back would be an error at the end
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def start_logging(log_file: Path | None, *, is_main: bool) -> None:

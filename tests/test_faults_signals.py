@@ -1,0 +1,209 @@
+"""F03, F08 to F12: a training that is asked to stop finishes its step, saves, and leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from src.engine import saving
+from src.engine.signals import REPEAT_SECONDS, STOPPING, exit_code
+from src.paths import REPO_ROOT
+from tests.training_cases import (
+    assert_same_state,
+    make_trainer,
+    one_thread,
+    read_checkpoint,
+    train_command,
+    write_run,
+)
+
+LAUNCH = str(REPO_ROOT / "scripts" / "launch.py")
+
+
+def ask_at(trainer, call: int, number: int = signal.SIGTERM) -> None:
+    """Let the signal come while the `call`-th backward pass (from 0) runs."""
+    backward, calls = trainer.train_step._backward, iter(range(1000))
+
+    def interrupted(*args, **kwargs):
+        if next(calls) == call:
+            trainer.stop.ask(number)
+        return backward(*args, **kwargs)
+
+    trainer.train_step._backward = interrupted
+
+
+@pytest.mark.parametrize("call", [2, 3])  # the first and the second half of the second step
+def test_f03_f08_a_signal_inside_an_accumulated_step_lets_it_finish(tmp_path, call):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=3, TRAIN__SAVE_EVERY=100)
+    straight = make_trainer(config, "EXP_NAME", "straight")
+    assert straight.fit() == 0
+    stopped = make_trainer(config, "EXP_NAME", "stopped")
+    ask_at(stopped, call)
+    assert stopped.fit() == signal.SIGTERM
+    assert read_checkpoint(tmp_path, "stopped")["progress"]["step"] == 2
+    second = make_trainer(config, "EXP_NAME", "stopped")
+    second.resume("auto")
+    assert second.fit() == 0
+    assert_same_state(read_checkpoint(tmp_path, "straight"), read_checkpoint(tmp_path, "stopped"))
+
+
+def test_f11_a_signal_before_the_first_step_leaves_nothing_behind(tmp_path):
+    config = write_run(tmp_path)
+    trainer = make_trainer(config)
+    trainer.stop.ask(signal.SIGTERM)
+    assert trainer.fit() == signal.SIGTERM
+    assert trainer.progress.step == 0
+    assert not list((tmp_path / "outputs" / "ckpts").rglob("*.pth"))
+
+
+def test_f11_a_signal_in_validation_leaves_between_tiles_and_it_is_made_up_for(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__VAL_EVERY=1, VAL__TILE_SIZE=32)
+    make_trainer(config, "EXP_NAME", "straight").fit()
+    stopped = make_trainer(config, "EXP_NAME", "stopped")
+    tiles = []
+
+    def at_a_tile():
+        tiles.append(1)
+        if len(tiles) == 2:
+            stopped.stop.ask(signal.SIGTERM)
+        type(stopped.stop).raise_if_asked(stopped.stop)
+
+    stopped.validation.stop.raise_if_asked = at_a_tile
+    assert stopped.fit() == signal.SIGTERM
+    assert len(tiles) == 2  # of many
+    assert stopped.progress.step == 1
+    assert not list((tmp_path / "outputs" / "ckpts" / "stopped").glob("best.pth"))
+    second = make_trainer(config, "EXP_NAME", "stopped")
+    second.resume("auto")
+    second.fit()
+    states = [read_checkpoint(tmp_path, run) for run in ("straight", "stopped")]
+    assert states[0]["progress"] == states[1]["progress"]  # the best score, too
+    assert_same_state(*states)
+
+
+def test_f11_a_signal_while_saving_lets_the_file_be_written(tmp_path, monkeypatch):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=3)
+    trainer, written = make_trainer(config), []
+    write = saving.save_checkpoint
+
+    def interrupted(path, state, **options):
+        trainer.stop.ask(signal.SIGTERM)
+        write(path, state, **options)
+        written.append(path.name)
+
+    monkeypatch.setattr(saving, "save_checkpoint", interrupted)
+    assert trainer.fit() == signal.SIGTERM
+    assert written == ["last.pth"]  # once: it holds this step already
+    assert read_checkpoint(tmp_path)["progress"]["step"] == 1
+
+
+def test_a_signal_after_the_end_changes_nothing(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1)
+    trainer = make_trainer(config)
+    ask_at(trainer, 1)
+    assert trainer.fit() == signal.SIGTERM  # its validation is still to come
+    again = make_trainer(config)
+    again.resume("auto")
+    assert again.fit() == 0
+    assert again.progress.validated_step == 1
+
+
+def test_exit_codes_are_those_of_the_page():
+    assert [exit_code(number) for number in (0, *STOPPING)] == [0, 143, 130, 85]
+
+
+WAITING = """
+import sys, time
+sys.path.insert(0, {root!r})
+from src.engine.signals import StopSignals
+with StopSignals().listening() as stop:
+    print("ready", flush=True)
+    while not stop.number:
+        time.sleep(0.01)
+    print("asked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_f08_a_second_signal_leaves_at_once_but_not_an_echo_of_the_first():
+    command = [sys.executable, "-c", WAITING.format(root=str(REPO_ROOT))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)  # F12: a closed terminal
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGTERM)  # the launcher passes on what the group has got
+        time.sleep(REPEAT_SECONDS + 0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=5) == 143
+
+
+def start(command: list[str], folder: Path, run: str = "run") -> subprocess.Popen:
+    """Start a long training and wait for its first checkpoint."""
+    process = subprocess.Popen(
+        command, cwd=folder, env=one_thread(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    last = folder / "outputs" / "ckpts" / run / "last.pth"
+    deadline = time.monotonic() + 120
+    while not last.exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stdout.read().decode()
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_f08_f09_the_process_saves_and_ends_with_the_code_of_the_signal(tmp_path, number, code):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__NUM_WORKERS=2)
+    command = train_command(config)
+    process = start(command, tmp_path)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == code, output
+    assert f"stopped by {signal.Signals(number).name} at step" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_f09_f10_two_ranks_stop_at_one_step_and_the_launcher_says_why(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__NUM_WORKERS=1, TRAIN__RGB_TWIN=False)
+    command = [sys.executable, LAUNCH, "--config", str(config), "--num_processes", "2"]
+    process = start(command, tmp_path)
+    process.send_signal(signal.SIGUSR1)
+    output = process.communicate(timeout=90)[0].decode()
+    assert process.returncode == 85, output
+    assert output.count("stopped by SIGUSR1 at step") == 1  # the main rank tells
+
+
+@pytest.mark.slow
+def test_f10_a_signal_to_one_rank_stops_all_at_one_step(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000)
+    process = start(train_command(config, processes=2), tmp_path)
+    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(ranks) == 2
+    os.kill(int(ranks[1]), signal.SIGTERM)
+    output = process.communicate(timeout=90)[0].decode()
+    assert process.returncode == 1  # torchrun's own
+    assert "stopped by SIGTERM at step" in output
+    step = read_checkpoint(tmp_path)["progress"]["step"]
+    assert f"stopped by SIGTERM at step {step} of" in output
+
+
+def test_f12_a_closed_pipe_does_not_end_the_training(tmp_path):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=2)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        train_command(config), cwd=tmp_path, env=one_thread(), stdout=writer, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 0
+    assert read_checkpoint(tmp_path)["progress"]["step"] == 2
+    log = next((tmp_path / "outputs" / "logs").glob("train_*.log")).read_text()
+    assert "validation at step 2" in log
