@@ -35,9 +35,10 @@ CPU_SETTINGS = {
 }
 
 # torchrun would hand on SIGHUP, also under nohup, and not SIGUSR1; and kill after half a minute
-# ranks that have a long step to finish and a checkpoint to write.
+# ranks that have a long step to finish and a checkpoint to write. A torch that does not know these
+# ends at SIGUSR1 at once; its ranks then get SIGTERM and save all the same.
 TORCHRUN_SETTINGS = {
-    "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGQUIT,SIGUSR1",
+    "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGQUIT,SIGUSR1",  # its --signals-to-handle
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",
 }
 

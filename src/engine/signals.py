@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 EXIT_CODE_FILE = "VRT_SPIKE_EXIT_CODE_FILE"
@@ -119,7 +119,8 @@ def hand_on(code: int) -> int:
     """
     path = os.environ.get(EXIT_CODE_FILE)
     if path and os.environ.get("LOCAL_RANK", "0") == "0":
-        Path(path).write_text(str(code), encoding="ascii")
+        with suppress(FileNotFoundError):  # the launcher was killed
+            Path(path).write_text(str(code), encoding="ascii")
     return code
 
 
