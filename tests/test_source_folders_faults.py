@@ -239,6 +239,22 @@ def test_f35_an_array_that_is_upside_down(root, folder, spikes):
     refused_when_written(root, "its spikes are upside down; store the array with its rows reversed")
 
 
+def test_spikes_of_something_else_are_refused(root, folder, spikes):
+    (folder / "spike.dat").unlink()
+    (folder / "spike.yaml").unlink()
+    (root / "dataset.yaml").write_text("source: x\nticks_per_second: 2000\n")
+    np.save(folder / "spike.npy", spikes)
+    refused_when_written(root, "do not show the blurry frames .*order of axes", axes="TWH")
+    assert "lie within 0." in str(plan_and_write(root, axes="THW"))
+    np.save(folder / "spike.npy", np.random.default_rng(0).permuted(spikes, axis=2))
+    refused_when_written(root, r"do not show the blurry frames \(correlation 0\.0", axes="THW")
+
+
+def plan_and_write(root, **options):
+    (job,) = plan(SourceOptions(root, **options)).jobs
+    return job.write(root / "good", lambda units: None)
+
+
 def test_f36_images_that_cannot_be_read_are_named(root, folder):
     for path in (folder / "sharp").iterdir():
         path.write_bytes(b"no image")

@@ -7,7 +7,9 @@ from src.data.frames import read_image
 from src.data.inspection.findings import Question
 from src.data.inspection.inspect import inspect_file
 from src.data.simulation.simulator import simulate_spikes
+from src.data.spikes.dense_files import DenseFile
 from src.data.spikes.events import dense_to_events, events_to_dense, read_dense
+from src.data.spikes.matching import best_tfp_centre
 from src.data.spikes.reconstruct import tfi, tfp
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import REPO_ROOT
@@ -51,6 +53,26 @@ def test_reds_reconstruction(number, width, expected_db, rate):
 
 
 @pytest.mark.parametrize(
+    ("number", "width", "tolerance"),
+    # The scene of 200 hardly moves within 41 ticks; that of 203 moves fast.
+    [
+        (200, 15, 1.0),
+        (200, 21, 1.0),
+        (200, 41, 2.0),
+        (203, 15, 0.5),
+        (203, 21, 0.5),
+        (203, 41, 0.5),
+    ],
+)
+def test_the_true_picture_is_that_of_the_middle_tick(number, width, tolerance):
+    spikes, truth = read_reds(number)
+    match = best_tfp_centre(spikes, truth, REDS_GAIN, width=width)
+    assert match.centre == pytest.approx(150, abs=tolerance)
+    assert match.is_decisive
+    assert match.gain == pytest.approx(1, abs=0.07)
+
+
+@pytest.mark.parametrize(
     ("geometry", "expected"),
     [
         ({}, 0.988),
@@ -89,6 +111,8 @@ def test_real_low_light_spikes():
     assert spikes.mean() == pytest.approx(0.03138, abs=1e-5)
     events = dense_to_events(spikes)
     assert np.array_equal(events_to_dense(events, 200, 250, 250), spikes)
+    file = DenseFile(path, 250, 250, axes="SHW", key="spk")
+    assert np.array_equal(file.read(90, 110), spikes[90:110])
     with pytest.raises(ValueError, match="'SHW', 'HSW', 'HWS'|fits the axes"):
         read_dense(path, 250, 200, key="spk")
 

@@ -113,7 +113,8 @@ def find_recorded(
     except ValueError as error:
         if isinstance(error, DataSetError):
             raise
-        raise DataSetError(str(folder), [str(error)]) from error
+        reason = str(error).replace(f"{folder}/", "")  # the folder is named once, in front
+        raise DataSetError(str(folder), [reason]) from error
     exposures = read_exposures(folder / EXPOSURES_NAME, spikes.sidecar.ticks_per_second)
     missing = [name for name in names if frame_index(name) not in exposures]
     if missing:
@@ -151,7 +152,7 @@ def _find_spikes(
     first = files[0]
     if first.suffix == ".dat":
         if stated is None:
-            raise ValueError(_needed(first, "height, width and ticks_per_second"))
+            raise ValueError(_size_needed(first))
         return SpikeInput(files, is_per_frame, DAT, _with_rate(stated, first))
     shape = array_shape(first, options.key)
     if len(shape) == 3:
@@ -172,7 +173,7 @@ def _find_spikes(
             "join them into one list with t from the start of the sequence"
         )
     if stated is None:
-        raise ValueError(_needed(first, "height, width and ticks_per_second"))
+        raise ValueError(_size_needed(first))
     sidecar = _with_rate(stated, first)
     return SpikeInput(files, False, EVENTS, sidecar, None, options.key, options.columns)
 
@@ -230,15 +231,19 @@ def _stated(path: Path, description: DataDescription | None) -> SpikeSidecar | N
 
 def _with_rate(sidecar: SpikeSidecar, path: Path) -> SpikeSidecar:
     if sidecar.ticks_per_second is None:
-        raise ValueError(_needed(path, "ticks_per_second"))
+        raise ValueError(
+            f"{path} does not say ticks_per_second; write 'source: NAME' and 'ticks_per_second: "
+            "20000' into dataset.yaml beside train and val, or ticks_per_second, height and width "
+            f"into {path.with_suffix('.yaml')}"
+        )
     return sidecar
 
 
-def _needed(path: Path, what: str) -> str:
+def _size_needed(path: Path) -> str:
     return (
-        f"{path} does not say {what}; write lines like 'height: 250', 'width: 400' and "
-        f"'ticks_per_second: 20000' into {path.with_suffix('.yaml')}, or spike_height, "
-        "spike_width and ticks_per_second into dataset.yaml beside train and val"
+        f"{path} does not say height, width and ticks_per_second; write lines like 'height: 250', "
+        f"'width: 400' and 'ticks_per_second: 20000' into {path.with_suffix('.yaml')}, or "
+        "spike_height, spike_width and ticks_per_second into dataset.yaml beside train and val"
     )
 
 
@@ -252,7 +257,7 @@ def _axes_and_size(
     if axes is None:
         raise ValueError(
             f"{path}: shape {shape}; state the order of its axes, such as --axes THW or --axes "
-            f"HWT. {_needed(path, 'height, width and ticks_per_second')}"
+            f"HWT, or its size: {_size_needed(path)}"
         )
     if sorted(axes) != sorted(AXES):
         raise ValueError(f"--axes {options.axes}: name T, H and W once each")

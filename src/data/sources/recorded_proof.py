@@ -9,14 +9,16 @@ import numpy as np
 from src.data.alignment import EXPOSURES_NAME, frame_index, window_ticks
 from src.data.bad_samples import BadFileError
 from src.data.sources.recorded_clip import DAT, RecordedClip
-from src.data.sources.spike_proof import check_reading, match_around, read_grey
-from src.data.spikes.matching import TfpMatch
+from src.data.sources.spike_proof import MIN_TEXTURE, check_reading, match_around, read_grey
+from src.data.spikes.matching import TfpMatch, best_tfp_centre
 from src.data.spikes.spike_dat import SpikeGeometry
 from src.data.spikes.spike_parts import SpikeParts
 
 NUM_FRAMES = 5
 MIN_WIDTH = 9
 MAX_CELLS = 100_000_000  # pixels times ticks that are unpacked at a time
+# So well must the spikes of a whole exposure show the blurry frame, where it has any texture.
+MIN_CORRELATION = 0.3
 # An offset stops the preparation where it is more than both: ticks, part of the exposure.
 MAX_DEVIATION_TICKS, MAX_DEVIATION = 2.0, 0.05
 
@@ -33,6 +35,8 @@ class FoundFrame:
         tick: best centre, from the first tick of the parts.
         stated: tick of the sharp frame by the table, None where it does not say.
         match: scores and whether they decide.
+        blur_correlation: of the spikes of the exposure with the blurry frame; None where that is
+            too uniform to tell.
     """
 
     sharp: Path
@@ -42,6 +46,7 @@ class FoundFrame:
     tick: float
     stated: float | None
     match: TfpMatch
+    blur_correlation: float | None
 
 
 def prove_recorded(clip: RecordedClip, targets: Sequence[Path], geometry: SpikeGeometry) -> str:
@@ -53,10 +58,10 @@ def prove_recorded(clip: RecordedClip, targets: Sequence[Path], geometry: SpikeG
         geometry: how their bits lie.
 
     Raises:
-        BadFileError: the spikes fit better in another bit order or upside down, or show the sharp
-            frames elsewhere than the table of exposures says.
+        BadFileError: the spikes fit better in another bit order or upside down, do not show the
+            blurry frames, or show the sharp frames elsewhere than the table of exposures says.
     """
-    picks = np.linspace(0, len(clip.sharp) - 1, min(NUM_FRAMES, len(clip.sharp))).round()
+    picks = np.linspace(0, len(clip.sharp) - 1, min(NUM_FRAMES, len(clip.sharp))).round
     looked = [_find(clip, int(number), targets, geometry) for number in np.unique(picks)]
     found = [frame for frame in looked if frame is not None]
     if not found:
@@ -65,6 +70,7 @@ def prove_recorded(clip: RecordedClip, targets: Sequence[Path], geometry: SpikeG
     other = check_reading(best.parts, geometry, best.sharp, best.tick, best.width)
     if other is not None:
         raise BadFileError(clip.spikes.files[0], _other_reading(clip, geometry, other[0]))
+    _refuse_strangers(clip, found)
     return _judge(clip, [frame for frame in found if frame.match.is_decisive])
 
 
@@ -94,7 +100,31 @@ def _find(
     if match is None:
         return None
     stated = None if exposure.t_sharp is None else exposure.t_sharp * rate - origin
-    return FoundFrame(sharp, parts, length, width, first + match.centre, stated, match)
+    shown = _blur_correlation(clip.blurry[number], stream, middle, min(length // 2, reach))
+    return FoundFrame(sharp, parts, length, width, first + match.centre, stated, match, shown)
+
+
+def _blur_correlation(blurry: Path, stream: SpikeParts, middle: int, reach: int) -> float | None:
+    """Return how well the ticks around the middle of an exposure show the blurry frame."""
+    grey = read_grey(blurry, stream.geometry)
+    if grey.std < MIN_TEXTURE:
+        return None
+    spikes = stream.read(max(middle - reach, 0), min(middle + reach + 1, stream.num_ticks))
+    return best_tfp_centre(spikes, grey, width=len(spikes)).correlation
+
+
+def _refuse_strangers(clip: RecordedClip, found: Sequence[FoundFrame]) -> None:
+    """Refuse spikes of something else than the frames, or of a wrong size or order of axes."""
+    shown = [f.blur_correlation for f in found if f.blur_correlation is not None]
+    if not shown or np.median(shown) >= MIN_CORRELATION:
+        return
+    sidecar = clip.spikes.sidecar
+    raise BadFileError(
+        clip.spikes.files[0],
+        f"its spikes do not show the blurry frames (correlation {np.median(shown):.2f}, at least "
+        f"{MIN_CORRELATION} is needed): check that they belong together, their size "
+        f"({sidecar.height}x{sidecar.width}), the order of axes or columns, rate and exposures",
+    )
 
 
 def _judge(clip: RecordedClip, decisive: Sequence[FoundFrame]) -> str:
@@ -146,6 +176,6 @@ def _other_reading(clip: RecordedClip, ours: SpikeGeometry, better: SpikeGeometr
     )
     return (
         f"its spikes show the sharp frames best with bit_order: {reading.bit_order} and flip_rows: "
-        f"{str(reading.flip_rows).lower()}, stated are {stated.bit_order} and "
-        f"{str(stated.flip_rows).lower()}; correct the .yaml beside it"
+        f"{str(reading.flip_rows).lower}, stated are {stated.bit_order} and "
+        f"{str(stated.flip_rows).lower}; correct the .yaml beside it"
     )
