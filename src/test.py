@@ -31,6 +31,7 @@ from src.engine.precision import choose_precision
 from src.engine.run_directory import RunDirectory, git_commit
 from src.engine.run_log import start_logging
 from src.inference.build import build_lpips, build_restorer
+from src.inference.data_identity import compare_data, describe_folder
 from src.inference.evaluate import evaluate_recordings
 from src.inference.folders import FolderSequence, InputFolders, find_sequences
 from src.inference.load import LoadedModel, load_model
@@ -66,6 +67,7 @@ def run_test(args: argparse.Namespace) -> Path:
     device = choose_device(cfg.DEVICE)
     precision = choose_precision(args.precision, device)
     restorer = build_restorer(cfg, loaded.model.to(device), device, precision.autocast_dtype)
+    data = compare_data(loaded.data, describe_folder(args.input_blur))
     started = time.perf_counter()
     report = _restore_all(restorer, sequences, targets, args, cfg)
     costs = _costs(restorer, time.perf_counter() - started, sum(map(len, sequences)))
@@ -73,6 +75,7 @@ def run_test(args: argparse.Namespace) -> Path:
         "command": shlex.join([sys.executable, *sys.argv]),
         "commit": git_commit(),
         "checkpoint": loaded.identity,
+        "data": data,
         "output": str(args.output),
         "frames": {sequence.name: len(sequence) for sequence in sequences},
         **costs,

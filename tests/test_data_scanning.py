@@ -180,6 +180,7 @@ def test_voxels_without_spikes(tmp_path):
     path = root / "train/seq_000/spike_vox/000001.npy"
     assert np.array_equal(recording.read_counts(1, (3, 5, 7, 9)), np.load(path)[:, 3:10, 5:14])
     np.save(path, np.zeros((32, 32, 40), np.uint8))
+    recording = Recording("a", scan(root / "train/seq_000").frames, 32)
     with pytest.raises(BadFileError, match=r"000001\.npy: has shape .* \(32, 32, 48\) is needed"):
         recording.read_counts(1)
 

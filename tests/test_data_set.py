@@ -192,7 +192,7 @@ def break_shape(path):
         (break_png, "sharp/000002.png", "truncated PNG"),
         (break_shape, "sharp/000002.png", "is 64x94, the frames of seq_000 are 64x96"),
         (lambda path: path.unlink(), "blur/000002.png", "No such file"),
-        (lambda path: path.write_bytes(b"1"), "spike/000002.dat", "1 bytes are"),
+        (lambda path: path.write_bytes(b"1"), "spike/000002.dat", "and has 1 now"),
     ],
 )
 def test_f33_bad_file_drops_its_samples_by_name(root, change, name, reason):

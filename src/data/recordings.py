@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.file_state import FileState, refuse_changed
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.frame_store import FrameStore
@@ -30,6 +31,8 @@ class FrameRecord:
         voxels: stored counts [K, Hs, Ws]; None: count from `spikes`.
         t_sharp: instant of the sharp frame in seconds; None where exposures.csv does not say, and
             in frames from the alignment log, which does not hold it.
+        seen: state of the spike file when it was found; it must not change later. None: not
+            looked at.
     """
 
     name: str
@@ -42,6 +45,7 @@ class FrameRecord:
     spikes: SpikeSource
     voxels: Path | None = None
     t_sharp: float | None = None
+    seen: FileState | None = None
 
 
 class Recording:
@@ -117,9 +121,11 @@ class Recording:
         The dtype is uint8, or what `read_voxels` says for other counts.
 
         Raises:
-            BadFileError: unreadable, or not of the recording's size.
+            BadFileError: unreadable, not of the recording's size, or changed since it was found.
         """
         frame = self.frames[i]
+        if frame.seen is not None:
+            refuse_changed(frame.spikes.path, frame.seen)
         if frame.voxels is None and frame.spikes.geometry is not None:
             return count_source(frame.spikes, self.num_bins, crop)
         path = frame.voxels or frame.spikes.path

@@ -15,6 +15,7 @@ from src.engine.run_directory import RunDirectory, git_commit
 from src.engine.run_log import Scalars
 from src.engine.signals import StoppedError, StopSignals
 from src.inference.build import build_lpips, build_restorer
+from src.inference.data_identity import describe_root
 from src.inference.evaluate import evaluate_recordings
 from src.inference.pictures import Column, write_strip
 from src.metrics.report import FrameScores, Report, merge_reports
@@ -94,7 +95,8 @@ class Validation:
 
     def _write(self, report: Report, step: int, scalars: Scalars) -> None:
         path = self.run.metrics / f"val_{self.run.name}_{step:07d}.json"
-        content = {"step": step, "commit": git_commit(), **report.to_json()}
+        data = describe_root(self.cfg.DATA.ROOT)
+        content = {"step": step, "commit": git_commit(), "data": data, **report.to_json()}
         with atomic_write(path) as partial:
             partial.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
         means, blurry = report.means, report.blurry_means

@@ -24,11 +24,13 @@ class LoadedModel:
         model: On the CPU.
         cfg: The configuration it was trained with, overrides applied.
         identity: File, checksum, step and which of its weights, for the report.
+        data: Description of what it was trained on, empty where nobody says.
     """
 
     model: nn.Module
     cfg: CfgNode
     identity: dict[str, Any]
+    data: str = ""
 
 
 def load_model(
@@ -78,7 +80,8 @@ def load_model(
     step = stored["progress"]["step"] if is_ours else None
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     identity = {"file": str(checkpoint), "sha256": digest, "step": step, "run": cfg.EXP_NAME}
-    return LoadedModel(model, cfg, {**identity, "weights": part})
+    data = stored["data"] if is_ours and "data" in stored else ""
+    return LoadedModel(model, cfg, {**identity, "weights": part}, data)
 
 
 def _choose(weights: str, stored: dict[str, Any], checkpoint: Path) -> str:

@@ -1,0 +1,64 @@
+"""Training and testing on different kinds of data is said, in the log and in the report."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from src import test as entry
+from src.data.description import description_from_text, read_description, write_description
+from src.inference.data_identity import compare_data, describe_folder, describe_root
+from tests.data_cases import write_miniature
+from tests.training_cases import make_trainer, write_run
+
+
+def test_the_description_of_a_folder_is_found_above_it(tmp_path):
+    root = write_miniature(tmp_path / "a" / "mini", sequences=1, val_sequences=1, frames=2)
+    text = describe_root(root)
+    assert description_from_text(text, "here") == read_description(root)
+    for folder in ("val/seq_000/blur", "val/seq_000", "val", "."):
+        assert describe_folder(root / folder) == text
+    assert describe_folder(tmp_path / "a") == ""
+    assert describe_root(tmp_path / "a") == ""
+
+
+def test_only_the_kind_of_data_counts(tmp_path, caplog):
+    root = write_miniature(tmp_path / "mini", sequences=1, val_sequences=1, frames=2)
+    trained = describe_root(root)
+    other = dataclasses.replace(read_description(root), source="else", fingerprint=())
+    write_description(root, other)
+    assert compare_data(trained, describe_root(root))["differences"] == []
+    assert compare_data("", trained)["differences"] == []
+    assert caplog.text == ""
+    write_description(root, dataclasses.replace(other, blur_kind="blur_gamma", threshold=1.0))
+    found = compare_data(trained, describe_root(root))
+    expected = ["blur_kind was blur, is blur_gamma", "threshold was 2.0, is 1.0"]
+    assert found["differences"] == expected
+    assert found["trained_on"] == trained
+    assert "; ".join(expected) in caplog.text
+
+
+@pytest.mark.slow
+def test_f16_a_test_on_another_kind_of_data_says_so(tmp_path, capsys):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1, TRAIN__VAL_EVERY=1)
+    trainer = make_trainer(config)
+    trainer.fit()
+    trained = describe_root(tmp_path / "data")
+    (scores,) = (tmp_path / "outputs/metrics").glob("val_*.json")
+    assert json.loads(scores.read_text())["data"] == trained
+    last = tmp_path / "outputs/ckpts/run/last.pth"
+    assert torch.load(last, weights_only=True)["data"] == trained
+    description = read_description(tmp_path / "data")
+    write_description(tmp_path / "data", dataclasses.replace(description, transfer="linear"))
+    sequence = tmp_path / "data/val/seq_000"
+    arguments = ["--ckpt", str(last), "--input_blur", str(sequence / "blur")]
+    arguments += ["--input_spike_vox", str(sequence / "spike"), "--output", str(tmp_path / "out")]
+    assert entry.main(arguments) == 0
+    (report,) = (tmp_path / "outputs/metrics").glob("test_*.json")
+    data = json.loads(report.read_text())["data"]
+    assert data["trained_on"] == trained
+    assert data["tested_on"] == describe_root(tmp_path / "data")
+    assert data["differences"] == ["transfer was encoded, is linear"]
+    told = capsys.readouterr()
+    assert "trained on another kind of data than this: transfer was encoded" in told.out + told.err
