@@ -192,10 +192,11 @@ def tick_errors(sequence, width):
     return errors
 
 
-def bytes_of(root, *hidden):
-    """Return the content of all files below a root by relative name."""
+def bytes_of(root):
+    """Return the content of all that a source writes below a root, by relative name."""
+    kinds = ("dataset.yaml", "source.json", "exposures.csv", "spike.yaml")
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in hidden
+        if path.is_file() and (path.name in kinds or path.suffix in (".png", ".dat"))
     }

@@ -12,7 +12,7 @@ from src.data.settings import scan_settings
 from src.data.simulation.simulator import TRANSFERS
 from src.data.sources.registry import SOURCES
 from src.data.sources.run import run_plan
-from src.data.sources.source import BLUR_GAMMAS, INTERPOLATORS, SourceOptions
+from src.data.sources.source import BLUR_GAMMAS, INTERPOLATORS, Caches, SourceOptions
 
 WHOLE = (0, 1)
 
@@ -73,9 +73,13 @@ def make_from_source(
             "DATA.TRAIN_SPLIT, DATA.VAL_SPLIT", ["sources write train and val; name them so"]
         )
     settings = scan_settings(cfg)
-    num_bins = settings.num_bins if settings.use_voxel_cache else None
+    has_frame_cache = cfg.DATA.FRAME_CACHE and not cfg.DATA.USE_RAM_CACHE
+    caches = Caches(
+        settings.num_bins if settings.use_voxel_cache else None,
+        options.downscale if has_frame_cache else None,
+    )
     plan = SOURCES[name](options)
-    return run_plan(plan, settings.root, workers=workers, shard=shard, num_bins=num_bins)
+    return run_plan(plan, settings.root, workers=workers, shard=shard, caches=caches)
 
 
 def after_shard(shard: tuple[int, int]) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DataDescription, read_description, write_description
 from src.data.fingerprint import list_sequences
-from src.data.sources.source import ClipJob, SourcePlan
+from src.data.sources.source import Caches, ClipJob, SourcePlan
 from src.paths import atomic_write
 
 if sys.platform == "win32":
@@ -25,6 +25,7 @@ RECORD_NAME = "source.json"
 PARTIAL = ".making-"
 MAX_NAMED = 5
 SPARE_BYTES = 100 << 20
+DECODED = "decoded training frames"
 
 
 def check_root(plan: SourcePlan, root: Path) -> None:
@@ -121,36 +122,47 @@ def write_root_description(root: Path, description: DataDescription) -> None:
 
 
 def disk_use(
-    jobs: Sequence[ClipJob], description: DataDescription, root: Path, num_bins: int | None
+    jobs: Sequence[ClipJob], description: DataDescription, root: Path, caches: Caches
 ) -> list[str]:
-    """Say what the jobs will write; refuse a disk that is too small.
+    """Say what the jobs and the caches of their results will take; refuse a disk too small.
+
+    Decoded frames count as a wish: where they do not fit, preparation leaves them out.
 
     Raises:
-        DataSetError: less room than needed.
+        DataSetError: less room than frames, spikes and voxels need.
     """
     if not jobs:
         return ["all sequences are there, nothing to make"]
-    frames = sum(job.out_bytes for job in jobs)
     hours = sum(job.seconds for job in jobs) / 3600
-    voxels, voxel_text = 0, "none for voxels"
-    if num_bins is not None and description.spike_height is not None:
-        pixels = description.spike_height * description.spike_width
-        voxels = sum(job.num_exposures for job in jobs) * num_bins * pixels
-        voxel_text = f"{_size(voxels)} for voxels ({_size(voxels / hours)} per hour)"
-    elif num_bins is not None:
-        voxel_text = "voxels not counted, as sequences differ in size"
+    sizes = {"frames and spikes": sum(job.out_bytes for job in jobs)}
+    if description.spike_height is not None:
+        sizes |= _cache_sizes(jobs, description.spike_height * description.spike_width, caches)
+    parts = [f"{_size(n)} for {what} ({_size(n / hours)} per hour)" for what, n in sizes.items()]
+    if description.spike_height is None:
+        parts.append("caches not counted, as sequences differ in size")
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     lines = [
         f"{len(jobs)} sequences to make: {sum(job.num_units for job in jobs)} source frames, "
         f"{hours * 3600:.1f} s of video, {sum(job.num_exposures for job in jobs)} blurry frames",
-        f"disk: about {_size(frames)} for frames and spikes ({_size(frames / hours)} per hour of "
-        f"video), {voxel_text}; {_size(free)} are free",
+        f"disk, and per hour of video, about: {', '.join(parts)}; {_size(free)} are free",
     ]
-    if frames + voxels + SPARE_BYTES > free:
+    if sum(sizes.values()) - sizes.get(DECODED, 0) + SPARE_BYTES > free:
         advice = "free some, choose another DATA.ROOT, or set DATA.USE_PRECOMPUTED_VOXELS false"
         raise DataSetError(str(root), [*lines, f"that is too little; {advice}"])
     return lines
+
+
+def _cache_sizes(jobs: Sequence[ClipJob], spike_px: int, caches: Caches) -> dict[str, int]:
+    """Return bytes by kind: counts of every exposure, RGB of two frames of each of training."""
+    sizes = {}
+    if caches.num_bins is not None:
+        sizes["voxels"] = sum(job.num_exposures for job in jobs) * caches.num_bins * spike_px
+    if caches.frame_downscale is not None:
+        frame_bytes = 3 * spike_px * caches.frame_downscale**2
+        num_training = sum(job.num_exposures for job in jobs if job.split == "train")
+        sizes[DECODED] = 2 * num_training * frame_bytes
+    return sizes
 
 
 def _rename(hidden: Path, root: Path, job: ClipJob) -> None:

@@ -28,7 +28,7 @@ from src.data.sources.output import (
     remove_abandoned,
     write_root_description,
 )
-from src.data.sources.source import ClipJob, SourcePlan
+from src.data.sources.source import Caches, ClipJob, SourcePlan
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def run_plan(
     *,
     workers: int,
     shard: tuple[int, int] = (0, 1),
-    num_bins: int | None = None,
+    caches: Caches | None = None,
 ) -> list[str]:
     """Make what is missing of a plan below a data root.
 
@@ -62,7 +62,7 @@ def run_plan(
         root: DATA_ROOT.
         workers: processes, each with one sequence.
         shard: (i, n): make sequences i, i + n, i + 2n ... only.
-        num_bins: K of the voxels that preparation writes afterwards, for the estimate; None: none.
+        caches: what preparation writes afterwards, for the estimate of disk use; None: nothing.
 
     Returns:
         what was done, one line each.
@@ -76,11 +76,8 @@ def run_plan(
     mine = plan.jobs[number::count]
     check_root(plan, root)
     missing = [job for job in mine if read_record(root, job) is None]
-    for line in (
-        *plan.notes,
-        *_missing_splits(plan),
-        *disk_use(missing, plan.description, root, num_bins),
-    ):
+    uses = disk_use(missing, plan.description, root, caches or Caches())
+    for line in (*plan.notes, *_missing_splits(plan), *uses):
         logger.info(line)
     write_root_description(root, plan.description)
     remove_abandoned(root, {job.split for job in plan.jobs})

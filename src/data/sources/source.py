@@ -139,6 +139,20 @@ class SourcePlan:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Caches:
+    """What preparation writes beside a source's own files, for the estimate of disk use.
+
+    Attributes:
+        num_bins: K of the voxels; None: voxels are not stored.
+        frame_downscale: RGB pixels per spike pixel in each direction, of the decoded training
+            frames; None: frames are not stored.
+    """
+
+    num_bins: int | None = None
+    frame_downscale: int | None = None
+
+
 def find_downloaded(given: Path, name: str) -> Path | None:
     """Return the downloaded folder `name`: `given` itself, a folder in it, or one beside it.
 
