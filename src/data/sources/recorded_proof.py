@@ -61,7 +61,7 @@ def prove_recorded(clip: RecordedClip, targets: Sequence[Path], geometry: SpikeG
         BadFileError: the spikes fit better in another bit order or upside down, do not show the
             blurry frames, or show the sharp frames elsewhere than the table of exposures says.
     """
-    picks = np.linspace(0, len(clip.sharp) - 1, min(NUM_FRAMES, len(clip.sharp))).round
+    picks = np.linspace(0, len(clip.sharp) - 1, min(NUM_FRAMES, len(clip.sharp))).round()
     looked = [_find(clip, int(number), targets, geometry) for number in np.unique(picks)]
     found = [frame for frame in looked if frame is not None]
     if not found:
@@ -107,7 +107,7 @@ def _find(
 def _blur_correlation(blurry: Path, stream: SpikeParts, middle: int, reach: int) -> float | None:
     """Return how well the ticks around the middle of an exposure show the blurry frame."""
     grey = read_grey(blurry, stream.geometry)
-    if grey.std < MIN_TEXTURE:
+    if grey.std() < MIN_TEXTURE:
         return None
     spikes = stream.read(max(middle - reach, 0), min(middle + reach + 1, stream.num_ticks))
     return best_tfp_centre(spikes, grey, width=len(spikes)).correlation
@@ -176,6 +176,6 @@ def _other_reading(clip: RecordedClip, ours: SpikeGeometry, better: SpikeGeometr
     )
     return (
         f"its spikes show the sharp frames best with bit_order: {reading.bit_order} and flip_rows: "
-        f"{str(reading.flip_rows).lower}, stated are {stated.bit_order} and "
-        f"{str(stated.flip_rows).lower}; correct the .yaml beside it"
+        f"{str(reading.flip_rows).lower()}, stated are {stated.bit_order} and "
+        f"{str(stated.flip_rows).lower()}; correct the .yaml beside it"
     )
