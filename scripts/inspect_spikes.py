@@ -45,9 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (BadFileError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{options.file}: {findings.verdict}")
-    print("\n".join(f"  {line}" for line in findings.measured))
-    print("\n".join(f"  note: {line}" for line in findings.warnings))
+    lines = [f"{options.file}: {findings.verdict}", *(f"  {line}" for line in findings.measured)]
+    print("\n".join([*lines, *(f"  note: {line}" for line in findings.warnings)]))
     if findings.block is not None:
         path = resolve(options.output) / f"{options.file.stem}.png"
         write_page(path, draw(findings, options))

@@ -46,7 +46,7 @@ def test_size_and_order_of_bits_are_found(height, width, ticks, bit_order):
     [
         ((360, 448), r"the file would hold 28.57 ticks"),
         ((250, 400), r"the file would hold 46.08 ticks"),
-        ((180, 1280), r"another size passes|not alike"),
+        ((720, 320), r"no dip|not alike"),
         ((640, 360), r"pixels 360 apart are not alike"),
         ((360, 320), r"no dip at 115200 pixels"),
     ],
@@ -57,7 +57,13 @@ def test_a_wrong_size_is_refused_and_the_right_one_named(given, reason):
     assert not findings.is_right
     assert findings.verdict.startswith(f"{given[0]}x{given[1]} cannot be right: ")
     assert re.search(reason, findings.verdict)
-    assert "360x640 (Spk-GoPro) would be" in findings.verdict
+    assert "360x640 (Spk-GoPro) would be right" in findings.verdict
+
+
+def test_twice_the_width_passes_the_tests_and_is_still_not_the_size():
+    findings = inspect(pack(film(128, 96, 56)), height=64, width=192)
+    assert not findings.is_right
+    assert findings.verdict.startswith("64x192 is unlikely, though it passes; 128x96 would be")
 
 
 def test_given_size_and_order_of_bits_are_confirmed_or_refused():
@@ -126,8 +132,23 @@ def test_too_short_and_still_recordings():
         np.uint8
     )
     findings = inspect(pack(uniform))
-    assert "a tick has 12288 pixels, but the scene has no structure" in findings.verdict
+    assert "a tick has 12288 pixels, but the scene has too little structure" in findings.verdict
     assert "96x128 (the demo data)" in findings.verdict
+
+
+def test_a_faint_or_periodic_scene_is_not_guessed_at():
+    faint = np.random.default_rng(5).integers(0, 2, (200, 96, 128), dtype=np.uint8)
+    faint[1:] &= ~faint[:-1]  # pauses after firing, but no picture
+    findings = inspect(pack(faint))
+    assert not findings.is_right
+    assert "likeliest" in findings.verdict
+    assert findings.block is not None
+    board = np.kron(np.indices((6, 8)).sum(axis=0) % 2, np.ones((16, 16))) * 0.5 + 0.2
+    phase = np.random.default_rng(1).uniform(0, 2, board.shape)
+    count = np.floor((np.arange(61)[:, None, None] * board + phase) / 2)
+    findings = inspect(pack(np.diff(count, axis=0).astype(np.uint8)))
+    assert findings.verdict.startswith("the size cannot be known")
+    assert "96x128" in findings.verdict
 
 
 def test_left_over_bytes_are_counted():

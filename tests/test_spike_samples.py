@@ -140,7 +140,7 @@ def test_size_order_of_bits_and_flip_of_a_recording_are_found(number):
     assert known.verdict.endswith("bit_order little; flip_rows True")
     wrong = inspect_file(Question(path, height=360, width=640))
     assert not wrong.is_right
-    assert "250x400 (first spike camera, REDS sets) would be" in wrong.verdict
+    assert "250x400 (first spike camera, REDS sets) would be right" in wrong.verdict
 
 
 def test_axes_of_a_recording_are_found():

@@ -1,24 +1,39 @@
 """How alike values are at a distance, for all distances at once."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+MIN_ROWS = 6
 
-def row_peaks(image: np.ndarray) -> np.ndarray:
-    """Return how far the autocorrelation of a flat picture rises above its surroundings, per lag.
+
+def row_advantage(image: np.ndarray, width: int, others: Sequence[int]) -> tuple[float, float]:
+    """Return how much more alike the values of a flat picture are at one distance than at others.
+
+    Every value is compared with those at all the distances, so that noise, which is the same for
+    all, cancels.
 
     Args:
-        image: float [H*W].
+        image: one or several flat pictures, float [N, H*W].
+        width: the distance in question.
+        others: distances it is compared with, on average.
 
     Returns:
-        float [lags], 0 where there are no surroundings; a slope counts as 0, a peak as positive.
+        The difference of correlations, and the same in deviations of its error, which is taken from
+        how it varies from row to row; (0, 0) where there are too few rows.
     """
-    r = mean_autocorrelation([image], float(image.mean()))
-    peaks = np.zeros(len(r))
-    inner = np.arange(16, len(r) - 8)
-    if len(inner):
-        beside = sum(r[inner + d] for d in (-8, -4, 4, 8)) / 4
-        peaks[inner] = r[inner] - beside
-    return peaks
+    number = image.shape[1] - max(width, *others)
+    rows = number // max(1, width)
+    if rows < MIN_ROWS:
+        return 0.0, 0.0
+    image = np.asarray(image, np.float64)
+    first = image[:, :number]
+    near = (first - image[:, width : width + number]) ** 2
+    far = sum((first - image[:, other : other + number]) ** 2 for other in others) / len(others)
+    gain = (far - near)[:, : rows * width].reshape(-1, width).mean(axis=1)
+    error = float(gain.std(ddof=1)) / len(gain) ** 0.5
+    scale = 2 * max(float(image.var()), 1e-12)
+    return float(gain.mean()) / scale, float(gain.mean()) / max(error, 1e-12)
 
 
 def mean_autocorrelation(chunks: list[np.ndarray], mean: float) -> np.ndarray:

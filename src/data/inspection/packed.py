@@ -67,6 +67,7 @@ class _Inspection:
     bit_order: str | None = None
     flip_rows: bool | None = None
     why_unknown: str = ""
+    likely: list[tuple[int, int]] = field(default_factory=list)
     measured: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -117,13 +118,26 @@ class _Inspection:
         self.bit_order, numbers = self.bits.find_bit_order(tick.value)
         row, row_order = self.bits.find_width(tick.value, self.bit_order)
         if row.value is None:
-            sizes = ", ".join(published_sizes(tick.value)) or "none"
+            self.likely = [(tick.value // width, width) for width in row.likely]
+            likely = ", ".join(f"{height}x{width}" for height, width in self.likely)
+            published = ", ".join(published_sizes(tick.value)) or "none"
             self.why_unknown = (
-                f"a tick has {tick.value} pixels, but the scene has no structure that shows the "
-                f"width (published sizes with as many pixels: {sizes})"
+                f"a tick has {tick.value} pixels, but the scene has too little structure to show "
+                f"the width (likeliest: {likely}; published sizes with as many pixels: {published})"
             )
             return
+        if row.as_good:
+            self.warnings.append(
+                f"the width may be {' or '.join(map(str, row.as_good))} as well, the scene is "
+                f"periodic or faint: see in the picture whether {row.value} is right"
+            )
         self.size = tick.value // row.value, row.value
+        published = published_sizes(tick.value)
+        if published and size_name(*self.size) not in published:
+            self.warnings.append(
+                f"{', '.join(published)} has as many pixels; strictly periodic scenes look alike in "
+                "several widths: see in the picture which is right"
+            )
         self.measured.append(self.bits.test(*self.size, row_order).sentence)
         self.measured.append(numbers)
 
@@ -181,9 +195,10 @@ class _Inspection:
                 is_right = is_whole
             return "; ".join(notes), is_right
         if given.size not in (None, self.size):
+            failed = _failed_tests(self._test_given())
+            verdict = f"cannot be right: {failed}" if failed else "is unlikely, though it passes"
             notes.append(
-                f"{given.height}x{given.width} cannot be right: {_reasons(self._test_given())}; "
-                f"{size_name(*self.size)} would be"
+                f"{given.height}x{given.width} {verdict}; {size_name(*self.size)} would be right"
             )
             is_right = False
         else:
@@ -210,7 +225,7 @@ class _Inspection:
 
     def _block(self) -> Block | None:
         """Read ticks from the middle, as found, else as given."""
-        size = self.size or self.question.size
+        size = self.size or self.question.size or next(iter(self.likely), None)
         if size is None or len(self.data) * 8 < size[0] * size[1]:
             return None
         order = self.bit_order or self.question.bit_order or "little"
@@ -235,8 +250,8 @@ def read_block(data: np.ndarray, size: tuple[int, int], bit_order: str, flip_row
     return Block(spikes[:, ::-1] if flip_rows else spikes, start, num_ticks)
 
 
-def _reasons(test: GeometryTest) -> str:
-    """Say which of the tests a size fails."""
+def _failed_tests(test: GeometryTest) -> str:
+    """Say which of the tests a size fails; empty where it passes them."""
     failed = []
     if not test.is_whole:
         failed.append(f"the file would hold {test.num_ticks:.2f} ticks")
@@ -244,4 +259,4 @@ def _reasons(test: GeometryTest) -> str:
         failed.append(f"pixels {test.width} apart are not alike")
     if not test.is_tick:
         failed.append(f"there is no dip at {test.height * test.width} pixels")
-    return ", ".join(failed) or "another size passes the tests by more"
+    return ", ".join(failed)

@@ -13,37 +13,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.data.inspection.autocorrelation import deviation, mean_autocorrelation, row_peaks
+from src.data.inspection.autocorrelation import deviation, mean_autocorrelation, row_advantage
+from src.data.inspection.peaks import (
+    BESIDE,
+    MIN_ROW_SURENESS,
+    MIN_SURENESS,
+    Found,
+    FoundWidth,
+    best_width,
+    deepest_dip,
+)
 
 CHUNK_BYTES = 1 << 19
 NUM_CHUNKS = 2
 RATE_BITS = 1 << 25
 RATE_TICKS = 128
+WINDOWS = (128, 16)  # ticks: a long one has less noise, in short ones moving scenes stand still
 SMALLEST_TICK = 64  # pixels
-MIN_SURENESS = 12.0  # in deviations; the largest of a million chance values reaches 5 to 7
-MIN_ROW_SURENESS = 7.0  # only a few dozen widths divide a tick
 MIN_ORDER_SURENESS = 6.0
 BETTER_ORDER = 1.05  # both orders show a width that is a multiple of 8 alike
-SHARE_OF_BEST = 0.4  # a peak or dip this large, relative to the largest, is no echo of another one
-LONGEST_SIDE_RATIO = 6
 MOST_UNEQUAL_RATES = 0.05
 NUMBER_BITS = (8, 10, 12, 16, 24)
 ORDERS = ("little", "big")
-
-
-@dataclass(frozen=True)
-class Found:
-    """A number read off the bits, and how sure it is.
-
-    Attributes:
-        value: the number; None where nothing stands out.
-        strength: height of the peak or depth of the dip, as a difference of correlations.
-        sureness: the same in deviations of what chance gives.
-    """
-
-    value: int | None
-    strength: float
-    sureness: float
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class GeometryTest:
         num_ticks: size of the file in ticks; a fraction speaks against the size.
         row: correlation of bits at the lag W.
         beside_row: the same a few pixels to either side, mean; a true W is a peak.
-        row_sureness: of the peak in the rate image, in deviations.
+        row_sureness: of the same comparison in the rate image, in deviations.
         next_tick: correlation at the lag H*W.
         next_tick_rows: the same at (H-1)*W and (H+1)*W, mean; above `next_tick` in a true geometry.
         tick_sureness: of that difference, in deviations.
@@ -164,21 +155,28 @@ class PackedBits:
         if len(lags) < 8:
             return Found(None, 0.0, 0.0)
         dips = (r[lags - 2] + r[lags - 1] + r[lags + 1] + r[lags + 2]) / 4 - r[lags]
-        return _find_outlier(lags, dips, dips, MIN_SURENESS)
+        return deepest_dip(lags, dips)
 
-    def rate_image(self, tick_pixels: int, bit_order: str) -> np.ndarray:
-        """Return the rates of the pixels in file order over ticks in the middle: float32 [H*W]."""
+    def rate_images(self, tick_pixels: int, bit_order: str, window: int) -> np.ndarray:
+        """Return rates of the pixels in file order, in windows of ticks: float32 [N, H*W].
+
+        The windows lie side by side in the middle of the file; all ticks of them together are at
+        most `RATE_TICKS`.
+        """
         tick_bytes = tick_pixels // 8
         total = len(self.data) // tick_bytes
         ticks = min(total, RATE_TICKS, max(2, RATE_BITS // tick_pixels))
-        start = (total - ticks) // 2
-        counts = np.zeros(tick_pixels, np.float32)
-        for tick in range(start, start + ticks):
-            stored = self.data[tick * tick_bytes : (tick + 1) * tick_bytes]
-            counts += np.unpackbits(stored, bitorder=bit_order)
-        return counts / ticks
+        window = min(window, ticks)
+        number = ticks // window
+        start = (total - number * window) // 2
+        images = np.zeros((number, tick_pixels), np.float32)
+        for tick in range(number * window):
+            first = (start + tick) * tick_bytes
+            stored = self.data[first : first + tick_bytes]
+            images[tick // window] += np.unpackbits(stored, bitorder=bit_order)
+        return images / window
 
-    def find_width(self, tick_pixels: int, bit_order: str | None) -> tuple[Found, str]:
+    def find_width(self, tick_pixels: int, bit_order: str | None) -> tuple[FoundWidth, str]:
         """Return the width of a picture of so many pixels, and the order of bits that shows it.
 
         Where the width is a multiple of 8 both orders show it alike.
@@ -187,17 +185,12 @@ class PackedBits:
             tick_pixels: pixels of a tick.
             bit_order: what `find_bit_order` found; None tries both.
         """
-        best = (Found(None, 0.0, 0.0), "little")
+        best = (FoundWidth(None, 0.0, 0.0), "little")
         for order in ORDERS if bit_order is None else [bit_order]:
-            peaks = row_peaks(self.rate_image(tick_pixels, order))
-            shortest = max(8, int(np.sqrt(tick_pixels / LONGEST_SIDE_RATIO)))
-            longest = min(len(peaks) - 1, int(np.sqrt(tick_pixels * LONGEST_SIDE_RATIO)))
-            widths = np.array([w for w in range(shortest, longest + 1) if tick_pixels % w == 0])
-            if not len(widths):
-                continue
-            found = _find_outlier(widths, peaks[widths], peaks[shortest:], MIN_ROW_SURENESS)
-            if found.strength > BETTER_ORDER * best[0].strength:
-                best = (found, order)
+            for window in WINDOWS:
+                found = best_width(self.rate_images(tick_pixels, order, window))
+                if not best[0].likely or found.sureness > BETTER_ORDER * best[0].sureness:
+                    best = (found, order)
         return best
 
     def test(self, height: int, width: int, bit_order: str = "little") -> GeometryTest:
@@ -215,7 +208,7 @@ class PackedBits:
         row = tick_value = beside = around = row_sureness = tick_sureness = 0.0
         if width + 8 < len(r):
             row = float(r[width])
-            beside = float(np.mean([r[width + d] for d in (-8, -4, 4, 8) if width + d > 0]))
+            beside = float(np.mean([r[width + d] for d in BESIDE if width + d > 0]))
         if tick + width < len(r):
             tick_value = float(r[tick])
             around = float(r[tick - width] + r[tick + width]) / 2
@@ -223,9 +216,11 @@ class PackedBits:
             dips = (r[lags - width] + r[lags + width]) / 2 - r[lags]
             tick_sureness = (around - tick_value) / deviation(dips)
         if num_ticks >= 1 and height > 1:
-            peaks = row_peaks(self.rate_image(tick, bit_order))
-            if width < len(peaks):
-                row_sureness = float(peaks[width]) / deviation(peaks[8:])
+            others = [width + d for d in BESIDE if width + d > 0]
+            row_sureness = max(
+                row_advantage(self.rate_images(tick, bit_order, window), width, others)[1]
+                for window in WINDOWS
+            )
         return GeometryTest(
             *(height, width, num_ticks, row, beside, row_sureness),
             *(tick_value, around, tick_sureness),
@@ -233,7 +228,8 @@ class PackedBits:
 
     def find_bit_order(self, tick_pixels: int) -> tuple[str | None, str]:
         """Return the order of bits, None where the picture does not tell, and the numbers."""
-        image = self.rate_image(tick_pixels, "little").reshape(-1, 8)  # bytes, first pixel first
+        image = self.rate_images(tick_pixels, "little", RATE_TICKS)
+        image = image.reshape(-1, 8)  # bytes, first pixel first
         across = {"little": image[:-1, 7] - image[1:, 0], "big": image[:-1, 0] - image[1:, 7]}
         squares = {order: difference**2 for order, difference in across.items()}
         gap = squares["big"] - squares["little"]
@@ -248,21 +244,3 @@ class PackedBits:
         if sureness < MIN_ORDER_SURENESS:
             return None, numbers
         return ("little" if gap.mean() > 0 else "big"), numbers
-
-
-def _find_outlier(
-    places: np.ndarray, values: np.ndarray, chance: np.ndarray, enough: float
-) -> Found:
-    """Return the place of the largest value if it stands out, or the place it is an echo of.
-
-    A width shows at all its multiples, and so does a tick: a smaller place whose multiple the best
-    one is, with a value not much below, is the true one.
-    """
-    spread = deviation(chance)
-    best = int(np.argmax(values))
-    largest = float(values[best])
-    if largest / spread < enough:
-        return Found(None, largest, largest / spread)
-    is_origin = (places[best] % places == 0) & (values >= SHARE_OF_BEST * largest)
-    first = int(np.argmax(is_origin))
-    return Found(int(places[first]), float(values[first]), float(values[first]) / spread)
