@@ -112,7 +112,7 @@ SCHEMA: dict[str, Any] = {
         "SPIKE_DIR": Key("spike", "Folder of a sequence with its .dat files.", NAME),
         "VOXEL_CACHE_DIRNAME": Key("spike_vox", "Folder of a sequence with voxel counts.", NAME),
         "USE_PRECOMPUTED_VOXELS": Key(
-            True, "Read the voxel cache; false: voxelize the crop from the .dat bits each time."
+            False, "Read counts from spike_vox; false: count the crop from the .dat bits each time."
         ),
         "ALIGN_LOG_PATHS": Key(
             [""], "Alignment logs of prepare_data.py; empty: outputs/logs/align_<root's name>.txt."

@@ -12,6 +12,7 @@ CONFIG = """\
 DATA:
   ROOT: {root}
   CROP_SIZE: 32
+  USE_PRECOMPUTED_VOXELS: true
   CLIP_LEN: 3
   NORM:
     MEAN: 0.0   # of log1p(count)
