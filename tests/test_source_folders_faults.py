@@ -105,11 +105,12 @@ def test_filming_needs_what_no_file_says(tmp_path):
     options = {"frames_per_second": 100.0}
     refused(tmp_path, "1 frames, one exposure needs 3", **options, frames_averaged=3)
     refused(tmp_path, "--frames_averaged: 2 frames", **options, frames_averaged=2)
-    refused(tmp_path, "--axes does not apply", **options, frames_averaged=1, axes="THW")
+    refused(tmp_path, "--axes THW does not apply", **options, frames_averaged=1, axes="THW")
 
 
 def test_recordings_are_not_filmed(root):
-    refused(root, "--stride does not apply: the sequences are recorded", stride=3)
+    message = "--threshold 3.0 does not apply: the sequences are recorded(.|\n)*--stride 3 does not"
+    refused(root, message, stride=3, threshold=3.0)
 
 
 # ---------------------------------------------------------------- recordings
@@ -130,6 +131,18 @@ def test_f34_frames_without_an_exposure(root, folder):
     refused(root, r"no line in exposures\.csv for 1 frame\(s\): img_004")
     path.unlink()
     refused(root, r"exposures\.csv: cannot be read")
+
+
+def test_times_in_another_unit_than_stated(root, folder):
+    path = folder / "exposures.csv"
+    path.write_text(path.read_text().replace("[ticks]", "[us]"))
+    refused(root, r"frame img_001: exposure .* holds no tick .*is the unit in the header")
+
+
+@pytest.mark.parametrize("text", ["height: [", "a: &a [1]\nheight: *a", "- 1", "\udcff"])
+def test_f30_sidecars_that_are_no_plain_yaml(root, folder, text):
+    (folder / "spike.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    refused(root, r"spike\.yaml: (not a plain|aliases|expected lines|not UTF-8)")
 
 
 def test_several_or_no_spike_files(root, folder, spikes):

@@ -222,7 +222,7 @@ def test_a_config_of_something_else_is_passed_over(tmp_path):
         ("spike.yaml", "height: 8\nwidth: 16\nthreshold: 0\n", "threshold is 0"),
         ("spike.yaml", "height: 8\nwidth: 16\nflip_rows: 1\n", "flip_rows is 1"),
         ("spike.yaml", "height: 3\nwidth: 5\n", "no multiple of 8"),
-        ("spike.yaml", "- 8\n", "expected `key: value`"),
+        ("spike.yaml", "- 8\n", "expected lines 'key: value'"),
     ],
 )
 def test_a_wrong_sidecar_is_named(tmp_path, name, text, message):

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from src.data.fingerprint import SplitFingerprint, fingerprint_differences
+from src.data.plain_yaml import load_plain_mapping
 from src.data.yaml_edit import replace_entry
 from src.paths import atomic_write
 
@@ -133,7 +134,10 @@ def description_from_text(text: str, where: str) -> DataDescription:
     Raises:
         DescriptionError: not a plain YAML mapping, an unknown key, or an impossible value.
     """
-    values = _load_plain_mapping(text, where)
+    try:
+        values = load_plain_mapping(text, where)
+    except ValueError as error:
+        raise DescriptionError(str(error)) from error
     known = {field.name for field in dataclasses.fields(DataDescription)}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -195,21 +199,6 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_shown(item) for item in value) + "]"
     return "not stated" if value is None else str(value)
-
-
-def _load_plain_mapping(text: str, where: str) -> dict[str, object]:
-    """Load a small YAML mapping: no tags that build objects, no aliases that multiply."""
-    if len(text) > MAX_FILE_BYTES:
-        raise DescriptionError(f"{where}: {len(text)} characters; a description has a few thousand")
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise DescriptionError(f"{where}: aliases ('*name') are not accepted; write values out")
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise DescriptionError(f"{where}: not a plain YAML file: {error}") from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise DescriptionError(f"{where}: expected lines 'key: value', got {type(values).__name__}")
-    return values
 
 
 def _as_counts(value: object) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Whether a file is still the one that was seen before: its size and the time of its last change."""
+"""Whether a file is still the one that was seen before: its size and time of last change."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +39,8 @@ def refuse_changed(path: Path, seen: FileState) -> None:
         raise BadFileError(
             path,
             f"changed under the run: it had {seen.num_bytes} bytes when the run began and has "
-            f"{now.num_bytes} now{_same_size(seen, now)}; what was counted from it no longer holds. "
-            "Stop the run, run scripts/prepare_data.py, start it again",
+            f"{now.num_bytes} now{_same_size(seen, now)}; what was counted from it no longer "
+            "holds. Stop the run, run scripts/prepare_data.py, start it again",
         )
 
 

@@ -15,8 +15,8 @@ from src.data.alignment import (
 )
 from src.data.bad_samples import BadFileError, DataSetError, problems_of
 from src.data.description import DataDescription, read_description
-from src.data.fingerprint import list_sequences
 from src.data.file_state import file_state
+from src.data.fingerprint import list_sequences
 from src.data.frames import list_frames, read_image
 from src.data.recordings import FrameRecord, ImageReader, Recording
 from src.data.spikes.spike_files import SequenceSpikes, find_spikes

@@ -155,7 +155,7 @@ def orient_times(values: list, orientation: Orientation) -> list:
 
 
 def _orient_plane(array: np.ndarray, orientation: Orientation) -> np.ndarray:
-    """Return [..., H, W] in the drawn orientation, C order; a third of the time that NumPy takes."""
+    """Return [..., H, W] in the drawn orientation, C order; three times as fast as NumPy."""
     flips = (orientation.flip_rows, orientation.flip_columns)
     if not any(flips) and not orientation.transpose:
         return np.ascontiguousarray(array)

@@ -17,14 +17,16 @@ from src.data.sources.film_plan import Cameras
 from src.data.sources.high_speed import IMAGE_EXTS, VIDEO_EXTS, open_frames
 from src.data.sources.recorded_clip import find_recorded
 from src.data.sources.recorded_job import RecordedJob
-from src.data.sources.source import SourceOptions, SourcePlan
+from src.data.sources.source import SourceOptions, SourcePlan, refuse_options
 from src.data.spikes.array_files import ARRAY_SUFFIXES
 
 SPLITS = ("train", "val")
 FILMED, RECORDED = "sharp high-speed frames", "recorded frames and spikes"
 FILM_OPTIONS = (
-    *("interpolator", "ticks_per_frame", "frames_averaged", "stride", "frames_per_second"),
+    *("blur_kind", "threshold", "transfer", "downscale", "interpolator", "ticks_per_frame"),
+    *("frames_averaged", "stride", "frames_per_second", "seed"),
 )
+ARRAY_OPTIONS = ("axes", "key", "columns")
 RECORDED_NAMES = ("blur", "sharp", "spike", "exposures.csv")
 EXPECTED = (
     "a sequence holds sharp high-speed frames (images or one video file), or blur/, sharp/, "
@@ -119,6 +121,7 @@ def _is_spikes(path: Path) -> bool:
 
 
 def _plan_filming(sequences: Sequence[_Sequence], options: SourceOptions) -> SourcePlan:
+    refuse_options(options, ARRAY_OPTIONS, "the sequences hold sharp frames, no spikes")
     problems = [
         f"--{name} is needed to film sharp frames: {why}"
         for name, why in (
@@ -126,11 +129,6 @@ def _plan_filming(sequences: Sequence[_Sequence], options: SourceOptions) -> Sou
             ("frames_averaged", "how many of them make a blurry frame (odd)"),
         )
         if getattr(options, name) is None
-    ]
-    problems += [
-        f"--{name} does not apply: the sequences hold sharp frames, no spikes"
-        for name in ("axes", "key")
-        if getattr(options, name) is not None
     ]
     if problems:
         raise DataSetError(str(options.input), problems)
@@ -171,13 +169,11 @@ def _film_job(sequence: _Sequence, options: SourceOptions, cameras: Cameras) -> 
 
 
 def _plan_recorded(sequences: Sequence[_Sequence], options: SourceOptions) -> SourcePlan:
-    problems = [
-        f"--{name} does not apply: the sequences are recorded, nothing is filmed"
-        for name in FILM_OPTIONS
-        if getattr(options, name) is not None
-    ]
-    if problems:
-        raise DataSetError(str(options.input), problems)
+    reason = (
+        "the sequences are recorded, nothing is filmed; dataset.yaml of the input describes them"
+    )
+    refuse_options(options, FILM_OPTIONS, reason)
+    problems: list[str] = []
     stated = read_description(options.input)
     jobs: list[RecordedJob] = []
     for sequence in sequences:

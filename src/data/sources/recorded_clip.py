@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.data.alignment import EXPOSURES_NAME, Exposure, frame_index, read_exposures
+from src.data.alignment import (
+    EXPOSURES_NAME,
+    Exposure,
+    frame_index,
+    read_exposures,
+    window_ticks,
+)
 from src.data.bad_samples import DataSetError
 from src.data.description import DataDescription
 from src.data.frames import list_frames
@@ -120,6 +126,12 @@ def find_recorded(
     if missing:
         reason = f"no line in {EXPOSURES_NAME} for {len(missing)} frame(s): {listed(missing)}"
         raise DataSetError(str(folder), [reason])
+    for name in names:
+        exposure = exposures[frame_index(name)]
+        try:
+            window_ticks(exposure.t0, exposure.t1, spikes.sidecar.ticks_per_second)
+        except ValueError as error:
+            raise DataSetError(str(folder), [f"{EXPOSURES_NAME}: frame {name}: {error}"]) from error
     return RecordedClip(
         split,
         folder.name,

@@ -5,8 +5,9 @@ Every module of this folder that reads a downloaded data set has one function
 runs the plan is `src/data/sources/run.py`.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -84,6 +85,27 @@ class SourceOptions:
             problems.append(f"--seed {self.seed}: it must not be negative")
         if problems:
             raise DataSetError("options of the source", problems)
+
+
+def refuse_options(options: SourceOptions, names: Iterable[str], reason: str) -> None:
+    """Refuse options that were given, and mean nothing to a source.
+
+    Args:
+        options: what the command line says.
+        names: fields of it that do not apply; one that has its default value counts as not given.
+        reason: why they do not apply.
+
+    Raises:
+        DataSetError: one sentence for each of them.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    problems = [
+        f"--{name} {getattr(options, name)} does not apply: {reason}"
+        for name in names
+        if getattr(options, name) != defaults[name]
+    ]
+    if problems:
+        raise DataSetError("options of the source", problems)
 
 
 class ClipJob(Protocol):

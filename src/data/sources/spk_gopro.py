@@ -23,7 +23,13 @@ from src.data.preparation.parallel import run_parallel, worthwhile_workers
 from src.data.preparation.prepare import default_workers
 from src.data.simulation.blur import TICKS_PER_SOURCE_FRAME
 from src.data.sources.gopro import ALL_FRAMES, PAIRS, parse_clip_name
-from src.data.sources.source import OUR_SPLITS, SourceOptions, SourcePlan, find_downloaded
+from src.data.sources.source import (
+    OUR_SPLITS,
+    SourceOptions,
+    SourcePlan,
+    find_downloaded,
+    refuse_options,
+)
 from src.data.sources.spk_gopro_clip import (
     STREAM_NAME,
     THRESHOLD,
@@ -38,9 +44,10 @@ from src.data.spikes.spike_dat import SpikeGeometry, read_sidecar
 PER_FRAME, WHOLE = "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all"
 MAX_NAMES = 20
 BYTES_PER_PROOF = 24 << 20  # read to prove one clip: five frames of 720p and their spikes
+# What says how to film, or how arrays lie.
 NOT_FOR_THIS = (
-    *("ticks_per_frame", "frames_averaged", "stride", "frames_per_second"),
-    *("interpolator", "axes", "key"),
+    *("threshold", "transfer", "downscale", "interpolator", "ticks_per_frame", "frames_averaged"),
+    *("stride", "frames_per_second", "seed", "axes", "key", "columns"),
 )
 
 
@@ -62,8 +69,11 @@ class Downloads:
 
     def whole_stream(self, place: str) -> Path | None:
         """Return the stream of clip `train/SEQ`."""
-        path = None if self.whole is None else self.whole / place / STREAM_NAME
-        return path if path is not None and path.exists() else None
+        if self.whole is None:
+            return None
+        folder = self.whole / place
+        paths = (folder / STREAM_NAME, folder / "spike" / STREAM_NAME)
+        return next((path for path in paths if path.exists()), None)
 
     def source_frames(self, place: str) -> Path | None:
         """Return the folder of all frames of clip `train/SEQ`."""
@@ -77,28 +87,15 @@ def plan(options: SourceOptions) -> SourcePlan:
     Raises:
         DataSetError: everything that is missing or does not agree.
     """
-    _refuse_options(options)
+    refuse_options(options, NOT_FOR_THIS, "frames and spikes are published, nothing is filmed")
     clips = _find_clips(_find_downloads(options.input), options.blur_kind)
     proofs = _prove(clips)
     problems = [problem for proof in proofs for problem in proof.problems]
     if problems:
         raise DataSetError(str(options.input), problems)
-    notes = tuple(note for proof in proofs for note in proof.notes)
+    notes = (*_joined(clips), *(note for proof in proofs for note in proof.notes))
     jobs = tuple(SpkGoproJob(clip, proof.offset) for clip, proof in zip(clips, proofs, strict=True))
     return SourcePlan(jobs, _describe(jobs, options), notes)
-
-
-def _refuse_options(options: SourceOptions) -> None:
-    """Refuse what says how to film: these spikes exist already."""
-    given = [f"--{name}" for name in NOT_FOR_THIS if getattr(options, name) is not None]
-    problems = [f"{name} does not apply: frames and spikes are published" for name in given]
-    if options.threshold != THRESHOLD or options.transfer != "encoded":
-        problems.append(
-            f"--threshold and --transfer do not apply: the published spikes have {THRESHOLD} and "
-            "integrate encoded grey values"
-        )
-    if problems:
-        raise DataSetError("options of spk_gopro", problems)
 
 
 def _find_downloads(given: Path) -> Downloads:
@@ -206,7 +203,7 @@ def _parts(
 ) -> dict[str, Path]:
     """Return the spike files of a clip, one per frame, in order."""
     if per_frame is None:
-        raise DataSetError(str(folder), [f"no spikes: {WHOLE}/{place}/{STREAM_NAME} is missing"])
+        raise DataSetError(str(folder), [f"no spikes: {WHOLE}/{place}/{STREAM_NAME} is not there"])
     parts = list_frames(per_frame / place / "spike", [".dat"])
     if not parts:
         raise DataSetError(str(folder), [f"no .dat files in {per_frame / place / 'spike'}"])
@@ -264,6 +261,17 @@ def _prove(clips: Sequence[SpkGoproClip]) -> list[ProvenOffset]:
     label = "matching spikes with sharp frames"
     proofs = dict(run_parallel(prove_clip, clips, workers, label))
     return [proofs[number] for number in range(len(clips))]
+
+
+def _joined(clips: Sequence[SpkGoproClip]) -> list[str]:
+    """Say which clips have no stream of their own."""
+    joined = [clip.where for clip in clips if not clip.is_whole]
+    if not joined:
+        return []
+    return [
+        f"{len(joined)} of {len(clips)} clips have no {WHOLE}/.../{STREAM_NAME}, their files per "
+        f"frame are joined: {_listed(joined)}"
+    ]
 
 
 def _describe(jobs: Sequence[SpkGoproJob], options: SourceOptions) -> DataDescription:

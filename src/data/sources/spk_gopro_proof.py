@@ -47,7 +47,7 @@ def prove_clip(clip: SpkGoproClip) -> ProvenOffset:
 
 def _offset_by_pixels(clip: SpkGoproClip) -> int:
     pairs = ReleasedPairs(clip.sharp[0].parents[1], clip.blurry, clip.sharp, num_bytes=0)
-    return find_offset(pairs, open_folder(clip.source_frames), clip.n)
+    return find_offset(pairs, open_folder(clip.source_frames), clip.n, hint=clip.zz)
 
 
 def _judge(clip: SpkGoproClip, by_pixels: int | None, proof: OffsetProof) -> ProvenOffset:

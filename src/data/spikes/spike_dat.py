@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from src.data.plain_yaml import load_plain_mapping
 from src.paths import atomic_write
 
 SIDECAR_NAME = "spike.yaml"
@@ -226,11 +227,12 @@ def write_sidecar(folder: str | Path, sidecar: SpikeSidecar) -> Path:
     return path
 
 
-def _read_mapping(path: Path) -> dict:
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(entries, dict):
-        raise ValueError(f"{path}: expected `key: value` lines, found {type(entries).__name__}")
-    return entries
+def _read_mapping(path: Path) -> dict[str, object]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text") from error
+    return load_plain_mapping(text, str(path))
 
 
 def _parse_sidecar(path: Path, entries: dict) -> SpikeSidecar:
