@@ -205,6 +205,11 @@ SCHEMA: dict[str, Any] = {
         "VISUAL_EVERY": Key(10000, "Steps between pictures; taken at a validation.", POSITIVE),
         "SAVE_EVERY": Key(500, "Steps between writings of last.pth.", POSITIVE),
         "LOG_EVERY": Key(50, "Steps between lines of the log.", POSITIVE),
+        "STALL_MINUTES": Key(
+            10.0,
+            "Minutes of standstill after which late ranks are named and the run ends; 0: never.",
+            NOT_NEGATIVE,
+        ),
         "RGB_TWIN": Key(
             False, "launch_train.sh also trains the RGB-only twin and compares the two."
         ),

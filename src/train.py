@@ -44,7 +44,8 @@ def main() -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     try:
-        with StopSignals().listening() as stop, join_ranks(choose_device(cfg.DEVICE)) as ranks:
+        device, stall_minutes = choose_device(cfg.DEVICE), cfg.TRAIN.STALL_MINUTES
+        with StopSignals().listening() as stop, join_ranks(device, stall_minutes) as ranks:
             return hand_on(exit_code(train(cfg, ranks, args, stop)))
     except (ArithmeticError, OSError, RuntimeError, ValueError) as error:
         # Data, weights, device or disk at fault: the sentence for the user, the place for the log.

@@ -10,16 +10,27 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+from src.engine.heartbeat import Heartbeat
+
+NEVER = timedelta(days=7)
+STARTED_AGAIN = "TORCHELASTIC_RESTART_COUNT"  # set by torchrun
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process among the processes of the run."""
+    """One process among the processes of the run.
+
+    Attributes:
+        rank: Its number.
+        world_size: How many there are.
+        device: Where it computes.
+        heartbeat: Tells the other ranks where this one is; None for a single rank.
+    """
 
     rank: int
     world_size: int
     device: torch.device
+    heartbeat: Heartbeat | None = None
 
     @property
     def is_main(self) -> bool:
@@ -30,6 +41,16 @@ class Ranks:
     def is_distributed(self) -> bool:
         """Whether gradients have to be averaged over processes."""
         return self.world_size > 1
+
+    def at(self, stage: str, step: int) -> None:
+        """Note where this rank is, one of `heartbeat.STAGES`, after `step` optimiser steps."""
+        if self.heartbeat is not None:
+            self.heartbeat.at(stage, step)
+
+    def part_done(self) -> None:
+        """Note that a part of a long stage is done, such as a frame of a validation."""
+        if self.heartbeat is not None:
+            self.heartbeat.part_done()
 
     def gather(self, value: object) -> list:
         """Return the values of all ranks in rank order; every rank has to call it."""
@@ -76,23 +97,44 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def join_ranks(device: torch.device) -> Iterator[Ranks]:
+def join_ranks(device: torch.device, stall_minutes: float = 0.0) -> Iterator[Ranks]:
     """Join the process group that torchrun describes in the environment; leave it at the end.
 
-    Without torchrun there is one rank. Gloo carries CPU runs, NCCL carries CUDA runs.
+    Without torchrun there is one rank. Gloo carries CPU runs, NCCL carries CUDA runs. After an
+    error the group is not left in order: the other ranks would have to take part in that, and wait
+    for this one. torchrun ends them when this process has ended.
+
+    Args:
+        device: Of this rank.
+        stall_minutes: After so long without any movement the ranks that are late are named and the
+            run ends, see `heartbeat.py`; 0: it may wait for ever.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if world_size > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-    try:
+    if world_size == 1:
         yield Ranks(rank, world_size, device)
-    finally:
-        if world_size > 1:
-            distributed.destroy_process_group()
+        return
+    # The heartbeat comes first, because it can say who is late; this is what is left if it fails.
+    timeout = timedelta(minutes=2 * stall_minutes) if stall_minutes else NEVER
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    heartbeat = _start_heartbeat(rank, world_size, 60 * stall_minutes) if stall_minutes else None
+    yield Ranks(rank, world_size, device, heartbeat)
+    if heartbeat is not None:
+        heartbeat.stop()
+    distributed.destroy_process_group()
+
+
+def _start_heartbeat(rank: int, world_size: int, stall_s: float) -> Heartbeat:
+    """Start the thread, on a connection to torchrun's store that nothing else waits on."""
+    store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(minutes=1)))
+    attempt = os.environ.get(STARTED_AGAIN, "0")
+    heartbeat = Heartbeat(
+        distributed.PrefixStore(f"heartbeat/{attempt}", store), rank, world_size, stall_s
+    )
+    heartbeat.start()
+    return heartbeat
 
 
 def wrap_model(model: nn.Module, ranks: Ranks) -> nn.Module:

@@ -24,15 +24,19 @@ class _BarSafeHandler(logging.Handler):
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-def start_logging(log_file: Path | None, *, is_main: bool) -> None:
-    """Send log lines of the main rank to the terminal and to `log_file`; other ranks only warn."""
+def start_logging(log_file: Path | None, *, is_main: bool, rank: int = 0) -> None:
+    """Send log lines of the main rank to the terminal and to `log_file`; other ranks only warn.
+
+    The lines of another rank begin with its number.
+    """
     root = logging.getLogger()
     root.handlers.clear()
     root.setLevel(logging.INFO)
     logging.getLogger("train").setLevel(logging.DEBUG)  # tracebacks of set-up go to the file
     terminal = _BarSafeHandler()
     terminal.setLevel(logging.INFO if is_main else logging.WARNING)
-    terminal.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    of_rank = "" if is_main else f"rank {rank}: "
+    terminal.setFormatter(logging.Formatter(f"%(asctime)s {of_rank}%(message)s", "%H:%M:%S"))
     root.addHandler(terminal)
     if is_main and log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from src.data.normalization import Normalization, normalize_counts, to_unit
+from src.inference.modes import evaluating, number_format
 from src.inference.tile_settings import TileSettings
 from src.inference.tiling import (
     blend_clips,
@@ -183,7 +183,7 @@ class Restorer:
         """Return [t, 3, h, w] float32 for one tile."""
         if self.before_tile is not None:
             self.before_tile()
-        with torch.inference_mode(), _number_format(self.device.type, self.autocast_dtype):
+        with torch.inference_mode(), number_format(self.device.type, self.autocast_dtype):
             frames = to_unit(tile.rgb.to(self.device))
             spikes = None
             if tile.counts is not None:
@@ -283,31 +283,3 @@ def to_uint8(frame: torch.Tensor, name: str) -> np.ndarray:
         )
     pixels = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(1, 2, 0).contiguous().numpy()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode; afterwards every module is in the mode it was in before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def _number_format(device_type: str, autocast_dtype: torch.dtype | None) -> Iterator[None]:
-    """Compute in `autocast_dtype`; None: in float32 with TF32 off, so that scores compare."""
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [backend.allow_tf32 for backend in backends]
-    try:
-        if autocast_dtype is None:
-            for backend in backends:
-                backend.allow_tf32 = False
-        with torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
-            yield
-    finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed

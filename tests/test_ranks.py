@@ -1,0 +1,157 @@
+"""One rank fails, hangs or dies: the run ends in bounded time and says which one it was."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torch.distributed import HashStore
+
+from src.engine import heartbeat
+from src.engine.heartbeat import STAGES, Heartbeat, Place, Watched, late_ranks, seconds_still
+from tests.training_cases import (
+    assert_same_state,
+    one_thread,
+    read_checkpoint,
+    run_train,
+    write_run,
+)
+
+FAULTY = Path(__file__).with_name("faulty_train.py")
+LONGEST_S = 150
+
+
+def run_faulty(config: Path, fault: str, *overrides: str, restarts: int = 0):
+    """Return (exit code, output, seconds) of two ranks of which one has a fault."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *(f"--max-restarts={restarts}", str(FAULTY), fault, "--config", str(config), *overrides),
+    ]
+    environment = {**one_thread(), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3"}
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=LONGEST_S)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, output, time.monotonic() - started
+
+
+def write_two_rank_run(folder: Path, **changes: object) -> Path:
+    return write_run(folder, TRAIN__GRADIENT_ACCUMULATION_STEPS=1, TRAIN__LOG_EVERY=1, **changes)
+
+
+@pytest.mark.slow
+def test_f50_the_rank_that_raises_is_named_and_the_others_leave(tmp_path):
+    config = write_two_rank_run(tmp_path)
+    code, output, seconds = run_faulty(config, "raise")
+    assert code != 0
+    assert "rank 1: the disk of rank 1 is on fire" in output
+    assert "Root Cause" in output
+    assert seconds < 90
+    assert read_checkpoint(tmp_path)["progress"]["step"] == 2  # what was done is kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["hang", "stop"])
+def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, fault):
+    config = write_two_rank_run(tmp_path, TRAIN__STALL_MINUTES=0.2)
+    code, output, seconds = run_faulty(config, fault)
+    assert code != 0
+    host = os.uname().nodename
+    assert f"the others wait for rank 1 on {host}" in output
+    assert "2 steps done" in output
+    assert seconds < 90
+
+
+@pytest.mark.slow
+def test_f53_processes_that_torchrun_starts_again_go_on(tmp_path):
+    config = write_two_rank_run(tmp_path)
+    code, output, _ = run_faulty(config, "kill", restarts=1)
+    assert code == 0, output
+    assert "resumed at step 2" in output
+    killed = read_checkpoint(tmp_path)
+    run_train(config, "EXP_NAME", "undisturbed", processes=2)
+    assert_same_state(killed, read_checkpoint(tmp_path, "undisturbed"))
+
+
+def watched(*places, moved_at=0.0, beat_at=0.0) -> dict[int, Watched]:
+    return {r: Watched(place, "host", 1, moved_at, beat_at) for r, place in enumerate(places)}
+
+
+def test_places_are_in_the_order_of_the_loop():
+    order = [Place(4, STAGES.index(stage)) for stage in STAGES]
+    assert order == sorted(order)
+    assert Place() < order[0] < Place(5, 0)
+    assert Place(4, 0, part=3) == Place(4, 0, part=9)  # a share that is larger is not behind
+
+
+def test_who_is_late_by_hand():
+    data, step = (Place(4, STAGES.index(s)) for s in ("loading data", "computing a step"))
+    assert late_ranks(watched(step, data, step), now=3.0, silence_s=5.0) == [1]
+    assert late_ranks(watched(step, step), now=3.0, silence_s=5.0) == []
+    silent = watched(step, step, beat_at=9.0)
+    silent[0].beat_at = 1.0
+    assert late_ranks(silent, now=9.0, silence_s=5.0) == [0]
+
+
+def test_movement_of_any_rank_counts():
+    ranks = watched(Place(1, 0), Place(1, 0))
+    message = {"step": 1, "stage": 0, "part": 1, "beat": 1, "host": "h"}
+    ranks[1].update(message, now=7.0)  # one more frame of a validation
+    assert seconds_still(ranks, now=9.0) == 2.0
+    ranks[1].update(message, now=8.0)
+    assert seconds_still(ranks, now=9.0) == 2.0
+
+
+class Left(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_the_first_rank_in_time_warns_and_then_ends_the_run(monkeypatch, caplog):
+    monkeypatch.setattr(heartbeat.os, "_exit", lambda code: (_ for _ in ()).throw(Left(code)))
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    beats = [Heartbeat(HashStore(), rank, 3, stall_s=30.0) for rank in range(3)]
+    step = STAGES.index("computing a step")
+    ranks = watched(Place(4, step - 1), Place(4, step), Place(4, step), beat_at=100.0)
+    for beat in beats:
+        beat._judge(ranks, now=9.0)
+    assert caplog.text == ""
+    for beat in beats:
+        beat._judge(ranks, now=11.0)
+        beat._judge(ranks, now=12.0)
+    assert caplog.text.count("nothing has moved for 11 s") == 1
+    assert "the others wait for rank 0 on host (loading data, 4 steps done)" in caplog.text
+    beats[0]._judge(ranks, now=31.0)
+    beats[2]._judge(ranks, now=31.0)
+    with pytest.raises(Left, match=str(heartbeat.EXIT_STALLED)):
+        beats[1]._judge(ranks, now=31.0)
+    with pytest.raises(Left):
+        beats[2]._judge(ranks, now=46.0)  # nobody has ended it
+
+
+def test_places_travel_through_the_store():
+    store = HashStore()
+    beats = [Heartbeat(store, rank, 2, stall_s=0.6) for rank in range(2)]
+    beats[0].at("validating", 7)
+    beats[0].part_done()
+    beats[0]._write()
+    ranks = watched(Place(), Place())
+    beats[1]._read(ranks)  # rank 1 has written nothing yet
+    assert (ranks[0].place, ranks[0].place.part) == (Place(7, 0), 1)
+    assert ranks[0].place.describe() == "validating, 7 steps done"
+    assert ranks[1].place.describe() == "starting up"
+    assert json.loads(store.get("0"))["beat"] == 1
+    for beat in beats:
+        beat.start()
+        beat.stop()
+        assert not beat._thread.is_alive()
