@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from yacs.config import CfgNode
 
 from src.config import ConfigError, load_config
@@ -51,13 +52,15 @@ def main() -> int:
         # Data, weights, device or disk at fault: the sentence for the user, the place for the log.
         logger.error("%s", error)
         logger.debug("where it was raised", exc_info=True)
+        get_error_handler().record_exception(error)  # torchrun shows the first of all ranks
         return hand_on(1)
 
 
 def train(cfg: CfgNode, ranks: Ranks, args: argparse.Namespace, stop: StopSignals) -> int:
     """Do the run on this rank; return the signal that ended it early, else 0."""
     run, stamp = RunDirectory.of(cfg), time.strftime("%Y%m%d-%H%M%S")
-    start_logging(run.logs / f"train_{stamp}.log", is_main=ranks.is_main)
+    log_file = run.logs / f"train_{stamp}.log"
+    start_logging(log_file, is_main=ranks.is_main, rank=ranks.rank)
     with run.locked() if ranks.is_main else nullcontext():
         if ranks.is_main:
             write_run_record(run, cfg, stamp)

@@ -10,10 +10,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from torch.distributed import HashStore
 
+from src.config import load_config
 from src.engine import heartbeat
+from src.engine.distributed import Ranks
 from src.engine.heartbeat import STAGES, Heartbeat, Place, Watched, late_ranks, seconds_still
+from src.engine.run_directory import RunDirectory
+from src.engine.run_log import Scalars
+from src.engine.trainer import Trainer
 from tests.training_cases import (
     assert_same_state,
     one_thread,
@@ -147,7 +153,7 @@ def test_places_travel_through_the_store():
     beats[0]._write()
     ranks = watched(Place(), Place())
     beats[1]._read(ranks)  # rank 1 has written nothing yet
-    assert (ranks[0].place, ranks[0].place.part) == (Place(7, 0), 1)
+    assert (ranks[0].place, ranks[0].place.part) == (Place(7, STAGES.index("validating")), 1)
     assert ranks[0].place.describe() == "validating, 7 steps done"
     assert ranks[1].place.describe() == "starting up"
     assert json.loads(store.get("0"))["beat"] == 1
@@ -155,3 +161,30 @@ def test_places_travel_through_the_store():
         beat.start()
         beat.stop()
         assert not beat._thread.is_alive()
+
+
+@pytest.mark.slow
+def test_f52_more_ranks_than_clips_validate_as_one(tmp_path):
+    """One recording of two clips on three ranks: the scores are those of one rank."""
+    config = write_run(
+        tmp_path, TRAIN__MAX_STEPS=1, TRAIN__GRADIENT_ACCUMULATION_STEPS=1, VAL__TILE_FRAMES=3
+    )
+    run_train(config, "EXP_NAME", "three", processes=3)
+    best = tmp_path / "outputs" / "ckpts" / "three" / "best.pth"
+    cfg = load_config(config, ["EXP_NAME", "one"])
+    trainer = Trainer(cfg, Ranks(0, 1, torch.device("cpu")), RunDirectory.of(cfg))
+    trainer.model.load_state_dict(torch.load(best, weights_only=True)["model"])
+    trainer.validation(
+        trainer.model, 1, Scalars(tmp_path, enabled=False, first_step=0), is_last=True
+    )
+    one, three = (
+        json.loads((tmp_path / "outputs" / "metrics" / f"val_{n}_0000001.json").read_text())
+        for n in ("one", "three")
+    )
+    assert one["num_frames"] == three["num_frames"] == 5
+    assert one["frames"] == three["frames"]
+    assert one["restored"] == three["restored"]
+    pictures = tmp_path / "outputs" / "visuals"
+    assert [p.name for p in (pictures / "three" / "step_0000001").iterdir()] == [
+        p.name for p in (pictures / "one" / "step_0000001").iterdir()
+    ]

@@ -23,7 +23,16 @@ from datetime import timedelta
 from torch.distributed import DistNetworkError, DistStoreError, Store
 
 EXIT_STALLED = 75
-STAGES = ("validating", "saving", "loading data", "computing a step")  # in the order of the loop
+STAGES = (  # in the order of the loop
+    "logging",
+    "saving",
+    "validating",
+    "done with its share of the validation",
+    "between two steps",
+    "loading data",
+    "computing a step",
+)
+START_FACTOR = 6  # reading weights and filling caches may take longer than any step
 SILENT_BEATS = 5  # a thread that has not written for so many turns does not run
 logger = logging.getLogger(__name__)
 
@@ -159,17 +168,19 @@ class Heartbeat:
             ranks[int(key)].update(json.loads(value), time.monotonic())
 
     def _judge(self, ranks: dict[int, Watched], now: float) -> None:
-        still = seconds_still(ranks, now)
-        if still < self.stall_s / 3:
+        still, limit = seconds_still(ranks, now), self.stall_s
+        if any(seen.place == Place() for seen in ranks.values()):
+            limit *= START_FACTOR
+        if still < limit / 3:
             self._has_warned = False
             return
         late = late_ranks(ranks, now, self.interval_s * SILENT_BEATS)
         in_time = [rank for rank in ranks if rank not in late]
         if not in_time or self.rank != in_time[0]:
-            if still > 1.5 * self.stall_s:  # the one that should have ended the run is gone
+            if still > 1.5 * limit:  # the one that should have ended the run is gone
                 os._exit(EXIT_STALLED)
             return
-        if still >= self.stall_s:
+        if still >= limit:
             logger.error("the run stands still for %.0f s; %s", still, _describe(ranks, late))
             logging.shutdown()
             os._exit(EXIT_STALLED)

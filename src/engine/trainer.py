@@ -143,6 +143,7 @@ class Trainer:
 
     def must_stop(self) -> bool:
         """Whether a rank was asked to stop: then every rank stops here, and the run is saved."""
+        self.ranks.at("between two steps", self.progress.step)
         self.stopped_by = self.ranks.largest(self.stop.number)
         if not self.stopped_by:
             return False
@@ -168,6 +169,7 @@ class Trainer:
         )
         incoming = iter(loader)
         while self._is_unfinished() and not self.must_stop():
+            self.ranks.at("loading data", self.progress.step)
             with self.clock.measure("data"):
                 group = [next(incoming) for _ in range(train.GRADIENT_ACCUMULATION_STEPS)]
             self.dropped.count(group)
@@ -179,10 +181,12 @@ class Trainer:
         Raises:
             FloatingPointError: Too many steps in a row had gradients that are not finite.
         """
+        self.ranks.at("computing a step", self.progress.step)
         is_observed = self._is_due("LOG_EVERY", self.progress.step + 1)
         with self.alignment.observing() if is_observed else nullcontext():
             outcome = self.train_step(batches, self.progress.step)
         self.progress.step += 1
+        self.ranks.at("logging", self.progress.step)
         self.progress.skipped_in_a_row = (
             0 if outcome.is_finite else self.progress.skipped_in_a_row + 1
         )
@@ -203,17 +207,18 @@ class Trainer:
 
     def validate(self, scalars: Scalars) -> None:
         """Restore the validation sequences; write scores and pictures; keep the best weights."""
-        step = self.progress.step
-        with self.interval.pace.validation():
+        step, pace = self.progress.step, self.interval.pace
+        is_last = step == self.total_steps
+        with pace.validation():
             psnr = self.validation(
-                self.evaluated_model, step, scalars, is_last=step == self.total_steps
+                self.evaluated_model, step, scalars, is_last=is_last, pace=pace.seconds_per_step
             )
         if psnr is None:
             logger.info(
                 "%s: validation at step %d left; it is done on resuming", self.run.name, step
             )
             return
-        scalars.add(step, {"time/validation_s": self.interval.pace.validation_seconds})
+        scalars.add(step, {"time/validation_s": pace.validation_seconds})
         if self.progress.is_best(psnr):
             self.keep_best(psnr)
         self.progress.validated_step = step
@@ -234,6 +239,7 @@ class Trainer:
 
     def save(self, name: str) -> bool:
         """Write a checkpoint; at the end of the run it has to succeed."""
+        self.ranks.at("saving", self.progress.step)
         return self.saver.save(name, must_succeed=self.progress.step >= self.total_steps)
 
     def resume(self, choice: str) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from src.data.frames import write_png
 from src.data.recordings import Recording
 from src.engine.distributed import Ranks
 from src.engine.run_directory import RunDirectory, git_commit
@@ -17,7 +18,9 @@ from src.engine.signals import StoppedError, StopSignals
 from src.inference.build import build_lpips, build_restorer
 from src.inference.data_identity import describe_root
 from src.inference.evaluate import evaluate_recordings
-from src.inference.pictures import Column, write_strip
+from src.inference.pictures import Column, make_strip
+from src.inference.restore import Restorer
+from src.inference.sharing import share_out
 from src.metrics.report import FrameScores, Report, merge_reports
 from src.paths import atomic_write
 
@@ -44,7 +47,13 @@ class Validation:
         self.lpips, self.notes = build_lpips(cfg, ranks.device)
 
     def __call__(
-        self, model: nn.Module, step: int, scalars: Scalars, *, is_last: bool
+        self,
+        model: nn.Module,
+        step: int,
+        scalars: Scalars,
+        *,
+        is_last: bool,
+        pace: float | None = None,
     ) -> float | None:
         """Score the model; return the mean PSNR in dB on every rank.
 
@@ -53,14 +62,21 @@ class Validation:
 
         The main rank writes `outputs/metrics/val_<exp>_<step>.json`, the scalars, and at every
         TRAIN.VISUAL_EVERY steps and at the end the pictures.
+
+        Args:
+            model: The weights to score.
+            step: Optimiser steps done.
+            scalars: Where numbers and pictures go.
+            is_last: Whether the run ends here.
+            pace: Seconds per step of the training, for the file.
         """
-        mine = self.recordings[self.ranks.rank :: self.ranks.world_size]
+        self.ranks.at("validating", step)
         restorer = build_restorer(self.cfg, model, self.ranks.device)
-        restorer.before_tile = self.stop.raise_if_asked
-        pictures = _Pictures(
-            self.run, step, enabled=self.ranks.is_main and (is_last or self._is_picture_due(step))
-        )
-        with self._progress_bar(mine) as bar:
+        restorer.before_tile = self._before_tile
+        recordings, clips = self._share(restorer)
+        is_shown = is_last or self._is_picture_due(step)
+        pictures = _Pictures(self.recordings[:PICTURES_PER_VALIDATION] if is_shown else [])
+        with self._progress_bar(restorer, recordings, clips) as bar:
 
             def on_frame(
                 recording: Recording, i: int, image: np.ndarray, scores: FrameScores
@@ -71,7 +87,8 @@ class Validation:
             try:
                 report = evaluate_recordings(
                     restorer,
-                    mine,
+                    recordings,
+                    clips=clips,
                     score_blurry=True,
                     lpips=self.lpips,
                     on_frame=on_frame,
@@ -79,24 +96,41 @@ class Validation:
                 )
             except StoppedError:
                 report = None
-        reports = self.ranks.gather(report)
+        self.ranks.at("done with its share of the validation", step)
+        gathered = self.ranks.gather((report, pictures.strips))
+        reports = [report for report, _ in gathered]
         if None in reports:
             return None
         merged = merge_reports(reports)
         if self.ranks.is_main:
-            self._write(merged, step, scalars)
-        pictures.add_to(scalars)
+            self._write(merged, step, scalars, pace)
+            self._write_pictures([strips for _, strips in gathered], step, scalars)
         return merged.means["psnr_rgb"]
+
+    def _before_tile(self) -> None:
+        self.ranks.part_done()
+        self.stop.raise_if_asked()
+
+    def _share(self, restorer: Restorer) -> tuple[list[Recording], list[range]]:
+        """Return this rank's recordings, and of each the clips whose frames it restores."""
+        counts = [restorer.num_clips(recording) for recording in self.recordings]
+        shares = share_out(counts, self.ranks.rank, self.ranks.world_size)
+        return [self.recordings[n] for n, _ in shares], [clips for _, clips in shares]
 
     def _is_picture_due(self, step: int) -> bool:
         """Whether this validation is the first since a multiple of the interval."""
         train = self.cfg.TRAIN
         return step % train.VISUAL_EVERY < train.VAL_EVERY
 
-    def _write(self, report: Report, step: int, scalars: Scalars) -> None:
+    def _write(self, report: Report, step: int, scalars: Scalars, pace: float | None) -> None:
         path = self.run.metrics / f"val_{self.run.name}_{step:07d}.json"
-        data = describe_root(self.cfg.DATA.ROOT)
-        content = {"step": step, "commit": git_commit(), "data": data, **report.to_json()}
+        content = {
+            "step": step,
+            "commit": git_commit(),
+            "data": describe_root(self.cfg.DATA.ROOT),
+            "seconds_per_step": pace,
+            **report.to_json(),
+        }
         with atomic_write(path) as partial:
             partial.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
         means, blurry = report.means, report.blurry_means
@@ -107,9 +141,19 @@ class Validation:
             *(blurry["psnr_rgb"], blurry["ssim_rgb"]),
         )
 
-    def _progress_bar(self, recordings: list[Recording]) -> tqdm:
+    def _write_pictures(
+        self, of_ranks: list[dict[str, np.ndarray]], step: int, scalars: Scalars
+    ) -> None:
+        for strips in of_ranks:
+            for name, strip in strips.items():
+                write_png(self.run.visuals / f"step_{step:07d}" / f"{name}.png", strip)
+                scalars.add_image(step, f"val/{name}", strip)
+
+    def _progress_bar(
+        self, restorer: Restorer, recordings: list[Recording], clips: list[range]
+    ) -> tqdm:
         return tqdm(
-            total=sum(len(recording) for recording in recordings),
+            total=sum(map(restorer.num_frames, recordings, clips)),
             desc="validation",
             unit="frame",
             leave=False,
@@ -118,27 +162,19 @@ class Validation:
 
 
 class _Pictures:
-    """Strips blur | recon | sharp of the middle frame of the main rank's first recordings."""
+    """Strips blur | recon | sharp of the middle frame of some recordings, where they come by."""
 
-    def __init__(self, run: RunDirectory, step: int, *, enabled: bool) -> None:
-        self.folder, self.step = run.visuals / f"step_{step:07d}", step
-        self.left = PICTURES_PER_VALIDATION if enabled else 0
+    def __init__(self, recordings: list[Recording]) -> None:
+        self.names = {recording.name for recording in recordings}
         self.strips: dict[str, np.ndarray] = {}
 
     def take(self, recording: Recording, i: int, image: np.ndarray, scores: FrameScores) -> None:
-        """Write the strip if this is the frame that stands for its recording."""
-        if self.left == 0 or i != len(recording) // 2:
+        """Keep the strip if this is the frame that stands for its recording."""
+        if recording.name not in self.names or i != len(recording) // 2:
             return
-        self.left -= 1
         columns = [
             Column("blur", recording.read_blurry(i), scores.blurry_scores),
             Column("recon", image, scores.scores),
             Column("sharp", recording.read_sharp(i)),
         ]
-        name = f"{recording.name}_{recording.frames[i].name}"
-        self.strips[name] = write_strip(self.folder / f"{name}.png", columns)
-
-    def add_to(self, scalars: Scalars) -> None:
-        """Show the strips in TensorBoard."""
-        for name, strip in self.strips.items():
-            scalars.add_image(self.step, f"val/{name}", strip)
+        self.strips[f"{recording.name}_{recording.frames[i].name}"] = make_strip(columns)

@@ -124,6 +124,10 @@ class Restorer:
         """Return into how many clips a video is cut in time."""
         return len(plan_time(len(source), self.settings)[0].starts) if len(source) else 0
 
+    def num_frames(self, source: FrameSource, clips: range) -> int:
+        """Return how many frames consecutive clips of a video complete."""
+        return len(frames_of_clips(plan_time(len(source), self.settings)[0], len(source), clips))
+
     def _run_clip(self, clip: "_Clip") -> torch.Tensor:
         """Return the result [t, 3, H, W] of one clip; smaller tiles where memory does not do."""
         started = time.perf_counter()
