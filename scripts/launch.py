@@ -3,7 +3,9 @@
 `launch_train.sh` calls this with the interpreter of the environment:
 
     python scripts/launch.py --config FILE [--num_processes N] [--resume auto|PATH|never]
-                             [--dry_run] [KEY VALUE ...]
+                             [--dry_run] [--max_restarts N] [KEY VALUE ...]
+
+Several machines run it with --nnodes, --node_rank and --rdzv_endpoint; `train_multi_gpu.sh` does.
 """
 
 import argparse
@@ -42,6 +44,9 @@ TORCHRUN_SETTINGS = {
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",
 }
 
+# Processes that are started again would read in torchrun's store where those before them listened.
+OWN_STORE_PER_ATTEMPT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
 
 def main() -> int:
     """Run the steps one after the other; stop at the first that fails with its exit code."""
@@ -50,6 +55,9 @@ def main() -> int:
         cfg = load_config(args.config, args.overrides)
     except ConfigError as error:
         print(error, file=sys.stderr)
+        return 2
+    if args.nnodes > 1 and not args.rdzv_endpoint:
+        print("--nnodes needs --rdzv_endpoint HOST:PORT of machine 0", file=sys.stderr)
         return 2
     num_gpus = _count_gpus(cfg.DEVICE)
     if args.num_processes and args.num_processes > num_gpus > 0:
@@ -64,7 +72,7 @@ def main() -> int:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends nothing
     commands, received = _commands(args, cfg, processes), []
     for number, command in enumerate(commands, start=1):
-        code = _run(command, _environment(cfg), received)
+        code = _run(command, _environment(cfg, args.max_restarts), received)
         if code != 0:
             return code
         if received and number < len(commands):  # it came when a command was done anyway
@@ -106,37 +114,58 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num_processes", type=int, help="default: one per GPU, else one")
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint")
     parser.add_argument("--dry_run", action="store_true", help="one step, one save, one tile")
+    parser.add_argument("--max_restarts", type=int, default=0, help="of processes that die")
+    parser.add_argument("--nnodes", type=int, default=1, help="machines that run this command")
+    parser.add_argument("--node_rank", type=int, default=0, help="number of this machine")
+    parser.add_argument("--rdzv_endpoint", default="", help="HOST:PORT where the machines meet")
+    parser.add_argument("--rdzv_id", default="vrt_spike", help="name of the meeting")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     return parser.parse_intermixed_args()
 
 
 def _commands(args: argparse.Namespace, cfg: CfgNode, processes: int) -> list[list[str]]:
-    """Return the commands of the whole job in order."""
-    python = [sys.executable]
+    """Return the commands of the whole job in order.
+
+    Of several machines only the first makes the demo data and the comparison; the others meet it
+    when it has come to the training.
+    """
+    python, is_first = [sys.executable], args.node_rank == 0
     commands = []
-    if cfg.DATA.DEMO:
+    if cfg.DATA.DEMO and is_first:
         root = str(resolve(cfg.DATA.ROOT))
         commands.append([*python, _script("make_demo_data.py"), "--output", root])
         commands.append(
             [*python, _script("prepare_data.py"), "--config", args.config, *args.overrides]
         )
-    train = [*_runner(processes), str(REPO_ROOT / "src/train.py"), "--config", args.config]
+    train = [*_runner(args, processes), str(REPO_ROOT / "src/train.py"), "--config", args.config]
     train += ["--dry_run"] if args.dry_run else []
     if cfg.TRAIN.RGB_TWIN and not args.dry_run:
         twin_resume = "never" if args.resume == "never" else "auto"  # a path is the main run's
         commands.append([*train, "--resume", twin_resume, *args.overrides, *twin_overrides(cfg)])
     commands.append([*train, "--resume", args.resume, *args.overrides])
-    if cfg.TRAIN.RGB_TWIN and not args.dry_run:
+    if cfg.TRAIN.RGB_TWIN and not args.dry_run and is_first:
         take = [*python, _script("compare_baseline.py"), "--take", "--config", args.config]
         commands.append([*take, *args.overrides])
     return commands
 
 
-def _runner(processes: int) -> list[str]:
-    if processes <= 1:
+def _runner(args: argparse.Namespace, processes: int) -> list[str]:
+    """Return the interpreter, or torchrun where there are several processes or machines."""
+    if processes <= 1 and args.nnodes == 1 and not args.max_restarts:
         return [sys.executable]
-    launcher = ["-m", "torch.distributed.run", "--standalone"]
-    return [sys.executable, *launcher, f"--nproc_per_node={processes}"]
+    meeting = ["--standalone"]
+    if args.nnodes > 1:
+        meeting = [
+            f"--nnodes={args.nnodes}",
+            "--rdzv_backend=c10d",
+            f"--rdzv_endpoint={args.rdzv_endpoint}",
+            f"--rdzv_id={args.rdzv_id}",
+        ]
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", *meeting),
+        f"--nproc_per_node={max(1, processes)}",
+        f"--max_restarts={args.max_restarts}",
+    ]
 
 
 def _count_gpus(device: str) -> int:
@@ -147,9 +176,14 @@ def _count_gpus(device: str) -> int:
     return torch.cuda.device_count()
 
 
-def _environment(cfg: CfgNode) -> dict[str, str]:
+def _environment(cfg: CfgNode, max_restarts: int) -> dict[str, str]:
     on_cpu = cfg.DEVICE == "cpu" or _count_gpus(cfg.DEVICE) == 0
-    return {**(CPU_SETTINGS if on_cpu else {}), **TORCHRUN_SETTINGS, **os.environ}
+    return {
+        **(CPU_SETTINGS if on_cpu else {}),
+        **TORCHRUN_SETTINGS,
+        **(OWN_STORE_PER_ATTEMPT if max_restarts else {}),
+        **os.environ,
+    }
 
 
 def _script(name: str) -> str:

@@ -30,10 +30,10 @@ def launch_command(config: Path, *arguments: str) -> list[str]:
     ]
 
 
-def commands_for(config: Path, resume: str = "auto", dry_run: bool = False) -> list[str]:
-    args = argparse.Namespace(
-        config=str(config), overrides=["SEED", "7"], resume=resume, dry_run=dry_run
-    )
+def commands_for(config: Path, resume: str = "auto", dry_run: bool = False, **changes) -> list[str]:
+    values = {"nnodes": 1, "node_rank": 0, "max_restarts": 0, "rdzv_endpoint": "", "rdzv_id": "x"}
+    values |= {"config": str(config), "overrides": ["SEED", "7"], **changes}
+    args = argparse.Namespace(resume=resume, dry_run=dry_run, **values)
     commands = launch._commands(args, load_config(config, args.overrides), processes=1)
     return [" ".join(command) for command in commands]
 
@@ -54,6 +54,19 @@ def test_demo_data_come_first_then_the_twin_the_run_and_the_comparison():
     assert "MODEL.USE_SPIKE" not in lines[3]
     assert all("SEED 7" in line for line in lines[1:])
     assert "--take" in lines[4]  # it would start this again
+
+
+def test_of_several_machines_the_first_makes_data_and_comparison():
+    several = {"nnodes": 2, "rdzv_endpoint": "node0:29400", "max_restarts": 3}
+    config = REPO_ROOT / "configs/deblur/demo.yaml"
+    first = commands_for(config, node_rank=0, **several)
+    second = commands_for(config, node_rank=1, **several)
+    assert first[2:4] == second  # both trainings
+    assert len(first) == 5
+    for words in ("torch.distributed.run", "--nnodes=2", "--rdzv_endpoint=node0:29400"):
+        assert words in second[0]
+    assert "--max_restarts=3" in second[1]
+    assert "--standalone" not in second[0]
 
 
 def test_a_dry_run_trains_no_twin():

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
+from scripts import launch
 from src.config import load_config
 from src.engine import heartbeat
 from src.engine.distributed import Ranks
@@ -38,7 +39,11 @@ def run_faulty(config: Path, fault: str, *overrides: str, restarts: int = 0):
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
         *(f"--max-restarts={restarts}", str(FAULTY), fault, "--config", str(config), *overrides),
     ]
-    environment = {**one_thread(), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3"}
+    environment = {
+        **one_thread(),
+        **(launch.OWN_STORE_PER_ATTEMPT if restarts else {}),
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3",
+    }
     started = time.monotonic()
     process = subprocess.Popen(
         command, env=environment, start_new_session=True,

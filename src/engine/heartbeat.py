@@ -145,9 +145,25 @@ class Heartbeat:
                 self._write()
                 self._read(ranks)
             except (DistNetworkError, DistStoreError, RuntimeError) as error:
-                logger.debug("heartbeat of rank %d ends: %s", self.rank, error)
-                return  # the store is gone, and torchrun with it
+                self._go_on_alone(error)
+                return
             self._judge(ranks, time.monotonic())
+
+    def _go_on_alone(self, error: RuntimeError) -> None:
+        """Watch only this rank: who keeps the store, rank 0 or torchrun, is gone or stopped."""
+        place, moved_at = self._place, time.monotonic()
+        while not self._stop.wait(self.interval_s):
+            now, before, place = time.monotonic(), place, self._place
+            if (place, place.part) != (before, before.part):
+                moved_at = now
+            elif now - moved_at > self.stall_s:
+                logger.error(
+                    "this rank stands still for %.0f s (%s), and rank 0 or torchrun, which keeps "
+                    "the ranks' places, does not answer: %s",
+                    *(now - moved_at, place.describe(), str(error).splitlines()[0]),
+                )
+                logging.shutdown()
+                os._exit(EXIT_STALLED)
 
     def _write(self) -> None:
         self._beats += 1

@@ -1,0 +1,160 @@
+"""What clusters do: several machines, a time limit, a queue."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.engine.signals import EXIT_REQUEUE
+from src.paths import REPO_ROOT
+from tests.training_cases import one_thread, read_checkpoint, run_train, write_run
+
+SBATCH = REPO_ROOT / "scripts" / "slurm_train.sbatch"
+MULTI_GPU = REPO_ROOT / "scripts" / "train_multi_gpu.sh"
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shell scripts for Linux")
+
+# Stands for the training: leaves with the code that is asked for, or with 85 after SIGUSR1.
+TRAINING = """#!/usr/bin/env bash
+echo "$@" NODE_RANK=$NODE_RANK NNODES=$NNODES MASTER_ADDR=$MASTER_ADDR >> "$RECORD"
+trap 'echo saved >> "$RECORD"; exit 85' USR1
+touch "$RECORD.started"
+for _ in $(seq "${WAIT:-0}"); do sleep 0.1; done
+exit "${CODE:-0}"
+"""
+# srun hands signals on to what it has started.
+SRUN = """#!/usr/bin/env bash
+while [[ "$1" == --* ]]; do shift; done
+SLURM_NODEID=0 "$@" &
+child=$!
+trap 'kill -USR1 "$child"' USR1
+wait "$child"; code=$?
+while [ "$code" = 138 ]; do wait "$child"; code=$?; done
+exit "$code"
+"""
+SCONTROL = """#!/usr/bin/env bash
+echo "scontrol $*" >> "$RECORD"
+if [ "$1" = show ]; then echo node7; echo node8; fi
+"""
+
+
+@pytest.fixture(name="cluster")
+def _cluster(tmp_path):
+    """Give an environment with a pretended SLURM and training; RECORD lists what was called."""
+    programs, scripts = tmp_path / "bin", tmp_path / "a repo" / "scripts"
+    for path, content in (
+        (programs / "srun", SRUN),
+        (programs / "scontrol", SCONTROL),
+        (scripts / "train_multi_gpu.sh", TRAINING),
+        (scripts / "setup_env.sh", "#!/usr/bin/env bash\necho python\n"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        path.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "RECORD": str(tmp_path / "record"),
+        "SLURM_SUBMIT_DIR": str(tmp_path / "a repo"),
+        "SLURM_JOB_ID": "41",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_GPUS_ON_NODE": "4",
+    }
+
+
+def start(environment: dict[str, str], *arguments: str, **changes: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        ["bash", str(SBATCH), *arguments], env={**environment, **changes}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def record(environment: dict[str, str]) -> str:
+    return Path(environment["RECORD"]).read_text()
+
+
+@pytest.mark.parametrize("script", [SBATCH, MULTI_GPU])
+def test_the_scripts_are_bash(script):
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_the_time_limit_saves_and_puts_the_job_back_into_the_queue(cluster):
+    job = start(cluster, "--config", "a file.yaml", WAIT="300")
+    deadline = time.monotonic() + 20
+    while not Path(cluster["RECORD"] + ".started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.send_signal(signal.SIGUSR1)
+    output, _ = job.communicate(timeout=20)
+    lines = record(cluster)
+    assert "4 --resume auto --config a file.yaml NODE_RANK=0 NNODES=2 MASTER_ADDR=node7" in lines
+    assert lines.index("saved") < lines.index("scontrol requeue 41")
+    assert job.returncode == 0, output
+    assert "put back into the queue" in output
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 143])
+def test_other_ends_are_not_put_back(cluster, code):
+    job = start(cluster, CODE=str(code))
+    output, _ = job.communicate(timeout=20)
+    assert job.returncode == code, output
+    assert "requeue" not in record(cluster)
+
+
+def test_the_code_of_the_script_is_that_of_the_training():
+    assert f"REQUEUE_CODE={EXIT_REQUEUE} " in SBATCH.read_text()
+    assert "#SBATCH --signal=B:USR1@120\n#SBATCH --requeue\n" in SBATCH.read_text()
+
+
+def test_it_has_to_be_started_in_the_repository(cluster, tmp_path):
+    job = start(cluster, SLURM_SUBMIT_DIR=str(tmp_path))
+    output, _ = job.communicate(timeout=20)
+    assert job.returncode == 2
+    assert "is not the root of the repository" in output
+
+
+def test_several_machines_need_to_know_where_to_meet():
+    done = subprocess.run(
+        ["bash", str(MULTI_GPU), "2"], env={**os.environ, "NNODES": "2"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "NNODES=2 needs MASTER_ADDR (machine 0) and NODE_RANK (0 to 1)" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_machines_train_what_two_processes_train(tmp_path):
+    """Two launchers on this machine meet at a port, as two machines would."""
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__GRADIENT_ACCUMULATION_STEPS=1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**one_thread(), "NNODES": "2", "MASTER_ADDR": "127.0.0.1"}
+    environment |= {"MASTER_PORT": str(port), "RDZV_ID": "test"}
+    machines = [
+        subprocess.Popen(
+            ["bash", str(MULTI_GPU), "1", "--config", str(config), "EXP_NAME", "machines"],
+            env={**environment, "NODE_RANK": str(rank)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        outputs = [machine.communicate(timeout=150)[0] for machine in machines]
+    finally:
+        for machine in machines:
+            if machine.poll() is None:
+                os.killpg(machine.pid, signal.SIGTERM)
+    assert [machine.returncode for machine in machines] == [0, 0], "\n".join(outputs)
+    assert "2 clips a step (2 rank(s)" in outputs[0] + outputs[1]
+    run_train(config, "EXP_NAME", "processes", processes=2)
+    ours, theirs = (read_checkpoint(tmp_path, name)["model"] for name in ("machines", "processes"))
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
