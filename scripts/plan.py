@@ -195,7 +195,7 @@ def print_time(cfg: CfgNode, costs: Costs, steps: int | None) -> None:
     for name, rate in GPU_TFLOPS.items():
         seconds = work / (rate * 1e12)
         print(
-            f"  {name:10s} {rate:4d} TFLOP/s {seconds:7.2f} s/step "
+            f"  {name:10s} {rate:5.1f} TFLOP/s {seconds:7.2f} s/step "
             f"{days(steps, seconds):7.1f} days for {steps} steps"
         )
     print()

@@ -40,6 +40,7 @@ def dry_run(trainer: Trainer) -> None:
         "%d steps at this speed take %.1f hours, validation not counted; the first step is slow",
         *(trainer.total_steps, trainer.total_steps * per_step / 3600),
     )
+    logger.info("settings that fit other GPUs: python scripts/plan.py --config FILE")
 
 
 def _restore_one_clip(trainer: Trainer) -> None:

@@ -23,9 +23,11 @@ RESERVE = 0.15
 MEMORIES_GB = (12, 24, 48, 80)
 CROPS_PX = (256, 224, 192, 160, 128, 96, 64)
 SMALL_CROPS_PX = (64, 128)
-# Sustained rates that are assumed, in TFLOP/s: about a quarter of the dense bf16 peak of the data
-# sheet, since window attention and warping wait for memory. None of them was measured here.
-GPU_TFLOPS = {"RTX 3060": 12, "RTX 4090": 40, "A100": 75, "H100": 220}
+# Sustained rates that are assumed, in TFLOP/s; none was measured here. The A100's is what the
+# published training of VRT comes to: up to 10 days for 300000 steps of one clip of 6 x 192 x 192
+# per GPU, 5.3 TFLOP forward. It is far below the data sheet, since the many small operations wait
+# for memory, so the other rates are in proportion to the memory bandwidth of the data sheets.
+GPU_TFLOPS = {"RTX 3060": 1.1, "RTX 4090": 3.2, "A100": 6.5, "H100": 10.7}
 # Passes of forward work: one forward, two for the gradients, one for what is computed again.
 PASSES, PASSES_RECOMPUTING = 3, 4
 
