@@ -74,15 +74,17 @@ def draw(view: SequenceView, options: argparse.Namespace) -> Written:
     is_strip = path.suffix.lower() in STRIPS
     indices = chosen_frames(view, options.frames, STRIP_FRAMES if is_strip else None)
 
+    number = 1 if is_strip else len(indices) * options.steps
+
     def pages(panel_width: int):  # noqa: ANN202 (an iterator of pages)
         if is_strip:
             yield draw_strip(view, indices, panel_width)
             return
         frames = draw_frames(view, indices, options.steps, panel_width)
-        total = len(indices) * options.steps
-        yield from tqdm(frames, desc=path.name, total=total, unit="picture", disable=None)
+        yield from tqdm(frames, desc=path.name, total=number, unit="picture", disable=None)
 
-    return write_small(path, pages, options.panel, options.fps, int(options.max_mb * 1e6))
+    max_bytes = int(options.max_mb * 1e6)
+    return write_small(path, pages, number, options.panel, options.fps, max_bytes)
 
 
 def output_path(view: SequenceView, options: argparse.Namespace) -> Path:

@@ -135,15 +135,30 @@ def test_files_hold_the_pages(tmp_path, ending):
 
 def test_a_file_is_made_smaller_until_it_fits(tmp_path):
     path = tmp_path / "pages.png"
-    written = write_small(path, flat_pages, 400, 8.0, 300_000)
+    written = write_small(path, flat_pages, 1, 400, 8.0, 300_000)
     assert written.num_bytes == path.stat().st_size <= 300_000
     assert 150 < written.size[0] < 400
     with pytest.raises(ValueError, match="at most 0.001 MB is wanted"):
-        write_small(path, flat_pages, 400, 8.0, 1000)
+        write_small(path, flat_pages, 1, 400, 8.0, 1000)
     assert path.stat().st_size == written.num_bytes  # what was there is kept
     assert [p.name for p in tmp_path.iterdir()] == ["pages.png"]
     with pytest.raises(ValueError, match=r"\.mp4"):
-        write_small(tmp_path / "pages.avi", flat_pages, 100, 8.0, 1000)
+        write_small(tmp_path / "pages.avi", flat_pages, 5, 100, 8.0, 1000)
+
+
+def test_the_width_is_chosen_by_a_few_pages(tmp_path):
+    drawn = []
+
+    def pages(width):
+        for page in flat_pages(width, number=24):
+            drawn.append(width)
+            yield page
+
+    written = write_small(tmp_path / "pages.gif", pages, 24, 200, 8.0, 700_000)
+    assert written.pages == 24
+    assert written.num_bytes <= 700_000
+    assert drawn.count(200) <= 7  # the full width was given up early
+    assert drawn.count(drawn[-1]) >= 24 + 6
 
 
 def test_command(sequence, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ ANIMATIONS = (".gif", ".webp")
 WEBP_QUALITY = 75
 SMALLEST_PANEL = 96
 SHRINK_TRIES = 8
+PROBED_PAGES = 6
 
 Pages = Callable[[int], Iterator[np.ndarray]]
 
@@ -39,13 +41,14 @@ class Written:
 
 
 def write_small(
-    path: Path, pages: Pages, panel_width: int, rate_hz: float, max_bytes: int
+    path: Path, pages: Pages, number: int, panel_width: int, rate_hz: float, max_bytes: int
 ) -> Written:
     """Write pages to a file, smaller ones where it gets too large; whole or not at all.
 
     Args:
         path: `.png` or `.jpg` (the first page), `.mp4`, `.gif` or `.webp`.
         pages: panel width -> the pages, uint8 RGB [h, w, 3], all of one size.
+        number: how many there are.
         panel_width: width to begin with.
         rate_hz: pages per second.
         max_bytes: largest size of the file.
@@ -55,13 +58,17 @@ def write_small(
     """
     with atomic_write(path) as partial:
         for _ in range(SHRINK_TRIES):
-            number, size = write_pages(partial, pages(panel_width), rate_hz)
-            num_bytes = partial.stat().st_size
-            if num_bytes <= max_bytes:
-                return Written(path, number, size, num_bytes)
-            smaller = int(panel_width * min(0.9, 0.95 * (max_bytes / num_bytes) ** 0.5))
+            # A few pages tell about how large all of them get.
+            for count in sorted({min(PROBED_PAGES, number), number}):
+                written, size = write_pages(partial, islice(pages(panel_width), count), rate_hz)
+                num_bytes = partial.stat().st_size * number // count
+                if num_bytes > max_bytes:
+                    break
+            else:
+                return Written(path, written, size, num_bytes)
             if panel_width == SMALLEST_PANEL:
                 break
+            smaller = int(panel_width * min(0.9, 0.95 * (max_bytes / num_bytes) ** 0.5))
             panel_width = max(SMALLEST_PANEL, smaller)
         raise ValueError(
             f"{path}: {num_bytes / 1e6:.1f} MB with panels of {panel_width} px, at most "
