@@ -213,7 +213,7 @@ def _read_rows(path: Path, advice: str) -> list[list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise BadFileError(path, f"cannot be read ({reason}); {advice}") from error
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text))]
     rows = [row for row in rows if any(row)]
     if not rows:
         raise BadFileError(path, f"is empty; {advice}")
