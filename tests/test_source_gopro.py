@@ -161,6 +161,12 @@ def test_a_wrong_name_gives_way_to_the_pixels(small, capsys):
     assert max(map(abs, tick_errors(folder, width=15).values())) <= 0.5
 
 
+def test_the_folder_can_be_named_from_inside(small, monkeypatch):
+    monkeypatch.chdir(small / "down/GOPRO_Large_all")
+    assert prepare(small / "ours.yaml", "gopro", ".") == 0
+    assert "with the pairs" in read_description(small / "ours").source
+
+
 def test_without_pairs_blur_is_computed_and_the_name_believed(tmp_path, caplog):
     write_gopro(tmp_path / "down", SMALL, pairs=False)
     config = write_config(tmp_path, tmp_path / "ours")

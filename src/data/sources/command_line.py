@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def source_options(given: argparse.Namespace) -> SourceOptions | None:
         raise DataSetError("options", ["--source needs --input, the folder that was downloaded"])
     if not given.input.is_dir():
         raise DataSetError("options", [f"--input {given.input}: no such folder"])
+    # Folders are known by their names, also where "." was given; links keep theirs.
+    values["input"] = Path(os.path.abspath(given.input))  # noqa: PTH100
     return SourceOptions(**values)
 
 
