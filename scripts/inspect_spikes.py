@@ -1,7 +1,7 @@
 """Find out which size, bit order and flip a spike file has, and draw what it shows.
 
     python scripts/inspect_spikes.py FILE [--height H --width W] [--bit_order little|big]
-        [--flip true|false] [--axes SHW] [--key NAME] [--threshold T] [--reference IMAGE]
+        [--flip true|false] [--axes THW] [--key NAME] [--threshold T] [--reference IMAGE]
         [--output DIR]
 
 FILE is packed bits (`.dat`, at most samples of which are read), or dense spikes or a list of events
@@ -64,7 +64,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, help="columns of the sensor")
     parser.add_argument("--bit_order", choices=BIT_ORDERS, help="little: first pixel in bit 0")
     parser.add_argument("--flip", choices=("true", "false"), help="bottom row stored first")
-    parser.add_argument("--axes", help="of an array, like SHW; of a list, like tyxp")
+    parser.add_argument("--axes", help="of an array, like THW; of a list, like tyxp")
     parser.add_argument("--key", help="array in an .npz or .h5")
     parser.add_argument("--threshold", type=float, help="gain of the pictures")
     parser.add_argument("--reference", type=Path, metavar="IMAGE", help="image of the same scene")

@@ -22,17 +22,17 @@ def inspect(path, array, **given):
     return inspect_file(Question(path, **given))
 
 
-@pytest.mark.parametrize("axes", ["SHW", "HSW", "HWS"])
+@pytest.mark.parametrize("axes", ["THW", "HTW", "HWT"])
 def test_the_axis_of_time_is_found(tmp_path, axes):
     spikes = film(60, 84, 150)
-    stored = spikes.transpose(["SHW".index(axis) for axis in axes])
+    stored = spikes.transpose(["THW".index(axis) for axis in axes])
     findings = inspect(tmp_path / "a.npy", stored)
     assert findings.is_right
     assert findings.verdict.startswith(f"axes {axes}: 150 ticks of 60x84")
     assert np.array_equal(findings.block.spikes, spikes)
     flipped = inspect(tmp_path / "a.npy", stored, flip_rows=True)
     assert np.array_equal(flipped.block.spikes, spikes[:, ::-1])
-    wrong = {"SHW": "HWS", "HSW": "SHW", "HWS": "HSW"}[axes]
+    wrong = {"THW": "HWT", "HTW": "THW", "HWT": "HTW"}[axes]
     refused = inspect(tmp_path / "a.npy", stored, axes=wrong)
     assert not refused.is_right
     assert f"axes {wrong} cannot be right" in refused.verdict
@@ -41,10 +41,11 @@ def test_the_axis_of_time_is_found(tmp_path, axes):
 def test_given_sizes_and_axes(tmp_path):
     spikes = film(60, 84, 150)
     assert inspect(tmp_path / "a.npy", spikes, height=60, width=84).is_right
-    assert inspect(tmp_path / "a.npy", spikes, axes="SWH").is_right  # a picture on its side
+    assert inspect(tmp_path / "a.npy", spikes, axes="TWH").is_right  # a picture on its side
     findings = inspect(tmp_path / "a.npy", spikes, height=84, width=60)
     assert not findings.is_right
-    assert "84x60 cannot be right: axes SHW are 60x84" in findings.verdict
+    assert "84x60 cannot be right: axes THW are 60x84" in findings.verdict
+    assert inspect(tmp_path / "a.npy", spikes, axes="shw").is_right  # S for T, as in the code
     assert not inspect(tmp_path / "a.npy", spikes, axes="XYZ").is_right
 
 
@@ -53,7 +54,7 @@ def test_arrays_without_spikes_are_named(tmp_path):
     assert "all values are 0" in inspect(path, np.zeros((4, 5, 6), bool)).verdict
     noise = np.random.default_rng(0).random((40, 50, 60)) < 0.3
     assert "no axis stands out" in inspect(path, noise).verdict
-    assert inspect(path, noise, axes="SHW").is_right
+    assert inspect(path, noise, axes="THW").is_right
     counts = inspect(path, film(60, 84, 150).astype(np.int32) * 3)
     assert not counts.is_right
     assert "2 distinct values (0, 3" in counts.verdict
@@ -75,13 +76,17 @@ def test_archives_and_keys(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["raw/spike"] = spikes
         file["raw/other"] = spikes[:, :, :50]
-    assert inspect_file(Question(tmp_path / "a.npz")).verdict.startswith("axes SHW: 150 ticks")
+    assert inspect_file(Question(tmp_path / "a.npz")).verdict.startswith("axes THW: 150 ticks")
     with pytest.raises(BadFileError, match=r"raw/other \[150, 60, 50\].*--key"):
         inspect_file(Question(tmp_path / "a.h5"))
     findings = inspect_file(Question(tmp_path / "a.h5", key="raw/other"))
-    assert findings.verdict.startswith("axes SHW: 150 ticks of 60x50")
+    assert findings.verdict.startswith("axes THW: 150 ticks of 60x50")
     with pytest.raises(BadFileError, match="has no array 'x'; it holds spk"):
         inspect_file(Question(tmp_path / "a.npz", key="x"))
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["spikes"] = h5py.ExternalLink("a.h5", "raw/spike")
+    with pytest.raises(BadFileError, match="holds no arrays"):
+        inspect_file(Question(tmp_path / "link.h5"))
     np.savez(tmp_path / "pickled.npz", spk=np.array([{}, []], dtype=object))
     (tmp_path / "broken.npz").write_bytes(b"PK\3\4 not really")
     for name in ("pickled", "broken"):
@@ -102,7 +107,7 @@ def test_of_large_arrays_the_leading_part_is_read(tmp_path, monkeypatch):
         assert not sample.is_whole
         assert np.array_equal(sample.values, spikes[:40])
         findings = inspect_file(Question(tmp_path / f"a.{ending}"))
-        assert findings.verdict.startswith("axes SHW: 150 ticks of 60x84")
+        assert findings.verdict.startswith("axes THW: 150 ticks of 60x84")
         assert any("leading part" in line for line in findings.measured)
 
 

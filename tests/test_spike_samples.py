@@ -145,7 +145,7 @@ def test_size_order_of_bits_and_flip_of_a_recording_are_found(number):
 
 def test_axes_of_a_recording_are_found():
     findings = inspect_file(Question(SAMPLES / "uhsr_helicopter_200x250x250.npz"))
-    assert findings.verdict.startswith("axes SHW: 200 ticks of 250x250 (UHSR)")
+    assert findings.verdict.startswith("axes THW: 200 ticks of 250x250 (UHSR)")
 
 
 def test_frames_of_12_bits_are_no_spikes():

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 
 from src.data.bad_samples import BadFileError
+from src.data.spikes.array_files import map_npy, open_h5
 
-ENDINGS = (".npy", ".npz", ".h5", ".hdf5")
 MAX_VALUES = 1 << 25
 
 
@@ -47,7 +47,7 @@ def sample_array(path: str | Path, key: str | None = None) -> ArraySample:
     path = Path(path)
     try:
         if path.suffix == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = map_npy(path)
             return ArraySample(None, array.shape, _leading(array))
         if path.suffix == ".npz":
             return _sample_npz(path, key)
@@ -84,13 +84,14 @@ def _sample_h5(path: Path, key: str | None) -> ArraySample:
                 shapes.__setitem__(name, item.shape) if isinstance(item, h5py.Dataset) else None
             )
         )
-        key = _choose(path, key, shapes)
-        return ArraySample(key, shapes[key], _leading(file[key]))
+    with open_h5(path, _choose(path, key, shapes)) as dataset:  # follows no link
+        return ArraySample(dataset.name.strip("/"), dataset.shape, _leading(dataset))
 
 
 def _choose(path: Path, key: str | None, shapes: dict[str, tuple[int, ...]]) -> str:
     listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
     if key is not None:
+        key = key.strip("/")
         if key not in shapes:
             raise BadFileError(path, f"has no array {key!r}; it holds {listed}")
         return key

@@ -16,7 +16,7 @@ from src.data.inspection.findings import (
 )
 from src.data.inspection.packed import inspect_bytes
 
-ORDERS_OF_TIME = ("SHW", "HSW", "HWS")  # time is the first, second, third axis
+ORDERS_OF_TIME = ("THW", "HTW", "HWT")  # time is the first, second, third axis
 MIN_DEVIATIONS = 8.0
 ROWS_FIRST = (
     "rows are taken to come before columns: a picture and its mirror image along the diagonal "
@@ -49,14 +49,14 @@ def inspect_dense(sample: ArraySample, question: Question) -> Findings:
     verdict, is_right, order = _judge(sample.shape, found, deviations, question)
     if order is None:
         return Findings(verdict, is_right, tuple(measured))
-    upright = values.transpose([order.index(axis) for axis in "SHW"])
+    upright = values.transpose([order.index(axis) for axis in "THW"])
     start, stop = middle_ticks(upright.shape[0], upright.shape[1] * upright.shape[2])
     spikes = upright[start:stop, ::-1] if question.flip_rows else upright[start:stop]
     lines, warnings = describe_rate(spikes)
     if question.reference is not None:
         warnings.append("the reference is used with packed spikes only")
     warnings = [*([ROWS_FIRST] if question.axes is None else []), *warnings]
-    block = Block(spikes, start, sample.shape[order.index("S")])
+    block = Block(spikes, start, sample.shape[order.index("T")])
     return Findings(verdict, is_right, (*measured, *lines), tuple(warnings), block)
 
 
@@ -90,18 +90,18 @@ def _judge(
     shape: Sequence[int], found: str | None, deviations: float, question: Question
 ) -> tuple[str, bool, str | None]:
     """Return the verdict, whether what was given can be right, and the order of axes to draw."""
-    given = question.axes
-    if given is not None and sorted(given) != sorted("SHW"):
-        return f"axes {given!r} cannot be right: name S, H and W once each", False, found
+    given = None if question.axes is None else question.axes.upper().replace("S", "T")
+    if given is not None and sorted(given) != sorted("THW"):
+        return f"axes {given!r} cannot be right: name T, H and W once each", False, found
     if found is None:
         verdict = (
             f"which axis is time cannot be known: no axis stands out ({deviations:.0f} deviations);"
             " noise, or ticks that all are the same"
         )
         return verdict, given is not None, given
-    time = found.index("S")
+    time = found.index("T")
     sure = f"values along it agree less than along the others, {deviations:.0f} deviations"
-    if given is not None and given.index("S") != time:
+    if given is not None and given.index("T") != time:
         return f"axes {given} cannot be right: axis {time} is time ({sure}): {found}", False, found
     order = given or found
     size = shape[order.index("H")], shape[order.index("W")]

@@ -30,7 +30,7 @@ class Question:
         height, width: size of the sensor.
         bit_order: "little" or "big", of packed spikes.
         flip_rows: whether the file stores the bottom row first.
-        axes: order of the axes of an array ("SHW", "HWS") or of the columns of a list ("tyx").
+        axes: order of the axes of an array ("THW", "HWT") or of the columns of a list ("tyx").
         key: name of the array in an archive.
         reference: an image of the same scene.
     """

@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from src.data.bad_samples import BadFileError
-from src.data.inspection.array_samples import ENDINGS, sample_array
+from src.data.inspection.array_samples import sample_array
 from src.data.inspection.arrays import inspect_dense
 from src.data.inspection.findings import Findings, Question
 from src.data.inspection.lists import inspect_list
 from src.data.inspection.packed import inspect_packed
+from src.data.spikes.array_files import ARRAY_SUFFIXES
 from src.data.spikes.spike_dat import read_sidecar
 
 # First bytes of files that are no bare bits, whatever their ending says.
@@ -37,7 +38,7 @@ def inspect_file(question: Question) -> Findings:
     path = question.path
     if not path.is_file():
         raise BadFileError(path, "is a folder" if path.is_dir() else "no such file")
-    if path.suffix.lower() in ENDINGS:
+    if path.suffix.lower() in ARRAY_SUFFIXES:
         sample = sample_array(path, question.key)
         if len(sample.shape) == 3 and sample.values.dtype.kind in "buif":
             return inspect_dense(sample, question)

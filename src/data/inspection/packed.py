@@ -135,8 +135,8 @@ class _Inspection:
         published = published_sizes(tick.value)
         if published and size_name(*self.size) not in published:
             self.warnings.append(
-                f"{', '.join(published)} has as many pixels; strictly periodic scenes look alike in "
-                "several widths: see in the picture which is right"
+                f"{', '.join(published)} has as many pixels; strictly periodic scenes look alike "
+                "in several widths: see in the picture which is right"
             )
         self.measured.append(self.bits.test(*self.size, row_order).sentence)
         self.measured.append(numbers)
