@@ -40,7 +40,11 @@ MADE_AT_RUN_TIME = (
 )
 WRITTEN_BY_THE_READER = {"configs/deblur/mine.yaml", "my_run.yaml", "mine.yaml"}
 SHOWN_AS_WRONG = {"DATA.CLIP_LENGHT", "data/nowhere"}
-FOREIGN_FLAGS = {"--shm-size", "--options"}
+FOREIGN_FLAGS = {
+    "--shm-size",
+    "--options",
+    *("--nodes", "--gpus-per-node", "--time", "--signal"),  # of sbatch
+}
 NOT_KEYS = {"DATA_ROOT", "CUDA_VISIBLE_DEVICES"}
 # Commands of the shell hand their options on to this file.
 OPTIONS_OF = {

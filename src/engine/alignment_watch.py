@@ -120,13 +120,13 @@ def alarms(reaches: dict[str, Reach]) -> list[str]:
         if not reach.saturation <= MAX_SATURATION:  # NaN is an alarm, too
             sentences.append(
                 f"{stage}: the alignment offsets stand at {reach.saturation:.0%} of their bound "
-                f"(mean {reach.offset_mean:.2f} px); lower the learning rate of `deform`"
+                f"(mean {reach.offset_mean:.2f} px); lower TRAIN.GROUPS.DEFORM.LR_MULTIPLIER"
             )
         full = reach.flow_mean * reach.pixel
         if not full <= MAX_MEAN_FLOW_PX:
             sentences.append(
                 f"{stage}: the mean flow is {full:.0f} px at full resolution, more than "
-                f"{MAX_MEAN_FLOW_PX:.0f}; freeze `spynet` longer or lower its learning rate"
+                f"{MAX_MEAN_FLOW_PX:.0f}; see TRAIN.GROUPS.SPYNET"
             )
     return sentences
 

@@ -63,7 +63,13 @@ class IntervalLog:
         left = self.pace.seconds_left(step, total_steps, val_every)
         logger.info(
             "%s step %d/%d: loss %.5f, lr %.2e, gradient %.3f, %.3f s/step (%s), %s, left %s",
-            *(self.name, step, total_steps, means.get("loss/total", math.nan), rates[0]),
+            *(
+                self.name,
+                step,
+                total_steps,
+                means.get("loss/total", math.nan),
+                next(iter(rates.values())),
+            ),
             *(means.get("grad_norm", math.nan), pace, _shares(per_step)),
             *(_memory(gib), tqdm.format_interval(left)),
         )
@@ -83,8 +89,10 @@ class IntervalLog:
         self._meter, self._steps, self._data_seconds = Meter(), 0, 0.0
 
 
-def _rates(rates: tuple[float, ...]) -> dict[str, float]:
-    return {"lr": rates[0], **{f"lr/group_{i}": rate for i, rate in enumerate(rates) if i}}
+def _rates(rates: dict[str, float]) -> dict[str, float]:
+    """Return the first group's rate as `lr`, those of all others by their names."""
+    first, *others = rates
+    return {"lr": rates[first], **{f"lr/{name}": rates[name] for name in others}}
 
 
 def _shares(per_step: dict[str, float]) -> str:

@@ -33,14 +33,14 @@ class MicroBatch:
 class StepOutcome:
     """What one step did. Losses are means over this rank's micro-batches.
 
-    `learning_rates` are those that the step used, one per parameter group.
+    `learning_rates` are those that the step used, by parameter group, the largest group first.
     """
 
     losses: dict[str, float]
     grad_norm: float
     is_finite: bool
     names: tuple[str, ...]
-    learning_rates: tuple[float, ...]
+    learning_rates: dict[str, float]
 
 
 class BatchPlacer:
@@ -120,7 +120,7 @@ class TrainingStep:
             self.draws.seed(step, index)
             parts.append(self._backward(placed, share=1 / len(batches), is_last=is_last))
             names.extend(placed.names)
-        rates = tuple(group["lr"] for group in self.optimizer.param_groups)
+        rates = {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
         with self.phases.measure("optimiser"):
             grad_norm, is_finite = self._update(step)
         return StepOutcome(_means(parts), grad_norm.item(), is_finite, tuple(names), rates)
