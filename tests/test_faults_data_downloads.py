@@ -1,9 +1,9 @@
 """What arrives from the network is checked, or it does not stay.
 
 The project downloads two kinds of files, the weights of VGG and of the flow estimator, and unpacks
-no archive: `.npz` and `.pth` files are archives that are read in place, and nothing calls `extract`,
-`extractall`, `tarfile` or `shutil.unpack_archive`, which the last test pins. So a member of an
-archive cannot be written outside its folder.
+no archive: `.npz` and `.pth` files are archives that are read in place, and nothing calls
+`extract`, `extractall`, `tarfile` or `shutil.unpack_archive`, which the last test pins. So a member
+of an archive cannot be written outside its folder.
 """
 
 import http.client
