@@ -184,6 +184,10 @@ SCHEMA: dict[str, Any] = {
             "Precision; auto is bf16 on a GPU that has it, fp16 on other GPUs, fp32 on a CPU.",
             one_of("auto", "bf16", "fp16", "fp32"),
         ),
+        "OOM_RETRY": Key(
+            True,
+            "Cut micro-batches in two where memory runs out, at the same effective batch (1 rank).",
+        ),
         "GRAD_CLIP": Key(1.0, "Largest norm of all gradients together; 0: no limit.", NOT_NEGATIVE),
         "FREEZE": Key([""], "Parts of VRT that are never trained.", FREEZABLE),
         "GROUPS": {"SPYNET": _part(), "DEFORM": _part()},

@@ -123,6 +123,14 @@ class GradientRules:
                 logger.info("step %d: %s is trained from here on", step, group["name"])
 
     def clip(self, optimizer: Optimizer) -> torch.Tensor:
-        """Clip the gradients that are left; return the norm that they had together."""
+        """Clip the gradients that are left; return the norm that they had together.
+
+        NaN where it is not finite; the gradients then are as they were, so that they can be named.
+        """
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        return nn.utils.clip_grad_norm_(trained, self.max_norm)
+        try:
+            return nn.utils.clip_grad_norm_(trained, self.max_norm, error_if_nonfinite=True)
+        except RuntimeError as error:
+            if "non-finite" not in str(error):
+                raise
+            return torch.tensor(float("nan"))

@@ -42,6 +42,7 @@ FREE_TO_CHANGE = (
     "TRAIN.GRADIENT_ACCUMULATION_STEPS",
     "TRAIN.AMP",  # what it gives on the device is compared instead
     "TRAIN.NUM_WORKERS",
+    "TRAIN.OOM_RETRY",
     "TRAIN.EPOCHS",
     "TRAIN.MAX_STEPS",
     "TRAIN.VAL_EVERY",

@@ -19,6 +19,7 @@ from src.engine.averaging import WeightAverage
 from src.engine.checkpoints import BEST, LAST
 from src.engine.distributed import Ranks, wrap_model
 from src.engine.interval_log import IntervalLog
+from src.engine.memory import MemoryGuard
 from src.engine.parameter_groups import GradientRules, build_optimizer, freeze, read_rules
 from src.engine.precision import choose_precision
 from src.engine.progress import DroppedClips, Progress, Stopwatch, count_steps
@@ -28,12 +29,12 @@ from src.engine.run_state import RunState, identity_of
 from src.engine.saving import Saver
 from src.engine.schedule import build_schedule
 from src.engine.signals import StopSignals
+from src.engine.skipped_steps import SkippedSteps
 from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
 from src.engine.validation import Validation
 from src.losses.build import build_loss
 from src.models.build import build_model, read_vrt_arguments
 
-MAX_SKIPPED_IN_A_ROW = 10
 logger = logging.getLogger(__name__)
 Batch = dict[str, Any]
 
@@ -77,6 +78,9 @@ class Trainer:
             run.name, self.model, self.average, self.train_step, self.progress, identity
         )
         self.saver = Saver(run, ranks, self.state)
+        self.skipped = SkippedSteps(run, ranks, self.progress, self.train_step.scaler)
+        shape = (cfg.DATA.CLIP_LEN, cfg.DATA.CROP_SIZE)
+        self.memory = MemoryGuard(ranks, shape, may_retry=train.OOM_RETRY)
         recordings = build_val_recordings(cfg)
         self.validation = Validation(cfg, ranks, run, recordings, self.stop)
         self.dropped = DroppedClips(
@@ -140,6 +144,8 @@ class Trainer:
                     self.save(LAST)
                 if self._is_due("VAL_EVERY"):
                     self.validate(scalars)
+        if self._is_unfinished() and not self.stopped_by:
+            self.must_stop()  # it came in the last validation
 
     def must_stop(self) -> bool:
         """Whether a rank was asked to stop: then every rank stops here, and the run is saved."""
@@ -168,7 +174,7 @@ class Trainer:
             num_steps=self.total_steps - self.progress.step,
         )
         incoming = iter(loader)
-        while self._is_unfinished() and not self.must_stop():
+        while self.progress.step < self.total_steps and not self.must_stop():
             self.ranks.at("loading data", self.progress.step)
             with self.clock.measure("data"):
                 group = [next(incoming) for _ in range(train.GRADIENT_ACCUMULATION_STEPS)]
@@ -180,29 +186,17 @@ class Trainer:
 
         Raises:
             FloatingPointError: Too many steps in a row had gradients that are not finite.
+            StepMemoryError: The step does not fit into memory.
         """
         self.ranks.at("computing a step", self.progress.step)
         is_observed = self._is_due("LOG_EVERY", self.progress.step + 1)
         with self.alignment.observing() if is_observed else nullcontext():
-            outcome = self.train_step(batches, self.progress.step)
+            outcome = self.memory(self.train_step, batches, self.progress.step)
         self.progress.step += 1
         self.ranks.at("logging", self.progress.step)
-        self.progress.skipped_in_a_row = (
-            0 if outcome.is_finite else self.progress.skipped_in_a_row + 1
-        )
-        if outcome.is_finite:
-            if self.average is not None:
-                self.average.update(self.model)
-            return outcome
-        self.progress.skipped_steps += 1
-        step, clips = self.progress.step, ", ".join(outcome.names)
-        logger.warning("step %d skipped, its gradients are not finite; clips %s", step, clips)
-        if self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise FloatingPointError(
-                f"{MAX_SKIPPED_IN_A_ROW} steps in a row had gradients that are not finite, the "
-                f"last one step {step} with clips {clips}; lower TRAIN.OPTIM.LR, or set TRAIN.AMP "
-                "fp32 to see whether the number format is the cause"
-            )
+        self.skipped.judge(outcome)
+        if outcome.is_finite and self.average is not None:
+            self.average.update(self.model)
         return outcome
 
     def validate(self, scalars: Scalars) -> None:

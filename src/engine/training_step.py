@@ -1,6 +1,7 @@
 """One optimiser step: micro-batches forward and backward, clipping, update."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ class StepOutcome:
     is_finite: bool
     names: tuple[str, ...]
     learning_rates: dict[str, float]
+    broken: tuple[str, ...] = ()  # parameters whose gradients are not finite
 
 
 class BatchPlacer:
@@ -104,39 +106,55 @@ class TrainingStep:
         self.gradients, self.draws = gradients, draws
         self.phases = PhaseClock(place.device)
 
-    def __call__(self, batches: list[dict[str, Any]], step: int) -> StepOutcome:
+    def __call__(
+        self, batches: list[dict[str, Any]], step: int, shares: tuple[float, ...] | None = None
+    ) -> StepOutcome:
         """Do one optimiser step over collated micro-batches; `step` counts from 0.
 
+        The loss is the mean over the micro-batches, weighted by `shares` where these are given.
         A step with a gradient that is not finite changes nothing.
 
         The norm is taken after the ranks have averaged their gradients, so every rank comes to
         the same decision. A skipped step does not advance the schedule.
         """
         parts, names = [], []
+        shares = (1.0,) * len(batches) if shares is None else shares
         for index, batch in enumerate(batches):
             with self.phases.measure("transfer"):
                 placed = self.place(batch)  # one at a time: only one micro-batch is on the device
             is_last = index == len(batches) - 1
             self.draws.seed(step, index)
-            parts.append(self._backward(placed, share=1 / len(batches), is_last=is_last))
+            parts.append(self._backward(placed, share=shares[index] / sum(shares), is_last=is_last))
             names.extend(placed.names)
         rates = {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
         with self.phases.measure("optimiser"):
-            grad_norm, is_finite = self._update(step)
-        return StepOutcome(_means(parts), grad_norm.item(), is_finite, tuple(names), rates)
+            grad_norm, broken = self._update(step)
+        return StepOutcome(
+            _means(parts), grad_norm, math.isfinite(grad_norm), tuple(names), rates, broken
+        )
 
-    def _update(self, step: int) -> tuple[Tensor, bool]:
-        """Clip the gradients and apply them; return their norm and whether it is finite."""
+    def forget(self) -> None:
+        """Drop the gradients of a step that broke off."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _update(self, step: int) -> tuple[float, tuple[str, ...]]:
+        """Clip the gradients and apply them; return their norm, and which are not finite."""
         self.gradients.drop_frozen(self.optimizer, step)
         self.scaler.unscale_(self.optimizer)
-        grad_norm = self.gradients.clip(self.optimizer)
-        is_finite = bool(torch.isfinite(grad_norm))
-        if is_finite:
+        grad_norm = self.gradients.clip(self.optimizer).item()
+        broken: tuple[str, ...] = ()
+        if math.isfinite(grad_norm):
             self.scaler.step(self.optimizer)
             self.schedule.step()
+        else:
+            broken = tuple(
+                name
+                for name, parameter in self.model.named_parameters()
+                if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
+            )
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        return grad_norm, is_finite
+        self.forget()
+        return grad_norm, broken
 
     def _backward(
         self, batch: MicroBatch, *, share: float, is_last: bool
@@ -148,7 +166,10 @@ class TrainingStep:
                 total, parts = self.loss_fn(restored.float(), batch.sharp)
             with self.phases.measure("backward"):
                 self.scaler.scale(total * (share * batch.weight)).backward()
-        return batch.weight, {"total": total.detach(), **{n: p.detach() for n, p in parts.items()}}
+        return share * batch.weight, {
+            "total": total.detach(),
+            **{n: p.detach() for n, p in parts.items()},
+        }
 
 
 @dataclass(frozen=True)
