@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from src.engine.alignment_watch import AlignmentWatch, Reach, alarms, scalars_of
+from src.engine.interval_log import IntervalLog
 from src.engine.pace import Pace
 from src.engine.phases import PhaseClock
+from src.engine.training_step import StepOutcome
 from third_party.VRT.models.deformable import FlowGuidedDeformConv
 from third_party.VRT.models.warping import pixel_grid
 
@@ -164,3 +166,47 @@ def test_f46_an_alignment_that_explodes_raises_an_alarm():
     assert scalars_of(reaches)["alignment/alarms"] == 1
     nan = Reach(float("nan"), float("nan"), 0.0, float("nan"), 1.0)
     assert len(alarms({"stage1": nan})) == 1
+
+
+def outcome(loss=0.5, *, is_finite=True, rates=None):
+    rates = {"rest": 2e-4, "spynet": 2.5e-5} if rates is None else rates
+    return StepOutcome({"total": loss}, 0.25, is_finite, ("a:0",), rates)
+
+
+class KeptScalars:
+    """Stands for TensorBoard."""
+
+    def __init__(self):
+        self.values = {}
+
+    def add(self, step, values):
+        self.values.update({tag: (step, value) for tag, value in values.items()})
+
+
+def test_the_line_of_a_resumed_run_by_hand(caplog):
+    """Steps 901 to 910 of 1000 take 2 s each, the first 30 s; a validation is due at the end."""
+    clock, scalars = Clock(), KeptScalars()
+    interval = IntervalLog("exp", torch.device("cpu"), PhaseClock(torch.device("cpu")))
+    interval.pace = Pace(clock)
+    interval.pace.start()
+    for step in range(901, 911):
+        clock.spend(30 if step == 901 else 2)
+        with interval.phases.measure("forward"):
+            pass
+        interval.add(outcome(step - 900, is_finite=step != 910), data_seconds=0.5)
+    saturated = Reach(9.0, 10.0, 1.0, 0.9, 1.0)
+    with caplog.at_level("INFO"):
+        interval.write(910, 1000, 1000, scalars, {"stage1": saturated})
+    line, alarm = caplog.messages
+    assert line.startswith("exp step 910/1000: loss 5.00000, lr 2.00e-04, gradient 0.250, 2.000 s")
+    assert line.endswith("left 03:00")
+    assert "data 100%" in line
+    assert alarm.startswith("exp step 910: stage1: the alignment offsets stand at 90%")
+    assert scalars.values["loss/total"] == (910, 5.0)  # the skipped step does not count
+    assert scalars.values["time/data_s"] == (910, 0.5)
+    assert scalars.values["lr/spynet"] == (910, 2.5e-5)
+    assert scalars.values["alignment/alarms"] == (910, 1.0)
+    clock.spend(2)
+    interval.add(outcome(7.0), data_seconds=0.0)
+    interval.write(911, 1000, 1000, scalars, {})
+    assert scalars.values["loss/total"] == (911, 7.0)  # started over

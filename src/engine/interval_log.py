@@ -96,7 +96,7 @@ def _rates(rates: dict[str, float]) -> dict[str, float]:
 
 
 def _shares(per_step: dict[str, float]) -> str:
-    total = sum(per_step.values())
+    total = max(sum(per_step.values()), 1e-9)
     shares = {name: per_step[name] / total for name in ("data", *PHASES) if name in per_step}
     told = {n: share for n, share in shares.items() if n != "transfer" or share >= 0.005}
     return ", ".join(f"{name} {share:.0%}" for name, share in told.items())

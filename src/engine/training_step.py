@@ -34,7 +34,7 @@ class MicroBatch:
 class StepOutcome:
     """What one step did. Losses are means over this rank's micro-batches.
 
-    `learning_rates` are those that the step used, by parameter group, the largest group first.
+    `learning_rates` are those that the step used, by parameter group, in their order.
     """
 
     losses: dict[str, float]
