@@ -1,22 +1,14 @@
 """Running a source plan: kill and resume, shards, processes, mixtures, disk, other owners."""
 
-import dataclasses
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from source_cases import GoproClip, bytes_of, prepare, write_config, write_gopro
 
-from src.data.bad_samples import DataSetError
-from src.data.description import DataDescription
-from src.data.sources.output import put_in_place, remove_abandoned
-from src.data.sources.run import run_plan
-from src.data.sources.source import SourcePlan
 from src.paths import REPO_ROOT
 
 CLIPS = (
@@ -149,7 +141,8 @@ def test_a_full_disk_is_refused_before_it_starts(downloaded, tmp_path, monkeypat
 
 def test_disk_use_is_stated_and_about_right(downloaded, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        assert prepare(write_config(tmp_path, tmp_path / "ours"), "gopro", downloaded) == 0
+        config = write_config(tmp_path, tmp_path / "ours")
+        assert prepare(config, "gopro", downloaded, "DATA.USE_PRECOMPUTED_VOXELS", True) == 0
     assert "4 sequences to make: 100 source frames, 0.4 s of video, 8 blurry frames" in caplog.text
     written = sum(
         path.stat().st_size
@@ -164,95 +157,6 @@ def test_disk_use_is_stated_and_about_right(downloaded, tmp_path, caplog):
     assert stated["voxels"] == pytest.approx(8 * 8 * 48 * 64, rel=0.01)  # K = 8
     assert stated["decoded training frames"] == pytest.approx(6 * 2 * 96 * 128 * 3, rel=0.01)
     assert "disk, and per hour of video" in caplog.text
-
-
-@dataclasses.dataclass(frozen=True)
-class Toy:
-    """A sequence of one small file; `deed` is what else it does."""
-
-    name: str
-    deed: str = ""
-    split: str = "train"
-    num_units: int = 3
-    num_exposures: int = 1
-    out_bytes: int = 10
-    seconds: float = 1.0
-
-    @property
-    def identity(self):
-        return {"name": self.name}
-
-    def write(self, folder, advance):
-        (folder / "file").write_text(self.name)
-        advance(3)
-        if self.deed == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.deed == "fail":
-            raise DataSetError("toy", ["cannot be made"])
-        if self.deed == "full":
-            raise OSError(28, "No space left on device")
-        return [f"made {self.name}"]
-
-
-def toys(*jobs):
-    return SourcePlan(jobs, DataDescription("toys"), ())
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize(
-    ("deed", "message"),
-    [("fail", "train/b: toy: cannot be made"), ("full", "train/b: .*No space left on device")],
-)
-def test_one_that_fails_does_not_keep_the_others(tmp_path, workers, deed, message):
-    plan = toys(Toy("a"), Toy("b", deed), Toy("c"))
-    with pytest.raises(DataSetError, match=message) as caught:
-        run_plan(plan, tmp_path, workers=workers)
-    assert "2 of 3 sequences were made and are kept; run it again" in str(caught.value)
-    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["a", "c"]
-    lines = run_plan(toys(Toy("a"), Toy("b"), Toy("c")), tmp_path, workers=workers)
-    assert lines == [
-        *("2 sequences were there already", "1 sequences made"),
-        *("train/a: made a", "train/b: made b", "train/c: made c"),
-    ]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_f37_a_killed_worker_is_explained(tmp_path):
-    plan = toys(*(Toy(f"a{i}") for i in range(3)), Toy("b", "die", num_units=1))
-    with pytest.raises(DataSetError, match="a worker process was killed, probably for lack of"):
-        run_plan(plan, tmp_path, workers=2)
-    plan = toys(*(Toy(f"a{i}") for i in range(3)), Toy("b", num_units=1))
-    run_plan(plan, tmp_path, workers=1)
-    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["a0", "a1", "a2", "b"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs locks")
-def test_hidden_folders_of_the_living_stay(tmp_path):
-    with put_in_place(tmp_path, Toy("a")) as (folder, _):
-        (folder / "half").write_text("half")
-        dead = folder.with_name(".making-host-99999-b")
-        dead.mkdir()
-        Path(f"{dead}.lock").touch()
-        remove_abandoned(tmp_path, ["train"])
-        assert (folder / "half").exists()
-        assert not dead.exists()
-        assert not Path(f"{dead}.lock").exists()
-    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["a"]
-
-
-def test_two_runs_that_make_the_same_do_not_collide(tmp_path):
-    with put_in_place(tmp_path, Toy("a")) as (folder, _):
-        (folder / "file").write_text("mine")
-        place = tmp_path / "train/a"
-        shutil.copytree(folder, place)
-        (place / "source.json").write_text('{"identity": {"name": "a"}, "notes": []}')
-    assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["a"]
-
-
-def test_a_missing_split_is_announced(tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        run_plan(toys(Toy("a")), tmp_path, workers=1)
-    assert "no clips for val: a training needs val too" in caplog.text
 
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "-1/2"])

@@ -1,10 +1,13 @@
 """Do independent pieces of work in several processes, with a progress bar."""
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 import cv2
@@ -42,7 +45,7 @@ def run_parallel(
                 bar.update()
             return
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(tasks)), context, _one_thread) as pool:
+        with ProcessPoolExecutor(min(workers, len(tasks)), context, start_worker) as pool:
             numbers = {pool.submit(function, task): i for i, task in enumerate(tasks)}
             try:
                 for future in as_completed(numbers):
@@ -57,5 +60,17 @@ def run_parallel(
                 pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
+def start_worker() -> None:
+    """Set up a worker process: one thread for OpenCV, and an end when its parent dies.
+
+    Without the latter the workers of a killed program would wait for work for ever.
+    """
     cv2.setNumThreads(0)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 from src.data.bad_samples import BadFileError, DataSetError, problems_of
+from src.data.preparation.parallel import start_worker
 from src.data.sources.output import (
     check_root,
     disk_use,
@@ -167,7 +167,7 @@ class _Worker:
 
 
 def _start_worker(counter: Synchronized) -> None:
-    cv2.setNumThreads(0)
+    start_worker()
     _Worker.counter = counter
 
 
