@@ -20,7 +20,7 @@ import numpy as np
 
 from src.data.bad_samples import BadFileError
 from src.data.frames import read_image
-from src.data.preparation.parallel import run_parallel
+from src.data.preparation.parallel import run_parallel, worthwhile_workers
 from src.data.voxel_cache import Crop
 from src.paths import atomic_write
 
@@ -148,6 +148,7 @@ def _make(arrays: list[FrameArray], root: Path, workers: int) -> list[str]:
         ]
     logger.info("%s, %.2f GB free", what, free / 1e9)
     problems: list[str] = []
+    workers = worthwhile_workers(workers, needed)
     for wait in (False, True):  # first what nobody else is at
         tasks = [(array, wait) for array in arrays]
         results = [why for _, why in run_parallel(_write, tasks, workers, "decoding frames")]
