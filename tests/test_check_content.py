@@ -195,3 +195,17 @@ def test_frames_with_hardly_a_spike_are_a_note(root):
     findings = check_rates("train/a", frames, entries)
     assert findings.problems == []
     assert "train/a: hardly a spike, below 0.001 per pixel and tick (000000, " in findings.notes[0]
+
+
+@pytest.mark.parametrize(("threshold", "transfer"), [(1.0, "encoded"), (2.0, "linear")])
+def test_another_threshold_than_stated_is_a_note(root, threshold, transfer):
+    description = read_description(root)
+    assert look(root / "train/a", description).notes == []
+    other = dataclasses.replace(description, threshold=threshold, transfer=transfer)
+    findings = look(root / "train/a", other)
+    assert findings.problems == []
+    (note,) = findings.notes
+    assert f"dataset.yaml says {threshold:g} with {transfer} light" in note
+    if transfer == "encoded":
+        found = float(re.search(r"threshold of ([0-9.]+) gives", note).group(1))
+        assert found == pytest.approx(2.0, abs=0.1)  # what the spikes were made with

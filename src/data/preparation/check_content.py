@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from src.data.bad_samples import BadFileError
 from src.data.description import DataDescription
 from src.data.preparation.check_pairs import check_pairs
-from src.data.preparation.check_reading import find_unlike, find_wrong_way, sample_readings
+from src.data.preparation.check_reading import (
+    find_other_threshold,
+    find_unlike,
+    find_wrong_way,
+    sample_readings,
+)
 from src.data.preparation.check_timing import check_timing
 from src.data.preparation.counting import PreparedSplit
 from src.data.preparation.findings import Findings
@@ -50,6 +55,8 @@ def look_at(task: ContentTask) -> Findings:
         if wrong_way:  # then the picture at another time means nothing
             findings.problems.append(wrong_way)
             return findings
+        other_threshold = find_other_threshold(task.where, readings, task.description)
+        findings.notes += [other_threshold] if other_threshold else []
         timing = check_timing(task.where, task.frames, task.ticks_per_second, task.description)
         findings.include(timing)
         unlike = find_unlike(task.where, readings)

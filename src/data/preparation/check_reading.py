@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.bad_samples import BadFileError
-from src.data.description import BIT_ORDERS, FILE_NAME
+from src.data.description import BIT_ORDERS, FILE_NAME, DataDescription
 from src.data.frames import read_image
 from src.data.preparation.findings import Findings, listed, sample_places
 from src.data.recordings import FrameRecord
@@ -26,6 +26,8 @@ CLEARLY_BETTER = 0.01  # of a correlation; the wrong order of bits costs 0.05 on
 UNLIKE, LIKE = 0.2, 0.4
 INVERTED = -0.5
 MIN_CONTRAST = 0.02  # standard deviation of grey values 0..1; less shows nothing
+GAMMA = 2.2  # from encoded grey values to light
+THRESHOLD_FACTOR = 1.3  # clipping, noise and dark frames move the estimate
 HIGHEST_RATE, LOWEST_RATE = 0.98, 0.001
 
 Way = tuple[str, bool]  # bit order, flip of the rows
@@ -33,11 +35,21 @@ Way = tuple[str, bool]  # bit order, flip of the rows
 
 @dataclass(frozen=True)
 class Reading:
-    """Correlation of one frame's spikes with its sharp frame, by way of reading."""
+    """How the spikes of one exposure fit its sharp frame.
+
+    Attributes:
+        name: the frame.
+        stated: the way of reading that is written beside the spikes.
+        correlations: with the sharp frame, by way of reading.
+        rate: spikes per pixel and tick.
+        light: mean of the sharp frame in 0..1, by what a sensor may integrate.
+    """
 
     name: str
     stated: Way
     correlations: Mapping[Way, float]
+    rate: float
+    light: Mapping[str, float]
 
 
 def sample_readings(frames: tuple[FrameRecord, ...]) -> list[Reading]:
@@ -97,6 +109,27 @@ def find_unlike(where: str, readings: list[Reading]) -> str | None:
     return None
 
 
+def find_other_threshold(
+    where: str, readings: list[Reading], description: DataDescription | None
+) -> str | None:
+    """Say where the number of spikes fits another threshold than the stated one.
+
+    In the mean a pixel fires light / threshold times per tick.
+    """
+    if description is None or description.threshold is None or not readings:
+        return None
+    rate = sum(reading.rate for reading in readings)
+    if description.transfer not in readings[0].light or rate == 0:
+        return None
+    found = sum(reading.light[description.transfer] for reading in readings) / rate
+    if 1 / THRESHOLD_FACTOR < found / description.threshold < THRESHOLD_FACTOR:
+        return None
+    return (
+        f"{where}: as many spikes as a threshold of {found:.2g} gives, dataset.yaml says "
+        f"{description.threshold:g} with {description.transfer} light"
+    )
+
+
 def read_ways(frame: FrameRecord) -> Reading | None:
     """Correlate the rate over an exposure with the sharp frame; None where there is no contrast.
 
@@ -108,7 +141,7 @@ def read_ways(frame: FrameRecord) -> Reading | None:
     sharp = grey_at_spike_size(read_image(frame.sharp), size)
     if sharp.std() < MIN_CONTRAST:
         return None
-    correlations = {}
+    correlations, rate = {}, 0.0
     for order, flip in product(BIT_ORDERS, (False, True)):
         geometry = replace(source.geometry, bit_order=order, flip_rows=flip)
         try:
@@ -116,8 +149,10 @@ def read_ways(frame: FrameRecord) -> Reading | None:
         except (OSError, ValueError) as error:
             raise BadFileError(source.path, str(error)) from error
         correlations[order, flip] = _correlation(spikes.sum(axis=0, dtype=np.int32), sharp)
+        rate = float(spikes.mean())  # the same in every way
     stated = (source.geometry.bit_order, source.geometry.flip_rows)
-    return Reading(frame.name, stated, correlations)
+    light = {"encoded": float(sharp.mean()), "linear": float((sharp**GAMMA).mean())}
+    return Reading(frame.name, stated, correlations, rate, light)
 
 
 def check_rates(
