@@ -4,6 +4,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from src.data.frames import write_png
 from src.data.inspection.findings import Question
 from src.data.inspection.inspect import inspect_file
 from src.data.inspection.packed import inspect_bytes, inspect_packed
+from src.data.inspection.peaks import best_width
 from src.data.inspection.recognition import PackedBits
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar
 from tests.inspection_cases import film, pack, scene
@@ -149,6 +151,16 @@ def test_a_faint_or_periodic_scene_is_not_guessed_at():
     findings = inspect(pack(np.diff(count, axis=0).astype(np.uint8)))
     assert findings.verdict.startswith("the size cannot be known")
     assert "96x128" in findings.verdict
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 84), (90, 112), (120, 77)])
+def test_a_smooth_scene_has_no_smaller_width(height, width):
+    """Widths that divide the picture and lie just beside the true one are nearly as good."""
+    smooth = cv2.GaussianBlur(scene(height, width), (0, 0), 9)
+    noise = np.random.default_rng(0).normal(0, 0.01, (4, height * width))
+    found = best_width((smooth.reshape(1, -1) + noise).astype(np.float32))
+    assert found.value == width
+    assert found.likely[0] == width
 
 
 def test_left_over_bytes_are_counted():
