@@ -140,6 +140,7 @@ def test_settings_keep_the_effective_batch_and_give_up_the_crop_last():
     smaller = settings_for(6, search())  # of which 5.1 GB are used: 5.0 GB at 224 pixels
     assert (smaller.clips, smaller.recomputes, smaller.crop_px) == (1, True, 224)
     assert settings_for(6, search(state=6e9)) is None
+    assert settings_for(6, search(reserve=0.3)).crop_px == 192  # 3.7 of 4.2 GB
 
 
 def test_state_by_hand(cfg):
