@@ -1,6 +1,7 @@
 """What clusters do: several machines, a time limit, a queue."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,6 +130,27 @@ def test_several_machines_need_to_know_where_to_meet():
     assert "NNODES=2 needs MASTER_ADDR (machine 0) and NODE_RANK (0 to 1)" in done.stderr
 
 
+def test_the_machines_are_given_on_to_the_launcher(tmp_path):
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    shutil.copy(MULTI_GPU, scripts)
+    (scripts / "launch_train.sh").write_text('echo "$@"\n')
+    environment = {**os.environ, "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node0"}
+
+    def told(**changes):
+        command = ["bash", str(scripts / MULTI_GPU.name), "8", "--config", "a b.yaml"]
+        return subprocess.run(
+            command, env={**environment, **changes}, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    assert told() == (
+        "--num_processes 8 --max_restarts 0 --nnodes 2 --node_rank 1 "
+        "--rdzv_endpoint node0:29400 --rdzv_id vrt_spike --config a b.yaml"
+    )
+    one = told(NNODES="1", MAX_RESTARTS="3")
+    assert one == "--num_processes 8 --max_restarts 3 --config a b.yaml"
+
+
 @pytest.mark.slow
 def test_two_machines_train_what_two_processes_train(tmp_path):
     """Two launchers on this machine meet at a port, as two machines would."""
@@ -136,13 +158,12 @@ def test_two_machines_train_what_two_processes_train(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**one_thread(), "NNODES": "2", "MASTER_ADDR": "127.0.0.1"}
-    environment |= {"MASTER_PORT": str(port), "RDZV_ID": "test"}
+    meeting = ["--nnodes", "2", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "test"]
+    command = [sys.executable, str(REPO_ROOT / "scripts/launch.py"), "--config", str(config)]
     machines = [
         subprocess.Popen(
-            ["bash", str(MULTI_GPU), "1", "--config", str(config), "EXP_NAME", "machines"],
-            env={**environment, "NODE_RANK": str(rank)}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            [*command, *meeting, "--node_rank", str(rank), "EXP_NAME", "machines"],
+            env=one_thread(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for rank in range(2)
     ]  # fmt: skip
@@ -151,7 +172,7 @@ def test_two_machines_train_what_two_processes_train(tmp_path):
     finally:
         for machine in machines:
             if machine.poll() is None:
-                os.killpg(machine.pid, signal.SIGTERM)
+                machine.terminate()  # what it has started ends with it
     assert [machine.returncode for machine in machines] == [0, 0], "\n".join(outputs)
     assert "2 clips a step (2 rank(s)" in outputs[0] + outputs[1]
     run_train(config, "EXP_NAME", "processes", processes=2)
