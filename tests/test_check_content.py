@@ -11,6 +11,7 @@ from prepare_cases import run, write_config
 from src.data.alignment import read_exposures, write_exposures
 from src.data.description import read_description
 from src.data.frames import read_image
+from src.data.preparation import check_content
 from src.data.preparation.check_content import ContentTask, look_at
 from src.data.preparation.check_reading import check_rates, read_ways
 from src.data.preparation.check_timing import measure
@@ -209,3 +210,14 @@ def test_another_threshold_than_stated_is_a_note(root, threshold, transfer):
     if transfer == "encoded":
         found = float(re.search(r"threshold of ([0-9.]+) gives", note).group(1))
         assert found == pytest.approx(2.0, abs=0.1)  # what the spikes were made with
+
+
+def test_of_many_right_sequences_not_all_are_told(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(check_content, "MAX_SEEN", 1)
+    config = write_config(root, tmp_path / "film.yaml")
+    assert run(config) == 0
+    assert run(config, "--check_only") == 0
+    told = capsys.readouterr().out
+    assert "train/a: stated tick 24.0" in told
+    assert "val/b: stated tick" not in told
+    assert "1 more sequences show their sharp frames as stated" in told
