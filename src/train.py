@@ -63,6 +63,7 @@ def train(cfg: CfgNode, ranks: Ranks, args: argparse.Namespace, stop: StopSignal
     start_logging(log_file, is_main=ranks.is_main, rank=ranks.rank)
     with run.locked() if ranks.is_main else nullcontext():
         if ranks.is_main:
+            run.check_writable()
             write_run_record(run, cfg, stamp)
         refuse_wrong_data(cfg, ranks)
         trainer = Trainer(cfg, ranks, run, stop)

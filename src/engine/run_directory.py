@@ -3,6 +3,7 @@
 import logging
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -84,6 +85,44 @@ class RunDirectory:
             for left in self.checkpoints.glob(".partial-*"):  # of a kill inside a write
                 left.unlink()
             yield
+
+    def check_writable(self) -> None:
+        """Write into every folder of the run, so that none fails after hours.
+
+        Raises:
+            OSError: A folder cannot be made or written; it is named.
+        """
+        for folder in (self.checkpoints, self.visuals, self.events, self.metrics):
+            try:
+                with atomic_write(folder / ".writable") as partial:
+                    partial.write_bytes(b"1")
+                (folder / ".writable").unlink()
+            except OSError as error:
+                raise OSError(
+                    f"{folder}: the run cannot write there ({error.strerror or error}); mend the "
+                    "rights of the folder, or choose another LOG.SAVE_DIR"
+                ) from error
+
+    def check_space(self, checkpoint_bytes: int) -> None:
+        """See to it that the checkpoints which are still to come have room.
+
+        Args:
+            checkpoint_bytes: Size of one.
+
+        Raises:
+            OSError: The disk has less room than they need.
+        """
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        names = ("last.pth", "previous.pth", "best.pth")
+        missing = sum(not (self.checkpoints / name).exists() for name in names)
+        needed = (missing + 1) * checkpoint_bytes  # one more while it is being written
+        free = shutil.disk_usage(self.checkpoints).free
+        if free < needed:
+            raise OSError(
+                f"{self.checkpoints}: {free / 1e9:.2f} GB are free, the run's checkpoints need "
+                f"{needed / 1e9:.2f} GB ({checkpoint_bytes / 1e9:.2f} GB each); make room, or "
+                "choose another LOG.SAVE_DIR"
+            )
 
     def set_aside(self) -> None:
         """Rename the checkpoints and events of an earlier run of this name; delete nothing."""

@@ -49,6 +49,12 @@ class RunState:
             **self.identity,
         }
 
+    def checkpoint_bytes(self) -> int:
+        """Return about how large a checkpoint gets: weights, their average, two moments each."""
+        sizes = [t.numel() * t.element_size() for t in self.model.state_dict().values()]
+        trained = [p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad]
+        return sum(sizes) * (1 if self.average is None else 2) + 2 * sum(trained)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put the run where `state` left it.
 

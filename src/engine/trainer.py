@@ -238,6 +238,8 @@ class Trainer:
 
     def resume(self, choice: str) -> None:
         """Go on from where `choice` says: `auto` (this run's checkpoint), `never`, or a path."""
+        if self.ranks.is_main:
+            self.run.check_space(self.state.checkpoint_bytes())
         self.saver.resume(choice)
 
     def describe(self) -> None:

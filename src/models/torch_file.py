@@ -28,6 +28,7 @@ UNREADABLE = (
     lzma.LZMAError,
 )
 ZIP_START = b"PK\x03\x04"  # what torch.load goes by, too
+DOS_FOLDER = 0x10  # in the external attributes of an entry
 FORBIDDEN = re.compile(r"GLOBAL (\S+) was not an allowed global|class (\S+) was not an allowed")
 
 
@@ -55,6 +56,12 @@ def _compare_checksums(path: Path) -> None:
     if not _is_zip(path):
         return  # the format before torch 1.6 has none
     with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():  # torch.save compresses nothing
+            is_stored = entry.compress_type == zipfile.ZIP_STORED
+            # What is marked as a folder torch takes for a tensor without reading its values.
+            is_folder = bool(entry.external_attr & DOS_FOLDER)
+            if is_folder or not is_stored or entry.file_size != entry.compress_size:
+                raise ValueError(f"damaged, sizes or marks of {entry.filename} do not fit")
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"damaged, the checksum of {damaged} does not fit")
