@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from src.inference.mirroring import mirror_to, mirrored_to_multiple
 from src.inference.tile_settings import TileSettings
 from src.inference.tiling import (
     blend_clips,
-    mirror_to,
-    mirrored_to_multiple,
     padded_size,
     plan_axis,
     tile_clip,

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from src.data.normalization import Normalization, normalize_counts, to_unit
+from src.inference.mirroring import mirror_to
 from src.inference.modes import evaluating, number_format
 from src.inference.tile_settings import TileSettings
 from src.inference.tiling import (
     blend_clips,
     blend_tiles,
     frames_of_clips,
-    mirror_to,
     padded_size,
     plan_space,
     plan_time,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from src.inference.mirroring import mirror_to, mirrored_to_multiple
 from src.inference.tile_settings import TileSettings
 
 
@@ -208,15 +209,6 @@ def blend_tiles(
     return whole
 
 
-def mirrored_to_multiple(length: int, multiple: int) -> list[int]:
-    """Return positions 0..length-1, then the last ones backwards up to a multiple.
-
-    The last position is repeated. At most `length` positions are appended, as published.
-    """
-    positions = list(range(length))
-    return positions + positions[::-1][: -length % multiple]
-
-
 def tile_clip(
     net: Callable[[torch.Tensor], torch.Tensor],
     clip: torch.Tensor,
@@ -295,13 +287,3 @@ def padded_size(size: tuple[int, int], settings: TileSettings) -> tuple[int, int
         for length, multiple in zip(size, settings.window[1:], strict=True)
     )
     return height, width
-
-
-def mirror_to(clip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return [..., H, W] enlarged to `size` by its last rows and columns in reverse order."""
-    for axis, length in zip((-2, -1), size, strict=True):
-        missing = length - clip.shape[axis]
-        if missing:
-            tail = clip.narrow(axis, clip.shape[axis] - missing, missing).flip(axis)
-            clip = torch.cat([clip, tail], dim=axis)
-    return clip
