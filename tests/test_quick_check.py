@@ -96,6 +96,17 @@ def test_what_is_wrong_is_named(config, fault):
     assert any(expected in problem for problem in problems), problems
 
 
+def test_a_model_that_starts_from_weights_may_keep_their_numbers(config, tmp_path, caplog):
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    set_norm(config, "0.2", "0.4")
+    pretrained = ["MODEL.PRETRAINED", str(weights)]
+    assert quick_check(load_config(config, pretrained)) == []
+    assert "right if MODEL.PRETRAINED was trained with the former" in caplog.text
+    set_norm(config, "0.0", "1.0")
+    assert "DATA.NORM: MEAN 0.0" in quick_check(load_config(config, pretrained))[0]
+
+
 def test_all_of_it_at_once(config):
     chosen = ("spikes changed", "frame cut", "exposure changed", "other mean")
     for name in chosen:

@@ -1,5 +1,6 @@
 """Check what the configuration and the description say against the data."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from src.data.scanning import SequenceScan
 from src.data.transforms import crop_grid
 from src.data.yaml_edit import number_text
 
+NORM_UNSET = (number_text(0.0), number_text(1.0))  # the defaults of DATA.NORM
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -28,6 +32,7 @@ class Expected:
         clip_len: frames of a training clip.
         crop_px: side of a training crop in RGB pixels.
         gain, bin_normalize: how counts enter mean and deviation, DATA.GAIN and DATA.BIN_NORMALIZE.
+        has_weights: the model starts from weights, whose training may have had other numbers.
     """
 
     norm_mean: float
@@ -36,6 +41,7 @@ class Expected:
     crop_px: int
     gain: float = 1.0
     bin_normalize: bool = False
+    has_weights: bool = False
 
     @classmethod
     def of(cls, cfg: CfgNode) -> "Expected":
@@ -48,6 +54,7 @@ class Expected:
             crop_px=data.CROP_SIZE,
             gain=data.GAIN,
             bin_normalize=data.BIN_NORMALIZE,
+            has_weights=bool(cfg.MODEL.PRETRAINED),
         )
 
 
@@ -88,7 +95,11 @@ def check_log_names(log: AlignmentLog, root: Path, splits: Iterable[str]) -> lis
 def check_normalization(
     splits: list[PreparedSplit], train_split: str, expected: Expected
 ) -> list[str]:
-    """Compare DATA.NORM with mean and deviation of what was counted."""
+    """Compare DATA.NORM with mean and deviation of what was counted.
+
+    A model that goes on from weights of another data set keeps the numbers of that one: then a
+    difference is only logged.
+    """
     if not any(s.entries[scan.name] for s in splits if s.split == train_split for scan in s.scans):
         return [f"{train_split}: no prepared frame, so DATA.NORM is not checked; {RUN_PREPARE}"]
     try:
@@ -98,10 +109,14 @@ def check_normalization(
     given = (number_text(expected.norm_mean), number_text(expected.norm_std))
     if found == given:
         return []
-    return [
+    difference = (
         f"DATA.NORM: MEAN {given[0]}, STD {given[1]} in the configuration, the training split has "
-        f"{found[0]}, {found[1]}; {RUN_PREPARE}"
-    ]
+        f"{found[0]}, {found[1]}"
+    )
+    if expected.has_weights and given != NORM_UNSET:
+        logger.warning("%s; right if MODEL.PRETRAINED was trained with the former", difference)
+        return []
+    return [f"{difference}; {RUN_PREPARE}"]
 
 
 def check_description(
