@@ -76,10 +76,12 @@ class Evil:
         return (open, ("pwned", "w"))
 
 
-def test_f28_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_f28_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, monkeypatch, is_zip):
     monkeypatch.chdir(tmp_path)
-    torch.save({"progress": {"step": 1}, "model": Evil()}, tmp_path / "last.pth")
-    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+    content = {"progress": {"step": 1}, "model": Evil()}
+    torch.save(content, tmp_path / "last.pth", _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(ValueError, match=r"asks for io\.open, which could run code"):
         load_checkpoint(tmp_path / "last.pth")
     assert not (tmp_path / "pwned").exists()
 

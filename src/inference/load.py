@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import nn
 from yacs.config import CfgNode
@@ -13,7 +12,8 @@ from yacs.config import CfgNode
 from src.config import config_from_text, load_config
 from src.engine.run_directory import RunDirectory
 from src.models.build import build_model
-from src.models.weights import NESTED_UNDER, UNREADABLE, load_weights
+from src.models.torch_file import read_torch_file
+from src.models.weights import NESTED_UNDER, load_weights
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def load_model(
         raise FileNotFoundError(
             f"checkpoint {checkpoint} does not exist; train first, or give a file as --ckpt"
         )
-    stored = _read(checkpoint)
+    stored = read_torch_file(checkpoint, "weights")
     is_ours = isinstance(stored, dict) and "config" in stored and "model" in stored
     part = _choose(weights, stored, checkpoint) if is_ours else None
     if is_ours:
@@ -92,11 +92,3 @@ def _choose(weights: str, stored: dict[str, Any], checkpoint: Path) -> str:
             f"{checkpoint} holds no averaged weights (TRAIN.EMA_DECAY was 0); use --weights auto"
         )
     return weights
-
-
-def _read(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: cannot be read as weights: {reason}") from error

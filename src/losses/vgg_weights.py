@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from src.models.weights import UNREADABLE
+from src.models.torch_file import UNREADABLE
 from src.paths import atomic_write, resolve
 
 logger = logging.getLogger(__name__)

@@ -1,8 +1,6 @@
 """Reading weights from a file: ours, plain VRT's, wrapped or compiled ones."""
 
 import logging
-import pickle
-import struct
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from src.models.torch_file import read_torch_file
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)
@@ -19,19 +18,6 @@ logger = logging.getLogger(__name__)
 NESTED_UNDER = ("ema", "model", "params_ema", "params")
 VRT_PREFIX = "vrt."
 MAX_NAMED = 8
-# What torch.load raises on a missing, foreign, cut or arbitrary file: its reader of the old format
-# takes any bytes for a program and stumbles somewhere.
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    struct.error,
-)
 
 
 @dataclass(frozen=True)
@@ -105,11 +91,7 @@ def read_state_dict(path: Path, parts: tuple[str, ...] = NESTED_UNDER) -> dict[s
     Raises:
         ValueError: not a file of weights that can be read without running code, or not finite.
     """
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: cannot be read as weights: {reason}") from error
+    stored = read_torch_file(path, "weights")
     for name in parts:
         if isinstance(stored, dict) and isinstance(stored.get(name), dict):
             stored = stored[name]
