@@ -15,13 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.comparison.acceptance import overall
+from src.comparison.report_page import write_page
+from src.comparison.report_pictures import write_example
+from src.comparison.result import Comparison, compare_runs
+from src.comparison.runs import path_of_page, trained_run, twin_overrides
 from src.config import ConfigError, load_config
 from src.data.build import build_val_recordings
-from src.engine.acceptance import overall
-from src.engine.comparison import path_of_page, trained_run, twin_overrides
-from src.engine.comparison_result import Comparison, compare_runs
-from src.engine.report_page import write_page
-from src.engine.report_pictures import write_example
 from src.engine.run_directory import RunDirectory
 from src.inference.restore import NonFiniteOutputError, TileMemoryError
 from src.metrics.report import format_table

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from yacs.config import CfgNode
 
+from src.comparison.runs import twin_overrides
 from src.config import ConfigError, load_config
-from src.engine.comparison import twin_overrides
 from src.engine.signals import EXIT_CODE_FILE, STOPPING, die_with_parent, exit_code
 from src.paths import REPO_ROOT, resolve
 

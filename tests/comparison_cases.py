@@ -3,7 +3,7 @@
 import numpy as np
 from torch import nn
 
-from src.engine.comparison_scores import BLURRY, SPIKE, TWIN, ComparedFrame, ComparedFrames
+from src.comparison.scores import BLURRY, SPIKE, TWIN, ComparedFrame, ComparedFrames
 from src.inference.restore import Normalization, Restorer
 from src.inference.tile_settings import TileSettings
 from tests.inference_cases import Video

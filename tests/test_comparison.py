@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from src.comparison.acceptance import judge, overall
+from src.comparison.runs import TrainedRun, check_comparable
+from src.comparison.scores import SPIKE, TWIN, compare_frames
 from src.config import config_to_text, load_config
 from src.data.description import DataDescription, description_to_text
-from src.engine.acceptance import judge, overall
-from src.engine.comparison import TrainedRun, check_comparable
-from src.engine.comparison_scores import SPIKE, TWIN, compare_frames
 from src.engine.run_directory import RunDirectory
 from src.inference.evaluate import evaluate_recordings
 from src.inference.tile_settings import TileSettings

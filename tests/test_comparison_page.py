@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from src.comparison.acceptance import judge
+from src.comparison.report_curves import Axis, difference_plot, line_plot, nice_ticks
+from src.comparison.report_page import render_page
+from src.comparison.report_pictures import ExampleChoice, error_map, motion_region
+from src.comparison.result import Comparison
+from src.comparison.runs import TrainedRun
+from src.comparison.scores import ALL_METRICS, SPIKE, TWIN, FrameImages
 from src.config import config_to_text, load_config
-from src.engine.acceptance import judge
-from src.engine.comparison import TrainedRun
-from src.engine.comparison_result import Comparison
-from src.engine.comparison_scores import ALL_METRICS, SPIKE, TWIN, FrameImages
-from src.engine.report_curves import Axis, difference_plot, line_plot, nice_ticks
-from src.engine.report_page import render_page
-from src.engine.report_pictures import ExampleChoice, error_map, motion_region
 from src.engine.run_directory import RunDirectory
 from src.metrics.motion_edges import find_motion_edges
 from src.metrics.paired import Interval, paired_difference

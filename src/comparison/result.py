@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from src.data.recordings import Recording
-from src.engine.acceptance import Verdict, judge, overall
-from src.engine.comparison import TrainedRun, check_comparable
-from src.engine.comparison_scores import (
+from src.comparison.acceptance import Verdict, judge, overall
+from src.comparison.report_pictures import Example, ExampleChoice
+from src.comparison.runs import TrainedRun, check_comparable
+from src.comparison.scores import (
     ALL_METRICS,
     METHODS,
     SPIKE,
@@ -22,8 +22,8 @@ from src.engine.comparison_scores import (
     FrameImages,
     compare_frames,
 )
+from src.data.recordings import Recording
 from src.engine.distributed import choose_device
-from src.engine.report_pictures import Example, ExampleChoice
 from src.engine.run_directory import git_commit
 from src.inference.build import build_lpips, build_restorer
 from src.inference.measure import peak_memory_gib

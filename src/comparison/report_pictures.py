@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.engine.comparison_scores import BLURRY, SPIKE, TWIN, ComparedFrame, FrameImages
+from src.comparison.scores import BLURRY, SPIKE, TWIN, ComparedFrame, FrameImages
 from src.inference.pictures import Column, write_strip
 from src.pictures.regions import busiest_region, densest_region
 

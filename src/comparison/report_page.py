@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from src.engine.acceptance import overall
-from src.engine.comparison_result import Comparison
-from src.engine.comparison_scores import BLURRY, METHODS, SPIKE, TWIN
-from src.engine.report_curves import difference_plot, line_plot
-from src.engine.report_pictures import (
+from src.comparison.acceptance import overall
+from src.comparison.report_curves import difference_plot, line_plot
+from src.comparison.report_pictures import (
     ERROR_LEVELS,
     Example,
     data_uri,
@@ -17,8 +15,10 @@ from src.engine.report_pictures import (
     marked,
     motion_region,
 )
-from src.engine.report_runs import describe_method, describe_runs
-from src.engine.report_tables import Cell, make_table, number
+from src.comparison.report_runs import describe_method, describe_runs
+from src.comparison.report_tables import Cell, make_table, number
+from src.comparison.result import Comparison
+from src.comparison.scores import BLURRY, METHODS, SPIKE, TWIN
 from src.inference.pictures import enlarge_to
 from src.metrics.paired import FEW_SEQUENCES, Interval, PairedDifference
 from src.paths import atomic_write
