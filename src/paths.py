@@ -1,8 +1,9 @@
 """Where things lie, and how a file is put there whole or not at all."""
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
@@ -18,9 +19,10 @@ def resolve(path: str | Path) -> Path:
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a partial path beside `path`; rename it to `path` when the block ends without an error.
 
-    The file is flushed to disk before the rename, so that a kill or a power cut leaves either the
-    old file or the new one. On an error the partial file is removed and the old one is untouched.
-    The partial name keeps the suffix, because image writers choose the format by it.
+    The file is flushed to disk before the rename and the folder after it, so that a kill or a power
+    cut leaves either the old file or the new one, and what was written before stays written. On an
+    error the partial file is removed and the old one is untouched. The partial name keeps the
+    suffix, because image writers choose the format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,5 +32,36 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with partial.open("r+b") as handle:  # Windows flushes writable files only
             os.fsync(handle.fileno())
         partial.replace(path)
+        flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk, which a rename alone does not do.
+
+    Windows has no such call, and some network file systems refuse it; there the names are written
+    when the system comes to it.
+    """
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def free_name(path: Path) -> Path:
+    """Return `path`, or the first of `path-2`, `path-3`, ... that is not taken.
+
+    A file keeps its suffix. Names that hold the time are taken where two runs start in one second,
+    or the clock was set back.
+    """
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
+        free = path.with_name(f"{stem}-{number}{suffix}")
+    return free

@@ -38,7 +38,7 @@ from src.inference.load import LoadedModel, load_model
 from src.inference.measure import peak_memory_gib
 from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError
 from src.metrics.report import FrameScores, Report, format_table
-from src.paths import atomic_write
+from src.paths import atomic_write, free_name
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,8 @@ def run_test(args: argparse.Namespace) -> Path:
         "scores": report.to_json() if report.frames else None,
         "config": config_to_text(cfg),
     }
-    path = RunDirectory.of(cfg).metrics / f"test_{time.strftime('%Y%m%d-%H%M%S')}.json"
+    name = f"test_{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path = free_name(RunDirectory.of(cfg).metrics / name)
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
     _show(costs, report, args.output, path)

@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,9 +28,10 @@ from src.data.preparation.quick_check import quick_check
 from src.engine.distributed import Ranks, choose_device, join_ranks
 from src.engine.dry_run import dry_run
 from src.engine.run_directory import RunDirectory, write_run_record
-from src.engine.run_log import start_logging
+from src.engine.run_log import log_thread_error, start_logging
 from src.engine.signals import StopSignals, die_with_parent, exit_code, hand_on
 from src.engine.trainer import Trainer
+from src.paths import free_name
 
 logger = logging.getLogger("train")
 
@@ -37,6 +39,7 @@ logger = logging.getLogger("train")
 def main() -> int:
     """Load the configuration, go on where the run was left, train to the end."""
     args = parse_arguments()
+    threading.excepthook = log_thread_error
     try:
         cfg = load_config(args.config, args.overrides)
     except ConfigError as error:
@@ -59,7 +62,7 @@ def main() -> int:
 def train(cfg: CfgNode, ranks: Ranks, args: argparse.Namespace, stop: StopSignals) -> int:
     """Do the run on this rank; return the signal that ended it early, else 0."""
     run, stamp = RunDirectory.of(cfg), time.strftime("%Y%m%d-%H%M%S")
-    log_file = run.logs / f"train_{stamp}.log"
+    log_file = free_name(run.logs / f"train_{stamp}.log")
     start_logging(log_file, is_main=ranks.is_main, rank=ranks.rank)
     with run.locked() if ranks.is_main else nullcontext():
         if ranks.is_main:

@@ -4,10 +4,14 @@
     hang     rank 1 sleeps in step 2, all its threads alive
     stop     rank 1 stops as a whole in step 2, as if its machine were gone
     kill     rank 1 is killed in step 2, the first time
+    nan      the loss of rank 1 is NaN in step 2; every rank keeps a digest of its state per step
 
 The fault happens once: a file beside the configuration tells that it has happened.
 """
 
+import hashlib
+import json
+import math
 import os
 import signal
 import sys
@@ -17,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src import train
+from src.engine.checkpoints import _tensors
 from src.engine.trainer import Trainer
 
 FAULTY_RANK, FAULTY_STEP = "1", 2
@@ -31,11 +36,36 @@ def main() -> int:
         is_time = self.progress.step == FAULTY_STEP and os.environ["RANK"] == FAULTY_RANK
         if is_time and not happened.exists():
             happened.touch()
-            _fail(fault)
-        return step(self, batches)
+            _poison(self) if fault == "nan" else _fail(fault)
+        outcome = step(self, batches)
+        if fault == "nan":
+            _keep_digest(self, happened.with_name(f"digests_{os.environ['RANK']}.jsonl"))
+        return outcome
 
     Trainer.step = faulty
     return train.main()
+
+
+def _poison(trainer: Trainer) -> None:
+    loss = trainer.train_step.loss_fn
+
+    def broken(restored, sharp):
+        trainer.train_step.loss_fn = loss
+        total, parts = loss(restored, sharp)
+        return total * math.nan, parts
+
+    trainer.train_step.loss_fn = broken
+
+
+def _keep_digest(trainer: Trainer, path: Path) -> None:
+    """Add a line with the counters and what the step may have moved."""
+    state, digest = trainer.state.state_dict(), hashlib.sha256()
+    for part in ("model", "ema", "optimizer"):
+        for name, tensor in _tensors(state[part], part):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+    entry = {"skipped": trainer.progress.skipped_steps, "digest": digest.hexdigest()}
+    with path.open("a") as handle:
+        handle.write(json.dumps(entry) + "\n")
 
 
 def _fail(fault: str) -> None:

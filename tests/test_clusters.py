@@ -14,15 +14,17 @@ import torch
 
 from src.engine.signals import EXIT_REQUEUE
 from src.paths import REPO_ROOT
-from tests.training_cases import one_thread, read_checkpoint, run_train, write_run
+from tests.training_cases import read_checkpoint, run_train, write_run
 
 SBATCH = REPO_ROOT / "scripts" / "slurm_train.sbatch"
 MULTI_GPU = REPO_ROOT / "scripts" / "train_multi_gpu.sh"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shell scripts for Linux")
 
-# Stands for the training: leaves with the code that is asked for, or with 85 after SIGUSR1.
+# Stands for the training: leaves with the code that is asked for, or with 85 after SIGUSR1, or is
+# ended by that signal.
 TRAINING = """#!/usr/bin/env bash
+[ -z "${DIES:-}" ] || { touch "$RECORD"; kill -USR1 $$; sleep 60; }
 echo "$@" NODE_RANK=$NODE_RANK NNODES=$NNODES MASTER_ADDR=$MASTER_ADDR >> "$RECORD"
 trap 'echo saved >> "$RECORD"; exit 85' USR1
 touch "$RECORD.started"
@@ -34,9 +36,12 @@ SRUN = """#!/usr/bin/env bash
 while [[ "$1" == --* ]]; do shift; done
 SLURM_NODEID=0 "$@" &
 child=$!
-trap 'kill -USR1 "$child"' USR1
-wait "$child"; code=$?
-while [ "$code" = 138 ]; do wait "$child"; code=$?; done
+trap 'interrupted=1; kill -USR1 "$child"' USR1
+while :; do
+    interrupted=0
+    wait "$child"; code=$?
+    [ "$interrupted" = 1 ] || break
+done
 exit "$code"
 """
 SCONTROL = """#!/usr/bin/env bash
@@ -70,11 +75,12 @@ def _cluster(tmp_path):
     }
 
 
-def start(environment: dict[str, str], *arguments: str, **changes: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        ["bash", str(SBATCH), *arguments], env={**environment, **changes}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+@pytest.fixture(name="start")
+def _start(cluster, processes):
+    def start(*arguments: str, **changes: str) -> subprocess.Popen:
+        return processes(["bash", str(SBATCH), *arguments], env={**cluster, **changes})
+
+    return start
 
 
 def record(environment: dict[str, str]) -> str:
@@ -86,8 +92,8 @@ def test_the_scripts_are_bash(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-def test_the_time_limit_saves_and_puts_the_job_back_into_the_queue(cluster):
-    job = start(cluster, "--config", "a file.yaml", WAIT="300")
+def test_the_time_limit_saves_and_puts_the_job_back_into_the_queue(cluster, start):
+    job = start("--config", "a file.yaml", WAIT="300")
     deadline = time.monotonic() + 20
     while not Path(cluster["RECORD"] + ".started").exists():
         assert time.monotonic() < deadline
@@ -102,8 +108,8 @@ def test_the_time_limit_saves_and_puts_the_job_back_into_the_queue(cluster):
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 143])
-def test_other_ends_are_not_put_back(cluster, code):
-    job = start(cluster, CODE=str(code))
+def test_other_ends_are_not_put_back(cluster, start, code):
+    job = start(CODE=str(code))
     output, _ = job.communicate(timeout=20)
     assert job.returncode == code, output
     assert "requeue" not in record(cluster)
@@ -114,8 +120,15 @@ def test_the_code_of_the_script_is_that_of_the_training():
     assert "#SBATCH --signal=B:USR1@120\n#SBATCH --requeue\n" in SBATCH.read_text()
 
 
-def test_it_has_to_be_started_in_the_repository(cluster, tmp_path):
-    job = start(cluster, SLURM_SUBMIT_DIR=str(tmp_path))
+def test_a_training_that_the_signal_itself_ends_is_not_waited_for_again(cluster, start):
+    job = start(DIES="1")
+    output, _ = job.communicate(timeout=20)
+    assert job.returncode == 128 + signal.SIGUSR1, output
+    assert "requeue" not in record(cluster)
+
+
+def test_it_has_to_be_started_in_the_repository(start, tmp_path):
+    job = start(SLURM_SUBMIT_DIR=str(tmp_path))
     output, _ = job.communicate(timeout=20)
     assert job.returncode == 2
     assert "is not the root of the repository" in output
@@ -152,7 +165,7 @@ def test_the_machines_are_given_on_to_the_launcher(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_machines_train_what_two_processes_train(tmp_path):
+def test_two_machines_train_what_two_processes_train(tmp_path, processes):
     """Two launchers on this machine meet at a port, as two machines would."""
     config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__GRADIENT_ACCUMULATION_STEPS=1)
     with socket.socket() as probe:
@@ -161,18 +174,10 @@ def test_two_machines_train_what_two_processes_train(tmp_path):
     meeting = ["--nnodes", "2", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_id", "test"]
     command = [sys.executable, str(REPO_ROOT / "scripts/launch.py"), "--config", str(config)]
     machines = [
-        subprocess.Popen(
-            [*command, *meeting, "--node_rank", str(rank), "EXP_NAME", "machines"],
-            env=one_thread(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
+        processes([*command, *meeting, "--node_rank", str(rank), "EXP_NAME", "machines"])
         for rank in range(2)
-    ]  # fmt: skip
-    try:
-        outputs = [machine.communicate(timeout=150)[0] for machine in machines]
-    finally:
-        for machine in machines:
-            if machine.poll() is None:
-                machine.terminate()  # what it has started ends with it
+    ]
+    outputs = [machine.communicate(timeout=150)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], "\n".join(outputs)
     assert "2 clips a step (2 rank(s)" in outputs[0] + outputs[1]
     run_train(config, "EXP_NAME", "processes", processes=2)

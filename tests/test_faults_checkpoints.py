@@ -16,6 +16,7 @@ from src.engine.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from src.engine.distributed import Ranks
 from src.engine.resume_rules import weight_differences
 from src.engine.run_directory import RunDirectory
 from src.models.torch_file import read_torch_file
@@ -102,6 +103,20 @@ def test_f20_training_goes_on_and_tries_again_but_the_last_write_has_to_succeed(
     trainer.progress.step = 3
     trainer.keep_best(30.0)
     assert trainer.progress.best_psnr is None  # the next validation may write it
+
+
+def test_f20_a_rank_whose_main_rank_could_not_write_the_best_one_keeps_the_score_before(tmp_path):
+    class SecondOfTwo(Ranks):
+        is_main = False
+
+        def largest(self, value):
+            return max(value, 1)  # the main rank has failed
+
+    trainer = make_trainer(write_run(tmp_path))
+    trainer.progress.best_psnr, trainer.progress.best_step = 20.0, 1
+    trainer.ranks = trainer.saver.ranks = SecondOfTwo(1, 1, torch.device("cpu"))
+    trainer.keep_best(30.0)
+    assert (trainer.progress.best_psnr, trainer.progress.best_step) == (20.0, 1)
 
 
 def test_f21_folders_that_cannot_be_written_are_named_before_anything_is_built(tmp_path):

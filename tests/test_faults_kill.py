@@ -20,7 +20,7 @@ from tests.training_cases import (
     write_run,
 )
 
-NUM_KILLS, SECONDS, STEPS = 20, 90, 25
+NUM_KILLS, SECONDS, STEPS = 20, 120, 60
 
 
 @pytest.mark.slow
@@ -45,10 +45,12 @@ def test_f06_random_kills_end_with_the_same_weights(tmp_path):
         timeout=300,
         check=False,
     )
-    told = re.search(r"killed (\d+), then exit (\d+)", done.stdout)
+    told = re.search(r"killed (\d+) of \d+ times \((.*)\), then exit (\d+)", done.stdout)
     assert told is not None, done.stdout + done.stderr
-    assert int(told[1]) >= 3  # kills that hit; a slow machine does not come to all of them
-    assert told[2] == "0", done.stdout
+    print(told[0])  # noqa: T201 (how many there were depends on the machine)
+    wanted = 3 if told[2].endswith("s were over") else NUM_KILLS // 2  # at its end: a fast machine
+    assert int(told[1]) >= wanted, told[0]
+    assert told[3] == "0", done.stdout
     straight, killed = read_checkpoint(tmp_path, "straight"), read_checkpoint(tmp_path, "killed")
     assert_same_state(straight, killed)
     assert straight["progress"] == killed["progress"]  # the best score and its step, too
@@ -64,6 +66,44 @@ def go_on_from_the_middle(folder, config, run: str, *overrides: str, processes: 
     output = run_train(config, "EXP_NAME", run, *overrides, processes=processes)
     assert "resumed at step 2" in output
     return read_checkpoint(folder, run)
+
+
+BROKEN_WRITES = [sys.executable, str(REPO_ROOT / "tests" / "broken_writes.py")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_f07_sigkill_while_a_large_checkpoint_grows_leaves_the_older_one(tmp_path, processes):
+    trainer = make_trainer(write_run(tmp_path))
+    trainer.step(next(trainer.batches()))
+    assert trainer.save("last.pth")
+    folder = trainer.run.checkpoints
+    before = (folder / "last.pth").read_bytes()
+    process = processes([*BROKEN_WRITES, "large", str(folder)])
+    assert process.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size > 1_000_000 for path in folder.glob(".partial-*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stdout.read()
+    process.kill()
+    assert process.wait() < 0  # it had not come to its end
+    (half,) = folder.glob(".partial-*-last.pth")
+    assert half.stat().st_size > 1_000_000
+    assert (folder / "last.pth").read_bytes() == before
+    again = make_trainer(tmp_path / "run.yaml")
+    with again.run.locked():
+        again.resume("auto")
+    assert again.progress.step == 1
+    assert not list(folder.glob(".partial-*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_f07_sigkill_before_any_call_of_the_writing_leaves_a_whole_file(tmp_path):
+    done = subprocess.run(
+        [*BROKEN_WRITES, "points", str(tmp_path / "run")],
+        env=one_thread(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    # torch.save, link, two of flush and rename each; then one without a kill
+    assert done.stdout.split() == ["2"] * 4 + ["3"] * 4
 
 
 @pytest.mark.slow

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from src.engine.checkpoints import save_checkpoint
+from src.engine.checkpoints import _tensors, load_checkpoint, save_checkpoint
 from src.engine.memory import StepMemoryError, split_batch
 from src.engine.precision import Precision
 from src.engine.progress import Progress
 from src.engine.training_step import StepOutcome
+from tests.test_ranks import run_faulty, write_two_rank_run
 from tests.test_training_step import Mixer, batch_of, make_step
 from tests.training_cases import make_trainer, read_checkpoint, write_run
 
@@ -44,6 +45,25 @@ def test_f41_f43_nan_in_gradients_alone_skips_the_step_and_nothing_moves(tmp_pat
     assert _equal(states[0], states[1])  # weights, average and optimiser
     assert not _equal(states[1], states[2])
     assert trainer.train_step.schedule.last_epoch == 2  # of three steps
+
+
+@pytest.mark.slow
+def test_f41_f45_nan_on_one_of_two_ranks_skips_the_step_on_both(tmp_path):
+    config = write_two_rank_run(tmp_path, TRAIN__VAL_EVERY=1, TRAIN__EMA_DECAY=0.5)
+    code, output, _ = run_faulty(config, "nan")
+    assert code == 0, output
+    assert output.count("step 3 skipped, its gradients are not finite") == 2
+    kept = [(tmp_path / f"digests_{rank}.jsonl").read_text() for rank in (0, 1)]
+    assert kept[0] == kept[1]
+    steps = [json.loads(line) for line in kept[0].splitlines()]
+    assert [step["skipped"] for step in steps] == [0, 0, 1, 1]
+    digests = [step["digest"] for step in steps]
+    assert digests[1] == digests[2]  # weights, average and optimiser
+    assert len(set(digests)) == 3
+    for name in ("last.pth", "best.pth", "previous.pth"):
+        state = load_checkpoint(tmp_path / "outputs" / "ckpts" / "run" / name)
+        assert all(bool(tensor.isfinite().all()) for _, tensor in _tensors(state))
+        assert state["progress"]["best_psnr"] > 0
 
 
 def test_f42_repeated_nan_stops_with_a_file_and_last_is_from_before(tmp_path):

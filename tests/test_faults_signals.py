@@ -143,52 +143,52 @@ def test_f08_a_second_signal_leaves_at_once_but_not_an_echo_of_the_first():
         assert process.wait(timeout=5) == 143
 
 
-def start(command: list[str], folder: Path, run: str = "run") -> subprocess.Popen:
-    """Start a long training and wait for its first checkpoint."""
-    process = subprocess.Popen(
-        command, cwd=folder, env=one_thread(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    last = folder / "outputs" / "ckpts" / run / "last.pth"
+def wait_for_checkpoint(process: subprocess.Popen, folder: Path) -> None:
+    last = folder / "outputs" / "ckpts" / "run" / "last.pth"
     deadline = time.monotonic() + 120
     while not last.exists():
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.stdout.read().decode()
+        assert process.poll() is None, process.stdout.read()
         time.sleep(0.02)
-    return process
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_f08_f09_the_process_saves_and_ends_with_the_code_of_the_signal(tmp_path, number, code):
+def test_f08_f09_the_process_saves_and_ends_with_the_code_of_the_signal(
+    tmp_path, processes, number, code
+):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__NUM_WORKERS=2)
     command = train_command(config)
-    process = start(command, tmp_path)
+    process = processes(command, cwd=tmp_path)
+    wait_for_checkpoint(process, tmp_path)
     process.send_signal(number)
-    output = process.communicate(timeout=60)[0].decode()
+    output = process.communicate(timeout=60)[0]
     assert process.returncode == code, output
     assert f"stopped by {signal.Signals(number).name} at step" in output
     assert "Traceback" not in output
 
 
 @pytest.mark.slow
-def test_f09_f10_two_ranks_stop_at_one_step_and_the_launcher_says_why(tmp_path):
+def test_f09_f10_two_ranks_stop_at_one_step_and_the_launcher_says_why(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__NUM_WORKERS=1, TRAIN__RGB_TWIN=False)
     command = [sys.executable, LAUNCH, "--config", str(config), "--num_processes", "2"]
-    process = start(command, tmp_path)
+    process = processes(command, cwd=tmp_path)
+    wait_for_checkpoint(process, tmp_path)
     process.send_signal(signal.SIGUSR1)
-    output = process.communicate(timeout=90)[0].decode()
+    output = process.communicate(timeout=90)[0]
     assert process.returncode == 85, output
     assert output.count("stopped by SIGUSR1 at step") == 1  # the main rank tells
 
 
 @pytest.mark.slow
-def test_f10_a_signal_to_one_rank_stops_all_at_one_step(tmp_path):
+def test_f10_a_signal_to_one_rank_stops_all_at_one_step(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000)
-    process = start(train_command(config, processes=2), tmp_path)
+    process = processes(train_command(config, processes=2), cwd=tmp_path)
+    wait_for_checkpoint(process, tmp_path)
     ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(ranks) == 2
     os.kill(int(ranks[1]), signal.SIGTERM)
-    output = process.communicate(timeout=90)[0].decode()
+    output = process.communicate(timeout=90)[0]
     assert process.returncode == 1  # torchrun's own
     assert "stopped by SIGTERM at step" in output
     step = read_checkpoint(tmp_path)["progress"]["step"]

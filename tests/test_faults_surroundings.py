@@ -1,12 +1,25 @@
-"""F31 and F55: odd names, another locale, a log file that is deleted or has no room."""
+"""F31 and F55: odd names, another locale, a clock that jumps, logs that cannot be written."""
 
 import logging
 import os
+import re
+import subprocess
+import sys
+import time
+from functools import partial
 
 import pytest
 
-from src.engine.run_log import start_logging
-from tests.training_cases import read_checkpoint, run_train, write_run
+from src.engine import run_log
+from src.engine.run_directory import RunDirectory
+from src.engine.run_log import Scalars, start_logging
+from src.paths import REPO_ROOT, free_name
+from tests.training_cases import make_trainer, one_thread, read_checkpoint, run_train, write_run
+
+NEEDS_DEV_FULL = pytest.mark.skipif(
+    not os.path.exists("/dev/full"),  # noqa: PTH110
+    reason="needs /dev/full",
+)
 
 
 @pytest.fixture(name="root_logger")
@@ -33,17 +46,114 @@ def test_f31_f55_a_run_with_an_odd_name_in_the_c_locale(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("pwned"))
 
 
-def test_f55_a_log_file_that_is_deleted_or_full_ends_nothing(tmp_path, root_logger, capsys):
+def test_f55_a_log_file_that_is_deleted_is_begun_anew(tmp_path, root_logger, capsys):
     log_file = tmp_path / "logs" / "train.log"
     start_logging(log_file, is_main=True)
+    logging.getLogger("train").info("before")
     log_file.unlink()
     log_file.parent.rmdir()
     logging.getLogger("train").info("after the file was deleted")
     assert "after the file was deleted" in capsys.readouterr().out
-    if os.path.exists("/dev/full"):  # noqa: PTH110
-        full = tmp_path / "full.log"
-        full.symlink_to("/dev/full")
-        start_logging(full, is_main=True)
-        logging.getLogger("train").info("on a full disk")
-        assert "on a full disk" in capsys.readouterr().out
-        logging.getLogger().handlers[-1].stream = None  # what is held back cannot be written
+    assert "after the file was deleted" in log_file.read_text()
+
+
+FULL = """
+import logging, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from src.engine.run_log import start_logging
+start_logging(Path({log!r}), is_main=True)
+for number in range(3):
+    logging.getLogger("train").info("line %d", number)
+"""
+
+
+@NEEDS_DEV_FULL
+def test_f55_a_log_file_on_a_full_disk_is_told_once_and_the_process_ends_in_order(tmp_path):
+    full = tmp_path / "full.log"
+    full.symlink_to("/dev/full")
+    code = FULL.format(root=str(REPO_ROOT), log=str(full))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=one_thread(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("full.log cannot be written (No space left on device)") == 1
+    assert all(f"line {number}\n" in done.stdout for number in range(3))
+
+
+@NEEDS_DEV_FULL
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_f55_tensorboard_without_room_is_told_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(run_log, "SummaryWriter", partial(run_log.SummaryWriter, flush_secs=0))
+    scalars = Scalars(tmp_path, enabled=True, first_step=0)
+    (events,) = tmp_path.iterdir()
+    events.unlink()
+    events.symlink_to("/dev/full")
+    for step in range(200):  # its thread is the first to see it
+        scalars.add(step, {"loss/total": 1.0})
+        time.sleep(0.01)
+        if scalars._writer is None:
+            break
+    scalars.add_image(1, "val/a", None)
+    scalars.close()
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "events cannot be written (No space left on device); training goes on" in caplog.text
+
+
+LOSING = """
+import shutil, sys
+sys.path.insert(0, {root!r})
+from src import train
+from src.engine.trainer import Trainer
+step = Trainer.step
+def losing(self, batches):
+    if self.progress.step == 1:
+        shutil.rmtree(self.run.logs)
+        self.run.logs.write_text("a file where the folder was")
+    return step(self, batches)
+Trainer.step = losing
+sys.exit(train.main())
+"""
+
+
+@pytest.mark.slow
+def test_f55_the_folder_of_logs_and_events_is_deleted_under_a_run(tmp_path):
+    config = write_run(tmp_path, LOG__TENSORBOARD=True, TRAIN__LOG_EVERY=1)
+    code = LOSING.format(root=str(REPO_ROOT))
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--config", str(config)],
+        env=one_thread(), capture_output=True, text=True, check=False, timeout=150,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stdout.count("cannot be written") == 2  # the log file, and the events
+    assert "TensorBoard events cannot be written" in done.stdout
+    assert "validation at step 4" in done.stdout
+    assert read_checkpoint(tmp_path)["progress"]["step"] == 4
+
+
+def test_f55_a_clock_that_jumps_back_does_not_change_the_pace(tmp_path, monkeypatch, caplog):
+    trainer = make_trainer(write_run(tmp_path, LOG__TENSORBOARD=True, TRAIN__LOG_EVERY=1))
+    hours = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(hours)))
+    with caplog.at_level("INFO"):
+        assert trainer.fit() == 0
+    lines = [line for line in caplog.messages if "s/step" in line]
+    told = [re.search(r" ([\d.]+) s/step .*left 0\d:\d\d$", line) for line in lines]
+    assert len(lines) == 4
+    assert all(match and 0 < float(match[1]) < 60 for match in told), lines
+
+
+def test_f55_names_that_hold_the_time_are_given_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda _: "20200101-000000")
+    run = RunDirectory(tmp_path, "run")
+    for text in ("first", "second", "third"):
+        run.checkpoints.mkdir(parents=True)
+        (run.checkpoints / "last.pth").write_text(text)
+        run.set_aside()
+    names = {path.name: (path / "last.pth").read_text() for path in (tmp_path / "ckpts").iterdir()}
+    stamped = "run.before-20200101-000000"
+    assert names == {stamped: "first", f"{stamped}-2": "second", f"{stamped}-3": "third"}
+    for name in ("train_1.log", "train_1-2.log"):
+        assert free_name(tmp_path / "train_1.log") == tmp_path / name
+        (tmp_path / name).touch()

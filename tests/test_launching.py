@@ -105,11 +105,9 @@ def test_the_twin_is_trained_and_compared(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux ties a child's life to its parent")
-def test_a_killed_launcher_takes_the_training_with_it(tmp_path):
+def test_a_killed_launcher_takes_the_training_with_it(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__RGB_TWIN=False)
-    process = subprocess.Popen(
-        launch_command(config), env=one_thread(), stdout=subprocess.DEVNULL, text=True
-    )
+    process = processes(launch_command(config))
     last = tmp_path / "outputs" / "ckpts" / "run" / "last.pth"
     deadline = time.monotonic() + 120
     while not last.exists():

@@ -232,7 +232,7 @@ def test_lpips_refuses_other_weights_under_the_published_name(tmp_path):
         LpipsMetric(tmp_path / WEIGHTS_FILE)
 
 
-def test_absent_lpips_weights_name_the_file_and_its_place(tmp_path, monkeypatch):
+def test_f54_absent_lpips_weights_name_the_file_and_its_place(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     place = tmp_path / "hub" / "checkpoints" / WEIGHTS_FILE

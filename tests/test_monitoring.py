@@ -164,8 +164,13 @@ def test_f46_an_alignment_that_explodes_raises_an_alarm():
     (sentence,) = alarms(reaches)
     assert re.match(r"stage2: the alignment offsets stand at \d\d% of their bound", sentence)
     assert scalars_of(reaches)["alignment/alarms"] == 1
-    nan = Reach(float("nan"), float("nan"), 0.0, float("nan"), 1.0)
-    assert len(alarms({"stage1": nan})) == 1
+    nan = float("nan")
+    (sentence,) = alarms({"stage1": Reach(nan, nan, 0.0, nan, 1.0)})
+    assert sentence.startswith("stage1: the alignment's offsets are not finite; ")
+    (sentence,) = alarms({"stage1": Reach(nan, nan, nan, nan, 1.0)})
+    assert sentence.startswith(
+        "stage1: the alignment's offsets are and the mean flow is not finite"
+    )
 
 
 def outcome(loss=0.5, *, is_finite=True, rates=None):

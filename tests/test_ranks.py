@@ -80,7 +80,8 @@ def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, fault):
     assert code != 0
     host = os.uname().nodename
     assert f"the others wait for rank 1 on {host}" in output
-    assert "2 steps done" in output
+    # A process that stops as a whole was last heard up to a beat before.
+    assert "2 steps done" in output or fault == "stop"
     assert seconds < 90
 
 

@@ -117,7 +117,7 @@ def test_a_video_is_read_in_rgb(tmp_path):
     assert len(list(pickle.loads(pickle.dumps(found)))) == 7  # noqa: S301 (our own bytes)
 
 
-def test_a_video_with_other_frames_than_it_states(tmp_path, monkeypatch):
+def test_f54_a_video_with_other_frames_than_it_states(tmp_path, monkeypatch):
     path = tmp_path / "a.mp4"
     write_video(path, frames(6))
     found = open_frames(path)
@@ -127,7 +127,7 @@ def test_a_video_with_other_frames_than_it_states(tmp_path, monkeypatch):
             list(found)
 
 
-def test_a_file_that_is_no_video(tmp_path):
+def test_f54_a_file_that_is_no_video(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"nothing" * 100)
     with pytest.raises(BadFileError, match=r"a\.mp4: cannot be decoded as a video"):

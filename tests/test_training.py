@@ -39,14 +39,12 @@ def test_f01_stop_and_resume_equals_straight_training(tmp_path):
 
 
 @pytest.mark.slow
-def test_f06_sigkill_in_the_middle_ends_with_the_same_weights(tmp_path):
+def test_f06_sigkill_in_the_middle_ends_with_the_same_weights(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=STEPS_OF_THE_KILLED_RUN, TRAIN__SAVE_EVERY=2)
     run_train(config, "EXP_NAME", "undisturbed")
     command = train_command(config, "EXP_NAME", "killed")
     last = tmp_path / "outputs" / "ckpts" / "killed" / "last.pth"
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=one_thread(), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-    )
+    process = processes(command, cwd=tmp_path)
     deadline = time.monotonic() + 120
     while not last.exists():
         assert time.monotonic() < deadline

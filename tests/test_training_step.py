@@ -138,7 +138,7 @@ def test_bf16_autocast_reaches_the_model():
     assert seen == [torch.bfloat16]
 
 
-def test_precision_says_what_a_device_cannot_do():
+def test_f54_precision_says_what_a_cpu_cannot_do():
     assert choose_precision("auto", CPU).name == "fp32"
     for name in ("fp16", "bf16"):
         with pytest.raises(ValueError, match=f"{name} needs a GPU; on a CPU use auto or fp32"):

@@ -7,6 +7,7 @@ bound; EDVR, which has no flow, warns where the mean offset is above 50 pixels, 
 limit here too, counted in pixels of the network's full resolution.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -117,13 +118,23 @@ def alarms(reaches: dict[str, Reach]) -> list[str]:
     """Return one sentence per stage whose alignment has lost its way."""
     sentences = []
     for stage, reach in reaches.items():
-        if not reach.saturation <= MAX_SATURATION:  # NaN is an alarm, too
+        full = reach.flow_mean * reach.pixel
+        broken = [
+            name
+            for name, value in (("offsets are", reach.saturation), ("mean flow is", full))
+            if not math.isfinite(value)
+        ]
+        if broken:
+            sentences.append(
+                f"{stage}: the alignment's {' and the '.join(broken)} not finite; see whether "
+                "steps are being skipped, and lower TRAIN.OPTIM.LR"
+            )
+        if math.isfinite(reach.saturation) and reach.saturation > MAX_SATURATION:
             sentences.append(
                 f"{stage}: the alignment offsets stand at {reach.saturation:.0%} of their bound "
                 f"(mean {reach.offset_mean:.2f} px); lower TRAIN.GROUPS.DEFORM.LR_MULTIPLIER"
             )
-        full = reach.flow_mean * reach.pixel
-        if not full <= MAX_MEAN_FLOW_PX:
+        if math.isfinite(full) and full > MAX_MEAN_FLOW_PX:
             sentences.append(
                 f"{stage}: the mean flow is {full:.0f} px at full resolution, more than "
                 f"{MAX_MEAN_FLOW_PX:.0f}; see TRAIN.GROUPS.SPYNET"

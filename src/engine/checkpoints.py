@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from src.models.torch_file import read_torch_file
-from src.paths import atomic_write
+from src.paths import atomic_write, flush_folder
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
@@ -72,6 +72,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None 
                 _give_second_name(path, kept)
         if kept.exists():
             kept.replace(previous)
+            flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise CheckpointWriteError(path, error) from error
     finally:

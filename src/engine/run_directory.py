@@ -17,7 +17,7 @@ import torch
 from yacs.config import CfgNode
 
 from src.config import config_to_text
-from src.paths import REPO_ROOT, atomic_write, resolve
+from src.paths import REPO_ROOT, atomic_write, free_name, resolve
 
 if sys.platform == "win32":
     fcntl = None
@@ -129,14 +129,14 @@ class RunDirectory:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for folder in (self.checkpoints, self.events, self.visuals):
             if folder.exists():
-                target = folder.with_name(f"{folder.name}.before-{stamp}")
+                target = free_name(folder.with_name(f"{folder.name}.before-{stamp}"))
                 folder.rename(target)
                 logger.info("kept the earlier run: %s -> %s", folder, target.name)
 
 
 def write_run_record(run: RunDirectory, cfg: CfgNode, stamp: str) -> Path:
     """Write what is needed to repeat the run: commit, command, machine, packages, configuration."""
-    path = run.logs / f"run_{run.name}_{stamp}.txt"
+    path = free_name(run.logs / f"run_{run.name}_{stamp}.txt")
     packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
     sections = {
         "commit": _git_state(),

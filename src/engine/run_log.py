@@ -3,11 +3,17 @@
 import logging
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
 
 
 class _BarSafeHandler(logging.Handler):
@@ -22,6 +28,45 @@ class _BarSafeHandler(logging.Handler):
             logging.getLogger().removeHandler(self)
             with open(os.devnull, "w") as nowhere:  # what is held back would be an error at the end
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+class _LastingFileHandler(WatchedFileHandler):
+    """Writes the log file, anew where somebody has deleted it; where it cannot, it says so once."""
+
+    _is_told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, or lose it."""
+        try:
+            Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say once, to the terminal, that lines of the log file are lost."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._is_told:
+            self._is_told = True
+            logger.warning(
+                "%s cannot be written (%s); training goes on, lines of it are lost",
+                *(self.baseFilename, error.strerror or error),
+            )
+
+    def close(self) -> None:
+        """Close the file; what is held back and has no room is lost."""
+        with suppress(OSError):
+            super().close()
+
+
+def log_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Say in one line that a thread has failed; the log file has the place."""
+    name = args.thread.name if args.thread else "unknown"
+    logger.warning("the thread %s has failed: %s", name, args.exc_value)
+    if args.exc_value is not None:
+        logger.debug("where it was raised", exc_info=args.exc_value)
 
 
 def start_logging(log_file: Path | None, *, is_main: bool, rank: int = 0) -> None:
@@ -40,31 +85,49 @@ def start_logging(log_file: Path | None, *, is_main: bool, rank: int = 0) -> Non
     root.addHandler(terminal)
     if is_main and log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        to_file = logging.FileHandler(log_file, encoding="utf-8")
+        to_file = _LastingFileHandler(log_file, encoding="utf-8")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(to_file)
 
 
 class Scalars:
-    """TensorBoard events of the main rank; on other ranks, or turned off, it writes nothing."""
+    """TensorBoard events of the main rank; on other ranks, or turned off, it writes nothing.
+
+    Where the events cannot be written any more, that is said once and the run goes on without them.
+    """
 
     def __init__(self, folder: Path, *, enabled: bool, first_step: int) -> None:
         # Events that a killed run wrote after its checkpoint of `first_step` are hidden.
         self._writer = SummaryWriter(folder, purge_step=first_step + 1) if enabled else None
+        self._folder = folder
 
     def add(self, step: int, values: dict[str, float | None]) -> None:
         """Write one value per tag; a value that is not known (None) is left out."""
-        if self._writer is not None:
+        with self._borne() as writer:
             for tag, value in values.items():
-                if value is not None:
-                    self._writer.add_scalar(tag, value, step)
+                if writer is not None and value is not None:
+                    writer.add_scalar(tag, value, step)
 
     def add_image(self, step: int, tag: str, image: np.ndarray) -> None:
         """Write a picture, uint8 [H, W, 3]."""
-        if self._writer is not None:
-            self._writer.add_image(tag, image, step, dataformats="HWC")
+        with self._borne() as writer:
+            if writer is not None:
+                writer.add_image(tag, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Write what is still held back."""
-        if self._writer is not None:
-            self._writer.close()
+        with self._borne() as writer:
+            if writer is not None:
+                writer.close()
+
+    @contextmanager
+    def _borne(self) -> Iterator[SummaryWriter | None]:
+        try:
+            yield self._writer
+        except OSError as error:  # of the writer's thread, at the latest when it is closed
+            self._writer = None
+            logger.warning(
+                "%s: TensorBoard events cannot be written (%s); training goes on without them "
+                "until it is started again",
+                *(self._folder, error.strerror or error),
+            )

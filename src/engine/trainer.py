@@ -220,10 +220,10 @@ class Trainer:
             self.save(LAST)  # with the score
 
     def keep_best(self, psnr: float) -> None:
-        """Write best.pth; where that fails the best one stays the one that is written."""
+        """Write best.pth; where that fails the best one stays, on every rank, the one before."""
         before = self.progress.best_psnr, self.progress.best_step
         self.progress.best_psnr, self.progress.best_step = psnr, self.progress.step
-        if not self.save(BEST):
+        if self.ranks.largest(int(not self.save(BEST))):
             self.progress.best_psnr, self.progress.best_step = before
 
     @property
