@@ -17,7 +17,6 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 
+from src.engine.run_directory import give_second_name
 from src.models.torch_file import read_torch_file
 from src.paths import atomic_write, flush_folder
 
@@ -69,7 +69,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None 
                 # Through a file of Python: torch's own writer does not say what went wrong.
                 torch.save({"format": FORMAT, **state}, handle)
             if previous is not None and path.exists():
-                _give_second_name(path, kept)
+                give_second_name(path, kept)
         if kept.exists():
             kept.replace(previous)
             flush_folder(path.parent)
@@ -89,13 +89,6 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     elif isinstance(value, list | tuple):
         for index, part in enumerate(value):
             yield from _tensors(part, f"{name}[{index}]")
-
-
-def _give_second_name(path: Path, name: Path) -> None:
-    try:
-        os.link(path, name)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, name)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

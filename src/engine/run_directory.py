@@ -1,6 +1,7 @@
 """The folders and the record that a run leaves behind."""
 
 import logging
+import os
 import platform
 import shlex
 import shutil
@@ -124,14 +125,32 @@ class RunDirectory:
                 "choose another LOG.SAVE_DIR"
             )
 
-    def set_aside(self) -> None:
-        """Rename the checkpoints and events of an earlier run of this name; delete nothing."""
+    def set_aside(self, *, keeps_checkpoints: bool = False) -> None:
+        """Rename the checkpoints and events of an earlier run of this name; delete nothing.
+
+        Args:
+            keeps_checkpoints: Leave the checkpoints where they are, too.
+        """
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for folder in (self.checkpoints, self.events, self.visuals):
-            if folder.exists():
-                target = free_name(folder.with_name(f"{folder.name}.before-{stamp}"))
+            if not folder.exists():
+                continue
+            target = free_name(folder.with_name(f"{folder.name}.before-{stamp}"))
+            if keeps_checkpoints and folder == self.checkpoints:
+                target.mkdir()
+                for path in folder.iterdir():
+                    give_second_name(path, target / path.name)
+            else:
                 folder.rename(target)
-                logger.info("kept the earlier run: %s -> %s", folder, target.name)
+            logger.info("kept the earlier run: %s -> %s", folder, target.name)
+
+
+def give_second_name(path: Path, name: Path) -> None:
+    """Let a file have another name, too; a copy where the file system has no hard links."""
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copyfile(path, name)
 
 
 def write_run_record(run: RunDirectory, cfg: CfgNode, stamp: str) -> Path:

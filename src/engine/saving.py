@@ -15,6 +15,7 @@ from src.engine.checkpoints import (
 from src.engine.distributed import Ranks
 from src.engine.run_directory import RunDirectory
 from src.engine.run_state import RunState
+from src.engine.start_note import StartNote
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)
@@ -63,27 +64,57 @@ class Saver:
     def resume(self, choice: str) -> None:
         """Go on from where `choice` says: `auto` (this run's checkpoint), `never`, or a path.
 
+        A start that torchrun or SLURM repeats goes on from what the first one has left.
+
         Raises:
             ValueError: The checkpoint cannot be read, or belongs to another run.
         """
+        note = StartNote(self.run)
+        if choice != "auto" and self.ranks.gather(note.is_repeated())[0]:
+            logger.info("started again: --resume auto takes the place of --resume %s", choice)
+            choice = "auto"
         if choice == "never":
-            self._set_aside()
-            return
-        if choice == "auto":
-            path = self._take_furthest()
-            if path is None:
-                return
+            if self.ranks.is_main:
+                self.run.set_aside()
+                note.write()
+            self.ranks.wait()
+        elif choice == "auto":
+            self._go_on()
         else:
-            path = Path(choice) if Path(choice).exists() else resolve(choice)
-            self.state.load_state_dict(load_checkpoint(path))
+            self._go_on_from(Path(choice) if Path(choice).exists() else resolve(choice), note)
+
+    def _go_on(self) -> None:
+        path = self._take_furthest()
+        if path is None:
+            return
         logger.info("resumed at step %d from %s", self.state.progress.step, path)
-        if choice != "auto":
-            # What this run had goes aside; otherwise the next `auto` might go on from there.
-            self._set_aside()
-        if path.name == LAST and choice == "auto":
+        if path.name == LAST:
             self.step_of_last = self.state.progress.step
         else:
-            self.save(LAST)  # for `auto`: last.pth was damaged or is older than best.pth
+            self.save(LAST)  # last.pth was damaged or is older than best.pth
+
+    def _go_on_from(self, path: Path, note: StartNote) -> None:
+        """Go on from a file, which may be this run's own; what the run had is kept aside.
+
+        A kill at any moment leaves a run that goes on: the new last.pth takes the place of the old
+        one at once, and `path` is removed from the folder only when the note is written.
+        """
+        self.state.load_state_dict(load_checkpoint(path))
+        self.ranks.wait()  # every rank has read it
+        self.step_of_last = self.state.progress.step  # so the old last.pth is not the previous one
+        logger.info("resumed at step %d from %s", self.step_of_last, path)
+        if self.ranks.is_main:
+            folder = self.run.checkpoints
+            self.run.set_aside(keeps_checkpoints=True)
+            self.save(LAST, must_succeed=True)
+            others = [file for file in folder.iterdir() if file.name != LAST]
+            for file in others:
+                if not file.samefile(path):
+                    file.unlink()
+            note.write()
+            for file in others:
+                file.unlink(missing_ok=True)
+        self.ranks.wait()
 
     def _take_furthest(self) -> Path | None:
         """Load the furthest checkpoint of the run on every rank; the main rank chooses it."""
@@ -95,8 +126,3 @@ class Saver:
         if found is not None:
             keep_damaged_aside(found)
         return path
-
-    def _set_aside(self) -> None:
-        if self.ranks.is_main:
-            self.run.set_aside()
-        self.ranks.wait()
