@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Protocol
 import pytest
 
 from tests.training_cases import one_thread
+
+MARK = "VRT_SPIKE_TEST"
 
 
 class Starter(Protocol):
@@ -21,17 +24,20 @@ class Starter(Protocol):
 
 @pytest.fixture(name="processes")
 def _processes() -> Iterator[Starter]:
-    """Start processes, each with a group of its own that does not outlive the test.
+    """Start processes that do not outlive the test, nor does anything that they have started.
 
-    Their output and errors come as text from `stdout`.
+    Their output and errors come as text from `stdout`. A mark in the environment tells whose child
+    a process is, because torchrun gives every rank a session of its own.
     """
     started: list[subprocess.Popen] = []
+    mark = f"{MARK}={uuid.uuid4().hex}"
 
     def start(
         command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> subprocess.Popen:
         process = subprocess.Popen(
-            command, cwd=cwd, env=one_thread() if env is None else env, text=True,
+            command, cwd=cwd, text=True,
+            env={**(one_thread() if env is None else env), MARK: mark.partition("=")[2]},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         started.append(process)
@@ -41,5 +47,10 @@ def _processes() -> Iterator[Starter]:
     for process in started:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or belongs to somebody else
+            if mark.encode() in environ.read_bytes().split(b"\0"):
+                os.kill(int(environ.parent.name), signal.SIGKILL)
+    for process in started:
         process.stdout.close()
         process.wait()

@@ -48,9 +48,9 @@ def test_f41_f43_nan_in_gradients_alone_skips_the_step_and_nothing_moves(tmp_pat
 
 
 @pytest.mark.slow
-def test_f41_f45_nan_on_one_of_two_ranks_skips_the_step_on_both(tmp_path):
+def test_f41_f45_nan_on_one_of_two_ranks_skips_the_step_on_both(tmp_path, processes):
     config = write_two_rank_run(tmp_path, TRAIN__VAL_EVERY=1, TRAIN__EMA_DECAY=0.5)
-    code, output, _ = run_faulty(config, "nan")
+    code, output, _ = run_faulty(processes, config, "nan")
     assert code == 0, output
     assert output.count("step 3 skipped, its gradients are not finite") == 2
     kept = [(tmp_path / f"digests_{rank}.jsonl").read_text() for rank in (0, 1)]

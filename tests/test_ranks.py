@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,7 +31,7 @@ FAULTY = Path(__file__).with_name("faulty_train.py")
 LONGEST_S = 150
 
 
-def run_faulty(config: Path, fault: str, *overrides: str, restarts: int = 0):
+def run_faulty(processes, config: Path, fault: str, *overrides: str, restarts: int = 0):
     """Return (exit code, output, seconds) of two ranks of which one has a fault."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
@@ -45,15 +43,8 @@ def run_faulty(config: Path, fault: str, *overrides: str, restarts: int = 0):
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3",
     }
     started = time.monotonic()
-    process = subprocess.Popen(
-        command, env=environment, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=LONGEST_S)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    process = processes(command, env=environment)
+    output, _ = process.communicate(timeout=LONGEST_S)
     return process.returncode, output, time.monotonic() - started
 
 
@@ -62,9 +53,9 @@ def write_two_rank_run(folder: Path, **changes: object) -> Path:
 
 
 @pytest.mark.slow
-def test_f50_the_rank_that_raises_is_named_and_the_others_leave(tmp_path):
+def test_f50_the_rank_that_raises_is_named_and_the_others_leave(tmp_path, processes):
     config = write_two_rank_run(tmp_path)
-    code, output, seconds = run_faulty(config, "raise")
+    code, output, seconds = run_faulty(processes, config, "raise")
     assert code != 0
     assert "rank 1: the disk of rank 1 is on fire" in output
     assert "Root Cause" in output
@@ -74,9 +65,9 @@ def test_f50_the_rank_that_raises_is_named_and_the_others_leave(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["hang", "stop"])
-def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, fault):
+def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, processes, fault):
     config = write_two_rank_run(tmp_path, TRAIN__STALL_MINUTES=0.2)
-    code, output, seconds = run_faulty(config, fault)
+    code, output, seconds = run_faulty(processes, config, fault)
     assert code != 0
     host = os.uname().nodename
     assert f"the others wait for rank 1 on {host}" in output
@@ -86,9 +77,9 @@ def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, fault):
 
 
 @pytest.mark.slow
-def test_f53_processes_that_torchrun_starts_again_go_on(tmp_path):
+def test_f53_processes_that_torchrun_starts_again_go_on(tmp_path, processes):
     config = write_two_rank_run(tmp_path)
-    code, output, _ = run_faulty(config, "kill", restarts=1)
+    code, output, _ = run_faulty(processes, config, "kill", restarts=1)
     assert code == 0, output
     assert "resumed at step 2" in output
     killed = read_checkpoint(tmp_path)

@@ -63,6 +63,8 @@ class _LastingFileHandler(WatchedFileHandler):
 
 def log_thread_error(args: threading.ExceptHookArgs) -> None:
     """Say in one line that a thread has failed; the log file has the place."""
+    if args.exc_type is SystemExit:
+        return  # its ordinary end
     name = args.thread.name if args.thread else "unknown"
     logger.warning("the thread %s has failed: %s", name, args.exc_value)
     if args.exc_value is not None:
