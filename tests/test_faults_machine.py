@@ -5,12 +5,15 @@ import subprocess
 import urllib.request
 from urllib.error import URLError
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from src.engine.precision import choose_precision
 from src.losses.vgg_weights import VGG_FILES
 from src.metrics.lpips_metric import WEIGHTS_FILE
+from src.pictures.animation import write_pages
 from tests.training_cases import make_trainer, one_thread, train_command, write_run
 
 
@@ -81,3 +84,16 @@ def test_f54_without_a_network_a_run_ends_before_its_first_step(
     assert str(hub / file) in str(told.value)
     assert words in str(told.value)
     assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_f54_an_opencv_that_cannot_write_videos_says_what_to_write_instead(tmp_path, monkeypatch):
+    class Closed:
+        def isOpened(self):  # noqa: N802
+            return False
+
+    monkeypatch.setattr(cv2, "VideoWriter", lambda *_: Closed())
+    pages = [np.zeros((8, 8, 3), np.uint8)] * 2
+    with pytest.raises(ValueError, match="cannot write MP4; write a .gif or .webp instead"):
+        write_pages(tmp_path / "a.mp4", iter(pages), 5.0)
+    number, _ = write_pages(tmp_path / "a.gif", iter(pages), 5.0)
+    assert number == 2

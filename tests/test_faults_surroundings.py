@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 
@@ -12,7 +13,7 @@ import pytest
 
 from src.engine import run_log
 from src.engine.run_directory import RunDirectory
-from src.engine.run_log import Scalars, start_logging
+from src.engine.run_log import Scalars, log_thread_error, start_logging
 from src.paths import REPO_ROOT, free_name
 from tests.training_cases import make_trainer, one_thread, read_checkpoint, run_train, write_run
 
@@ -98,6 +99,18 @@ def test_f55_tensorboard_without_room_is_told_once(tmp_path, monkeypatch, caplog
     scalars.close()
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert "events cannot be written (No space left on device); training goes on" in caplog.text
+
+
+def test_f55_a_thread_that_fails_is_told_in_one_line(monkeypatch, caplog):
+    def fail(error):
+        raise error
+
+    monkeypatch.setattr(threading, "excepthook", log_thread_error)
+    for error in (OSError("no room"), SystemExit(0)):
+        thread = threading.Thread(target=fail, args=(error,), name="writer")
+        thread.start()
+        thread.join()
+    assert caplog.messages == ["the thread writer has failed: no room"]
 
 
 LOSING = """
