@@ -1,11 +1,15 @@
 """Prepare a data set for training, or verify that it is prepared.
 
-    python scripts/prepare_data.py [--config FILE] [--check_only] [--workers N] [--overlay N]
+    python scripts/prepare_data.py [--config FILE] [--check_only | --accept REASON]
+                                   [--workers N] [--overlay N]
                                    [--source NAME --input DIR [--shard I/N] ...] [KEY VALUE ...]
 
 Counts the spikes of every exposure into voxels, writes the alignment log, and writes mean and
 deviation of log1p(count) over the training split into the configuration file, whose comments stay.
-A second run does nothing. `--check_only` writes nothing, lists what is wrong and then exits with 1.
+Then a sample of every sequence is looked at: do blur, sharp and spikes belong together? If not, it
+exits with 1, and training refuses the data until they are mended or `--accept` says why they are
+right. A second run does nothing.
+`--check_only` writes nothing, lists what is wrong and then exits with 1.
 `--overlay 20` draws 20 random frames with their spikes on top of them, for a look at the alignment.
 `--source` first makes DATA.ROOT from a data set as it was downloaded; see docs/DATALOADER_GUIDE.md.
 """
@@ -24,8 +28,10 @@ from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DescriptionError
 from src.data.preparation.check_setup import Expected
 from src.data.preparation.checking import check
+from src.data.preparation.findings import Findings
 from src.data.preparation.overlay import overlay_splits
 from src.data.preparation.prepare import PrepareSettings, default_workers, prepare
+from src.data.preparation.verdict import judge_content
 from src.data.settings import alignment_paths, scan_settings
 from src.data.sources.command_line import (
     add_source_arguments,
@@ -57,8 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
             status = report_check(settings, cfg)
         else:
             print("\n".join(prepare(settings) + other_root(settings, options)))
+            status = report_content(settings, options.accept)
         if options.overlay:
-            print(draw_overlays(settings, options.overlay, cfg))
+            status = max(status, draw_overlays(settings, options.overlay, cfg))
     except (BadFileError, ConfigError, DataSetError, DescriptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -74,6 +81,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--check_only", action="store_true", help="verify, write nothing")
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes")
     parser.add_argument("--overlay", type=int, default=0, metavar="N", help="draw N random frames")
+    parser.add_argument(
+        "--accept", metavar="REASON", help="train although blur, sharp and spikes disagree; why"
+    )
     add_source_arguments(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="configuration keys")
     options = parser.parse_intermixed_args(arguments)
@@ -81,6 +91,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--workers {options.workers}: at least 1 is needed")
     if options.check_only and options.source is not None:
         parser.error("--check_only writes nothing, --source does: give one of them")
+    if options.accept is not None and (options.check_only or not options.accept.strip()):
+        parser.error("--accept needs a reason, and --check_only writes none: leave one of them")
     if options.overlay < 0:
         parser.error(f"--overlay {options.overlay}: a number of frames is needed")
     return options
@@ -131,21 +143,47 @@ def other_root(settings: PrepareSettings, options: argparse.Namespace) -> list[s
 def report_check(settings: PrepareSettings, cfg: CfgNode) -> int:
     """Check, print what was seen, what to know and what is wrong; return the exit status."""
     findings = check(settings, Expected.of(cfg))
-    print("\n".join(findings.seen + [f"note: {note}" for note in findings.notes]))
+    print("\n".join(findings.seen + _notes(findings)))
     if not findings.problems:
         print(f"{settings.scan.root}: no problem found")
+    return print_problems(settings, findings)
+
+
+def report_content(settings: PrepareSettings, accepted: str | None) -> int:
+    """Look at samples of blur, sharp and spikes where that is to do; return the exit status."""
+    verdict = judge_content(settings, accepted)
+    findings = verdict.findings
+    print("\n".join([f"content: {verdict.content}", *_notes(findings)]))
+    if not findings.problems:
+        return 0
+    print_problems(settings, findings)
+    if accepted is not None:
+        return 0
+    print('if you know better, give the same command with --accept "REASON"')
+    return 1
+
+
+def draw_overlays(settings: PrepareSettings, count: int, cfg: CfgNode) -> int:
+    """Draw random frames with their spikes, say which frames they fit; return the exit status."""
+    folder = resolve(cfg.LOG.SAVE_DIR) / "visuals" / f"overlay_{settings.scan.root.name}"
+    findings = overlay_splits(
+        settings.scan, settings.splits, settings.alignment_log, count, folder, cfg.SEED
+    )
+    print("\n".join(findings.seen + _notes(findings)))
+    return print_problems(settings, findings)
+
+
+def print_problems(settings: PrepareSettings, findings: Findings) -> int:
+    """Print what is wrong, if anything is; return the exit status."""
+    if not findings.problems:
         return 0
     print(f"{settings.scan.root}: {len(findings.problems)} problem(s)")
     print("\n".join(f"  {problem}" for problem in findings.problems))
     return 1
 
 
-def draw_overlays(settings: PrepareSettings, count: int, cfg: CfgNode) -> str:
-    """Draw random frames with their spikes; return a sentence about them."""
-    folder = resolve(cfg.LOG.SAVE_DIR) / "visuals" / f"overlay_{settings.scan.root.name}"
-    return overlay_splits(
-        settings.scan, settings.splits, settings.alignment_log, count, folder, cfg.SEED
-    )
+def _notes(findings: Findings) -> list[str]:
+    return [f"note: {note}" for note in findings.notes]
 
 
 if __name__ == "__main__":

@@ -9,14 +9,8 @@ import pytest
 
 from scripts.prepare_data import main as prepare_data
 from src.data.frames import read_image
-from src.data.preparation.overlay import (
-    Fit,
-    draw_overlay,
-    fit_neighbours,
-    fringes,
-    outline,
-    write_overlays,
-)
+from src.data.preparation.neighbours import Fit, fit_neighbours
+from src.data.preparation.overlay import draw_overlay, fringes, outline, write_overlays
 from src.data.recordings import Recording
 from tests.data_cases import scan, write_miniature
 
@@ -75,7 +69,7 @@ def test_a_scene_that_stands_still_tells_nothing(right):
     spikes = recording.read_counts(2).sum(axis=0)
     fit = fit_neighbours(spikes, {-1: blurry, 0: blurry, 1: blurry})
     assert fit.best is None
-    assert "too much alike" in fit.sentence
+    assert "do not tell" in fit.sentence
     assert fit_neighbours(np.zeros((48, 64)), {0: blurry, 1: blurry}).correlations == {0: 0, 1: 0}
     assert Fit({0: 0.9}).best is None
 

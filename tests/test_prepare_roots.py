@@ -23,7 +23,7 @@ def test_numbers_of_a_root_from_the_command_line_are_announced(original, tmp_pat
     assert f"but names DATA.ROOT {original}" in told
     assert norm_of(config)["MEAN"] > 0
     assert run(config, "DATA.ROOT", original) == 0
-    assert "note:" not in capsys.readouterr().out  # the same root as in the file
+    assert "on the command line" not in capsys.readouterr().out  # the same root as in the file
 
 
 def test_a_log_of_another_root_is_not_replaced(original, tmp_path, capsys):

@@ -5,6 +5,8 @@ only when their descriptions agree, so everything that changes the task stands i
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ FILE_NAME = "dataset.yaml"
 BLUR_KINDS = ("blur", "blur_gamma", "recorded", "unknown")
 TRANSFERS = ("encoded", "linear", "unknown")
 BIT_ORDERS = ("little", "big")
+VERDICTS = ("passed", "failed", "unknown")
+ACCEPTED = "accepted: "  # with the reason of a person behind it
+NOT_COMPARED = ("content", "content_of")
 MAX_FILE_BYTES = 1 << 20
 
 
@@ -47,6 +52,10 @@ class DataDescription:
         offsets: by the name `SPLIT/SEQUENCE`, the source frames by which the exposures of a
             sequence begin earlier than its frame numbers say; those with 0 are left out.
         fingerprint: one entry per split, see `fingerprint_data`.
+        content: whether samples of blur, sharp and spikes were found to belong together: "passed",
+            "failed", "unknown" (not looked at), or "accepted: REASON" where they were not and a
+            person says that they do. Two data sets may differ in it.
+        content_of: hash of what `content` was found for, see `content_key`; "" where unknown.
 
     Raises:
         ValueError: a value that is not one of those above, with the field's name.
@@ -65,6 +74,8 @@ class DataDescription:
     interpolator: str = "none"
     offsets: tuple[tuple[str, int], ...] = ()
     fingerprint: tuple[SplitFingerprint, ...] = ()
+    content: str = "unknown"
+    content_of: str = ""
 
     def __post_init__(self) -> None:
         problems = [
@@ -85,6 +96,7 @@ class DataDescription:
             problems += _check_positive("frames_averaged", count, (int,))
         for name, offset in self.offsets:
             problems += _check_positive(f"offsets.{name}", offset, (int,))
+        problems += _check_content(self.content, self.content_of)
         if (self.spike_height is None) != (self.spike_width is None):
             problems.append("spike_height and spike_width: give both or none")
         if problems:
@@ -161,6 +173,8 @@ def description_differences(old: DataDescription, new: DataDescription) -> list[
     """
     lines = []
     for field in dataclasses.fields(DataDescription):
+        if field.name in NOT_COMPARED:
+            continue
         was, now = getattr(old, field.name), getattr(new, field.name)
         if field.name == "fingerprint":
             lines += [f"fingerprint of {line}" for line in fingerprint_differences(was, now)]
@@ -181,6 +195,33 @@ def write_fingerprint(root: str | Path, fingerprint: Iterable[SplitFingerprint])
         )
     text = path.read_text(encoding="utf-8")
     return _write(root, replace_entry(text, "fingerprint", _fingerprint_values(fingerprint)))
+
+
+def content_key(description: DataDescription) -> str:
+    """Return a hash of all that a description says; another one makes its `content` unknown."""
+    values = dataclasses.asdict(dataclasses.replace(description, content="unknown", content_of=""))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def write_content(root: str | Path, content: str) -> Path:
+    """Write into `root/dataset.yaml` what was found out about the files as they are described.
+
+    Raises:
+        FileNotFoundError: there is no description.
+        DescriptionError: it cannot be read.
+        ValueError: no such verdict.
+    """
+    path = Path(root) / FILE_NAME
+    text = path.read_text(encoding="utf-8")
+    found = dataclasses.replace(description_from_text(text, str(path)), content=content)
+    text = replace_entry(text, "content", content)
+    return _write(root, replace_entry(text, "content_of", content_key(found)))
+
+
+def content_of(description: DataDescription) -> str:
+    """Return the verdict of a description; "unknown" where it was found for another state."""
+    is_current = description.content_of == content_key(description)
+    return description.content if is_current else "unknown"
 
 
 def _fingerprint_values(fingerprint: Iterable[SplitFingerprint]) -> dict[str, dict]:
@@ -233,6 +274,16 @@ def _as_fingerprints(value: object) -> tuple[SplitFingerprint, ...]:
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> list[str]:
     return [] if value in choices else [f"{name}: expected one of {choices}, got {value!r}"]
+
+
+def _check_content(content: object, key: object) -> list[str]:
+    problems = [] if isinstance(key, str) else [f"content_of: expected a text, got {key!r}"]
+    if content in VERDICTS:
+        return problems
+    if isinstance(content, str) and content.startswith(ACCEPTED) and content != ACCEPTED:
+        return problems
+    choices = ", ".join((*VERDICTS, f"{ACCEPTED}REASON"))
+    return [*problems, f"content: expected one of {choices}, got {content!r}"]
 
 
 def _check_positive(name: str, value: object, types: tuple[type, ...]) -> list[str]:

@@ -14,6 +14,7 @@ from src.data.preparation.check_reading import (
 from src.data.preparation.check_timing import check_timing
 from src.data.preparation.counting import PreparedSplit
 from src.data.preparation.findings import Findings
+from src.data.preparation.neighbours import check_neighbours
 from src.data.preparation.parallel import run_parallel
 from src.data.recordings import FrameRecord
 
@@ -28,14 +29,21 @@ class ContentTask:
     frames: tuple[FrameRecord, ...]
     ticks_per_second: float | None
     description: DataDescription | None
+    num_bins: int = 32
 
 
 def check_content(
-    splits: list[PreparedSplit], description: DataDescription | None, workers: int
+    splits: list[PreparedSplit], description: DataDescription | None, num_bins: int, workers: int
 ) -> Findings:
     """Check samples of all sequences, in several processes."""
     tasks = [
-        ContentTask(f"{split.split}/{scan.name}", scan.frames, scan.ticks_per_second, description)
+        ContentTask(
+            f"{split.split}/{scan.name}",
+            scan.frames,
+            scan.ticks_per_second,
+            description,
+            num_bins,
+        )
         for split in splits
         for scan in split.scans
         if scan.frames
@@ -64,8 +72,12 @@ def look_at(task: ContentTask) -> Findings:
         findings.notes += [other_threshold] if other_threshold else []
         timing = check_timing(task.where, task.frames, task.ticks_per_second, task.description)
         findings.include(timing)
+        near = check_neighbours(task.where, task.frames, task.num_bins)
+        is_timed = bool(timing.seen or timing.problems)  # to the tick, which says more
+        findings.include(Findings(problems=near.problems) if is_timed else near)
         unlike = find_unlike(task.where, readings)
-        if unlike and not timing.problems:  # a window at the wrong place looks unlike, too
+        is_shifted = timing.problems or near.problems  # such windows look unlike, too
+        if unlike and not is_shifted:
             findings.problems.append(unlike)
     except BadFileError as error:
         findings.notes.append(f"{task.where}: not compared: {error}")

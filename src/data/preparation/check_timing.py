@@ -3,11 +3,15 @@
 For each of some frames the window of ticks whose image (TFP) fits the sharp frame best is found.
 Its centre must be the stated tick, within half a tick and what the scene allows: where little
 moves, or where speed changes within the exposure, a centre is known less well. The spread over the
-frames of a sequence says how well.
+frames of a sequence says how well; the error that one picture states of itself is too small in
+small pictures, so fewer than three frames never make a problem.
+
+Which frames move enough is decided inside their exposures, and either all of them are then looked
+for before and after it or none: choosing by the result would keep those that are off by chance.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -22,12 +26,13 @@ from src.data.spikes.matching import TfpMatch, best_tfp_centre, grey_at_spike_si
 from src.data.spikes.spike_dat import SpikeFile
 
 SAMPLED_FRAMES = 5
+MIN_DECISIVE = 3
 WIDTH_PART = 3  # the image is made of a third of the exposure: sharp, and not too noisy
 MAX_WIDTH = 32
 ALLOWED_TICKS = 0.5
 DEVIATIONS = 3  # standard errors that a centre may be off by chance
 NEAR_WHOLE = 0.15  # part of an exposure or source frame by which an offset may miss a whole number
-MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+SPREAD_TO_DEVIATION = float(np.sqrt(np.pi / 2))  # from the mean absolute one of a normal variable
 
 
 @dataclass(frozen=True)
@@ -75,60 +80,71 @@ def check_timing(
             notes=[f"{where}: {why}{where_to}, so TFP centre against sharp frame is not checked"]
         )
     sampled = [usable[place] for place in sample_places(len(usable), SAMPLED_FRAMES)]
-    timings = [measure(frames, i, ticks_per_second) for i in sampled]
-    timings = [timing for timing in timings if timing is not None]
+    timings = measure(frames, sampled, ticks_per_second)
     if not timings:
         line = f"{where}: still in the sampled frames, so TFP centre against sharp is not provable"
         return Findings(notes=[line])
     offsets = [timing.offset for timing in timings]
-    offset, allowed = median(offsets), ALLOWED_TICKS + DEVIATIONS * _uncertainty(timings)
+    offset, allowed = median(offsets), _allowed(timings)
     found = f"stated tick {timings[0].stated:.1f}, measured {timings[0].stated + offset:.1f}"
+    if abs(offset) <= allowed:
+        return Findings(seen=[f"{where}: {found}, +-{allowed - ALLOWED_TICKS:.1f}"])
     names = listed([timing.name for timing in timings])
-    if abs(offset) > allowed:
-        meaning = "".join(_meanings(offset, frames, sampled[0], description))
-        return Findings(
-            problems=[
-                f"{where}: the spikes show the sharp frame {abs(offset):.1f} ticks too "
-                f"{'late' if offset > 0 else 'early'} ({found} of the window, frames {names}; "
-                f"{allowed:.1f} allowed{meaning}); correct t0, t1 and t_sharp in exposures.csv, or "
-                f"cut the spikes again, then run scripts/prepare_data.py"
-            ]
-        )
-    return Findings(seen=[f"{where}: {found}, +-{allowed - ALLOWED_TICKS:.1f}"])
+    meaning = "".join(_meanings(offset, frames, sampled[0], description))
+    line = (
+        f"{where}: the spikes show the sharp frame {abs(offset):.1f} ticks too "
+        f"{'late' if offset > 0 else 'early'} ({found} of the window, frames {names}; "
+        f"{allowed:.1f} allowed{meaning})"
+    )
+    if len(timings) < MIN_DECISIVE:
+        return Findings(notes=[f"{line}; fewer than {MIN_DECISIVE} frames move, so no proof"])
+    advice = "correct t0, t1 and t_sharp in exposures.csv, or cut the spikes again"
+    return Findings(problems=[f"{line}; {advice}, then run scripts/prepare_data.py"])
 
 
 def measure(
-    frames: tuple[FrameRecord, ...], i: int, ticks_per_second: float | None
-) -> Timing | None:
-    """Find the best TFP centre of frame i; None where the scene does not move enough.
+    frames: tuple[FrameRecord, ...], places: list[int], ticks_per_second: float | None
+) -> list[Timing]:
+    """Find the best TFP centre of the frames at some places; those that hardly move are left out.
 
-    It is looked for inside the exposure first, then as far as one exposure before and after it.
+    It is looked for inside the exposures first. Where that puts most of them off the stated tick,
+    it is looked for in all of them as far as one exposure before and after.
 
     Raises:
         BadFileError: a file cannot be read.
     """
+    matches = {i: _match(frames, i, is_wide=False) for i in places}
+    matches = {i: match for i, match in matches.items() if match.is_decisive}
+    stated = {i: _stated_tick(frames[i], ticks_per_second) for i in matches}
+    timings = [_timing(frames[i], stated[i], match) for i, match in matches.items()]
+    at_end = [match.is_at_end for match in matches.values()]
+    if not timings or not (_is_off(timings) or 2 * sum(at_end) > len(at_end)):
+        return timings
+    return [_timing(frames[i], stated[i], _match(frames, i, is_wide=True)) for i in matches]
+
+
+def _match(frames: tuple[FrameRecord, ...], i: int, *, is_wide: bool) -> TfpMatch:
+    """Find the best centre of frame i, counted from the first tick of its window."""
     frame = frames[i]
     source, length = frame.spikes, frame.spikes.stop - frame.spikes.start
     size = (source.geometry.height, source.geometry.width)
     sharp = grey_at_spike_size(read_image(frame.sharp), size)
-    stated = _stated_tick(frame, ticks_per_second)
     width = max(1, min(MAX_WIDTH, length // WIDTH_PART))
-    match = best_tfp_centre(_read(frame, 0, 0), sharp, width=width)
-    lead = 0
-    if _is_suspicious(match, stated):
+    spikes, lead = _read(frame, 0, 0), 0
+    if is_wide:
         before, after, lead = _around(frames, i)
-        spikes = np.concatenate([*before, _read(frame, 0, 0), *after])
-        match = best_tfp_centre(spikes, sharp, width=width)
-    if not match.is_decisive:
-        return None
-    return Timing(frame.name, stated, match.centre - lead, match.centre_error)
+        spikes = np.concatenate([*before, spikes, *after])
+    match = best_tfp_centre(spikes, sharp, width=width)
+    return replace(match, centre=match.centre - lead)
 
 
-def _is_suspicious(match: TfpMatch, stated: float) -> bool:
-    """Tell whether the true centre may lie outside the exposure."""
+def _timing(frame: FrameRecord, stated: float, match: TfpMatch) -> Timing:
     error = match.centre_error if np.isfinite(match.centre_error) else 0.0
-    off = abs(match.centre - stated)
-    return match.is_at_end or off > ALLOWED_TICKS + DEVIATIONS * error
+    return Timing(frame.name, stated, match.centre, error)
+
+
+def _is_off(timings: list[Timing]) -> bool:
+    return abs(median(timing.offset for timing in timings)) > _allowed(timings)
 
 
 def _stated_tick(frame: FrameRecord, ticks_per_second: float | None) -> float:
@@ -171,12 +187,17 @@ def _read(frame: FrameRecord, lead: int, tail: int) -> np.ndarray:
         raise BadFileError(source.path, str(error)) from error
 
 
-def _uncertainty(timings: list[Timing]) -> float:
-    """Return the standard error of the median offset: of the pictures or of their spread."""
+def _allowed(timings: list[Timing]) -> float:
+    """Return the ticks by which the median offset may miss 0.
+
+    Its standard error is that of the pictures, or of the spread over them where that is more. The
+    mean absolute deviation stands for the spread: of a few frames, the median one is often too
+    small by chance.
+    """
     offsets = np.array([timing.offset for timing in timings])
     pictures = float(np.sqrt(np.mean([timing.error**2 for timing in timings])))
-    spread = MAD_TO_DEVIATION * float(np.median(np.abs(offsets - np.median(offsets))))
-    return max(pictures, spread) / np.sqrt(len(timings))
+    spread = SPREAD_TO_DEVIATION * float(np.mean(np.abs(offsets - np.median(offsets))))
+    return ALLOWED_TICKS + DEVIATIONS * max(pictures, spread) / np.sqrt(len(timings))
 
 
 def _meanings(

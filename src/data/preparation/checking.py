@@ -35,19 +35,21 @@ def check(settings: PrepareSettings, expected: Expected) -> Findings:
         return Findings(problems=[str(error)])
     findings = Findings()
     log = _read_log(settings.alignment_log, findings)
-    splits = []
+    splits, is_whole = [], True
     for split in settings.splits:
         scans, problems = scan_folders(settings.scan, split, description)
         splits.append(PreparedSplit(split, scans))
         findings.problems += problems
+        is_whole = is_whole and not (problems and split == settings.train_split)
         findings.seen.append(summarize(split, scans))
     findings.include(check_files(splits, settings.workers))
     for split in splits:
         findings.include(_check_split(split, settings, expected, log))
-    findings.include(check_content(splits, description, settings.workers))
+    findings.include(check_content(splits, description, settings.scan.num_bins, settings.workers))
     if log is not None:
         findings.problems += check_log_names(log, settings.scan.root, settings.splits)
-    findings.problems += check_normalization(splits, settings.train_split, expected)
+    if is_whole:  # else mean and deviation are of the rest
+        findings.problems += check_normalization(splits, settings.train_split, expected)
     findings.problems += check_description(settings.scan.root, settings.splits, description)
     findings.notes = merged(findings.notes)
     return findings

@@ -8,7 +8,6 @@ before, with this one and with the next, enlarged where the scene moves most.
 import html
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,6 +16,15 @@ from skimage.exposure import match_histograms
 from tqdm import tqdm
 
 from src.data.alignment import read_alignment
+from src.data.frames import read_image
+from src.data.preparation.findings import Findings
+from src.data.preparation.neighbours import (
+    NAMES,
+    Fit,
+    check_neighbours,
+    fit_neighbours,
+    neighbours_of,
+)
 from src.data.recordings import Recording
 from src.data.scanning import ScanSettings, scan_split
 from src.paths import atomic_write
@@ -29,7 +37,6 @@ INDEX_NAME = "index.html"
 PANEL_PX = 400
 EDGE_COLOUR = (255, 60, 0)
 EDGE_QUANTILES = (0.80, 0.93)  # of the slopes: where outlines end, and where they begin
-CLEAR_LEAD = 0.002  # by which one correlation must exceed another to count
 WHITE_QUANTILE = 0.995
 HOW_TO_READ = (
     "Red and cyan show blurry frame and spikes on top of each other: where they match the picture "
@@ -38,54 +45,29 @@ HOW_TO_READ = (
     "picture must be the grey one; if the left or the right one is, the spikes are off by one "
     "exposure. A scene that stands still is grey everywhere and proves nothing."
 )
-NAMES = {-1: "the frame before", 0: "its own frame", 1: "the next frame"}
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How well the spikes of a frame fit the blurry frames around it.
-
-    Attributes:
-        correlations: distance in frames (-1, 0, 1) -> correlation of the counts of the whole
-            exposure with that blurry frame's grey values, both without their large-scale part.
-    """
-
-    correlations: dict[int, float]
-
-    @property
-    def best(self) -> int | None:
-        """The distance of the frame that fits best; None where none is ahead of its neighbours."""
-        ranked = sorted(self.correlations, key=self.correlations.__getitem__, reverse=True)
-        values = [self.correlations[distance] for distance in ranked]
-        if len(ranked) < 2 or values[0] - values[1] < CLEAR_LEAD:
-            return None
-        return ranked[0]
-
-    @property
-    def sentence(self) -> str:
-        """What the numbers say; starts with "!" where they say that something is wrong."""
-        listed = ", ".join(f"{NAMES[d]} {v:.3f}" for d, v in sorted(self.correlations.items()))
-        if self.best is None:
-            verdict = "the frames around look too much alike to tell"
-        elif self.best == 0:
-            verdict = "the spikes fit their own frame best"
-        else:
-            verdict = f"! THE SPIKES FIT {NAMES[self.best].upper()} BETTER THAN THEIR OWN"
-        return f"{verdict} (correlation: {listed})"
 
 
 def overlay_splits(
     scan: ScanSettings, splits: Sequence[str], log: Path, count: int, folder: Path, seed: int
-) -> str:
-    """Write overlays of prepared splits, as `write_overlays`; return a sentence about them.
+) -> Findings:
+    """Write overlays of prepared splits, as `write_overlays`, and compare all with neighbours.
+
+    Returns:
+        Where the pages are and, per sequence, whether its spikes fit their own frames.
 
     Raises:
         BadFileError, DataSetError: what `read_alignment`, `scan_split` and `write_overlays` refuse.
     """
     alignment = read_alignment([log])
-    recordings = [r for split in splits for r in scan_split(scan, split, alignment)]
-    index, *pages = write_overlays(recordings, count, folder, seed)
-    return f"{len(pages)} overlays; open {index} in a browser"
+    recordings = {split: scan_split(scan, split, alignment) for split in splits}
+    everything = [recording for found in recordings.values() for recording in found]
+    index, *pages = write_overlays(everything, count, folder, seed)
+    findings = Findings(seen=[f"{len(pages)} overlays; open {index} in a browser"])
+    for split, found in recordings.items():
+        for recording in found:
+            where = f"{split}/{recording.name}"
+            findings.include(check_neighbours(where, recording.frames, scan.num_bins))
+    return findings
 
 
 def write_overlays(
@@ -139,8 +121,7 @@ def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, Fit]:
     """Return the page of frame `i`, uint8 RGB [h, w, 3], and how its spikes fit."""
     frame = recording.frames[i]
     counts = recording.read_counts(i)
-    near = [i + d for d in NAMES if 0 <= i + d < len(recording)]
-    blurry = {k - i: recording.read_blurry(k) for k in near}
+    blurry = {d: read_image(path) for d, path in neighbours_of(frame).items()}
     sharp = recording.read_sharp(i)
     spikes = counts.sum(axis=0, dtype=np.float32)
     middle = counts[len(counts) // 3 : max(1, 2 * len(counts) // 3)].sum(axis=0, dtype=np.float32)
@@ -171,25 +152,6 @@ def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, Fit]:
         fit.sentence,
     ]
     return make_page([*rows, details], PANEL_PX, lines), fit
-
-
-def fit_neighbours(spikes: np.ndarray, blurry: dict[int, np.ndarray]) -> Fit:
-    """Correlate the counts [Hs, Ws] of an exposure with blurry frames around it.
-
-    Args:
-        spikes: counts of the whole exposure.
-        blurry: distance in frames -> uint8 RGB [H, W, 3].
-    """
-    height, width = spikes.shape
-    wanted = _details(spikes)
-    correlations = {}
-    for distance, image in blurry.items():
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-        small = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
-        found = _details(small)
-        scale = float(np.sqrt((wanted**2).sum() * (found**2).sum()))
-        correlations[distance] = float((wanted * found).sum()) / scale if scale else 0.0
-    return Fit(correlations)
 
 
 def fringes(image: np.ndarray, spikes: np.ndarray) -> np.ndarray:
@@ -225,12 +187,6 @@ def outline(image: np.ndarray, spikes: np.ndarray) -> np.ndarray:
     drawn = image // 4 * 3 + 48  # a little paler, so that the outlines stand out
     drawn[edges > 0] = EDGE_COLOUR
     return drawn
-
-
-def _details(image: np.ndarray) -> np.ndarray:
-    """Return the image without its mean and its large-scale brightness."""
-    image = cv2.GaussianBlur(np.asarray(image, np.float32), (0, 0), 1.0)
-    return image - cv2.GaussianBlur(image, (0, 0), max(2.0, image.shape[1] / 16))
 
 
 def _at_size(spikes: np.ndarray, image: np.ndarray) -> np.ndarray:

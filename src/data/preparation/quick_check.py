@@ -1,7 +1,8 @@
 """Verify within seconds, before a training, that the data are still what they were prepared as.
 
-Names, sizes, times of change and what preparation wrote down are compared; no picture is decoded
-and no spike is counted. `scripts/prepare_data.py --check_only` looks into the files as well.
+Names, sizes, times of change and what preparation wrote down are compared, its verdict on the
+content included; no picture is decoded and no spike is counted. `scripts/prepare_data.py
+--check_only` looks into the files as well.
 """
 
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from src.data.preparation.check_setup import (
 from src.data.preparation.counting import PreparedSplit
 from src.data.preparation.findings import listed
 from src.data.preparation.prepare import scan_folders
+from src.data.preparation.verdict import content_problems
 from src.data.settings import alignment_paths, scan_settings
 
 READERS = 16  # a network drive answers many at the same time
@@ -44,10 +46,11 @@ def quick_check(cfg: CfgNode) -> list[str]:
         return [str(error)]
     problems: list[str] = []
     log = _read_logs(alignment_paths(cfg), problems)
-    prepared = []
+    prepared, is_whole = [], True
     for name in splits:
         scans, found = scan_folders(settings, name, description)
         problems += found
+        is_whole = is_whole and not (found and name == data.TRAIN_SPLIT)
         prepared.append(PreparedSplit(name, scans))
         for scan in scans:
             where = f"{name}/{scan.name}"
@@ -57,9 +60,10 @@ def quick_check(cfg: CfgNode) -> list[str]:
     problems += _cut_short(prepared)
     if log is not None:
         problems += check_log_names(log, settings.root, splits)
-    problems += check_normalization(prepared, data.TRAIN_SPLIT, Expected.of(cfg))
-    problems += check_description(settings.root, splits, description)
-    return problems
+    if is_whole:  # else mean and deviation are of the rest
+        problems += check_normalization(prepared, data.TRAIN_SPLIT, Expected.of(cfg))
+    changes = list(check_description(settings.root, splits, description))
+    return problems + (changes or content_problems(description, str(settings.root)))
 
 
 def _read_logs(paths: list[Path], problems: list[str]) -> AlignmentLog | None:

@@ -56,7 +56,8 @@ def _description_problems(wanted: DataDescription, present: DataDescription | No
     """Say how the description of a root differs from that of the plan."""
     if present is None:
         return []
-    sides = (dataclasses.replace(present, fingerprint=()), wanted)
+    made = dataclasses.replace(present, fingerprint=(), content="unknown", content_of="")
+    sides = (made, wanted)
     return [
         f"dataset.yaml says {field}: {was!r}, now it would be {now!r}"
         for field, was, now in _differences(*map(dataclasses.asdict, sides))

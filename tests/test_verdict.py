@@ -1,0 +1,120 @@
+"""Preparation looks at the content once, writes its verdict down, and training believes that."""
+
+import shutil
+
+import pytest
+from data_cases import copy_root
+from film_cases import write_film
+from prepare_cases import rewrite, run, state_of, write_config
+
+from src.config import load_config
+from src.data.description import (
+    DataDescription,
+    DescriptionError,
+    content_of,
+    description_differences,
+    description_from_text,
+    description_to_text,
+    read_description,
+)
+from src.data.preparation import verdict
+from src.data.preparation.quick_check import quick_check
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return write_film(tmp_path_factory.mktemp("verdict") / "film")
+
+
+@pytest.fixture
+def root(original, tmp_path):
+    return copy_root(original, tmp_path / "film")
+
+
+@pytest.fixture
+def config(root, tmp_path):
+    return write_config(root, tmp_path / "film.yaml")
+
+
+def swap_folders(root):
+    for folder in (root / "train/a", root / "val/b"):
+        (folder / "blur").rename(folder / "other")
+        (folder / "sharp").rename(folder / "blur")
+        (folder / "other").rename(folder / "sharp")
+
+
+def test_data_that_pass_are_looked_at_once(root, config, monkeypatch):
+    assert run(config) == 0
+    assert content_of(read_description(root)) == "passed"
+    assert quick_check(load_config(config)) == []
+    before = state_of(root)
+    monkeypatch.setattr(verdict, "check_content", None)  # not called again
+    assert run(config) == 0
+    assert run(config, "--accept", "not needed") == 0
+    assert state_of(root) == before
+
+
+def test_training_refuses_data_that_failed_until_they_are_accepted(root, config, capsys, caplog):
+    swap_folders(root)
+    for _ in range(2):  # told every time
+        assert run(config) == 1
+        assert "are the folders blur and sharp swapped?" in capsys.readouterr().out
+    assert read_description(root).content == "failed"
+    (problem,) = quick_check(load_config(config))
+    assert "--check_only says where" in problem
+    assert run(config, "--accept", "sharp: from 'another' camera") == 0
+    assert "are the folders blur and sharp swapped?" in capsys.readouterr().out
+    assert read_description(root).content == "accepted: sharp: from 'another' camera"
+    assert quick_check(load_config(config)) == []
+    assert "accepted: sharp: from 'another' camera" in caplog.text
+    assert run(config) == 0  # a reason once given holds
+
+
+def test_a_verdict_holds_for_the_files_and_the_description_it_was_found_for(root, config):
+    assert run(config, "--accept", "nothing to accept") == 0
+    assert read_description(root).content == "passed"
+    rewrite(root / "dataset.yaml", "bit_order: little", "bit_order: big")
+    assert "nobody looked" in quick_check(load_config(config))[-1]
+    rewrite(root / "dataset.yaml", "bit_order: big", "bit_order: little")
+    assert quick_check(load_config(config)) == []
+    swap_folders(root)
+    assert any("sha256 was" in problem for problem in quick_check(load_config(config)))
+    assert run(config) == 1
+
+
+def test_data_prepared_before_there_were_verdicts_are_unknown(root, config):
+    assert run(config) == 0
+    path = root / "dataset.yaml"
+    path.write_text(path.read_text()[: path.read_text().index("content:")])
+    (problem,) = quick_check(load_config(config))
+    assert "run scripts/prepare_data.py once, it takes seconds" in problem
+    assert run(config) == 0
+    assert quick_check(load_config(config)) == []
+
+
+def test_a_split_that_cannot_be_read_says_nothing_of_mean_and_deviation(root, config, capsys):
+    assert run(config) == 0
+    shutil.copytree(root / "train/a", root / "train/c")
+    rewrite(root / "train/c/exposures.csv", "t0[s]", "t0[weeks]")
+    problems = quick_check(load_config(config))
+    assert any("weeks" in problem for problem in problems)
+    assert not any("DATA.NORM" in problem for problem in problems)
+    assert run(config, "--check_only", "DATA.NORM.MEAN", "0.9") == 1
+    told = capsys.readouterr().out
+    assert "weeks" in told
+    assert "DATA.NORM:" not in told
+
+
+def test_the_reason_travels_and_is_no_difference():
+    accepted = DataDescription("a", content="accepted: we know", content_of="0f")
+    assert description_from_text(description_to_text(accepted), "here") == accepted
+    assert description_differences(DataDescription("a"), accepted) == []
+    for value in ("fine", "'accepted: '", "3"):
+        with pytest.raises(DescriptionError, match="content: expected one of passed, failed"):
+            description_from_text(f"source: a\ncontent: {value}\n", "here")
+
+
+@pytest.mark.parametrize("arguments", [["--accept", " "], ["--accept", "a", "--check_only"]])
+def test_accept_needs_a_reason_and_a_place_to_write_it(config, arguments):
+    with pytest.raises(SystemExit):
+        run(config, *arguments)
