@@ -68,43 +68,75 @@ def main() -> int:
     if args.num_processes and not num_gpus:
         print(f"no GPU: {args.num_processes} process(es) train on the CPU", file=sys.stderr)
     processes = args.num_processes or num_gpus
-    if "SIGHUP" in signal.Signals.__members__:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends nothing
-    commands, received = _commands(args, cfg, processes), []
-    for number, command in enumerate(commands, start=1):
-        code = _run(command, _environment(cfg, args.max_restarts), received)
-        if code != 0:
-            return code
-        if received and number < len(commands):  # it came when a command was done anyway
-            return exit_code(received[0])
-    return 0
+    environment = _environment(cfg, args.max_restarts)
+    return _Job().run(_commands(args, cfg, processes), environment)
 
 
-def _run(command: list[str], environment: dict[str, str], received: list[int]) -> int:
-    """Run a command to its end and return its exit code; it does not outlive this process.
+class _Job:
+    """The commands of a job, one after the other, none of which outlives this process.
 
-    Signals go on to it, each one once: it has a session of its own, so what a terminal or a
-    cluster sends to the group comes to this process alone. They are added to `received`.
+    Signals go on to the command that runs, each one once: it has a session of its own, so what a
+    terminal or a cluster sends to the group comes to this process alone.
+
+    Attributes:
+        received: The signals that have come.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        handed_on = Path(folder) / "exit_code"
-        process = subprocess.Popen(  # noqa: S603 (our own command)
-            command,
-            env={**environment, EXIT_CODE_FILE: str(handed_on)},
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,
-            start_new_session=True,
-        )
 
-        def pass_on(number: int, frame: object) -> None:
-            del frame
-            received.append(number)
-            process.send_signal(number)
-
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._process: subprocess.Popen | None = None
+        if "SIGHUP" in signal.Signals.__members__:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends nothing
         for number in STOPPING:
-            signal.signal(number, pass_on)
-        code = process.wait()
-        if handed_on.exists():  # torchrun itself ends with 0 or 1
-            return int(handed_on.read_text(encoding="ascii"))
+            signal.signal(number, self._pass_on)
+
+    def run(self, commands: list[list[str]], environment: dict[str, str]) -> int:
+        """Run the commands; stop at the first that fails, or at a signal, with its exit code."""
+        for number, command in enumerate(commands):
+            if self.received and number:  # it came when a command was done anyway
+                return exit_code(self.received[0])
+            code = self._run(command, environment)
+            if code != 0:
+                return code
+        return 0
+
+    def _run(self, command: list[str], environment: dict[str, str]) -> int:
+        before = len(self.received)
+        with tempfile.TemporaryDirectory() as folder:
+            handed_on = Path(folder) / "exit_code"
+            self._process = subprocess.Popen(  # noqa: S603 (our own command)
+                command,
+                env={**environment, EXIT_CODE_FILE: str(handed_on)},
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
+                start_new_session=True,
+            )
+            for number in self.received[before:]:  # while it was being started
+                self._process.send_signal(number)
+            code = self._process.wait()
+            text = handed_on.read_text(encoding="ascii") if handed_on.exists() else ""
+        return code_of_command(code, text, self.received)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        del frame
+        self.received.append(number)
+        if self._process is not None:
+            self._process.send_signal(number)
+
+
+def code_of_command(code: int, handed_on: str, received: list[int]) -> int:
+    """Return the exit code of a command that has ended.
+
+    Args:
+        code: That of the process; torchrun knows only 0 and 1, a signal is negative.
+        handed_on: What the training says itself; empty where it has not come to that.
+        received: Signals that were passed on.
+    """
+    if handed_on and int(handed_on) != 0:
+        return int(handed_on)
+    if code == 0:
+        return 0
+    if received and not handed_on:  # it came before the training could take it
+        return exit_code(received[0])
     return exit_code(-code) if code < 0 else code
 
 

@@ -19,6 +19,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.engine.signals import (
+    StopSignals,
+    die_with_parent,
+    exit_code,
+    forget_handed_on,
+    hand_on,
+    remember_signals,
+)
+
+if __name__ == "__main__":
+    remember_signals()  # the imports below take seconds
+
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from yacs.config import CfgNode
 
@@ -29,7 +41,6 @@ from src.engine.distributed import Ranks, choose_device, join_ranks
 from src.engine.dry_run import dry_run
 from src.engine.run_directory import RunDirectory, write_run_record
 from src.engine.run_log import log_thread_error, start_logging
-from src.engine.signals import StopSignals, die_with_parent, exit_code, hand_on
 from src.engine.trainer import Trainer
 from src.paths import free_name
 
@@ -40,16 +51,17 @@ def main() -> int:
     """Load the configuration, go on where the run was left, train to the end."""
     args = parse_arguments()
     threading.excepthook = log_thread_error
+    forget_handed_on()
     try:
         cfg = load_config(args.config, args.overrides)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return hand_on(2)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     try:
         device, stall_minutes = choose_device(cfg.DEVICE), cfg.TRAIN.STALL_MINUTES
-        with StopSignals().listening() as stop, join_ranks(device, stall_minutes) as ranks:
+        with StopSignals().listening() as stop, join_ranks(device, stall_minutes, stop) as ranks:
             return hand_on(exit_code(train(cfg, ranks, args, stop)))
     except (ArithmeticError, OSError, RuntimeError, ValueError) as error:
         # Data, weights, device or disk at fault: the sentence for the user, the place for the log.
@@ -62,11 +74,12 @@ def main() -> int:
 def train(cfg: CfgNode, ranks: Ranks, args: argparse.Namespace, stop: StopSignals) -> int:
     """Do the run on this rank; return the signal that ended it early, else 0."""
     run, stamp = RunDirectory.of(cfg), time.strftime("%Y%m%d-%H%M%S")
+    if ranks.is_main:
+        run.check_writable()
     log_file = free_name(run.logs / f"train_{stamp}.log")
     start_logging(log_file, is_main=ranks.is_main, rank=ranks.rank)
     with run.locked() if ranks.is_main else nullcontext():
         if ranks.is_main:
-            run.check_writable()
             write_run_record(run, cfg, stamp)
         refuse_wrong_data(cfg, ranks)
         trainer = Trainer(cfg, ranks, run, stop)

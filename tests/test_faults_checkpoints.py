@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import resource
 import shutil
 
 import pytest
@@ -82,6 +83,19 @@ def test_f20_a_full_disk_leaves_the_old_files_and_no_partial_one(folder, size):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("limit", [1000, 300_000])
+def test_f20_a_file_that_may_not_grow_says_so(folder, limit):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(CheckpointWriteError, match="File too large"):
+            save_checkpoint(folder / "last.pth", state(4, 1_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_f20_training_goes_on_and_tries_again_but_the_last_write_has_to_succeed(tmp_path, caplog):
     trainer = make_trainer(write_run(tmp_path))
     folder = trainer.run.checkpoints
@@ -123,6 +137,9 @@ def test_f21_folders_that_cannot_be_written_are_named_before_anything_is_built(t
     (tmp_path / "visuals").write_text("a file where a folder has to be")
     with pytest.raises(OSError, match=r"visuals.*the run cannot write there .*LOG\.SAVE_DIR"):
         RunDirectory(tmp_path, "run").check_writable()
+    (tmp_path / "file").write_text("a file where a folder has to be")
+    with pytest.raises(OSError, match=r"file.*the run cannot write there .*LOG\.SAVE_DIR"):
+        RunDirectory(tmp_path / "file", "run").check_writable()
     run = RunDirectory(tmp_path / "good", "run")
     run.check_writable()
     assert not [path for path in run.root.rglob("*") if path.is_file()]

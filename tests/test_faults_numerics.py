@@ -175,6 +175,23 @@ def test_f48_a_step_that_does_not_fit_is_repeated_in_parts_with_the_same_result(
     assert "cut into 2 parts" in caplog.text
 
 
+def test_f48_memory_that_lacks_in_the_update_ends_the_run(tmp_path):
+    """Its gradients are unscaled already; float16 would not let them be unscaled again."""
+    trainer = make_trainer(write_run(tmp_path))
+    model = Greedy(3)
+    step = make_step(model)
+    calls = []
+
+    def out_of_memory(*_, **__):
+        calls.append(1)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+    step.optimizer.step = out_of_memory
+    with pytest.raises(StepMemoryError, match="in the update: CUDA out of memory"):
+        trainer.memory(step, [batch_of(2)], 0)
+    assert len(calls) == 1
+
+
 def test_f48_shares_count_by_clips():
     batch = batch_of(3)
     parts = split_batch(batch, 2)

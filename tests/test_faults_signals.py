@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from scripts.launch import code_of_command
 from src.engine import saving
-from src.engine.signals import REPEAT_SECONDS, STOPPING, exit_code
+from src.engine.signals import (
+    EXIT_CODE_FILE,
+    REPEAT_SECONDS,
+    STOPPING,
+    exit_code,
+    forget_handed_on,
+    hand_on,
+)
 from src.paths import REPO_ROOT
 from tests.training_cases import (
     assert_same_state,
@@ -116,6 +124,36 @@ def test_exit_codes_are_those_of_the_page():
     assert [exit_code(number) for number in (0, *STOPPING)] == [0, 143, 130, 85]
 
 
+@pytest.mark.parametrize(
+    ("code", "handed_on", "received", "expected"),
+    [
+        (0, "0", [], 0),
+        (0, "85", [], 85),  # a rank was asked: torchrun is told 0, so that it starts nothing again
+        (1, "143", [signal.SIGTERM], 143),
+        (1, "0", [], 1),  # the other rank has failed
+        (1, "", [signal.SIGUSR1], 85),  # while the ranks were starting
+        (1, "1", [signal.SIGUSR1], 1),
+        (-9, "", [], 137),
+        (1, "", [], 1),
+        (0, "", [signal.SIGTERM], 0),
+    ],
+)
+def test_the_code_of_the_launcher_by_hand(code, handed_on, received, expected):
+    assert code_of_command(code, handed_on, received) == expected
+
+
+def test_the_code_of_an_earlier_attempt_is_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setenv(EXIT_CODE_FILE, str(tmp_path / "code"))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert hand_on(85) == 0
+    assert (tmp_path / "code").read_text() == "85"
+    forget_handed_on()
+    assert not (tmp_path / "code").exists()
+    assert hand_on(1) == 1
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    assert hand_on(143) == 143
+
+
 WAITING = """
 import sys, time
 sys.path.insert(0, {root!r})
@@ -193,6 +231,35 @@ def test_f10_a_signal_to_one_rank_stops_all_at_one_step(tmp_path, processes):
     assert "stopped by SIGTERM at step" in output
     step = read_checkpoint(tmp_path)["progress"]["step"]
     assert f"stopped by SIGTERM at step {step} of" in output
+
+
+def children(pid: int) -> list[int]:
+    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_f10_a_signal_to_one_rank_is_no_reason_to_start_again(tmp_path, processes):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__RGB_TWIN=False)
+    command = [sys.executable, LAUNCH, "--config", str(config)]
+    process = processes([*command, "--num_processes", "2", "--max_restarts", "3"], cwd=tmp_path)
+    wait_for_checkpoint(process, tmp_path)
+    (torchrun,) = children(process.pid)
+    os.kill(children(torchrun)[1], signal.SIGUSR1)
+    output = process.communicate(timeout=90)[0]
+    assert process.returncode == 85, output
+    assert output.count("stopped by SIGUSR1 at step") == 1
+    assert "resumed" not in output
+
+
+@pytest.mark.slow
+def test_f11_a_signal_while_modules_are_imported_is_remembered(tmp_path, processes):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000)
+    process = processes(train_command(config), cwd=tmp_path)
+    time.sleep(0.7)  # torch takes longer
+    process.send_signal(signal.SIGUSR1)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 85, output
+    assert "stopped by SIGUSR1 at step 0 of 1000" in output
 
 
 def test_f12_a_closed_pipe_does_not_end_the_training(tmp_path):

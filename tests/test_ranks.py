@@ -14,10 +14,19 @@ from torch.distributed import HashStore
 from scripts import launch
 from src.config import load_config
 from src.engine import heartbeat
-from src.engine.distributed import Ranks
-from src.engine.heartbeat import STAGES, Heartbeat, Place, Watched, late_ranks, seconds_still
+from src.engine.distributed import Ranks, join_ranks
+from src.engine.heartbeat import (
+    STAGES,
+    START_FACTOR,
+    Heartbeat,
+    Place,
+    Watched,
+    late_ranks,
+    seconds_still,
+)
 from src.engine.run_directory import RunDirectory
 from src.engine.run_log import Scalars
+from src.engine.signals import StoppedError, StopSignals
 from src.engine.trainer import Trainer
 from tests.training_cases import (
     assert_same_state,
@@ -158,6 +167,34 @@ def test_places_travel_through_the_store():
         beat.start()
         beat.stop()
         assert not beat._thread.is_alive()
+
+
+def test_the_others_hear_of_a_signal_to_one_rank():
+    store, stops = HashStore(), [StopSignals(), StopSignals()]
+    beats = [Heartbeat(store, rank, 2, stall_s=0.6, stop=stops[rank]) for rank in range(2)]
+    stops[1].ask(signal.SIGUSR1)
+    for beat in beats:
+        beat._write()
+    beats[0]._read(watched(Place(), Place()))
+    assert (stops[0].number, stops[0].elsewhere) == (0, signal.SIGUSR1)
+    with pytest.raises(StoppedError, match="SIGUSR1"):
+        stops[0].raise_if_asked()
+    stops[0].ask(signal.SIGTERM)  # of torchrun, later: the first to this rank, so it goes on saving
+    assert stops[0].number == signal.SIGTERM
+
+
+def test_f51_a_rank_may_wait_for_hours_where_the_heartbeat_judges(monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def begin(backend, timeout):
+        raise Begun(timeout.total_seconds())
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "init_process_group", begin)
+    with pytest.raises(Begun) as begun, join_ranks(torch.device("cpu"), stall_minutes=0.2):
+        pass
+    assert begun.value.args[0] > 6 * 60 * START_FACTOR  # seconds; 24 would end healthy runs
 
 
 @pytest.mark.slow

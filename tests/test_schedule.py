@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from src.engine.progress import count_steps
-from src.engine.schedule import learning_rate_factor, warmup_cosine
+from src.engine.schedule import learning_rate_factor, set_rates, warmup_cosine
 
 
 def test_warm_up_is_linear_and_the_cosine_ends_at_the_floor():
@@ -31,6 +31,32 @@ def test_schedule_sets_the_rate_of_the_optimiser():
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([1e-4, 2e-4, 2e-4, 1e-7])
+
+
+def schedule_of(total_steps: int, steps: int):
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": [w], "lr": lr} for w, lr in zip(weights, (2e-4, 3e-5), strict=True)]
+    optimizer = torch.optim.AdamW(groups)
+    schedule = warmup_cosine(
+        optimizer, peak=2e-4, warmup_steps=2, total_steps=total_steps, eta_min=1e-7
+    )
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+    return optimizer, schedule
+
+
+@pytest.mark.parametrize("length", [10, 1000])
+def test_a_loaded_schedule_gives_the_rates_of_its_own_length(length):
+    """Bit for bit those of a run that had this length from the start."""
+    old_optimizer, old = schedule_of(10, steps=7)
+    expected = [group["lr"] for group in schedule_of(length, steps=7)[0].param_groups]
+    optimizer, schedule = schedule_of(length, steps=0)
+    optimizer.load_state_dict(old_optimizer.state_dict())
+    schedule.load_state_dict(old.state_dict())
+    set_rates(schedule)
+    assert [group["lr"] for group in optimizer.param_groups] == expected
+    assert schedule.get_last_lr() == expected
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +64,42 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None 
             f"such as {broken[0]}; the checkpoints before it are as they were"
         )
     kept = path.with_name(f".partial-{os.getpid()}-kept-{path.name}")
+    first: OSError | None = None
     try:
         with atomic_write(path) as partial:
             with partial.open("wb") as handle:
-                # Through a file of Python: torch's own writer does not say what went wrong.
-                torch.save({"format": FORMAT, **state}, handle)
+                told = _TellingFile(handle)
+                try:
+                    torch.save({"format": FORMAT, **state}, told)
+                finally:
+                    first = told.error
             if previous is not None and path.exists():
                 give_second_name(path, kept)
         if kept.exists():
             kept.replace(previous)
             flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        raise CheckpointWriteError(path, error) from error
+        raise CheckpointWriteError(path, first or error) from error
     finally:
         kept.unlink(missing_ok=True)
+
+
+class _TellingFile:
+    """Remembers why writing failed: torch goes on and ends with an error of its own."""
+
+    def __init__(self, handle: BufferedWriter) -> None:
+        self.handle = handle
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.handle.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.handle.flush()
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:

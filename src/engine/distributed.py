@@ -11,8 +11,10 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from src.engine.heartbeat import Heartbeat
+from src.engine.signals import StopSignals
 
-NEVER = timedelta(days=7)
+# A rank may wait for hours while another one validates; whether the run moves the heartbeat judges.
+WITH_HEARTBEAT, NEVER = timedelta(hours=12), timedelta(days=7)
 STARTED_AGAIN = "TORCHELASTIC_RESTART_COUNT"  # set by torchrun
 
 
@@ -97,7 +99,9 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def join_ranks(device: torch.device, stall_minutes: float = 0.0) -> Iterator[Ranks]:
+def join_ranks(
+    device: torch.device, stall_minutes: float = 0.0, stop: StopSignals | None = None
+) -> Iterator[Ranks]:
     """Join the process group that torchrun describes in the environment; leave it at the end.
 
     Without torchrun there is one rank. Gloo carries CPU runs, NCCL carries CUDA runs. After an
@@ -108,6 +112,7 @@ def join_ranks(device: torch.device, stall_minutes: float = 0.0) -> Iterator[Ran
         device: Of this rank.
         stall_minutes: After so long without any movement the ranks that are late are named and the
             run ends, see `heartbeat.py`; 0: it may wait for ever.
+        stop: What this rank has been asked, for the other ranks to hear.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
@@ -117,24 +122,23 @@ def join_ranks(device: torch.device, stall_minutes: float = 0.0) -> Iterator[Ran
         yield Ranks(rank, world_size, device)
         return
     # The heartbeat comes first, because it can say who is late; this is what is left if it fails.
-    timeout = timedelta(minutes=2 * stall_minutes) if stall_minutes else NEVER
+    timeout = WITH_HEARTBEAT if stall_minutes else NEVER
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-    heartbeat = _start_heartbeat(rank, world_size, 60 * stall_minutes) if stall_minutes else None
+    heartbeat = None
+    if stall_minutes:
+        heartbeat = Heartbeat(_open_store(), rank, world_size, 60 * stall_minutes, stop)
+        heartbeat.start()
     yield Ranks(rank, world_size, device, heartbeat)
     if heartbeat is not None:
         heartbeat.stop()
     distributed.destroy_process_group()
 
 
-def _start_heartbeat(rank: int, world_size: int, stall_s: float) -> Heartbeat:
-    """Start the thread, on a connection to torchrun's store that nothing else waits on."""
+def _open_store() -> distributed.Store:
+    """Connect to torchrun's store once more, so that nothing else waits on the connection."""
     store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(minutes=1)))
     attempt = os.environ.get(STARTED_AGAIN, "0")
-    heartbeat = Heartbeat(
-        distributed.PrefixStore(f"heartbeat/{attempt}", store), rank, world_size, stall_s
-    )
-    heartbeat.start()
-    return heartbeat
+    return distributed.PrefixStore(f"heartbeat/{attempt}", store)
 
 
 def wrap_model(model: nn.Module, ranks: Ranks) -> nn.Module:

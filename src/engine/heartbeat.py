@@ -22,6 +22,8 @@ from datetime import timedelta
 
 from torch.distributed import DistNetworkError, DistStoreError, Store
 
+from src.engine.signals import StopSignals
+
 EXIT_STALLED = 75
 STAGES = (  # in the order of the loop
     "logging",
@@ -109,9 +111,19 @@ class Heartbeat:
         rank: This rank.
         world_size: All ranks.
         stall_s: Seconds without any movement after which the run is given up.
+        stop: What this rank has been asked; the others hear of it, so that all leave a long
+            validation.
     """
 
-    def __init__(self, store: Store, rank: int, world_size: int, stall_s: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        world_size: int,
+        stall_s: float,
+        stop: StopSignals | None = None,
+    ) -> None:
+        self.stop_signals = StopSignals() if stop is None else stop
         self.store, self.rank, self.world_size, self.stall_s = store, rank, world_size, stall_s
         self.interval_s = min(10.0, stall_s / 12)
         self._place, self._beats, self._has_warned = Place(), 0, False
@@ -174,6 +186,7 @@ class Heartbeat:
             "part": place.part,
             "beat": self._beats,
             "host": socket.gethostname(),
+            "asked": self.stop_signals.number,
         }
         self.store.set(str(self.rank), json.dumps(message))
 
@@ -181,7 +194,9 @@ class Heartbeat:
         keys = [str(rank) for rank in ranks]
         known = [key for key in keys if self.store.check([key])]
         for key, value in zip(known, self.store.multi_get(known), strict=True):
-            ranks[int(key)].update(json.loads(value), time.monotonic())
+            message = json.loads(value)
+            ranks[int(key)].update(message, time.monotonic())
+            self.stop_signals.elsewhere = self.stop_signals.elsewhere or message["asked"]
 
     def _judge(self, ranks: dict[int, Watched], now: float) -> None:
         still, limit = seconds_still(ranks, now), self.stall_s

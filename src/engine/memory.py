@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from src.engine.distributed import Ranks
-from src.engine.training_step import StepOutcome, TrainingStep
+from src.engine.training_step import StepOutcome, TrainingStep, UpdateMemoryError
 
 GIB = 2**30
 logger = logging.getLogger(__name__)
@@ -51,6 +51,11 @@ class MemoryGuard:
                 return train_step([part for parts in cut for part, _ in parts], step, shares)
             except torch.cuda.OutOfMemoryError as error:
                 reason = str(error).splitlines()[0]
+            except UpdateMemoryError as error:  # smaller parts would not help
+                reason = f"in the update: {str(error).splitlines()[0]}"
+                raise StepMemoryError(
+                    self._message(max(map(count_clips, batches)), reason, step)
+                ) from error
             # Outside the handler: the error's traceback holds the tensors of the failed attempt.
             train_step.forget()
             if self.ranks.device.type == "cuda":

@@ -93,11 +93,12 @@ class RunDirectory:
         Raises:
             OSError: A folder cannot be made or written; it is named.
         """
-        for folder in (self.checkpoints, self.visuals, self.events, self.metrics):
+        parts = (self.logs, self.checkpoints, self.visuals, self.events, self.metrics)
+        for folder in (self.root, *parts):
             try:
                 with atomic_write(folder / ".writable") as partial:
                     partial.write_bytes(b"1")
-                (folder / ".writable").unlink()
+                (folder / ".writable").unlink(missing_ok=True)  # another run looks at them, too
             except OSError as error:
                 raise OSError(
                     f"{folder}: the run cannot write there ({error.strerror or error}); mend the "

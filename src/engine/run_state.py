@@ -12,6 +12,7 @@ from src.data.description import description_to_text, read_description
 from src.engine.averaging import WeightAverage
 from src.engine.progress import Progress
 from src.engine.resume_rules import resume_conflicts
+from src.engine.schedule import set_rates
 from src.engine.training_step import TrainingStep
 from src.paths import resolve
 
@@ -75,6 +76,7 @@ class RunState:
         self.train_step.optimizer.load_state_dict(state["optimizer"])
         self.train_step.scaler.load_state_dict(state["scaler"])
         self.train_step.schedule.load_state_dict(state["schedule"])
+        set_rates(self.train_step.schedule)
         self.progress.put(state["progress"])
 
 

@@ -32,6 +32,21 @@ def warmup_cosine(
     )
 
 
+def set_rates(schedule: LambdaLR) -> None:
+    """Give the next step the rate of the schedule at its step, after both were loaded.
+
+    What an optimiser carries is the rate that the run which saved it would have used: another one
+    where the run has been made longer since.
+    """
+    rates = [
+        base * factor(schedule.last_epoch)
+        for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates  # noqa: SLF001 (what torch itself keeps there)
+
+
 def build_schedule(optimizer: Optimizer, cfg: CfgNode, total_steps: int) -> LambdaLR:
     """Return the schedule that TRAIN.SCHED describes; each group keeps its share of the rate."""
     train = cfg.TRAIN

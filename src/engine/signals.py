@@ -6,8 +6,8 @@
     SIGUSR1             SLURM before the time limit, requeue     85
     SIGHUP              a terminal that is closed               none, training goes on
 
-All ranks stop after the same step, see `StopSignals.agree`. Nothing but this module installs
-signal handlers.
+All ranks stop after the same step, see `Trainer.must_stop`. In the processes of a training nothing
+but this module installs signal handlers.
 """
 
 import ctypes
@@ -33,6 +33,7 @@ STOPPING = tuple(
     if name in signal.Signals.__members__  # Windows has no SIGUSR1
 )
 
+_early: list[int] = []  # signals that came before anything could take them
 logger = logging.getLogger(__name__)
 
 
@@ -49,10 +50,12 @@ class StopSignals:
 
     Attributes:
         number: The first signal that asked to stop; 0 while none has come.
+        elsewhere: The same of another rank, as far as this one has heard; it never counts as a
+            repeat, and the ranks agree on it between two steps.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number = self.elsewhere = 0
         self._since = 0.0
 
     @contextmanager
@@ -66,6 +69,8 @@ class StopSignals:
         if "SIGHUP" in signal.Signals.__members__:
             before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         before_fd = signal.set_wakeup_fd(writer.fileno())
+        for number in _early[:1]:
+            self.ask(number)
         try:
             yield self
         finally:
@@ -95,8 +100,8 @@ class StopSignals:
         Raises:
             StoppedError: A signal has come.
         """
-        if self.number:
-            raise StoppedError(signal.Signals(self.number).name)
+        if number := self.number or self.elsewhere:
+            raise StoppedError(signal.Signals(number).name)
 
     def _read(self, reader: socket.socket) -> None:
         while numbers := reader.recv(64):
@@ -112,16 +117,34 @@ def exit_code(number: int) -> int:
     return EXIT_REQUEUE if signal.Signals(number).name == "SIGUSR1" else 128 + number
 
 
-def hand_on(code: int) -> int:
-    """Return an exit code, after writing it for the launcher: torchrun itself knows only 0 and 1.
+def remember_signals() -> None:
+    """Note signals from now on, while modules are imported, for the `StopSignals` to come."""
+    for number in STOPPING:
+        signal.signal(number, lambda number, _: _early.append(number))
 
-    One process of a machine writes; `EXIT_CODE_FILE` in the environment names the file.
+
+def hand_on(code: int) -> int:
+    """Write an exit code for the launcher, and return the one to leave with.
+
+    One process of a machine writes; `EXIT_CODE_FILE` in the environment names the file. torchrun
+    knows only 0 and 1, and starts again what leaves with 1: after a stop that was asked for it
+    gets 0, where the launcher knows better.
     """
     path = os.environ.get(EXIT_CODE_FILE)
-    if path and os.environ.get("LOCAL_RANK", "0") == "0":
+    if not path:
+        return code
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         with suppress(FileNotFoundError):  # the launcher was killed
             Path(path).write_text(str(code), encoding="ascii")
-    return code
+    is_stop = code in {exit_code(number) for number in STOPPING}
+    return 0 if is_stop and "TORCHELASTIC_RUN_ID" in os.environ else code
+
+
+def forget_handed_on() -> None:
+    """Remove the exit code of an attempt before this one; this one has none yet."""
+    path = os.environ.get(EXIT_CODE_FILE)
+    if path and os.environ.get("LOCAL_RANK", "0") == "0":
+        Path(path).unlink(missing_ok=True)
 
 
 def leave_stopping_to_the_parent() -> None:

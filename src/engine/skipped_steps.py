@@ -59,8 +59,10 @@ class SkippedSteps:
         raise FloatingPointError(
             f"{self.progress.skipped_in_a_row} steps in a row had gradients that are not "
             f"finite{at_scale}, the last one step {step} with clips {clips}; {path} names clips, "
-            "losses and parameters. The weights are those before these steps. Lower "
-            "TRAIN.OPTIM.LR, or set TRAIN.AMP fp32 to see whether the number format is the cause"
+            "losses and parameters. The weights are those before these steps, and may have been "
+            "ruined before: --resume with the run's previous.pth or best.pth goes further back. "
+            "Lower TRAIN.OPTIM.LR, or set TRAIN.AMP fp32 to see whether the number format is the "
+            "cause"
         )
 
     def _is_hopeless(self, scale: float | None) -> bool:

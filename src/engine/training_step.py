@@ -19,6 +19,10 @@ from src.engine.phases import PhaseClock
 from src.engine.precision import Precision
 
 
+class UpdateMemoryError(RuntimeError):
+    """The update does not fit into memory; gradients are unscaled, so the step cannot be redone."""
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Clips on the device: blurry and sharp [B, T, 3, H, W] in 0..1, voxels [B, T, K, Hs, Ws]."""
@@ -116,6 +120,10 @@ class TrainingStep:
 
         The norm is taken after the ranks have averaged their gradients, so every rank comes to
         the same decision. A skipped step does not advance the schedule.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: Forward or backward do not fit; nothing has changed.
+            UpdateMemoryError: The update does not fit.
         """
         parts, names = [], []
         shares = (1.0,) * len(batches) if shares is None else shares
@@ -127,8 +135,11 @@ class TrainingStep:
             parts.append(self._backward(placed, share=shares[index] / sum(shares), is_last=is_last))
             names.extend(placed.names)
         rates = {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
-        with self.phases.measure("optimiser"):
-            grad_norm, broken = self._update(step)
+        try:
+            with self.phases.measure("optimiser"):
+                grad_norm, broken = self._update(step)
+        except torch.cuda.OutOfMemoryError as error:
+            raise UpdateMemoryError(str(error)) from error
         return StepOutcome(
             _means(parts), grad_norm, math.isfinite(grad_norm), tuple(names), rates, broken
         )
