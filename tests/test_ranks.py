@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -179,7 +180,7 @@ def test_the_others_hear_of_a_signal_to_one_rank():
     assert (stops[0].number, stops[0].elsewhere) == (0, signal.SIGUSR1)
     with pytest.raises(StoppedError, match="SIGUSR1"):
         stops[0].raise_if_asked()
-    stops[0].ask(signal.SIGTERM)  # of torchrun, later: the first to this rank, so it goes on saving
+    stops[0].ask(signal.SIGTERM)  # its own first one, so it goes on saving
     assert stops[0].number == signal.SIGTERM
 
 

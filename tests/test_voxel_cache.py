@@ -168,11 +168,12 @@ def test_any_real_dtype_is_read(tmp_path, dtype, largest, expected):
         (np.zeros((K, 0, 5), np.uint8), "is needed"),
         (np.full((K, 4, 5), -1), "cannot be negative"),
         (np.full((K, 4, 5), np.nan), "not finite"),
+        (np.full((K, 4, 5), np.inf, np.float32), "not finite"),
         (np.zeros((K, 4, 5), complex), "holds complex128"),
         (np.full((K, 4, 5), None), "cannot be opened"),  # F29: pickled objects
     ],
 )
-def test_what_are_no_counts_is_refused(tmp_path, grid, expected):
+def test_f44_what_are_no_counts_is_refused(tmp_path, grid, expected):
     np.save(tmp_path / "a.npy", grid, allow_pickle=True)
     with pytest.raises(BadFileError, match=expected) as error:
         read_voxels(tmp_path / "a.npy", K)
