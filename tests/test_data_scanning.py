@@ -134,9 +134,9 @@ def test_stream_without_a_tick_rate_is_refused(streams, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"spike_height": 48, "spike_width": 32}, "dataset.yaml SpikeGeometry.height=48"),
-        ({"bit_order": "big"}, "bit_order='big'"),
-        ({"ticks_per_second": 20000}, "says 1920 ticks/s, dataset.yaml 20000"),
+        ({"spike_height": 48, "spike_width": 32}, "dataset.yaml .* says height: 48, width: 32"),
+        ({"bit_order": "big"}, "says bit_order: big; correct"),
+        ({"ticks_per_second": 20000}, "says ticks_per_second: 1920, dataset.yaml .* 20000"),
     ],
 )
 def test_description_and_sidecar_that_differ_are_refused(root, changes, expected):

@@ -178,7 +178,11 @@ def test_two_places_that_say_different_things(root):
     (root / "dataset.yaml").write_text(
         "source: x\nspike_height: 32\nspike_width: 48\nticks_per_second: 4000\n"
     )
-    refused(root, r"the file beside it says .*2000.*, dataset\.yaml says .*4000")
+    refused(
+        root,
+        r"spike\.yaml says ticks_per_second: 2000, dataset\.yaml of the data root says "
+        r"ticks_per_second: 4000; correct the one .*inspect_spikes\.py /.*/spike\.dat shows",
+    )
 
 
 @pytest.mark.parametrize("key", [None, "other"])

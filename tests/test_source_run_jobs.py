@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from src.data.bad_samples import DataSetError
-from src.data.description import DataDescription
-from src.data.sources.output import put_in_place, remove_abandoned
+from src.data.description import DataDescription, read_description
+from src.data.sources.output import put_in_place, remove_abandoned, write_root_description
 from src.data.sources.run import run_plan
 from src.data.sources.source import SourcePlan
 from src.paths import REPO_ROOT
@@ -156,3 +156,43 @@ def is_running(pid):
         return False
     status = Path(f"/proc/{pid}/stat")
     return not status.is_file() or status.read_text().split()[2] != "Z"
+
+
+def test_a_run_that_made_nothing_does_not_pin_its_options(tmp_path):
+    with pytest.raises(DataSetError) as caught:
+        run_plan(toys(Toy("a", "fail")), tmp_path, workers=1)
+    assert caught.value.problems == ("train/a: toy: cannot be made",)  # and no count among them
+    assert "0 of 1 sequences were made and are kept; run it again" in str(caught.value)
+    other = SourcePlan((Toy("a"),), DataDescription("toys", threshold=3.0), ())
+    run_plan(other, tmp_path, workers=1)
+    assert read_description(tmp_path).threshold == 3.0
+    with pytest.raises(DataSetError, match=r"threshold: 3.0, now it would be"):
+        run_plan(toys(Toy("a")), tmp_path, workers=1)
+
+
+def test_a_sequence_at_work_pins_the_options(tmp_path):
+    write_root_description(tmp_path, DataDescription("toys"))
+    other = SourcePlan((Toy("b"),), DataDescription("toys", threshold=3.0), ())
+    with put_in_place(tmp_path, Toy("a")), pytest.raises(DataSetError, match="threshold"):
+        run_plan(other, tmp_path, workers=1)
+
+
+def test_records_of_older_versions_stay_accepted(tmp_path):
+    run_plan(toys(Toy("a")), tmp_path, workers=1)
+    plan = toys(Hashed("a"))
+    assert run_plan(plan, tmp_path, workers=1)[0] == "1 sequences were there already"
+    shutil.rmtree(tmp_path / "train/a")
+    run_plan(plan, tmp_path, workers=1)
+    with pytest.raises(DataSetError, match="spikes_sha256 'one', now 'two'"):
+        run_plan(toys(Hashed("a", spikes="two")), tmp_path, workers=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hashed(Toy):
+    """A toy whose record says more than that of an older version."""
+
+    spikes: str = "one"
+
+    @property
+    def identity(self):
+        return {"name": self.name, "spikes_sha256": self.spikes}

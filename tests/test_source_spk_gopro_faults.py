@@ -68,9 +68,11 @@ def test_f35_a_part_that_is_not_one_exposure(root, num_bytes):
 def test_f35_the_size_of_another_sensor(root):
     config = root / PARTS / "config.yaml"
     config.write_text("spike_h: 250\nspike_w: 400\n")
-    refused(root, r"ticks of 250x400; 88 ticks are needed")
+    refused(root, r"config\.yaml: says height 250 and width 400 .*correct it to 32 and 48")
     config.write_text("spike_h: 32\n")
-    refused(root, "width is missing")
+    refused(root, "config.yaml: spike_w is missing; spike_h and spike_w are needed")
+    config.write_text("spike_h: 64\nspike_w: 96\n")
+    refused(root, r"ticks of 64x96; 88 ticks are needed")
     config.unlink()
     assert plan(SourceOptions(root)).jobs[0].clip.geometry == GEOMETRY  # half of the frames
 
@@ -158,3 +160,24 @@ def test_parts_are_one_stream(tmp_path):
     assert parts.join_into(tmp_path / "all.dat", done.append) == pytest.approx(whole.mean())
     assert done == [1] * 4
     assert (SpikeFile(tmp_path / "all.dat", geometry).read(0, 23) == whole).all()
+
+
+@pytest.mark.parametrize("kind", ["blur", "sharp"])
+def test_f33_a_frame_that_is_cut_short_and_not_sampled(root, tmp_path, kind):
+    """Frames 2 to 4 of 4 are compared with their spikes, the first never is."""
+    path = frames(root, kind) / "000001.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    (job,) = plan(SourceOptions(root)).jobs
+    with pytest.raises(DataSetError, match=rf"{kind}/000001\.png: empty, or its end is missing"):
+        job.write(tmp_path / "out", lambda units: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_spikes_of_the_same_size_are_another_identity(root):
+    path = spikes(root) / "000002.dat"
+    before = plan(SourceOptions(root)).jobs[0].identity
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    after = plan(SourceOptions(root)).jobs[0].identity
+    assert [key for key in before if before[key] != after[key]] == ["spikes_sha256"]

@@ -215,7 +215,7 @@ def test_a_config_of_something_else_is_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("config.yaml", "spike_w: 16\n", "height is missing"),
+        ("config.yaml", "spike_w: 16\n", "spike_h is missing"),
         ("spike.yaml", "width: 16\nheigth: 8\n", "unknown key 'heigth'; height is missing"),
         ("spike.yaml", "height: 8\nwidth: '16'\n", "width is '16'"),
         ("spike.yaml", "height: true\nwidth: 16\n", "height is True"),

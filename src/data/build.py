@@ -4,6 +4,8 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -24,7 +26,6 @@ from src.data.scanning import scan_split
 from src.data.settings import alignment_paths, scan_settings
 from src.data.transforms import AugmentSettings
 from src.data.worker_watch import WatchedDataset
-from src.engine.signals import leave_stopping_to_the_parent
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def build_train_loader(
     world_size: int,
     start_step: int,
     num_steps: int,
+    setup_worker: Callable[[], None] | None = None,
 ) -> DataLoader:
     """Return a loader of collated micro-batches, from an optimizer step on; starting is O(1).
 
@@ -101,6 +103,8 @@ def build_train_loader(
         world_size: processes of the run.
         start_step: optimizer step to begin with.
         num_steps: optimizer steps to deliver batches for.
+        setup_worker: called in every loader process before it begins, to leave signals to the
+            training for example.
     """
     train = cfg.TRAIN
     sampler = ClipBatchSampler(
@@ -122,7 +126,7 @@ def build_train_loader(
         num_workers=workers,
         collate_fn=collate_clips,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=init_worker,
+        worker_init_fn=partial(init_worker, setup=setup_worker),
         prefetch_factor=PREFETCH_BATCHES if workers else None,
         timeout=LOADER_TIMEOUT_S if workers else 0,
         # Forked workers share a preloaded frame cache; newer Pythons would not fork by themselves.
@@ -130,13 +134,16 @@ def build_train_loader(
     )
 
 
-def init_worker(worker_id: int) -> None:
-    """Let one loader process use one thread, and leave signals to the training.
+def init_worker(worker_id: int, setup: Callable[[], None] | None = None) -> None:
+    """Let one loader process use one thread, so that processes do not fight for cores.
 
-    Processes do not fight for cores then, and serve the training until it has finished its step.
+    Args:
+        worker_id: what the loader calls the process.
+        setup: what else to do in it.
     """
     del worker_id
-    leave_stopping_to_the_parent()
+    if setup is not None:
+        setup()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

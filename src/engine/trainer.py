@@ -28,7 +28,7 @@ from src.engine.run_log import Scalars
 from src.engine.run_state import RunState, identity_of
 from src.engine.saving import Saver
 from src.engine.schedule import build_schedule
-from src.engine.signals import StopSignals
+from src.engine.signals import StopSignals, leave_stopping_to_the_parent
 from src.engine.skipped_steps import SkippedSteps
 from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
 from src.engine.validation import Validation
@@ -172,6 +172,7 @@ class Trainer:
             world_size=self.ranks.world_size,
             start_step=self.progress.step,
             num_steps=self.total_steps - self.progress.step,
+            setup_worker=leave_stopping_to_the_parent,
         )
         incoming = iter(loader)
         while self.progress.step < self.total_steps and not self.must_stop():

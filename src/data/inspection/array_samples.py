@@ -3,13 +3,12 @@
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import h5py
 import numpy as np
 
 from src.data.bad_samples import BadFileError
-from src.data.spikes.array_files import map_npy, open_h5
+from src.data.spikes.array_files import map_npy, open_h5, read_npy_header
 
 MAX_VALUES = 1 << 25
 
@@ -64,10 +63,12 @@ def _sample_npz(path: Path, key: str | None) -> ArraySample:
         shapes = {}
         for name in names:
             with archive.open(f"{name}.npy") as member:
-                shapes[name] = _read_header(member)[0]
+                shapes[name] = read_npy_header(member)[0]
         key = _choose(path, key, shapes)
         with archive.open(f"{key}.npy") as member:
-            shape, is_fortran, dtype = _read_header(member)
+            shape, is_fortran, dtype = read_npy_header(member)
+            if dtype.hasobject:
+                raise ValueError("it holds pickled objects, which are not read")
             if is_fortran or not shape:
                 return ArraySample(key, shape, np.load(path, allow_pickle=False)[key])
             per_slice = int(np.prod(shape[1:]))
@@ -106,16 +107,3 @@ def _leading(array: np.ndarray | h5py.Dataset) -> np.ndarray:
         return np.asarray(array[()])
     per_slice = int(np.prod(array.shape[1:]))
     return np.asarray(array[: max(1, MAX_VALUES // max(1, per_slice))])
-
-
-def _read_header(member: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(member)
-    read = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, is_fortran, dtype = read(member)
-    if dtype.hasobject:
-        raise ValueError("it holds pickled objects, which are not read")
-    return shape, is_fortran, dtype

@@ -15,9 +15,10 @@ from src.data.description import DataDescription, read_description
 from src.data.sources.film_job import FilmJob, cameras_of, film_description, high_speed_job
 from src.data.sources.film_plan import Cameras
 from src.data.sources.high_speed import IMAGE_EXTS, VIDEO_EXTS, open_frames
+from src.data.sources.recognition import GOPRO_PAIRS, GOPRO_SPIKES, X4K, refuse_other
 from src.data.sources.recorded_clip import find_recorded
 from src.data.sources.recorded_job import RecordedJob
-from src.data.sources.source import SourceOptions, SourcePlan, refuse_options
+from src.data.sources.source import ARRAY_OPTIONS, SourceOptions, SourcePlan, refuse_options
 from src.data.spikes.array_files import ARRAY_SUFFIXES
 
 SPLITS = ("train", "val")
@@ -26,7 +27,6 @@ FILM_OPTIONS = (
     *("blur_kind", "threshold", "transfer", "downscale", "interpolator", "ticks_per_frame"),
     *("frames_averaged", "stride", "frames_per_second", "seed"),
 )
-ARRAY_OPTIONS = ("axes", "key", "columns")
 RECORDED_NAMES = ("blur", "sharp", "spike", "exposures.csv")
 EXPECTED = (
     "a sequence holds sharp high-speed frames (images or one video file), or blur/, sharp/, "
@@ -51,6 +51,7 @@ def plan(options: SourceOptions) -> SourcePlan:
     Raises:
         DataSetError: everything that is missing, unclear or contradictory.
     """
+    refuse_other(options.input, "a folder of own sequences", (GOPRO_PAIRS, GOPRO_SPIKES, X4K))
     sequences, problems = _find_sequences(options.input)
     kinds = {sequence.kind for sequence in sequences}
     if len(kinds) > 1:

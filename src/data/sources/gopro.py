@@ -20,13 +20,27 @@ from src.data.simulation.blur import SOURCE_FRAMES_PER_SECOND
 from src.data.sources.film_job import FilmJob, cameras_of, film_description, size_problem
 from src.data.sources.film_plan import Cameras, Film, FilmWindow, frame_window
 from src.data.sources.high_speed import open_folder
+from src.data.sources.recognition import (
+    GOPRO_PAIRS,
+    GOPRO_SPIKES,
+    RECORDED,
+    X4K,
+    refuse_other,
+)
 from src.data.sources.released_pairs import (
     PairSink,
     ReleasedPairs,
     find_offset,
     read_pairs,
 )
-from src.data.sources.source import OUR_SPLITS, SourceOptions, SourcePlan, find_downloaded
+from src.data.sources.source import (
+    ARRAY_OPTIONS,
+    OUR_SPLITS,
+    SourceOptions,
+    SourcePlan,
+    find_downloaded,
+    refuse_options,
+)
 
 ALL_FRAMES, PAIRS = "GOPRO_Large_all", "GOPRO_Large"
 CLIP_NAME = re.compile(r"(?:GOPR|GP)\d+_(\d\d)_(\d\d)")
@@ -67,6 +81,8 @@ def find_folders(given: Path) -> tuple[Path, Path | None]:
         DataSetError: no folder of all frames.
     """
     frames = find_downloaded(given, ALL_FRAMES)
+    if frames is None:
+        refuse_other(given, ALL_FRAMES, (GOPRO_PAIRS, GOPRO_SPIKES, X4K, RECORDED))
     if frames is None and _clips(given):
         frames = given  # under another name
     if frames is None:
@@ -86,6 +102,7 @@ def plan(options: SourceOptions) -> SourcePlan:
             belong to them; all problems of all clips.
     """
     _refuse_options(options)
+    refuse_options(options, ARRAY_OPTIONS, "the clips are frames, no spikes are read")
     all_frames, pairs = find_folders(options.input)
     cameras = cameras_of(options, interpolator="linear", frames_per_second=SOURCE_FRAMES_PER_SECOND)
     jobs, problems = [], []

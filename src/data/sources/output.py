@@ -13,7 +13,7 @@ from pathlib import Path
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DataDescription, read_description, write_description
 from src.data.fingerprint import list_sequences
-from src.data.sources.source import Caches, ClipJob, SourcePlan
+from src.data.sources.source import OUR_SPLITS, Caches, ClipJob, SourcePlan
 from src.paths import atomic_write
 
 if sys.platform == "win32":
@@ -26,6 +26,8 @@ PARTIAL = ".making-"
 MAX_NAMED = 5
 SPARE_BYTES = 100 << 20
 DECODED = "decoded training frames"
+# What older records do not say; where it is missing, nothing can be compared.
+ADDED_TO_RECORDS = ("spikes_sha256",)
 
 
 def check_root(plan: SourcePlan, root: Path) -> None:
@@ -34,7 +36,10 @@ def check_root(plan: SourcePlan, root: Path) -> None:
     Raises:
         DataSetError: another description, sequences from elsewhere or with other options.
     """
-    differences = _description_problems(plan.description, read_description(root))
+    present = read_description(root)
+    if present is not None and _pins_nothing(root, present):
+        present = None  # `write_root_description` replaces it
+    differences = _description_problems(plan.description, present)
     problems = list(differences)
     jobs = {(job.split, job.name): job for job in plan.jobs}
     for split in dict.fromkeys(job.split for job in plan.jobs):
@@ -117,9 +122,23 @@ def remove_abandoned(root: Path, splits: Collection[str]) -> None:
 
 
 def write_root_description(root: Path, description: DataDescription) -> None:
-    """Write dataset.yaml before the first sequence, so that no other options get in between."""
-    if read_description(root) is None:
+    """Write dataset.yaml before the first sequence, so that no other options get in between.
+
+    One of a run in which nothing was made is replaced.
+    """
+    present = read_description(root)
+    if present is None or (present != description and _pins_nothing(root, present)):
         write_description(root, description)
+
+
+def _pins_nothing(root: Path, present: DataDescription) -> bool:
+    """Whether no sequence was made or is being made under a description."""
+    if present.fingerprint:
+        return False
+    splits = [root / split for split in OUR_SPLITS.values() if (root / split).is_dir()]
+    is_made = any(list_sequences(split) for split in splits)
+    locks = [lock for split in splits for lock in split.glob(f"{PARTIAL}*.lock")]
+    return not is_made and all(_is_free(lock) for lock in locks)
 
 
 def disk_use(
@@ -200,6 +219,7 @@ def _changed(folder: Path, job: ClipJob) -> list[str]:
     except BadFileError as error:
         return [str(error)]
     now = json.loads(json.dumps(dict(job.identity)))
+    now = {key: value for key, value in now.items() if key in was or key not in ADDED_TO_RECORDS}
     differences = [f"{key} {a!r}, now {b!r}" for key, a, b in _differences(was, now)]
     return [f"{folder} was made with {'; '.join(differences)}"] if differences else []
 

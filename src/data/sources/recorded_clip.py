@@ -8,7 +8,7 @@ on the command line; nothing is guessed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from src.data.alignment import (
@@ -22,14 +22,18 @@ from src.data.bad_samples import DataSetError
 from src.data.description import DataDescription
 from src.data.frames import list_frames
 from src.data.sources.high_speed import IMAGE_EXTS
-from src.data.sources.source import SourceOptions
+from src.data.sources.recorded_sizes import (
+    axes_and_size,
+    size_needed,
+    stated_sidecar,
+    with_rate,
+)
+from src.data.sources.source import SourceOptions, listed
 from src.data.spikes.array_files import ARRAY_SUFFIXES, array_shape
 from src.data.spikes.dense_files import DenseFile, EventFile, TickReader
-from src.data.spikes.events import AXES, find_axes
-from src.data.spikes.spike_dat import SpikeFile, SpikeSidecar, read_sidecar
+from src.data.spikes.spike_dat import SpikeFile, SpikeSidecar
 
 DAT, DENSE, EVENTS = "packed ticks (.dat)", "dense array", "list of events"
-MAX_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class RecordedClip:
         blurry, sharp: the frames in order of their numbers, the same names.
         exposures: frame number -> exposure, for every frame.
         spikes: see `SpikeInput`.
+        notes: exposures without frames and gaps in the numbers, by name.
     """
 
     split: str
@@ -97,6 +102,7 @@ class RecordedClip:
     sharp: tuple[Path, ...]
     exposures: Mapping[int, Exposure]
     spikes: SpikeInput
+    notes: tuple[str, ...] = ()
 
 
 def find_recorded(
@@ -119,7 +125,7 @@ def find_recorded(
     except ValueError as error:
         if isinstance(error, DataSetError):
             raise
-        reason = str(error).replace(f"{folder}/", "")  # the folder is named once, in front
+        reason = str(error).removeprefix(f"{folder}/")  # the folder is named once, in front
         raise DataSetError(str(folder), [reason]) from error
     exposures = read_exposures(folder / EXPOSURES_NAME, spikes.sidecar.ticks_per_second)
     missing = [name for name in names if frame_index(name) not in exposures]
@@ -138,7 +144,27 @@ def find_recorded(
         *(tuple(frames[kind][name] for name in names) for kind in ("blur", "sharp")),
         {frame_index(name): exposures[frame_index(name)] for name in names},
         spikes,
+        tuple(_gaps([frame_index(name) for name in names], exposures)),
     )
+
+
+def _gaps(numbers: Sequence[int], exposures: Mapping[int, Exposure]) -> list[str]:
+    """Name exposures without frames, and missing numbers, where training clips end."""
+    notes = []
+    without = sorted(exposures.keys() - set(numbers))
+    if without:
+        notes.append(
+            f"{len(without)} line(s) of {EXPOSURES_NAME} have no frames and are not used: "
+            f"{listed([str(number) for number in without])}; are their images missing?"
+        )
+    missing = sorted(set(range(min(numbers), max(numbers))) - set(numbers) - set(without))
+    if missing and len(missing) < len(numbers):  # else numbers are times or the like
+        notes.append(
+            f"{len(missing)} frame(s) missing in the middle: "
+            f"{listed([str(number) for number in missing])}; neighbours across a gap are further "
+            "apart in time"
+        )
+    return notes
 
 
 def _unpaired(blurry: Mapping[str, Path], sharp: Mapping[str, Path]) -> list[str]:
@@ -160,19 +186,19 @@ def _find_spikes(
 ) -> SpikeInput:
     """Return the spikes of a sequence; raise DataSetError or ValueError where it is not clear."""
     files, is_per_frame = _spike_files(folder, names)
-    stated = _stated(files[0], description)
+    stated = stated_sidecar(files[0], description)
     first = files[0]
     if first.suffix == ".dat":
         if stated is None:
-            raise ValueError(_size_needed(first))
-        return SpikeInput(files, is_per_frame, DAT, _with_rate(stated, first))
+            raise ValueError(size_needed(first))
+        return SpikeInput(files, is_per_frame, DAT, with_rate(stated, first))
     shape = array_shape(first, options.key)
     if len(shape) == 3:
-        axes, size = _axes_and_size(shape, stated, options, first)
+        axes, size = axes_and_size(shape, stated, options, first)
         if stated is None:
             said = DataDescription("unknown") if description is None else description
             stated = SpikeSidecar(*size, said.ticks_per_second, said.threshold)
-        sidecar = _with_rate(stated, first)
+        sidecar = with_rate(stated, first)
         return SpikeInput(files, is_per_frame, DENSE, sidecar, axes, options.key)
     if len(shape) != 2 or not 3 <= shape[1] <= 4:
         raise ValueError(
@@ -185,8 +211,8 @@ def _find_spikes(
             "join them into one list with t from the start of the sequence"
         )
     if stated is None:
-        raise ValueError(_size_needed(first))
-    sidecar = _with_rate(stated, first)
+        raise ValueError(size_needed(first))
+    sidecar = with_rate(stated, first)
     return SpikeInput(files, False, EVENTS, sidecar, None, options.key, options.columns)
 
 
@@ -213,70 +239,3 @@ def _spike_files(folder: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], 
         "sequence is needed, or one per frame in spike/, named like the frames and all of one "
         f"kind. Frames without one: {listed(without)}"
     )
-
-
-def _stated(path: Path, description: DataDescription | None) -> SpikeSidecar | None:
-    """Return what a file beside the spikes or dataset.yaml says of them."""
-    beside = read_sidecar(path)
-    if description is None:
-        return beside
-    overall = None
-    if description.spike_height is not None and description.spike_width is not None:
-        overall = SpikeSidecar(
-            description.spike_height,
-            description.spike_width,
-            description.ticks_per_second,
-            description.threshold,
-            description.bit_order,
-            description.flip_rows,
-        )
-    if beside is None or overall is None:
-        known = beside or overall
-        if known is None or known.ticks_per_second is not None:
-            return known
-        return replace(known, ticks_per_second=description.ticks_per_second)
-    filled = replace(beside, ticks_per_second=beside.ticks_per_second or overall.ticks_per_second)
-    if (filled.geometry, filled.ticks_per_second) != (overall.geometry, overall.ticks_per_second):
-        raise ValueError(f"{path}: the file beside it says {beside}, dataset.yaml says {overall}")
-    return filled
-
-
-def _with_rate(sidecar: SpikeSidecar, path: Path) -> SpikeSidecar:
-    if sidecar.ticks_per_second is None:
-        raise ValueError(
-            f"{path} does not say ticks_per_second; write 'source: NAME' and 'ticks_per_second: "
-            "20000' into dataset.yaml beside train and val, or ticks_per_second, height and width "
-            f"into {path.with_suffix('.yaml')}"
-        )
-    return sidecar
-
-
-def _size_needed(path: Path) -> str:
-    return (
-        f"{path} does not say height, width and ticks_per_second; write lines like 'height: 250', "
-        f"'width: 400' and 'ticks_per_second: 20000' into {path.with_suffix('.yaml')}, or "
-        "spike_height, spike_width and ticks_per_second into dataset.yaml beside train and val"
-    )
-
-
-def _axes_and_size(
-    shape: tuple[int, ...], stated: SpikeSidecar | None, options: SourceOptions, path: Path
-) -> tuple[str, tuple[int, int]]:
-    """Return the order of the axes of dense spikes, and height and width."""
-    axes = None if options.axes is None else options.axes.upper().replace("T", "S")
-    if stated is not None:
-        axes = find_axes(shape, stated.height, stated.width, axes, path)
-    if axes is None:
-        raise ValueError(
-            f"{path}: shape {shape}; state the order of its axes, such as --axes THW or --axes "
-            f"HWT, or its size: {_size_needed(path)}"
-        )
-    if sorted(axes) != sorted(AXES):
-        raise ValueError(f"--axes {options.axes}: name T, H and W once each")
-    return axes, (shape[axes.index("H")], shape[axes.index("W")])
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names in one line, of many the first ones."""
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return (", ".join(names[:MAX_NAMES]) or "none") + more

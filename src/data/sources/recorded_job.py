@@ -8,9 +8,16 @@ from pathlib import Path
 
 from src.data.alignment import EXPOSURES_NAME, frame_index, window_ticks, write_exposures
 from src.data.bad_samples import BadFileError
-from src.data.sources.recorded_clip import DAT, EVENTS, RecordedClip, listed
+from src.data.sources.copying import (
+    STREAM_NAME,
+    copy_file,
+    file_size,
+    pieces_sha256,
+    refuse_cut_short,
+)
+from src.data.sources.recorded_clip import DAT, EVENTS, RecordedClip
 from src.data.sources.recorded_proof import prove_recorded
-from src.data.sources.spk_gopro_clip import STREAM_NAME, copy_file, file_size
+from src.data.sources.source import listed
 from src.data.spikes.convert import write_dat
 from src.data.spikes.spike_dat import write_sidecar
 from src.data.spikes.spike_parts import SpikeParts, check_rate
@@ -78,6 +85,7 @@ class RecordedJob:
             "bit_order": spikes.sidecar.bit_order,
             "flip_rows": spikes.sidecar.flip_rows,
             "inputs_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "spikes_sha256": pieces_sha256(spikes.files),
         }
 
     def write(self, folder: Path, advance: Callable[[int], None]) -> list[str]:
@@ -86,8 +94,10 @@ class RecordedJob:
         Raises:
             BadFileError: a file that cannot be read, spikes without a spike, or spikes that show
                 the sharp frames elsewhere or better when read in another way.
+            DataSetError: images whose end is missing.
         """
         clip = self.clip
+        refuse_cut_short(f"{clip.split}/{clip.name}", (*clip.blurry, *clip.sharp))
         for blurry, sharp in zip(clip.blurry, clip.sharp, strict=True):
             for source, kind in ((blurry, "blur"), (sharp, "sharp")):
                 copy_file(source, folder / kind / source.name)
@@ -99,7 +109,7 @@ class RecordedJob:
             advance(1)
         sidecar = replace(clip.spikes.sidecar, bit_order=OUR_BIT_ORDER, flip_rows=OUR_FLIP_ROWS)
         write_sidecar(folder / "spike", sidecar)
-        notes = [f"recorded frames; spikes: {clip.spikes.describe()}"]
+        notes = [f"recorded frames; spikes: {clip.spikes.describe()}", *clip.notes]
         if not clip.spikes.is_per_frame:
             notes += self._leaving(SpikeParts(targets, sidecar.geometry).num_ticks)
         return [*notes, prove_recorded(clip, targets, sidecar.geometry)]

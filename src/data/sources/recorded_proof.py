@@ -9,6 +9,7 @@ import numpy as np
 from src.data.alignment import EXPOSURES_NAME, frame_index, window_ticks
 from src.data.bad_samples import BadFileError
 from src.data.sources.recorded_clip import DAT, RecordedClip
+from src.data.sources.spike_proof import MIN_CORRELATION as MIN_SHARP_CORRELATION
 from src.data.sources.spike_proof import MIN_TEXTURE, check_reading, match_around, read_grey
 from src.data.spikes.matching import TfpMatch, best_tfp_centre
 from src.data.spikes.spike_dat import SpikeGeometry
@@ -70,8 +71,12 @@ def prove_recorded(clip: RecordedClip, targets: Sequence[Path], geometry: SpikeG
     other = check_reading(best.parts, geometry, best.sharp, best.tick, best.width)
     if other is not None:
         raise BadFileError(clip.spikes.files[0], _other_reading(clip, geometry, other[0]))
+    decisive = [frame for frame in found if frame.match.is_decisive]
+    shown = [frame for frame in decisive if frame.match.correlation >= MIN_SHARP_CORRELATION]
+    if 2 * len(shown) > len(found):  # the spikes are of these frames; the time may be wrong
+        _judge(clip, shown)
     _refuse_strangers(clip, found)
-    return _judge(clip, [frame for frame in found if frame.match.is_decisive])
+    return _judge(clip, decisive)
 
 
 def _find(
@@ -91,7 +96,7 @@ def _find(
     width = max(length // 4 | 1, MIN_WIDTH)
     middle = (start + stop) // 2 - origin
     widest = MAX_CELLS // (geometry.height * geometry.width) // 2 - width
-    reach = max(min(length // 2 + width, widest), 0)
+    reach = max(min(length + width, widest), 0)  # finds tables that are one exposure off
     after = min(reach, stream.num_ticks - middle - width // 2 - 1)
     if after < 0:
         return None
@@ -150,10 +155,13 @@ def _judge(clip: RecordedClip, decisive: Sequence[FoundFrame]) -> str:
         f"{frame.sharp.name} stated at {frame.stated:.1f}, shown at {frame.tick:.1f}"
         for frame in decisive
     )
+    is_beyond = 2 * sum(frame.match.is_at_end for frame in decisive) > len(decisive)
+    at_least = "at least " if is_beyond else ""
+    side = "after" if median > 0 else "before"
     raise BadFileError(
         clip.spikes.files[0],
-        f"its spikes show the sharp frames {abs(median):.1f} ticks ({abs(median) / rate:.6f} s) "
-        f"{'after' if median > 0 else 'before'} the t_sharp of {EXPOSURES_NAME}: {ticks}; correct "
+        f"its spikes show the sharp frames {at_least}{abs(median):.1f} ticks "
+        f"({abs(median) / rate:.6f} s) {side} the t_sharp of {EXPOSURES_NAME}: {ticks}; correct "
         "the table, the tick rate, or the beginning of the spikes",
     )
 

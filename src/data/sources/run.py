@@ -91,8 +91,8 @@ def run_plan(
     problems = [problem for result in made for problem in result.problems]
     if problems:
         done = len(made) - sum(bool(result.problems) for result in made)
-        lines = [f"{done} of {len(missing)} sequences were made and are kept; run it again"]
-        raise DataSetError(str(root), [*problems, *lines])
+        kept = f"{done} of {len(missing)} sequences were made and are kept; run it again"
+        raise DataSetError(f"{root}: {kept}", problems)
     if made:
         lines.append(f"{len(made)} sequences made")
     for result in sorted([*results, *made], key=lambda result: result.clip):

@@ -7,7 +7,7 @@ runs the plan is `src/data/sources/run.py`.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,9 @@ BLUR_GAMMAS: Mapping[str, float | None] = {"blur": None, "blur_gamma": 2.2}
 INTERPOLATORS = ("none", "linear")
 # The splits of a downloaded data set and what they are called in ours.
 OUR_SPLITS: Mapping[str, str] = {"train": "train", "test": "val"}
+# How arrays of spikes lie; means nothing where no spikes are read.
+ARRAY_OPTIONS = ("axes", "key", "columns")
+MAX_NAMES = 20  # in one line
 # Folders as they come out of the archives; they usually lie side by side.
 DOWNLOADED = ("GOPRO_Large_all", "GOPRO_Large", "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all")
 
@@ -184,3 +187,9 @@ def find_downloaded(given: Path, name: str) -> Path | None:
     if given.name in DOWNLOADED:
         folders.append(given.parent / name)
     return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names in one line, of many the first ones."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return (", ".join(names[:MAX_NAMES]) or "none") + more

@@ -4,6 +4,7 @@ Names and tables say where a frame lies in its spike stream; the sharp frames an
 it. What does not agree stops the preparation.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ TFP_WIDTH = 17
 NUM_PROOF_FRAMES = 5
 # Neighbouring offsets are 8 ticks apart; a match further than this from all of them is none.
 MAX_DEVIATION_TICKS = 2.0
+# A frame that shows another offset is passed over only where its own match is this uncertain.
+MAX_ERRORS = 3.0
+MIN_ERROR_TICKS = 0.1
 # A frame that is textured by this much and not shown by its spikes is not of this recording.
 MIN_TEXTURE = 0.05
 MIN_CORRELATION = 0.5
@@ -36,11 +40,15 @@ class FrameProof:
         sharp: the sharp frame.
         tick: the tick at which its spikes fit best, from the start of the stream.
         is_decisive: False where the scene is still and the tick is chance.
+        error: standard error of the tick.
+        shift: source frames by which it lies before the tick of a clip without an offset.
     """
 
     sharp: Path
     tick: float
     is_decisive: bool
+    error: float
+    shift: float
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,13 @@ class OffsetProof:
         offset: source frames; None where the clip is still and shows nothing.
         deviation_ticks: largest distance of a match from the tick that this offset states.
         frames: what was looked at.
+        outliers: those of them that fit the offset badly; the others outvote them.
     """
 
     offset: int | None
     deviation_ticks: float
     frames: tuple[FrameProof, ...]
+    outliers: tuple[FrameProof, ...] = ()
 
 
 def prove_offset(
@@ -70,11 +80,11 @@ def prove_offset(
         highest: the largest offset that could be.
 
     Raises:
-        BadFileError: a frame that cannot be read or that its spikes do not show, matches at ticks
-            that are no offset, or frames that show different offsets; the ticks are named.
+        BadFileError: a frame that cannot be read or that its spikes do not show, matches whose
+            median is at no offset, or frames that show different offsets; the ticks are named.
     """
     centre = TICKS_PER_SOURCE_FRAME * (n - 1) // 2
-    proofs, shifts = [], []
+    proofs = []
     for k, path in _spread(sharp_frames, NUM_PROOF_FRAMES):
         stated = TICKS_PER_SOURCE_FRAME * n * k + centre
         reach = TICKS_PER_SOURCE_FRAME * (highest + 1)
@@ -84,16 +94,49 @@ def prove_offset(
             continue
         if grey.std() >= MIN_TEXTURE and match.correlation < MIN_CORRELATION:
             raise _stranger(match, path, stream, stated)
-        proofs.append(FrameProof(path, first + match.centre, match.is_decisive))
-        if match.is_decisive:
-            shifts.append((stated - first - match.centre) / TICKS_PER_SOURCE_FRAME)
-    if not shifts:
+        tick = first + match.centre
+        shift = (stated - tick) / TICKS_PER_SOURCE_FRAME
+        proofs.append(FrameProof(path, tick, match.is_decisive, match.centre_error, shift))
+    decisive = [proof for proof in proofs if proof.is_decisive]
+    if not decisive:
         return OffsetProof(None, 0.0, tuple(proofs))
-    offset = round(float(np.median(shifts)))
-    deviation = float(np.abs(np.array(shifts) - offset).max() * TICKS_PER_SOURCE_FRAME)
-    if deviation > MAX_DEVIATION_TICKS or not 0 <= offset <= highest:
-        raise BadFileError(stream.files[0].path, _disagreement(proofs, shifts, n, highest))
-    return OffsetProof(offset, deviation, tuple(proofs))
+    offset, is_shared = judge_shifts(decisive)
+    deviations = {frame: _deviation(frame, offset) for frame in decisive}
+    if not is_shared or not 0 <= offset <= highest:
+        worst = max(decisive, key=deviations.__getitem__)
+        raise BadFileError(stream.path_at(worst.tick), _disagreement(decisive, n, highest))
+    outliers = tuple(f for f in decisive if deviations[f] > MAX_DEVIATION_TICKS)
+    return OffsetProof(offset, max(deviations.values()), tuple(proofs), outliers)
+
+
+def judge_shifts(decisive: Sequence[FrameProof]) -> tuple[int, bool]:
+    """Return the offset that frames show, and whether they agree on it.
+
+    They do where their median, weighted by how exact each match is, lies within
+    `MAX_DEVIATION_TICKS` of it, most of them round to it, and none of the others is sure of itself.
+    """
+    middle = _weighted_median(decisive)
+    offset = round(middle)
+    others = [frame for frame in decisive if round(frame.shift) != offset]
+    is_sure = [
+        _deviation(frame, offset) > MAX_DEVIATION_TICKS + MAX_ERRORS * frame.error
+        for frame in others
+    ]
+    is_near = abs(middle - offset) * TICKS_PER_SOURCE_FRAME <= MAX_DEVIATION_TICKS
+    return offset, is_near and 2 * len(others) < len(decisive) and not any(is_sure)
+
+
+def _deviation(frame: FrameProof, offset: int) -> float:
+    """Return the ticks from where a frame was found to where an offset puts it."""
+    return abs(frame.shift - offset) * TICKS_PER_SOURCE_FRAME
+
+
+def _weighted_median(frames: Sequence[FrameProof]) -> float:
+    """Return the median of the shifts, each with the inverse variance of its match as weight."""
+    ordered = sorted(frames, key=lambda frame: frame.shift)
+    weights = np.array([max(frame.error, MIN_ERROR_TICKS) ** -2.0 for frame in ordered])
+    number = int(np.searchsorted(weights.cumsum(), weights.sum() / 2))
+    return ordered[min(number, len(ordered) - 1)].shift
 
 
 def check_reading(
@@ -172,7 +215,7 @@ def match_around(
 
 def _stranger(match: TfpMatch, sharp: Path, stream: SpikeParts, stated: int) -> BadFileError:
     """Return why spikes show nothing of a frame that has something to show."""
-    path = stream.files[0].path
+    path = stream.path_at(stated)
     if match.gain == 0:  # no window has two different pixels: the spikes themselves may be dead
         last = min(stated + TFP_WIDTH, stream.num_ticks)
         around = stream.read(max(last - 2 * TFP_WIDTH, 0), last)
@@ -184,7 +227,11 @@ def _stranger(match: TfpMatch, sharp: Path, stream: SpikeParts, stated: int) -> 
         path,
         f"the spikes around tick {stated} of its stream do not show {sharp.name} (correlation "
         f"{match.correlation:.2f} at best, {MIN_CORRELATION} is needed). Frames and spikes are "
-        "not of the same clip, some are missing, or the size or bit order is wrong",
+        "not of the same clip, some are missing, or the size or bit order is wrong: read as "
+        f"{stream.geometry.height}x{stream.geometry.width}, bit_order "
+        f"{stream.geometry.bit_order}. What fits the file shows: python "
+        f"scripts/inspect_spikes.py {shlex.quote(str(path))} --reference "
+        f"{shlex.quote(str(sharp))}",
     )
 
 
@@ -198,11 +245,9 @@ def _spread(items: Sequence[tuple[int, Path]], count: int) -> list[tuple[int, Pa
     return [usable[i] for i in picks]
 
 
-def _disagreement(
-    proofs: Sequence[FrameProof], shifts: Sequence[float], n: int, highest: int
-) -> str:
-    ticks = ", ".join(f"{p.sharp.name} at {p.tick:.1f}" for p in proofs if p.is_decisive)
-    early = ", ".join(f"{shift:.2f}" for shift in shifts)
+def _disagreement(decisive: Sequence[FrameProof], n: int, highest: int) -> str:
+    ticks = ", ".join(f"{frame.sharp.name} at {frame.tick:.1f}" for frame in decisive)
+    early = ", ".join(f"{frame.shift:.2f}" for frame in decisive)
     return (
         f"the spikes show the sharp frames at ticks that fit no offset of 0 to {highest} source "
         f"frames: {ticks}; that is {early} source frames before where n={n} puts them without an "

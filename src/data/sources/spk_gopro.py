@@ -18,31 +18,30 @@ from src.data.alignment import frame_index
 from src.data.bad_samples import BadFileError, DataSetError, problems_of
 from src.data.description import DataDescription
 from src.data.fingerprint import list_sequences
-from src.data.frames import list_frames, read_image
+from src.data.frames import list_frames
 from src.data.preparation.parallel import run_parallel, worthwhile_workers
 from src.data.preparation.prepare import default_workers
 from src.data.simulation.blur import TICKS_PER_SOURCE_FRAME
+from src.data.sources.copying import STREAM_NAME
 from src.data.sources.gopro import ALL_FRAMES, PAIRS, parse_clip_name
 from src.data.sources.source import (
     OUR_SPLITS,
     SourceOptions,
     SourcePlan,
     find_downloaded,
+    listed,
     refuse_options,
 )
 from src.data.sources.spk_gopro_clip import (
-    STREAM_NAME,
     THRESHOLD,
     TICKS_PER_SECOND,
     SpkGoproClip,
     SpkGoproJob,
-    file_size,
 )
 from src.data.sources.spk_gopro_proof import ProvenOffset, prove_clip
-from src.data.spikes.spike_dat import SpikeGeometry, read_sidecar
+from src.data.sources.spk_gopro_sizes import check_sizes, geometry_of
 
 PER_FRAME, WHOLE = "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all"
-MAX_NAMES = 20
 BYTES_PER_PROOF = 24 << 20  # read to prove one clip: five frames of 720p and their spikes
 # What says how to film, or how arrays lie.
 NOT_FOR_THIS = (
@@ -119,18 +118,22 @@ def _find_downloads(given: Path) -> Downloads:
 
 def _find_clips(downloads: Downloads, blur_kind: str) -> list[SpkGoproClip]:
     """Return all clips of all splits; raise all problems at once."""
-    clips, problems = [], []
+    clips: list[SpkGoproClip] = []
+    problems: dict[str, str] = {}  # what one config.yaml says wrong is wrong for all clips
     for theirs, ours in OUR_SPLITS.items():
         split = downloads.pairs / theirs
         for folder in list_sequences(split) if split.is_dir() else []:
             try:
                 clips.append(_find_clip(folder, ours, downloads, blur_kind))
-            except (BadFileError, DataSetError) as error:
-                problems += problems_of(error)
+            except BadFileError as error:
+                problems.setdefault(str(error.path), str(error))
+            except DataSetError as error:
+                problems |= {problem: problem for problem in problems_of(error)}
     if not clips and not problems:
-        problems.append(f"no clips; {', '.join(OUR_SPLITS)} should hold folders GOPRxxxx_nn_zz")
+        reason = f"no clips; {', '.join(OUR_SPLITS)} should hold folders GOPRxxxx_nn_zz"
+        raise DataSetError(str(downloads.pairs), [reason])
     if problems:
-        raise DataSetError(str(downloads.pairs), problems)
+        raise DataSetError(str(downloads.pairs), problems.values())
     return clips
 
 
@@ -154,8 +157,8 @@ def _find_clip(folder: Path, split: str, downloads: Downloads, blur_kind: str) -
     else:
         root, parts = downloads.per_frame, _parts(folder, place, downloads.per_frame, blurry)
     files = tuple(parts.values())
-    geometry = _geometry(root, files, next(iter(blurry.values())))
-    _check_sizes(files, geometry, TICKS_PER_SOURCE_FRAME * name.averaged, stream is not None)
+    geometry = geometry_of(root, files, next(iter(blurry.values())))
+    check_sizes(files, geometry, TICKS_PER_SOURCE_FRAME * name.averaged, stream is not None)
     return SpkGoproClip(
         split=split,
         name=folder.name,
@@ -184,7 +187,7 @@ def _check_names(
         (f"{blur_kind} frame", sorted(sharp.keys() - blurry.keys())),
     ):
         if missing:
-            problems.append(f"{len(missing)} without a {name} of that name: {_listed(missing)}")
+            problems.append(f"{len(missing)} without a {name} of that name: {listed(missing)}")
     try:
         numbers = [frame_index(name) for name in blurry]
     except ValueError as error:
@@ -192,7 +195,7 @@ def _check_names(
     if numbers:
         gaps = sorted(set(range(min(numbers), max(numbers) + 1)) - set(numbers))
         if gaps:
-            names = _listed([f"{number:06d}" for number in gaps])
+            names = listed([f"{number:06d}" for number in gaps])
             problems.append(f"{len(gaps)} frame(s) missing in the middle: {names}")
     if problems:
         raise DataSetError(str(folder), problems)
@@ -214,45 +217,10 @@ def _parts(
             str(folder),
             [
                 f"{len(blurry)} frames, {len(parts)} spike files; frames without a spike file: "
-                f"{_listed(without)}; spike files without a frame: {_listed(stray)}"
+                f"{listed(without)}; spike files without a frame: {listed(stray)}"
             ],
         )
     return parts
-
-
-def _geometry(root: Path, files: Sequence[Path], frame: Path) -> SpikeGeometry:
-    """Return how the bits lie: as a config.yaml says, else half the size of the frames."""
-    try:
-        sidecar = read_sidecar(files[0]) or read_sidecar(root / STREAM_NAME)
-        if sidecar is not None:
-            return sidecar.geometry
-        height, width = read_image(frame).shape[:2]
-        return SpikeGeometry(height // 2, width // 2)
-    except BadFileError:
-        raise
-    except ValueError as error:
-        raise BadFileError(files[0], str(error)) from error
-
-
-def _check_sizes(
-    files: Sequence[Path], geometry: SpikeGeometry, ticks: int, is_whole: bool
-) -> None:
-    """Refuse parts that are not one exposure long; only the last may end early."""
-    problems = []
-    for path in files:
-        found, rest = divmod(file_size(path), geometry.tick_bytes)
-        is_short_end = not rest and 0 < found < ticks and path == files[-1]
-        if rest or not (is_whole or found == ticks or is_short_end):
-            problems.append(
-                f"{path.name}: {file_size(path)} bytes are "
-                f"{file_size(path) / geometry.tick_bytes:.2f} ticks of "
-                f"{geometry.height}x{geometry.width}; "
-                + ("whole ticks are needed" if is_whole else f"{ticks} ticks are needed")
-            )
-    if problems:
-        more = [f"and {len(problems) - MAX_NAMES} more"] if len(problems) > MAX_NAMES else []
-        advice = "the size comes from config.yaml beside the spikes, or is half that of the frames"
-        raise DataSetError(str(files[0].parent), [*problems[:MAX_NAMES], *more, advice])
 
 
 def _prove(clips: Sequence[SpkGoproClip]) -> list[ProvenOffset]:
@@ -270,7 +238,7 @@ def _joined(clips: Sequence[SpkGoproClip]) -> list[str]:
         return []
     return [
         f"{len(joined)} of {len(clips)} clips have no {WHOLE}/.../{STREAM_NAME}, their files per "
-        f"frame are joined: {_listed(joined)}"
+        f"frame are joined: {listed(joined)}"
     ]
 
 
@@ -289,8 +257,3 @@ def _describe(jobs: Sequence[SpkGoproJob], options: SourceOptions) -> DataDescri
         interpolator=f"x{TICKS_PER_SOURCE_FRAME}, by the publishers of the spikes",
         offsets=tuple((job.clip.where, job.offset) for job in jobs if job.offset),
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return (", ".join(names[:MAX_NAMES]) or "none") + more

@@ -1,7 +1,6 @@
 """One clip of GOPRO_Large with its published spikes: its windows, and writing it as a sequence."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,13 +14,19 @@ from src.data.simulation.blur import (
     BlurWindow,
     blur_window,
 )
+from src.data.sources.copying import (
+    STREAM_NAME,
+    copy_file,
+    file_size,
+    pieces_sha256,
+    refuse_cut_short,
+)
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar
 from src.data.spikes.spike_parts import SpikeParts
 from src.paths import atomic_write
 
 TICKS_PER_SECOND = float(SOURCE_FRAMES_PER_SECOND * TICKS_PER_SOURCE_FRAME)
 THRESHOLD = 2.0  # of the published spikes
-STREAM_NAME = "spike.dat"
 EXPOSURES_IN_TICKS = "frame_idx,t0[ticks],t1[ticks],t_sharp[ticks]"
 
 
@@ -149,6 +154,7 @@ class SpkGoproJob:
             "spikes": "stream of the clip" if clip.is_whole else "one file per frame",
             "spike_size": [clip.geometry.height, clip.geometry.width],
             "inputs_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+            "spikes_sha256": pieces_sha256(clip.spikes),
         }
 
     def write(self, folder: Path, advance: Callable[[int], None]) -> list[str]:
@@ -156,9 +162,13 @@ class SpkGoproJob:
 
         Raises:
             BadFileError: a file that cannot be read, or spikes without a spike.
+            DataSetError: images whose end is missing.
         """
         clip = self.clip
         windows, notes = clip.windows(self.offset)
+        used = [k for k, _ in windows]
+        images = [frames[k] for frames in (clip.blurry, clip.sharp) for k in used]
+        refuse_cut_short(clip.where, images)
         stream = SpikeParts(clip.spikes, clip.geometry)
         stream.join_into(folder / "spike" / STREAM_NAME, advance)
         geometry = clip.geometry
@@ -181,28 +191,3 @@ class SpkGoproJob:
         """Return name and size of every input file."""
         paths = (*self.clip.blurry, *self.clip.sharp, *self.clip.spikes)
         return [(f"{path.parent.name}/{path.name}", file_size(path)) for path in paths]
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy the bytes of a file, whole or not at all.
-
-    Raises:
-        BadFileError: the source cannot be read.
-    """
-    with atomic_write(target) as partial:
-        try:
-            shutil.copyfile(source, partial)
-        except OSError as error:
-            raise BadFileError(source, f"cannot be copied: {error.strerror}") from error
-
-
-def file_size(path: Path) -> int:
-    """Return the bytes of a file.
-
-    Raises:
-        BadFileError: it is not there, or a link that leads nowhere.
-    """
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise BadFileError(path, f"cannot be read: {error.strerror}") from error

@@ -63,11 +63,17 @@ def _judge(clip: SpkGoproClip, by_pixels: int | None, proof: OffsetProof) -> Pro
                 "are not of the same clip",
             ),
         )
-    best = next(frame for frame in proof.frames if frame.is_decisive)
+    decisive = [frame for frame in proof.frames if frame.is_decisive]
+    best = min(decisive, key=lambda frame: frame.error)
     other = check_reading(clip.spikes, clip.geometry, best.sharp, best.tick)
     if other is not None:
         return ProvenOffset(proof.offset, problems=(f"{clip.where}: {other[1]}",))
-    notes = []
+    notes = [
+        f"{clip.where}: its spikes show {frame.sharp.name} at tick {frame.tick:.1f}, "
+        f"{abs(frame.shift - proof.offset) * TICKS_PER_SOURCE_FRAME:.1f} ticks from where the "
+        f"other frames put it (uncertain by {frame.error:.1f}); its scene moves too little there"
+        for frame in proof.outliers
+    ]
     if proof.offset != clip.zz:
         notes.append(
             f"{clip.where}: the name states an offset of {clip.zz} source frames, the data show "

@@ -12,7 +12,20 @@ from src.data.bad_samples import BadFileError, DataSetError, problems_of
 from src.data.sources.film_job import FilmJob, cameras_of, film_description, size_problem
 from src.data.sources.film_plan import Cameras, Film, overlapping_windows
 from src.data.sources.high_speed import VIDEO_EXTS, open_frames
-from src.data.sources.source import OUR_SPLITS, SourceOptions, SourcePlan
+from src.data.sources.recognition import (
+    GOPRO_FRAMES,
+    GOPRO_PAIRS,
+    GOPRO_SPIKES,
+    RECORDED,
+    refuse_other,
+)
+from src.data.sources.source import (
+    ARRAY_OPTIONS,
+    OUR_SPLITS,
+    SourceOptions,
+    SourcePlan,
+    refuse_options,
+)
 
 NAME = "X4K1000FPS"
 FRAMES_PER_SECOND = 1000
@@ -28,6 +41,9 @@ def plan(options: SourceOptions) -> SourcePlan:
     Raises:
         DataSetError: no clips, missing frames, or exposures that do not fit; all problems.
     """
+    refuse_options(options, ARRAY_OPTIONS, "the clips are frames, no spikes are read")
+    others = (GOPRO_PAIRS, GOPRO_SPIKES, GOPRO_FRAMES, RECORDED)
+    refuse_other(options.input, NAME, others)
     cameras = cameras_of(
         options,
         interpolator="none",

@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -49,12 +50,20 @@ def array_shape(path: str | Path, key: str | None = None) -> tuple[int, ...]:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             with archive.open(f"{_choose(names, key)}.npy") as member:
-                version = np.lib.format.read_magic(member)
-                if version == (1, 0):
-                    return np.lib.format.read_array_header_1_0(member)[0]
-                return np.lib.format.read_array_header_2_0(member)[0]
+                return read_npy_header(member)[0]
     except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_npy_header(member: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of an array; return its shape, whether it is column-major, and its type.
+
+    Raises:
+        ValueError: this is no `.npy` data.
+    """
+    if np.lib.format.read_magic(member) == (1, 0):
+        return np.lib.format.read_array_header_1_0(member)
+    return np.lib.format.read_array_header_2_0(member)
 
 
 def map_npy(path: str | Path) -> np.ndarray:

@@ -17,6 +17,7 @@ from src.paths import atomic_write
 
 SIDECAR_NAME = "spike.yaml"
 SPIKECV_NAME = "config.yaml"
+SPIKECV_SIZES = {"spike_h": "height", "spike_w": "width"}
 BIT_ORDERS = ("little", "big")
 
 # Sensor and data set sizes in use, only named in error messages.
@@ -200,22 +201,31 @@ def read_sidecar(dat_path: str | Path) -> SpikeSidecar | None:
     Raises:
         ValueError: a sidecar with an unknown, missing or impossible entry.
     """
+    found = locate_sidecar(dat_path)
+    return None if found is None else found[1]
+
+
+def locate_sidecar(dat_path: str | Path) -> tuple[Path, SpikeSidecar] | None:
+    """Return the file that `read_sidecar` reads, and what it says; None where there is none.
+
+    Raises:
+        ValueError: see `read_sidecar`.
+    """
     dat_path = Path(dat_path)
     for path in (dat_path.with_suffix(".yaml"), dat_path.parent / SIDECAR_NAME):
         if path.is_file():
-            return _parse_sidecar(path, _read_mapping(path))
+            return path, _parse_sidecar(path, _read_mapping(path))
     for folder in list(dat_path.absolute().parents)[:3]:
         path = folder / SPIKECV_NAME
         if not path.is_file():
             continue
         entries = _read_mapping(path)
-        sizes = {
-            ours: entries[theirs]
-            for ours, theirs in (("height", "spike_h"), ("width", "spike_w"))
-            if theirs in entries
-        }
-        if sizes:
-            return _parse_sidecar(path, sizes)
+        missing = [key for key in SPIKECV_SIZES if key not in entries]
+        if len(missing) == 1:
+            raise ValueError(f"{path}: {missing[0]} is missing; spike_h and spike_w are needed")
+        if not missing:
+            sizes = {ours: entries[theirs] for theirs, ours in SPIKECV_SIZES.items()}
+            return path, _parse_sidecar(path, sizes)
     return None
 
 

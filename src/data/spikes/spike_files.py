@@ -1,5 +1,6 @@
 """Which spike files a sequence has, and which ticks of them belong to a frame."""
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from src.data.spikes.spike_dat import (
     SpikeFile,
     SpikeGeometry,
     SpikeSidecar,
+    locate_sidecar,
     read_sidecar,
 )
 from src.data.voxel_cache import SpikeSource
@@ -142,21 +144,43 @@ def _geometry_of(path: Path, description: DataDescription | None) -> SpikeSideca
         )
     if beside is None or overall is None:
         return _with_rate(beside or overall, description)
-    if beside.geometry != overall.geometry:
-        raise DataSetError(
-            str(path),
-            [f"the file beside it says {beside.geometry}, dataset.yaml {overall.geometry}"],
-        )
-    rates = {beside.ticks_per_second, overall.ticks_per_second} - {None}
-    if len(rates) > 1:
-        raise DataSetError(
-            str(path),
-            [
-                f"the file beside it says {beside.ticks_per_second} ticks/s, dataset.yaml "
-                f"{overall.ticks_per_second}"
-            ],
-        )
+    problem = contradiction(path, beside, overall)
+    if problem is not None:
+        raise DataSetError(str(path), [problem])
     return _with_rate(beside, description)
+
+
+def contradiction(path: Path, beside: SpikeSidecar, overall: SpikeSidecar) -> str | None:
+    """Say what the YAML file of a `.dat` and dataset.yaml state differently; None: nothing.
+
+    Args:
+        path: the spikes.
+        beside: what the file that belongs to them says.
+        overall: what dataset.yaml says.
+    """
+    differing = [
+        (name, was, said)
+        for name in ("height", "width", "ticks_per_second", "bit_order", "flip_rows")
+        if (was := getattr(beside, name)) != (said := getattr(overall, name))
+        and None not in (was, said)
+    ]
+    if not differing:
+        return None
+    located = locate_sidecar(path)
+    file = "the YAML file beside it" if located is None else str(located[0])
+    return (
+        f"{file} says {', '.join(f'{name}: {_yaml(was)}' for name, was, _ in differing)}, "
+        f"dataset.yaml of the data root says "
+        f"{', '.join(f'{name}: {_yaml(said)}' for name, _, said in differing)}; correct the one "
+        f"that is wrong. python scripts/inspect_spikes.py {shlex.quote(str(path))} shows what fits"
+    )
+
+
+def _yaml(value: object) -> str:
+    """Return a number, word or truth value as YAML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _from_description(description: DataDescription | None) -> SpikeSidecar | None:

@@ -37,6 +37,11 @@ class SpikeParts:
         """Ticks of all files together."""
         return self._starts[-1]
 
+    def path_at(self, tick: float) -> Path:
+        """Return the file that holds a tick; the first or last one where none does."""
+        number = bisect_right(self._starts, tick) - 1
+        return self.files[min(max(number, 0), len(self.files) - 1)].path
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W].
 

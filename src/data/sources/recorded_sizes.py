@@ -1,0 +1,113 @@
+"""What the user states of spikes that do not say it themselves: size, tick rate, order of axes."""
+
+from dataclasses import replace
+from itertools import permutations
+from pathlib import Path
+
+from src.data.description import DataDescription
+from src.data.sources.source import SourceOptions
+from src.data.spikes.events import AXES, find_axes
+from src.data.spikes.spike_dat import SpikeSidecar, read_sidecar
+from src.data.spikes.spike_files import contradiction
+
+
+def stated_sidecar(path: Path, description: DataDescription | None) -> SpikeSidecar | None:
+    """Return what a file beside the spikes or dataset.yaml says of them; None: nothing.
+
+    Raises:
+        ValueError: the two contradict each other, or one cannot be read.
+    """
+    beside = read_sidecar(path)
+    if description is None:
+        return beside
+    overall = None
+    if description.spike_height is not None and description.spike_width is not None:
+        overall = SpikeSidecar(
+            description.spike_height,
+            description.spike_width,
+            description.ticks_per_second,
+            description.threshold,
+            description.bit_order,
+            description.flip_rows,
+        )
+    if beside is None or overall is None:
+        known = beside or overall
+        if known is None or known.ticks_per_second is not None:
+            return known
+        return replace(known, ticks_per_second=description.ticks_per_second)
+    filled = replace(beside, ticks_per_second=beside.ticks_per_second or overall.ticks_per_second)
+    problem = contradiction(path, filled, overall)
+    if problem is not None:
+        raise ValueError(f"{path}: {problem}")
+    return filled
+
+
+def with_rate(sidecar: SpikeSidecar, path: Path) -> SpikeSidecar:
+    """Return a sidecar that states the tick rate.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if sidecar.ticks_per_second is None:
+        raise ValueError(
+            f"{path} does not say ticks_per_second; write 'source: NAME' and 'ticks_per_second: "
+            "20000' into dataset.yaml beside train and val, or ticks_per_second, height and width "
+            f"into {path.with_suffix('.yaml')}"
+        )
+    return sidecar
+
+
+def size_needed(path: Path) -> str:
+    """Say what nobody states of packed spikes or a list, and where to write it."""
+    return (
+        f"{path} does not say height, width and ticks_per_second; write lines like 'height: 250', "
+        f"'width: 400' and 'ticks_per_second: 20000' into {path.with_suffix('.yaml')}, or "
+        "spike_height, spike_width and ticks_per_second into dataset.yaml beside train and val"
+    )
+
+
+def axes_and_size(
+    shape: tuple[int, ...], stated: SpikeSidecar | None, options: SourceOptions, path: Path
+) -> tuple[str, tuple[int, int]]:
+    """Return the order of the axes of dense spikes, and height and width.
+
+    Raises:
+        ValueError: nobody says, or what is said does not fit the shape.
+    """
+    axes = None if options.axes is None else options.axes.upper().replace("T", "S")
+    if stated is not None:
+        if axes is not None and sorted(axes) == sorted(AXES):
+            _refuse_axes(shape, stated, options.axes, path)
+        axes = find_axes(shape, stated.height, stated.width, axes, path)
+    if axes is None:
+        raise ValueError(
+            f"{path}: shape {shape}; state the order of its axes, such as --axes THW or --axes "
+            f"HWT, or its size: {size_needed(path)}"
+        )
+    if sorted(axes) != sorted(AXES):
+        raise ValueError(f"--axes {options.axes}: name T, H and W once each")
+    return axes, (shape[axes.index("H")], shape[axes.index("W")])
+
+
+def _refuse_axes(shape: tuple[int, ...], stated: SpikeSidecar, axes: str, path: Path) -> None:
+    """Refuse an order of axes that does not fit the stated size; name the one that does.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    size = stated.height, stated.width
+    orders = [
+        order for order in map("".join, permutations("THW")) if _size_by(shape, order) == size
+    ]
+    if axes.upper().replace("S", "T") in orders:
+        return
+    found = "x".join(map(str, shape))
+    advice = f"--axes {' or '.join(orders)} does" if orders else "no order does; correct the size"
+    raise ValueError(
+        f"{path}: --axes {axes} does not fit: the array is {found}, the sensor {size[0]}x{size[1]} "
+        f"(height x width); {advice}"
+    )
+
+
+def _size_by(shape: tuple[int, ...], order: str) -> tuple[int, int]:
+    return shape[order.index("H")], shape[order.index("W")]

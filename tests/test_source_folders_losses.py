@@ -1,0 +1,60 @@
+"""Own recordings that lost something on the way: images, rows of the table, the right times."""
+
+import pytest
+from spike_source_cases import SPIKE_SIZE, write_recorded, write_stated
+
+from src.data.bad_samples import BadFileError, DataSetError
+from src.data.sources.folders import plan
+from src.data.sources.source import SourceOptions
+from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "train" / "a"
+    write_spikes(folder / "spike.dat", write_recorded(folder), SpikeGeometry(*SPIKE_SIZE))
+    write_stated(folder / "spike.yaml")
+    return tmp_path
+
+
+@pytest.fixture
+def folder(root):
+    return root / "train" / "a"
+
+
+def plan_and_write(root, name="good"):
+    (job,) = plan(SourceOptions(root)).jobs
+    return job.write(root / name, lambda units: None)
+
+
+@pytest.mark.parametrize("kind", ["blur", "sharp"])
+def test_f33_every_copied_image_is_looked_at(root, folder, kind):
+    (job,) = plan(SourceOptions(root)).jobs
+    path = folder / kind / "img_001.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataSetError, match=rf"{kind}/img_001\.png: empty, or its end is missing"):
+        job.write(root / "out", lambda units: None)
+
+
+def test_f34_gaps_are_named(root, folder):
+    for kind in ("blur", "sharp"):
+        (folder / kind / "img_002.png").unlink()
+    notes = str(plan_and_write(root))
+    assert "1 line(s) of exposures.csv have no frames and are not used: 2;" in notes
+    table = folder / "exposures.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(line for line in lines if not line.startswith("2,")))
+    assert "1 frame(s) missing in the middle: 2;" in str(plan_and_write(root, "again"))
+
+
+def test_one_exposure_late_is_told_in_ticks(root, folder):
+    """The table is 56 ticks late; what the spikes of these windows show is another frame."""
+    table = folder / "exposures.csv"
+    header, *rows = table.read_text().splitlines()
+    late = [[int(value) for value in row.split(",")] for row in rows[:-1]]
+    rows = [",".join(map(str, (k, a + 56, b + 56, c + 56))) for k, a, b, c in late]
+    table.write_text("\n".join([header, *rows]))
+    for kind in ("blur", "sharp"):
+        (folder / kind / "img_004.png").unlink()
+    with pytest.raises(BadFileError, match=r"frames at least 4\d\.\d ticks .* before the t_sharp"):
+        plan_and_write(root)

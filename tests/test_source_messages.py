@@ -1,0 +1,109 @@
+"""A wrong folder, option or number is named once, with what to write instead."""
+
+import numpy as np
+import pytest
+from spike_source_cases import SPIKE_SIZE, write_gopro_clip, write_recorded, write_stated
+
+from src.data.bad_samples import DataSetError
+from src.data.frames import write_png
+from src.data.sources.registry import SOURCES
+from src.data.sources.source import SourceOptions
+from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_spikes
+from src.data.spikes.spike_files import contradiction
+from tests.data_cases import moving_texture
+
+
+def told(source, root, **options):
+    with pytest.raises(DataSetError) as caught:
+        SOURCES[source](SourceOptions(root, **options))
+    return caught.value.problems
+
+
+@pytest.fixture
+def gopro(tmp_path):
+    for clip in ("GOPR0384_11_00", "GOPR0385_11_01"):
+        write_gopro_clip(tmp_path, clip, all_frames=True)
+    return tmp_path
+
+
+@pytest.fixture
+def x4k(tmp_path):
+    for scene in ("002", "003"):
+        for clip in ("occ008.320", "occ009.100"):
+            write_png(
+                tmp_path / "X" / "train" / scene / clip / "0000.png",
+                moving_texture(1, (16, 16), 0)[0],
+            )
+    return tmp_path / "X"
+
+
+@pytest.mark.parametrize("source", ["x4k1000fps", "folders"])
+def test_pairs_of_gopro_are_not_another_data_set(gopro, source):
+    (problem,) = told(source, gopro / "GOPRO_Large")
+    assert problem.startswith("this is not ")
+    assert "looks like GOPRO_Large (blurry and sharp frames" in problem
+    assert "--source gopro" in problem
+
+
+def test_pairs_alone_are_not_all_frames(gopro):
+    (gopro / "GOPRO_Large_all").rename(gopro / "elsewhere")
+    (problem,) = told("gopro", gopro / "GOPRO_Large")
+    assert "this is not GOPRO_Large_all; it looks like GOPRO_Large (blurry" in problem
+
+
+def test_spikes_or_frames_of_gopro_are_not_x4k(gopro):
+    (problem,) = told("x4k1000fps", gopro / "GOPRO_Large_spike_seq")
+    assert "use --source spk_gopro" in problem
+    (problem,) = told("x4k1000fps", gopro / "GOPRO_Large_all")
+    assert problem.endswith("use --source gopro")
+
+
+@pytest.mark.parametrize("source", ["gopro", "folders"])
+def test_x4k_is_not_another_data_set(x4k, source):
+    (problem,) = told(source, x4k)
+    assert problem.endswith("looks like X4K1000FPS: use --source x4k1000fps")
+
+
+def test_own_recordings_are_not_gopro(tmp_path):
+    write_recorded(tmp_path / "train" / "a")
+    (problem,) = told("gopro", tmp_path)
+    assert problem.endswith("use --source folders")
+
+
+@pytest.mark.parametrize("source", ["gopro", "x4k1000fps"])
+def test_options_of_arrays_are_refused(source, gopro):
+    problems = told(source, gopro, axes="THW", key="spk", columns="xytp")
+    assert [line.split()[0] for line in problems] == ["--axes", "--key", "--columns"]
+
+
+def test_the_order_of_axes_that_fits_is_named(tmp_path):
+    folder = tmp_path / "train" / "a"
+    spikes = write_recorded(folder)
+    write_stated(folder / "spike.yaml")
+    np.save(folder / "spike.npy", spikes)
+    (problem,) = told("folders", tmp_path, axes="HWT")
+    size = f"{len(spikes)}x{SPIKE_SIZE[0]}x{SPIKE_SIZE[1]}"
+    assert f"--axes HWT does not fit: the array is {size}" in problem
+    assert problem.endswith("--axes THW does")
+    np.save(folder / "spike.npy", spikes[:, :, :40])
+    assert "no order does; correct the size" in told("folders", tmp_path, axes="HWT")[0]
+
+
+def test_a_size_that_is_stated_wrongly_is_told_once(gopro):
+    (gopro / "GOPRO_Large_spike_seq" / "config.yaml").write_text("spike_h: 48\nspike_w: 32\n")
+    (problem,) = told("spk_gopro", gopro)
+    assert "config.yaml: says height 48 and width 32" in problem
+    assert "correct it to 32 and 48" in problem
+    assert "python scripts/inspect_spikes.py /" in problem
+
+
+def test_contradictions_name_files_and_lines(tmp_path):
+    path = tmp_path / "spike.dat"
+    write_spikes(path, np.zeros((1, 8, 8), np.uint8), SpikeGeometry(8, 8))
+    beside, overall = SpikeSidecar(8, 8, 2000.0), SpikeSidecar(8, 16, None, flip_rows=False)
+    (tmp_path / "spike.yaml").write_text("height: 8\nwidth: 8\n")
+    text = contradiction(path, beside, overall)
+    assert f"{tmp_path / 'spike.yaml'} says width: 8, flip_rows: true, dataset.yaml" in text
+    assert "says width: 16, flip_rows: false; correct the one that is wrong" in text
+    assert "Sidecar(" not in text
+    assert contradiction(path, beside, beside) is None

@@ -1,0 +1,69 @@
+"""Which offset the frames of a clip show: one slow frame does not refuse it, real mistakes do."""
+
+from pathlib import Path
+
+import pytest
+
+from src.data.bad_samples import BadFileError
+from src.data.sources.spike_proof import FrameProof, judge_shifts, prove_offset
+from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
+from src.data.spikes.spike_parts import SpikeParts
+from tests.spike_cases import random_spikes
+
+
+def frames(*shifts, errors=None):
+    errors = [0.5] * len(shifts) if errors is None else errors
+    return [
+        FrameProof(Path(f"{k}.png"), 100 - 8 * shift, True, error, shift)
+        for k, (shift, error) in enumerate(zip(shifts, errors, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shifts", "offset", "is_shared"),
+    [
+        ((-0.08, 0.27, 0.05, 0.02), 0, True),  # 2.16 ticks off, rounds to 0 like the others
+        ((3.0, 2.9, 3.1, 3.02), 3, True),
+        ((0.0, 0.02, 0.55, 0.03), 0, False),  # rounds to 1 and is 4.4 ticks off, sure within 0.5
+        ((0.0, 0.0, 0.0, 0.0, 11.0), 0, False),  # a frame is missing before the last one
+        ((0.0, 0.0, 1.0, 1.0), 0, False),
+        ((0.4, 0.41, 0.39, 0.4), 0, False),  # all of them agree on a place that is no offset
+        ((0.0, 1.0), 0, False),
+    ],
+)
+def test_what_frames_show(shifts, offset, is_shared):
+    assert judge_shifts(frames(*shifts))[1] == is_shared
+    if is_shared:
+        assert judge_shifts(frames(*shifts))[0] == offset
+
+
+def test_the_surer_frames_decide():
+    assert judge_shifts(frames(0.0, 0.01, 0.55, errors=(0.1, 0.1, 1.0))) == (0, True)
+    assert judge_shifts(frames(0.0, 0.6, 0.6, errors=(0.1, 1.0, 1.0))) == (0, False)  # outvoted
+
+
+def test_the_part_that_holds_a_tick_is_named(tmp_path):
+    geometry, paths = SpikeGeometry(4, 8), []
+    for number in range(3):
+        paths.append(tmp_path / f"{number}.dat")
+        write_spikes(paths[-1], random_spikes(10, 4, 8), geometry)
+    parts = SpikeParts(paths, geometry)
+    ticks = (-1, 0, 9.9, 10, 29, 30, 99)
+    assert [parts.path_at(tick).stem for tick in ticks] == list("0001222")
+
+
+def test_spikes_that_show_nothing_are_named_by_their_part(tmp_path):
+    from src.data.frames import write_png
+    from tests.data_cases import moving_texture
+
+    geometry, paths = SpikeGeometry(32, 48), []
+    for number in range(3):
+        paths.append(tmp_path / f"{number}.dat")
+        write_spikes(paths[-1], random_spikes(88, 32, 48), geometry)
+    sharp = []
+    for k, image in enumerate(moving_texture(3, (64, 96), 0)):
+        write_png(tmp_path / f"{k}.png", image)
+        sharp.append((k, tmp_path / f"{k}.png"))
+    with pytest.raises(BadFileError, match=r"1\.dat: .*inspect_spikes\.py .*1\.dat --ref") as told:
+        prove_offset(SpikeParts(paths, geometry), sharp, 11, 0)
+    assert "read as 32x48, bit_order little" in str(told.value)
