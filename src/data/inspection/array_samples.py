@@ -63,12 +63,12 @@ def _sample_npz(path: Path, key: str | None) -> ArraySample:
         shapes = {}
         for name in names:
             with archive.open(f"{name}.npy") as member:
-                shapes[name] = read_npy_header(member)[0]
+                shapes[name], _, dtype = read_npy_header(member)
+            if dtype.hasobject:
+                raise ValueError("it holds pickled objects, which are not read")
         key = _choose(path, key, shapes)
         with archive.open(f"{key}.npy") as member:
             shape, is_fortran, dtype = read_npy_header(member)
-            if dtype.hasobject:
-                raise ValueError("it holds pickled objects, which are not read")
             if is_fortran or not shape:
                 return ArraySample(key, shape, np.load(path, allow_pickle=False)[key])
             per_slice = int(np.prod(shape[1:]))
