@@ -11,7 +11,7 @@ exits with 1, and training refuses the data until they are mended or `--accept` 
 right. A second run does nothing.
 `--check_only` writes nothing, lists what is wrong and then exits with 1.
 `--overlay 20` draws 20 random frames with their spikes on top of them, for a look at the alignment.
-`--source` first makes DATA.ROOT from a data set as it was downloaded; see docs/DATALOADER_GUIDE.md.
+`--source` first makes DATA.ROOT from a data set as it was downloaded; see docs/DATA_SOURCES.md.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from prepare_cases import run, write_config
 from src.data.alignment import read_exposures, write_exposures
 from src.data.description import read_description
 from src.data.frames import read_image
-from src.data.preparation import check_content
+from src.data.preparation import check_content, check_timing
 from src.data.preparation.check_content import ContentTask, look_at
 from src.data.preparation.check_reading import check_rates, read_ways
 from src.data.preparation.check_timing import measure
@@ -100,6 +100,32 @@ def test_a_wrong_t_sharp_is_a_problem_of_the_whole_check(root, tmp_path, capsys)
     assert "train/a: the spikes show the sharp frame 4." in told
     assert "stated tick 28.0, measured 2" in told
     assert "val/b: stated tick 24.0, measured 2" in told
+
+
+def test_less_than_three_frames_that_move_are_no_proof(tmp_path):
+    root = write_film(tmp_path / "film", frames=2, ticks_late=8)
+    findings = look(root / "train/a")
+    assert findings.problems == []
+    assert "fewer than 3 frames move, so no proof" in "".join(findings.notes)
+
+
+def test_all_frames_are_looked_for_wider_or_none(root, monkeypatch):
+    """A frame that seems off is not searched wider alone: that made chance look decisive."""
+    found = scan(root / "train/a")
+    wide, match = [], check_timing._match
+
+    def off(frames, i, *, is_wide):
+        wide.extend([i] * is_wide)
+        result = match(frames, i, is_wide=is_wide)
+        return dataclasses.replace(result, centre=result.centre + 9 * (i in shifted))
+
+    monkeypatch.setattr(check_timing, "_match", off)
+    shifted = (2,)
+    check_timing.measure(found.frames, [0, 1, 2, 3, 4], found.ticks_per_second)
+    assert wide == []
+    shifted = (0, 1, 2, 3, 4)
+    check_timing.measure(found.frames, [0, 1, 2, 3, 4], found.ticks_per_second)
+    assert wide == [0, 1, 2, 3, 4]
 
 
 def test_a_still_scene_is_not_provable_and_no_problem(tmp_path):
