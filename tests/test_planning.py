@@ -164,7 +164,8 @@ def test_the_command_says_what_is_estimated(overrides, capsys, monkeypatch):
     monkeypatch.setattr(plan, "choose_device", lambda _: torch.device("cpu"))
     overrides = [*overrides, "DATA.CLIP_LEN", "2", "TRAIN.BATCH_SIZE", "2"]
     assert plan.main(["--config", str(DEMO), *overrides]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1] == "counting, pass 5 of 5: operations"
     assert "ESTIMATE, no GPU here" in out
     assert "activations           0.02 GB" in out  # 2 x 2 x 64 x 64 pixels, 1000 bytes each
     assert "0.0 TFLOP per step" in out
@@ -172,6 +173,19 @@ def test_the_command_says_what_is_estimated(overrides, capsys, monkeypatch):
     for memory in ("12 GB:", "24 GB:", "48 GB:", "80 GB:"):
         assert memory in out
     assert "TRAIN.BATCH_SIZE 2 TRAIN.GRADIENT_ACCUMULATION_STEPS 1" in out
+
+
+def test_what_is_known_comes_before_the_counting(capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan, "count_activations", interrupted)
+    monkeypatch.setattr(plan, "choose_device", lambda _: torch.device("cpu"))
+    with pytest.raises(KeyboardInterrupt):
+        plan.main(["--config", str(DEMO)])
+    out, err = capsys.readouterr()
+    assert "optimiser" in out
+    assert err == "counting, pass 1 of 5: memory at 64 px, intermediates computed again\n"
 
 
 def test_a_wrong_file_is_a_sentence(capsys):
