@@ -80,7 +80,7 @@ def test_swapped_folders_are_seen(root, tmp_path, capsys):
         (folder / "sharp").rename(folder / "blur")
         (folder / "x").rename(folder / "sharp")
     config = write_config(root, tmp_path / "film.yaml")
-    assert run(config) == 0
+    assert run(config) == 1
     assert run(config, "--check_only") == 1
     told = capsys.readouterr().out
     assert "train/a: blurry frames are sharper than sharp ones" in told
