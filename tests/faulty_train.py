@@ -4,6 +4,7 @@
     hang     rank 1 sleeps in step 2, all its threads alive
     stop     rank 1 stops as a whole in step 2, as if its machine were gone
     kill     rank 1 is killed in step 2, the first time
+    absent   rank 1 never joins the others
     nan      the loss of rank 1 is NaN in step 2; every rank keeps a digest of its state per step
 
 The fault happens once: a file beside the configuration tells that it has happened.
@@ -43,6 +44,8 @@ def main() -> int:
         return outcome
 
     Trainer.step = faulty
+    if fault == "absent" and os.environ["RANK"] == FAULTY_RANK:
+        time.sleep(600)
     return train.main()
 
 

@@ -87,6 +87,15 @@ def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, processes, fa
 
 
 @pytest.mark.slow
+def test_f51_a_rank_that_never_joins_is_named(tmp_path, processes):
+    config = write_two_rank_run(tmp_path, TRAIN__STALL_MINUTES=0.05)  # six times at the start
+    code, output, seconds = run_faulty(processes, config, "absent")
+    assert code != 0
+    assert "the others wait for rank 1" in output
+    assert seconds < 90
+
+
+@pytest.mark.slow
 def test_f53_processes_that_torchrun_starts_again_go_on(tmp_path, processes):
     config = write_two_rank_run(tmp_path)
     code, output, _ = run_faulty(processes, config, "kill", restarts=1)

@@ -123,25 +123,8 @@ def compare_runs(
         ValueError: The two cannot be compared; the differences are named.
     """
     check_comparable(twin, spike)
-    device = choose_device(cfg.DEVICE)
-    lpips, notes = build_lpips(cfg, device)
-    choice = ExampleChoice()
-    with tqdm(
-        total=sum(map(len, recordings)), unit="frame", disable=not sys.stderr.isatty()
-    ) as bar:
-
-        def on_frame(frame: ComparedFrame, images: FrameImages) -> None:
-            choice.take(frame, images)
-            bar.update()
-
-        frames = compare_frames(
-            _restorer(cfg, twin, device),
-            _restorer(cfg, spike, device),
-            recordings,
-            lpips=lpips,
-            notes=notes,
-            on_frame=on_frame,
-        )
+    device, choice = choose_device(cfg.DEVICE), ExampleChoice()
+    frames, notes = _compare_all(cfg, (twin, spike), recordings, device, choice)
     _note_a_useless_model(frames)
     differences = {
         metric: paired_difference(
@@ -164,6 +147,32 @@ def compare_runs(
         peak_memory_gib=peak_memory_gib(device)[0],
         commit=git_commit(),
     )
+
+
+def _compare_all(
+    cfg: CfgNode,
+    runs: tuple[TrainedRun, TrainedRun],
+    recordings: list[Recording],
+    device: torch.device,
+    choice: ExampleChoice,
+) -> tuple[ComparedFrames, list[str]]:
+    """Restore every frame with both models, twin first; return the scores and what to note."""
+    lpips, notes = build_lpips(cfg, device)
+    total = sum(map(len, recordings))
+    with tqdm(total=total, unit="frame", disable=not sys.stderr.isatty()) as bar:
+
+        def on_frame(frame: ComparedFrame, images: FrameImages) -> None:
+            choice.take(frame, images)
+            bar.update()
+
+        frames = compare_frames(
+            *(_restorer(cfg, run, device) for run in runs),
+            recordings,
+            lpips=lpips,
+            notes=notes,
+            on_frame=on_frame,
+        )
+    return frames, notes
 
 
 def _note_a_useless_model(frames: ComparedFrames) -> None:

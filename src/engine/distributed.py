@@ -121,13 +121,13 @@ def join_ranks(
     if world_size == 1:
         yield Ranks(rank, world_size, device)
         return
-    # The heartbeat comes first, because it can say who is late; this is what is left if it fails.
-    timeout = WITH_HEARTBEAT if stall_minutes else NEVER
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     heartbeat = None
-    if stall_minutes:
+    if stall_minutes:  # before the group, which would wait for a missing rank without a word
         heartbeat = Heartbeat(_open_store(), rank, world_size, 60 * stall_minutes, stop)
         heartbeat.start()
+    # The heartbeat can say who is late; the timeout is what is left if it fails.
+    timeout = WITH_HEARTBEAT if stall_minutes else NEVER
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     yield Ranks(rank, world_size, device, heartbeat)
     if heartbeat is not None:
         heartbeat.stop()

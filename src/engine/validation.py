@@ -76,26 +76,7 @@ class Validation:
         recordings, clips = self._share(restorer)
         is_shown = is_last or self._is_picture_due(step)
         pictures = _Pictures(self.recordings[:PICTURES_PER_VALIDATION] if is_shown else [])
-        with self._progress_bar(restorer, recordings, clips) as bar:
-
-            def on_frame(
-                recording: Recording, i: int, image: np.ndarray, scores: FrameScores
-            ) -> None:
-                bar.update()
-                pictures.take(recording, i, image, scores)
-
-            try:
-                report = evaluate_recordings(
-                    restorer,
-                    recordings,
-                    clips=clips,
-                    score_blurry=True,
-                    lpips=self.lpips,
-                    on_frame=on_frame,
-                    notes=self.notes,
-                )
-            except StoppedError:
-                report = None
+        report = self._evaluate(restorer, recordings, clips, pictures)
         self.ranks.at("done with its share of the validation", step)
         gathered = self.ranks.gather((report, pictures.strips))
         reports = [report for report, _ in gathered]
@@ -106,6 +87,35 @@ class Validation:
             self._write(merged, step, scalars, pace)
             self._write_pictures([strips for _, strips in gathered], step, scalars)
         return merged.means["psnr_rgb"]
+
+    def _evaluate(
+        self,
+        restorer: Restorer,
+        recordings: list[Recording],
+        clips: list[range],
+        pictures: "_Pictures",
+    ) -> Report | None:
+        """Return the scores of this rank's share, None where it was asked to stop."""
+        with self._progress_bar(restorer, recordings, clips) as bar:
+
+            def on_frame(
+                recording: Recording, i: int, image: np.ndarray, scores: FrameScores
+            ) -> None:
+                bar.update()
+                pictures.take(recording, i, image, scores)
+
+            try:
+                return evaluate_recordings(
+                    restorer,
+                    recordings,
+                    clips=clips,
+                    score_blurry=True,
+                    lpips=self.lpips,
+                    on_frame=on_frame,
+                    notes=self.notes,
+                )
+            except StoppedError:
+                return None
 
     def _before_tile(self) -> None:
         self.ranks.part_done()
