@@ -158,7 +158,7 @@ def test_f55_a_clock_that_jumps_back_does_not_change_the_pace(tmp_path, monkeypa
 
 
 def test_f55_names_that_hold_the_time_are_given_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(time, "strftime", lambda _: "20200101-000000")
+    monkeypatch.setattr(time, "strftime", lambda *_: "20200101-000000")
     run = RunDirectory(tmp_path, "run")
     for text in ("first", "second", "third"):
         run.checkpoints.mkdir(parents=True)
