@@ -93,8 +93,8 @@ def test_a_kill_before_the_new_last_one_is_written_leaves_the_run(config, tmp_pa
 
 
 @pytest.mark.slow
-def test_f53_processes_that_are_started_again_do_not_start_over(tmp_path):
+def test_f53_processes_that_are_started_again_do_not_start_over(tmp_path, processes):
     config = write_two_rank_run(tmp_path)
-    code, output, _ = run_faulty(config, "kill", "--resume", "never", restarts=1)
+    code, output, _ = run_faulty(processes, config, "kill", "--resume", "never", restarts=1)
     assert code == 0, output
     assert "resumed at step 2" in output
