@@ -188,6 +188,19 @@ class KeptScalars:
         self.values.update({tag: (step, value) for tag, value in values.items()})
 
 
+def test_an_alarm_is_told_when_it_begins(caplog):
+    interval = IntervalLog("exp", torch.device("cpu"), PhaseClock(torch.device("cpu")))
+    interval.pace.start()
+    one, other = Reach(9.0, 10.0, 1.0, 0.9, 1.0), Reach(8.0, 10.0, 1.0, 0.8, 1.0)
+    told = []
+    for reaches in ({"stage1": one}, {"stage1": other, "stage2": one}, {}, {"stage1": other}):
+        caplog.clear()
+        interval.add(outcome(1.0), data_seconds=0.0)
+        interval.write(1, 10, 10, KeptScalars(), reaches)
+        told.append([r.getMessage()[12:18] for r in caplog.records if r.levelname == "WARNING"])
+    assert told == [["stage1"], ["stage2"], [], ["stage1"]]
+
+
 def test_the_line_of_a_resumed_run_by_hand(caplog):
     """Steps 901 to 910 of 1000 take 2 s each, the first 30 s; a validation is due at the end."""
     clock, scalars = Clock(), KeptScalars()

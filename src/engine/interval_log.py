@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 
 import torch
 from tqdm import tqdm
@@ -29,6 +30,7 @@ class IntervalLog:
         self.pace = Pace()
         self._meter, self._steps, self._data_seconds = Meter(), 0, 0.0
         self._last: StepOutcome | None = None
+        self._alarmed: set[str] = set()
 
     def add(self, outcome: StepOutcome, data_seconds: float) -> None:
         """Count one step for which `data_seconds` were spent waiting for the loader."""
@@ -73,8 +75,7 @@ class IntervalLog:
             *(means.get("grad_norm", math.nan), pace, _shares(per_step)),
             *(_memory(gib), tqdm.format_interval(left)),
         )
-        for sentence in alarms(reaches):
-            logger.warning("%s step %d: %s", self.name, step, sentence)
+        self._warn(step, alarms(reaches))
         scalars.add(
             step,
             {
@@ -87,6 +88,14 @@ class IntervalLog:
             },
         )
         self._meter, self._steps, self._data_seconds = Meter(), 0, 0.0
+
+    def _warn(self, step: int, sentences: list[str]) -> None:
+        """Log each alarm when it begins; one that stays is in the scalars alone."""
+        kinds = {re.sub(r"\b[\d.]+", "", sentence): sentence for sentence in sentences}
+        for kind, sentence in kinds.items():
+            if kind not in self._alarmed:
+                logger.warning("%s step %d: %s", self.name, step, sentence)
+        self._alarmed = set(kinds)
 
 
 def _rates(rates: dict[str, float]) -> dict[str, float]:
