@@ -56,7 +56,7 @@ def counting(data: BenchmarkData, rounds: int) -> list[Row]:
         "memcpy of the result": lambda: np.copyto(copy, grid),
     }
     rows = compare("packed bits to voxels", ways, rounds)
-    moved = {"voxelize_packed": grid.nbytes + file.packed(0, scale.num_ticks).nbytes}
+    moved = {"voxelize_packed": grid.nbytes + scale.num_ticks * data.geometry.tick_bytes}
     moved["memcpy of the result"] = 2 * grid.nbytes
     speeds = {row.way: moved[row.way] / row.cpu_ms / 1e6 for row in rows[1:]}
     share = speeds["voxelize_packed"] / speeds["memcpy of the result"]
@@ -89,6 +89,7 @@ def reading(data: BenchmarkData, rounds: int) -> list[Row]:
     }
     rows = []
     for name, ways in tables.items():
+        remember(data)
         rows += compare(f"{name}, warm", ways, 4 * rounds)
         rows += compare(f"{name}, cold", ways, rounds, lambda: forget(data))
     return rows
@@ -101,8 +102,8 @@ def _spike_ways(data: BenchmarkData) -> dict[str, Way]:
         return np.stack([grid[:, y : y + h, x : x + w] for grid in grids])
 
     def counted(recording: object) -> Callable[[int, tuple], np.ndarray]:
-        return lambda start, crop: np.stack(
-            [recording.read_counts(start + i, crop) for i in range(FRAMES_PER_CLIP)]
+        return lambda start, crop: recording.read_clip_counts(
+            range(start, start + FRAMES_PER_CLIP), crop
         )
 
     readers = {
@@ -205,6 +206,14 @@ def keeping(data: BenchmarkData, rounds: int) -> list[Row]:
     rows = compare("10 whole frames of random clips", ways, 2 * rounds)
     rates = {name: cache.statistics.hit_rate for name, cache in caches.items()}
     return [replace(row, note=f"{rates[row.way]:.0%} from memory") for row in rows]
+
+
+def remember(data: BenchmarkData) -> None:
+    """Read all files of the benchmark once, so that the system has them in memory."""
+    for path in data.files():
+        with path.open("rb", buffering=0) as handle:
+            while handle.read(1 << 24):
+                pass
 
 
 def forget(data: BenchmarkData) -> None:

@@ -201,6 +201,28 @@ def test_recording_reads_crops(root):
     assert np.array_equal(recording.read_counts(0, (1, 2, 15, 10)), whole[:, 1:16, 2:12])
 
 
+@pytest.mark.parametrize("crop", [None, (3, 5, 7, 9)])
+@pytest.mark.parametrize("kind", ["stream", "voxels", "one frame of float voxels"])
+def test_counts_of_a_clip_are_those_of_its_frames(tmp_path, monkeypatch, kind, crop):
+    spikes = "stream" if kind == "stream" else "voxels"
+    root = write_miniature(tmp_path, sequences=1, val_sequences=0, frames=4, spikes=spikes)
+    if kind == "one frame of float voxels":
+        path = root / "train/seq_000/spike_vox/000002.npy"
+        np.save(path, np.load(path).astype(np.float32) / 2)
+    frames = scan(root / "train/seq_000").frames
+    if kind == "stream":
+        frames = [dataclasses.replace(frame, voxels=None) for frame in frames]
+    recording = Recording("a", frames, 32)
+    expected = np.stack([recording.read_counts(i, crop) for i in (1, 2, 3)])
+    stacked = []
+    stack = np.stack
+    monkeypatch.setattr(np, "stack", lambda grids: stacked.append(1) or stack(grids))
+    counts = recording.read_clip_counts(range(1, 4), crop)
+    assert counts.dtype == expected.dtype == (np.float32 if "float" in kind else np.uint8)
+    assert np.array_equal(counts, expected)
+    assert bool(stacked) == ("float" in kind)  # bytes are read to where they belong
+
+
 def test_split_line_names_what_is_dropped(root, tmp_path, caplog):
     log = read_alignment([align(root, tmp_path / "log.txt")])
     (root / "train/seq_000/sharp/000001.png").unlink()

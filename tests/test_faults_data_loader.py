@@ -179,7 +179,7 @@ def test_f39_spikes_on_a_stalled_drive_are_read_again(tmp_path, monkeypatch, spi
     else:
         source = scan(root / "train/seq_000").frames[0].spikes
         expected = count_source(source, 32)
-        monkeypatch.setattr(SpikeFile, "packed", failing(SpikeFile.packed))
+        monkeypatch.setattr(SpikeFile, "_read_all", failing(SpikeFile._read_all))
         read = lambda: count_source(source, 32)  # noqa: E731
     assert np.array_equal(read(), expected)
     assert failures == []

@@ -14,7 +14,7 @@ from torch.distributed import HashStore
 
 from scripts import launch
 from src.config import load_config
-from src.engine import heartbeat
+from src.engine import distributed, heartbeat
 from src.engine.distributed import Ranks, join_ranks
 from src.engine.heartbeat import (
     STAGES,
@@ -201,6 +201,8 @@ def test_f51_a_rank_may_wait_for_hours_where_the_heartbeat_judges(monkeypatch):
         raise Begun(timeout.total_seconds())
 
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "_open_store", torch.distributed.HashStore)
+    monkeypatch.setattr(Heartbeat, "start", lambda heartbeat: None)  # it would end this process
     monkeypatch.setattr(torch.distributed, "init_process_group", begin)
     with pytest.raises(Begun) as begun, join_ranks(torch.device("cpu"), stall_minutes=0.2):
         pass

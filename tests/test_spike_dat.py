@@ -1,5 +1,6 @@
 """Spike `.dat` files: bits, rows, ranges, sizes, sidecars."""
 
+import io
 import pickle
 import re
 
@@ -70,19 +71,54 @@ def test_rows_that_share_bytes_follow_each_other_without_padding(tmp_path):
     assert (tmp_path / "a.dat").read_bytes() == bytes([0b0001_1000])
 
 
-def test_packed_is_the_stored_bytes_as_a_map(tmp_path):
-    file = SpikeFile(write_bytes(tmp_path, range(2 * 3 * 2)), SpikeGeometry(3, 16))
-    packed = file.packed(1, 2)
-    assert isinstance(packed, np.memmap)
+def test_packed_is_the_stored_bytes(tmp_path):
+    file = SpikeFile(write_bytes(tmp_path, range(4 * 3 * 2)), SpikeGeometry(3, 16))
+    (packed,) = file.packed(1, 2)
     assert packed.tolist() == [[[6, 7], [8, 9], [10, 11]]]
-    with pytest.raises(ValueError, match="read-only"):
-        packed[0, 0, 0] = 1
+    blocks = [block.tolist() for block in file.packed(1, 4, rows=(1, 2), together=2)]
+    assert blocks == [[[[8, 9]], [[14, 15]]], [[[20, 21]]]]  # the last one is shorter
+
+
+def test_of_some_rows_only_their_bytes_are_read(tmp_path, monkeypatch):
+    file = SpikeFile(write_bytes(tmp_path, range(60)), SpikeGeometry(10, 16))
+    sizes = []
+    read_all = SpikeFile._read_all
+
+    def noted(self, opened, piece):
+        sizes.append(piece.size)
+        read_all(self, opened, piece)
+
+    monkeypatch.setattr(SpikeFile, "_read_all", noted)
+    list(file.packed(0, 3, rows=(4, 6)))
+    assert sizes == [4, 4, 4]
+    list(file.packed(0, 3))  # whole ticks lie side by side
+    assert sizes[3:] == [60]
+
+
+def test_a_read_that_brings_less_is_continued(tmp_path):
+    class Halting(io.BytesIO):
+        def readinto(self, rest):
+            return super().readinto(rest[:2])
+
+    file = SpikeFile(write_bytes(tmp_path, range(6)), SpikeGeometry(3, 16))
+    piece = np.zeros(5, np.uint8)
+    file._read_all(Halting(bytes(range(6))), piece)
+    assert piece.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_file_that_has_become_shorter_is_an_error(tmp_path):
+    path = write_bytes(tmp_path, range(12))
+    file = SpikeFile(path, SpikeGeometry(3, 16))
+    path.write_bytes(bytes(7))
+    for read in (file.read, lambda *window: list(file.packed(*window))):
+        with pytest.raises(ValueError, match="has become shorter than the 2 ticks"):
+            read(0, 2)
 
 
 def test_packed_refuses_rows_that_share_bytes(tmp_path):
     file = SpikeFile(write_bytes(tmp_path, [0]), SpikeGeometry(2, 4))
     with pytest.raises(ValueError, match="rows of 4 pixels"):
-        file.packed(0, 1)
+        list(file.packed(0, 1))
 
 
 def test_file_object_can_be_sent_to_a_worker(tmp_path):
@@ -118,7 +154,7 @@ def test_a_file_without_a_whole_tick_is_refused(tmp_path, size, drop_remainder):
 @pytest.mark.parametrize("window", [(-1, 2), (2, 2), (3, 2), (0, 4), (3, 4)])
 def test_a_range_outside_the_file_is_refused(tmp_path, window):
     file = SpikeFile(write_bytes(tmp_path, [0] * 6), SpikeGeometry(2, 8))
-    for read in (file.read, file.packed):
+    for read in (file.read, lambda *ticks: list(file.packed(*ticks))):
         with pytest.raises(
             ValueError, match=rf"ticks \[{window[0]}, {window[1]}\) asked.*\[0, 3\)"
         ):

@@ -134,6 +134,18 @@ def test_unpacking_in_blocks_equals_unpackbits_and_reduceat(
         assert sum(map(len, blocks)) == 33 + 56 + 88
 
 
+@pytest.mark.parametrize("crop", [None, (5, 17, 20, 41)])
+@pytest.mark.parametrize("fits", [True, False])
+def test_counts_are_put_into_an_array_that_fits_them(tmp_path, crop, fits):
+    file = spike_file(tmp_path, random_spikes(9, 32, 64))
+    expected = voxelize_packed(file, 0, 9, 4, crop)
+    out = np.full(expected.shape, 7, np.uint8 if fits else np.int32)
+    counts = voxelize_packed(file, 0, 9, 4, crop, out)
+    assert (counts is out) == fits
+    assert np.array_equal(counts, expected)
+    assert fits or (out == 7).all()
+
+
 @pytest.mark.parametrize("crop", [(-1, 0, 2, 8), (0, 1, 2, 8), (1, 0, 2, 8), (0, 0, 0, 8)])
 def test_a_crop_outside_the_sensor_is_refused(tmp_path, crop):
     file = spike_file(tmp_path, random_spikes(3, 2, 8))
@@ -207,6 +219,36 @@ def test_events_equal_the_twin(columns, is_sorted):
     assert grid.max() > 1
     assert np.array_equal(grid, voxelize_twin(events, 0.5, 0.9, 5, 7, 6))
     assert grid.sum() == 2000
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int16, np.uint8, np.uint64])
+@pytest.mark.parametrize("num_ticks", [5, 33, 56])
+@pytest.mark.parametrize("num_bins", [1, 7, 32])
+def test_events_in_order_equal_events_in_any_order(dtype, num_ticks, num_bins, monkeypatch):
+    """Bins as ranges of rows (whole ascending times) against a bin computed for each event."""
+    monkeypatch.setattr(voxelizer, "EVENTS_TOGETHER", 11)  # parts that end inside bins
+    events = np.random.default_rng(4).integers((100, 0, 0), (100 + num_ticks, 4, 8), (300, 3))
+    shuffled = events.astype(dtype)
+    ascending = shuffled[np.argsort(shuffled[:, 0], kind="stable")]
+    for t0, t1 in ((100, 100 + num_ticks), (102, 100 + num_ticks - 1), (90, 200)):
+        window = (t0, t1, 4, 8, num_bins)
+        expected, num_dropped = voxelize_inside(shuffled, *window)
+        with monkeypatch.context() as patch:
+            patch.setattr(voxelizer, "_bins", None)  # the fast path does without
+            counts, same_num = voxelize_inside(ascending, *window)
+        assert np.array_equal(counts, expected)
+        assert (
+            same_num == num_dropped == np.count_nonzero((events[:, 0] < t0) | (events[:, 0] >= t1))
+        )
+        inside = events[(events[:, 0] >= t0) & (events[:, 0] < t1)]
+        assert np.array_equal(expected, voxelize_twin(inside, *window))
+
+
+def test_large_times_are_compared_exactly():
+    """Microseconds of an epoch in uint64 exceed what float64 tells apart."""
+    base = 2**60
+    events = np.array([[base + t, 0, 0] for t in range(6)], np.uint64)
+    assert voxelize(events, base, base + 6, 1, 1, 3).ravel().tolist() == [2, 2, 2]
 
 
 def test_a_time_rounded_up_to_the_end_falls_into_the_last_bin():

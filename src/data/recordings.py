@@ -115,10 +115,13 @@ class Recording:
         """Read sharp frame i: uint8 [h, w, 3]; see `read_blurry`."""
         return self._read_image(self.frames[i].sharp, crop)
 
-    def read_counts(self, i: int, crop: Crop | None = None) -> np.ndarray:
+    def read_counts(
+        self, i: int, crop: Crop | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Read the voxel counts of frame i: [K, h, w], of the crop (y, x, h, w) in spike pixels.
 
-        The dtype is uint8, or what `read_voxels` says for other counts.
+        The dtype is uint8, or what `read_voxels` says for other counts. An array `out` of their
+        shape and dtype is filled and returned.
 
         Raises:
             BadFileError: unreadable, not of the recording's size, or changed since it was found.
@@ -127,9 +130,22 @@ class Recording:
         if frame.seen is not None:
             refuse_changed(frame.spikes.path, frame.seen)
         if frame.voxels is None and frame.spikes.geometry is not None:
-            return count_source(frame.spikes, self.num_bins, crop)
+            return count_source(frame.spikes, self.num_bins, crop, out)
         path = frame.voxels or frame.spikes.path
-        return read_voxels(path, self.num_bins, crop, self.spike_size)
+        return read_voxels(path, self.num_bins, crop, self.spike_size, out)
+
+    def read_clip_counts(self, times: Sequence[int], crop: Crop | None = None) -> np.ndarray:
+        """Read the voxel counts of several frames: [T, K, h, w]; see `read_counts`.
+
+        Counts that are bytes are put where they belong as they are read: new memory costs more
+        than counting.
+        """
+        size = self.spike_size if crop is None else crop[2:]
+        places = list(np.empty((len(times), self.num_bins, *size), np.uint8))
+        grids = [self.read_counts(i, crop, place) for i, place in zip(times, places, strict=True)]
+        if all(grid is place for grid, place in zip(grids, places, strict=True)):
+            return places[0].base
+        return np.stack(grids)
 
     def bin_ticks(self, i: int) -> np.ndarray:
         """Return the ticks of each bin of frame i: int32 [K]; zeros where they are not known."""

@@ -1,8 +1,8 @@
 """A drive that does not answer: wait and ask again before giving up.
 
-Only calls that return an error can be repeated. Bytes of a memory-mapped file (`.dat` and `.npy`)
-come when they are touched; where the drive fails then, the system ends the process with SIGBUS, and
-no code can prevent it. `worker_watch` names the loader process and the clip it was reading.
+Only calls that return an error can be repeated. Bytes of a memory-mapped file (`.npy`) come when
+they are touched; where the drive fails then, the system ends the process with SIGBUS, and no code
+can prevent it. `worker_watch` names the loader process and the clip it was reading.
 """
 
 import errno

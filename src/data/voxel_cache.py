@@ -149,21 +149,23 @@ def count_frame(source: SpikeSource, num_bins: int, npy_path: Path | None) -> Vo
     return VoxelEntry(**identity, npy_bytes=npy_bytes, **asdict(statistics))
 
 
-def count_source(source: SpikeSource, num_bins: int, crop: Crop | None = None) -> np.ndarray:
-    """Return the counts of a crop straight from the source: [K, h, w].
+def count_source(
+    source: SpikeSource, num_bins: int, crop: Crop | None = None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the counts of a crop straight from the source: [K, h, w]; in `out`, if it fits them.
 
     Raises:
         BadFileError: as `count_frame`.
     """
     if source.geometry is None:
-        return read_voxels(source.path, num_bins, crop)
+        return read_voxels(source.path, num_bins, crop, out=out)
+
+    def count() -> np.ndarray:
+        file = SpikeFile(source.path, source.geometry)
+        return voxelize_packed(file, source.start, source.stop, num_bins, crop, out)
+
     try:
-        return with_patience(
-            source.path,
-            lambda: voxelize_packed(
-                SpikeFile(source.path, source.geometry), source.start, source.stop, num_bins, crop
-            ),
-        )
+        return with_patience(source.path, count)
     except (OSError, ValueError) as error:
         raise BadFileError(source.path, str(error)) from error
 
@@ -193,6 +195,7 @@ def read_voxels(
     num_bins: int,
     crop: Crop | None = None,
     size: tuple[int, int] | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Read the counts of a crop; only its own bytes are touched.
 
@@ -201,6 +204,8 @@ def read_voxels(
         num_bins: K.
         crop: (y, x, h, w); None is the whole grid.
         size: the height and width that the whole grid must have.
+        out: an array [K, h, w] to fill and return, if it has the shape and dtype of the stored
+            counts; else it is left alone.
 
     Returns:
         [K, h, w], C order: uint8 or uint16 as stored, other whole numbers as the smallest of uint8,
@@ -221,7 +226,10 @@ def read_voxels(
         if y < 0 or x < 0 or y + height > grid.shape[1] or x + width > grid.shape[2]:
             raise BadFileError(path, f"has shape {grid.shape}; the crop {crop} leaves it")
         grid = grid[:, y : y + height, x : x + width]
-    return _as_counts(path, np.array(grid, order="C", subok=False))
+    if out is None or (out.shape, out.dtype) != (grid.shape, grid.dtype):
+        out = np.empty(grid.shape, grid.dtype)
+    np.copyto(out, grid)
+    return _as_counts(path, out)
 
 
 def _identity(source: SpikeSource, num_bins: int) -> dict[str, object]:

@@ -133,7 +133,7 @@ class SpikeDeblurDataset(Dataset):
         times = range(clip.start, clip.start + self.settings.frames)
         blurry = np.stack([recording.read_blurry(i, frame_crop) for i in times])  # [T, H, W, 3]
         sharp = np.stack([recording.read_sharp(i, frame_crop) for i in times])
-        counts = np.stack([recording.read_counts(i, spike_crop) for i in times])  # [T, K, Hs, Ws]
+        counts = recording.read_clip_counts(times, spike_crop)  # [T, K, Hs, Ws]
         ticks = np.stack([recording.bin_ticks(i) for i in times])  # [T, K]
         bin_ticks = torch.from_numpy(orient_bins(ticks, orientation))
         return {

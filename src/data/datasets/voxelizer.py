@@ -5,6 +5,8 @@ is counted twice, and the time axis is neither stretched nor interpolated. Where
 the bins hold unequal numbers of ticks; `ticks_per_bin` says how many.
 """
 
+import bisect
+import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -12,12 +14,14 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from src.data.spikes.spike_dat import SpikeFile
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 
 logger = logging.getLogger(__name__)
 
 OUTSIDE_CHOICES = ("error", "drop")
-UNPACK_BYTES = 1 << 20  # of spikes that are unpacked together; measured, half to twice is the same
+# What is worked on at a time, so that it stays in the cache; measured, half to twice is the same.
+EVENTS_TOGETHER = 1 << 15
+UNPACK_BYTES = 1 << 20  # of spikes
 
 
 def bin_of_tick(num_ticks: int, num_bins: int) -> np.ndarray:
@@ -88,8 +92,7 @@ def voxelize_inside(
     Raises:
         ValueError: a wrong shape, an empty window or a fractional coordinate.
     """
-    index, num_dropped = _flat_index(events, t0, t1, H, W, K)
-    return _count(index, (K, H, W), np.float32), num_dropped
+    return _count(events, t0, t1, (K, H, W), np.float32)
 
 
 def count_events(
@@ -103,45 +106,73 @@ def count_events(
     Raises:
         ValueError: as `voxelize_inside`.
     """
-    index, num_dropped = _flat_index(events, t0, t1, H, W, K)
-    counts = _count(index, (K, H, W), np.uint8)
+    counts, num_dropped = _count(events, t0, t1, (K, H, W), np.uint8)
     # A count that wrapped is 256 too small, and nothing makes up for it.
-    if cv2.sumElems(counts.reshape(K * H, W))[0] != len(index):
-        counts = _count(index, (K, H, W), np.uint32)
+    if cv2.sumElems(counts.reshape(K * H, W))[0] != len(events) - num_dropped:
+        counts, _ = _count(events, t0, t1, (K, H, W), np.uint32)
     return counts, num_dropped
 
 
-def _count(index: np.ndarray, shape: tuple[int, int, int], dtype: type) -> np.ndarray:
-    """Return how often each flat index occurs, as a grid of this shape."""
-    grid = np.zeros(math.prod(shape), dtype=dtype)
-    np.add.at(grid, index, dtype(1))  # one flat index: the fast path of NumPy >= 1.25
-    return grid.reshape(shape)
-
-
-def _flat_index(
-    events: np.ndarray, t0: float, t1: float, H: int, W: int, K: int
+def _count(
+    events: np.ndarray, t0: float, t1: float, shape: tuple[int, int, int], dtype: type
 ) -> tuple[np.ndarray, int]:
-    """Return the place of each event inside in a flat [K, H, W], and how many are outside."""
+    """Return how often each voxel of [K, H, W] is hit, and how many events are outside."""
     events = np.asarray(events)
+    _check_counting(events, t0, t1, shape)
+    num_bins, height, width = shape
+    grid, num_inside = np.zeros(math.prod(shape), dtype=dtype), 0
+    for part, bins in _parts_in_window(events, t0, t1, num_bins):
+        y, x = np.ascontiguousarray(part.T[1:3])  # strided columns cost more, six times over
+        if not _all_on_sensor(y, x, height, width):
+            inside = _on_sensor(y, x, height, width)
+            y, x = y[inside], x[inside]
+            bins = bins[inside] if isinstance(bins, np.ndarray) else bins
+        index = _whole(y, "y") * width
+        index += _whole(x, "x")
+        index += bins * (height * width)
+        np.add.at(grid, index, dtype(1))  # one flat index: the fast path of NumPy >= 1.25
+        num_inside += len(index)
+    return grid.reshape(shape), len(events) - num_inside
+
+
+def _check_counting(events: np.ndarray, t0: float, t1: float, shape: tuple[int, int, int]) -> None:
     if events.ndim != 2 or events.shape[1] not in (3, 4):
         raise ValueError(
             f"events have shape {events.shape}; rows (t, y, x) or (t, y, x, p) are needed"
         )
     if not t1 > t0:
         raise ValueError(f"exposure ends before it starts: t0={t0}, t1={t1}")
-    if min(H, W, K) < 1:
+    K, H, W = shape
+    if min(shape) < 1:
         raise ValueError(f"H={H}, W={W}, K={K}: all must be above 0")
-    t, y, x = np.ascontiguousarray(events.T[:3])  # strided columns cost three times as much
-    num_dropped = 0
-    if not _all_inside(t, y, x, t0, t1, H, W):
-        inside = _inside(t, y, x, t0, t1, H, W)
-        num_dropped = int(len(t) - np.count_nonzero(inside))
-        t, y, x = t[inside], y[inside], x[inside]
-    index = _bins(t, t0, t1, K)
-    for size, place in ((H, _whole(y, "y")), (W, _whole(x, "x"))):  # in place: no new arrays
-        index *= size
-        index += place
-    return index, num_dropped
+
+
+def _parts_in_window(
+    events: np.ndarray, t0: float, t1: float, num_bins: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | int]]:
+    """Yield the events inside [t0, t1) in parts that fit the cache, each with its bins.
+
+    Where whole times ascend, as recordings do, a bin is a range of rows: none is computed.
+    """
+    t = events[:, 0]
+    if _is_whole(t, t0, t1) and np.all(t[1:] >= t[:-1]):
+        ticks, first_tick = int(t1) - int(t0), int(t0)
+        starts = [first_tick - (-k * ticks // num_bins) for k in range(num_bins + 1)]  # rounded up
+        edges = [bisect.bisect_left(t, start) for start in starts]
+        for k, (first, last) in enumerate(itertools.pairwise(edges)):
+            for start in range(first, last, EVENTS_TOGETHER):
+                yield events[start : min(start + EVENTS_TOGETHER, last)], k
+        return
+    for start in range(0, len(events), EVENTS_TOGETHER):
+        part = events[start : start + EVENTS_TOGETHER]
+        inside = (part[:, 0] >= t0) & (part[:, 0] < t1)
+        part = part if inside.all() else part[inside]
+        yield part, _bins(part[:, 0], t0, t1, num_bins)
+
+
+def _is_whole(events: np.ndarray, t0: float, t1: float) -> bool:
+    """Tell whether bins can be computed in integers."""
+    return events.dtype.kind in "iu" and all(isinstance(v, int | np.integer) for v in (t0, t1))
 
 
 def voxelize_spikes(spikes: np.ndarray, K: int) -> np.ndarray:
@@ -160,7 +191,8 @@ def voxelize_spikes(spikes: np.ndarray, K: int) -> np.ndarray:
             f"spikes are {spikes.dtype} from {spikes.min()} to {spikes.max()}; "
             "uint8 or bool of 0 and 1 is needed (packed bytes are not spikes)"
         )
-    return _add_up(iter(spikes), len(spikes), K, spikes.shape[1:])
+    counts = _empty_counts(len(spikes), K, spikes.shape[1:])
+    return _add_up(iter(spikes), counts, len(spikes))
 
 
 def voxelize_packed(
@@ -169,6 +201,7 @@ def voxelize_packed(
     stop: int,
     K: int,
     crop: tuple[int, int, int, int] | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Count the spikes of ticks [start, stop) of a bit-packed file per bin.
 
@@ -180,6 +213,8 @@ def voxelize_packed(
         stop: tick after the last.
         K: number of bins.
         crop: (y, x, h, w) in upright pixels; None is the whole sensor.
+        out: an array to fill and return, if it has the shape and dtype of the counts; else it is
+            left alone.
 
     Returns:
         uint8 (uint16 if a count needs it) [K, h, w], upright.
@@ -196,58 +231,73 @@ def voxelize_packed(
         )
     if geometry.width % 8:  # rows share bytes: unpack whole ticks, one at a time
         ticks = (file.read(q, q + 1)[0, y : y + h, x : x + w] for q in range(start, stop))
-        return _add_up(ticks, stop - start, K, (h, w))
+        return _add_up(ticks, _empty_counts(stop - start, K, (h, w), out), stop - start)
     top = geometry.height - y - h if geometry.flip_rows else y
     left, first_byte, last_byte = x % 8, x // 8, (x + w - 1) // 8 + 1
-    stored = file.packed(start, stop)[:, top : top + h, first_byte:last_byte]
-    upright = stored[:, ::-1] if geometry.flip_rows else stored  # bytes are cheaper than spikes
-    ticks = (bits[:, left : left + w] for bits in _unpack(upright, geometry.bit_order))
-    return _add_up(ticks, stop - start, K, (h, w))
+    together = max(1, UNPACK_BYTES // (8 * (last_byte - first_byte) * h))
+    blocks = file.packed(start, stop, (top, top + h), together)
+    ticks = (
+        bits for block in blocks for bits in _unpack(block[..., first_byte:last_byte], geometry)
+    )
+    return _add_up(ticks, _empty_counts(stop - start, K, (h, w), out), stop - start, left)
 
 
-def _unpack(packed: np.ndarray, bit_order: str) -> Iterator[np.ndarray]:
-    """Yield ticks [h, 8 w] of packed ones [S, h, w]; as many are unpacked at once as fit the cache.
-
-    Unpacking small crops one by one costs more calls than work, unpacking a whole window of large
-    frames goes through memory.
-    """
-    together = max(1, UNPACK_BYTES // (8 * packed[0].size))
-    for start in range(0, len(packed), together):
-        yield from np.unpackbits(packed[start : start + together], axis=-1, bitorder=bit_order)
+def _unpack(packed: np.ndarray, geometry: SpikeGeometry) -> np.ndarray:
+    """Return upright ticks [n, h, 8 w] of packed ones [n, h, w]."""
+    if geometry.flip_rows:
+        packed = packed[:, ::-1]  # bytes are cheaper than spikes
+    return np.unpackbits(packed, axis=-1, bitorder=geometry.bit_order)
 
 
 def _add_up(
-    ticks: Iterator[np.ndarray], num_ticks: int, num_bins: int, size: tuple[int, int]
+    ticks: Iterator[np.ndarray], counts: np.ndarray, num_ticks: int, left: int = 0
 ) -> np.ndarray:
-    """Add up 0/1 images [h, w] in the order of ticks, in the counts' own small dtype: [K, h, w].
+    """Add up 0/1 images in the order of ticks; fill and return the counts [K, h, w].
 
     Every voxel is written once where a bin has one or two ticks, and nothing is filled with zeros
-    first: forty times faster than np.add.reduceat over the unpacked window.
+    first: forty times faster than np.add.reduceat over the unpacked window. Images that are wider
+    than the counts are added up whole and cut to the columns from `left` on afterwards: adding rows
+    in pieces would cost twice as much.
     """
-    counts = _empty_counts(num_ticks, num_bins, size)
+    num_bins, *size = counts.shape
+    columns = slice(left, left + size[1])
     for count, num in zip(counts, ticks_per_bin(num_ticks, num_bins).tolist(), strict=True):
-        if num > 1:
-            np.add(next(ticks), next(ticks), out=count)
-        else:
-            count[...] = next(ticks) if num else 0
+        if num == 0:
+            count[...] = 0
+            continue
+        first = next(ticks)
+        if num == 1:
+            count[...] = first[:, columns]
+            continue
+        total = count if list(first.shape) == size else np.empty(first.shape, counts.dtype)
+        np.add(first, next(ticks), out=total)
         for _ in range(num - 2):
-            count += next(ticks)
+            total += next(ticks)
+        if total is not count:
+            count[...] = total[:, columns]
     return counts
 
 
-def _empty_counts(num_ticks: int, num_bins: int, size: tuple[int, int]) -> np.ndarray:
-    """Return an array [K, h, w] to fill, in the smallest dtype that holds ceil(S / K)."""
+def _empty_counts(
+    num_ticks: int, num_bins: int, size: tuple[int, int], out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return an array [K, h, w] to fill, in the smallest dtype that holds ceil(S / K).
+
+    It is `out` where that has this shape and dtype.
+    """
     largest = int(ticks_per_bin(num_ticks, num_bins).max())
     dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
     if largest > np.iinfo(np.uint16).max:
         raise ValueError(f"{num_ticks} ticks in {num_bins} bins: a count can exceed 65535; raise K")
-    return np.empty((num_bins, *size), dtype=dtype)
+    shape = (num_bins, *size)
+    if out is not None and (out.shape, out.dtype) == (shape, dtype):
+        return out
+    return np.empty(shape, dtype=dtype)
 
 
 def _bins(t: np.ndarray, t0: float, t1: float, num_bins: int) -> np.ndarray:
     """Return the bin of each time inside [t0, t1): int64 [N]."""
-    is_integer = t.dtype.kind in "iu" and all(isinstance(v, int | np.integer) for v in (t0, t1))
-    if is_integer:
+    if _is_whole(t, t0, t1):
         bins = t.astype(np.int64)
         bins -= int(t0)
         bins *= num_bins
@@ -258,19 +308,15 @@ def _bins(t: np.ndarray, t0: float, t1: float, num_bins: int) -> np.ndarray:
     return np.clip(bins, 0, num_bins - 1, out=bins)
 
 
-def _inside(
-    t: np.ndarray, y: np.ndarray, x: np.ndarray, t0: float, t1: float, H: int, W: int
-) -> np.ndarray:
-    """Return which events lie in the window and on the sensor: bool [N]; NaN is outside."""
-    return (t >= t0) & (t < t1) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+def _on_sensor(y: np.ndarray, x: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return which events lie on the sensor: bool [N]; NaN does not."""
+    return (y >= 0) & (y < height) & (x >= 0) & (x < width)
 
 
-def _all_inside(
-    t: np.ndarray, y: np.ndarray, x: np.ndarray, t0: float, t1: float, H: int, W: int
-) -> bool:
-    """Tell whether all events lie inside; half the cost of asking for each of them."""
-    limits = ((t, t0, t1), (y, 0, H), (x, 0, W))
-    return all(len(v) == 0 or (v.min() >= low and v.max() < high) for v, low, high in limits)
+def _all_on_sensor(y: np.ndarray, x: np.ndarray, height: int, width: int) -> bool:
+    """Tell whether all events lie on the sensor; cheaper than asking for each of them."""
+    limits = ((y, height), (x, width))
+    return all(len(v) == 0 or (v.min() >= 0 and v.max() < size) for v, size in limits)
 
 
 def _whole(values: np.ndarray, name: str) -> np.ndarray:
@@ -283,7 +329,8 @@ def _whole(values: np.ndarray, name: str) -> np.ndarray:
 
 def _outside_message(events: np.ndarray, t0: float, t1: float, H: int, W: int) -> str:
     """Say how many events lie outside, and show the first."""
-    outside = np.flatnonzero(~_inside(*events.T[:3], t0, t1, H, W))
+    t, y, x = events.T[:3]
+    outside = np.flatnonzero(~((t >= t0) & (t < t1) & _on_sensor(y, x, H, W)))
     first = int(outside[0])
     return (
         f"{len(outside)} of {len(events)} events lie outside the window [{t0}, {t1}) or the sensor "

@@ -6,7 +6,9 @@ image needs its rows reversed. Height, width, tick rate and threshold are not in
 from a sidecar (ours, or the `config.yaml` of SpikeCV) or from the user.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -88,20 +90,37 @@ class SpikeFile:
         if (rest and not drop_remainder) or self.num_ticks == 0:
             raise ValueError(_size_message(self.path, size, geometry))
 
-    def packed(self, start: int, stop: int) -> np.ndarray:
-        """Return ticks [start, stop) as stored: uint8 [S, H, W/8], a read-only memory map.
+    def packed(
+        self,
+        start: int,
+        stop: int,
+        rows: tuple[int, int] | None = None,
+        together: int | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Yield ticks [start, stop) as stored: uint8 [n, h, W/8], valid until the next is asked.
 
-        Rows are in file order (bottom-up where `geometry.flip_rows`).
+        Rows are in file order (bottom-up where `geometry.flip_rows`). They are read, not mapped:
+        of a crop nearly every page of a map would be fetched separately, at twice the cost.
+
+        Args:
+            start: first tick.
+            stop: tick after the last.
+            rows: first row and row after the last, in file order; None is all. Others are not read.
+            together: n, how many ticks come at once; None is all.
 
         Raises:
-            ValueError: the range leaves the file, or the width is no multiple of 8.
+            ValueError: the range leaves the file, the file has become shorter, or the width is no
+                multiple of 8.
         """
         height, width = self.geometry.height, self.geometry.width
         if width % 8:
             raise ValueError(
                 f"{self.path}: rows of {width} pixels do not start at whole bytes; use read()"
             )
-        return self._tick_bytes(start, stop).reshape(stop - start, height, width // 8)
+        top, bottom = (0, height) if rows is None else rows
+        first_byte, last_byte = top * width // 8, bottom * width // 8
+        for block in self._stored(start, stop, first_byte, last_byte, together or stop - start):
+            yield block.reshape(len(block), bottom - top, width // 8)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W].
@@ -110,13 +129,15 @@ class SpikeFile:
             ValueError: the range leaves the file.
         """
         height, width = self.geometry.height, self.geometry.width
-        stored = self._tick_bytes(start, stop)
+        (stored,) = self._stored(start, stop, 0, self.geometry.tick_bytes, stop - start)
         bits = np.unpackbits(stored, axis=1, bitorder=self.geometry.bit_order)
         bits = bits.reshape(stop - start, height, width)
         return np.ascontiguousarray(bits[:, ::-1]) if self.geometry.flip_rows else bits
 
-    def _tick_bytes(self, start: int, stop: int) -> np.ndarray:
-        """Return the bytes of ticks [start, stop): uint8 [S, H*W/8], a read-only memory map."""
+    def _stored(
+        self, start: int, stop: int, first_byte: int, last_byte: int, together: int
+    ) -> Iterator[np.ndarray]:
+        """Yield bytes [first, last) of each of so many ticks at once: uint8 [n, last - first]."""
         if not 0 <= start < stop <= self.num_ticks:
             raise ValueError(
                 f"{self.path}: ticks [{start}, {stop}) asked, the file has [0, {self.num_ticks}) "
@@ -124,7 +145,27 @@ class SpikeFile:
                 "tick rate and the spike size"
             )
         tick_bytes = self.geometry.tick_bytes
-        return np.memmap(self.path, np.uint8, "r", start * tick_bytes, (stop - start, tick_bytes))
+        buffer = np.empty((min(together, stop - start), last_byte - first_byte), np.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            for begin in range(start, stop, together):
+                block = buffer[: stop - begin]
+                pieces = block.reshape(1, -1) if block.shape[1] == tick_bytes else block
+                for i, piece in enumerate(pieces):
+                    file.seek((begin + i) * tick_bytes + first_byte)
+                    self._read_all(file, piece)
+                yield block
+
+    def _read_all(self, file: FileIO, piece: np.ndarray) -> None:
+        """Fill an array from the file; a single read may bring less."""
+        rest = memoryview(piece)
+        while len(rest):
+            num_read = file.readinto(rest)
+            if not num_read:
+                raise ValueError(
+                    f"{self.path}: has become shorter than the {self.num_ticks} ticks that it had "
+                    "when it was opened; copy it again"
+                )
+            rest = rest[num_read:]
 
 
 def write_spikes(path: str | Path, spikes: np.ndarray, geometry: SpikeGeometry) -> None:
