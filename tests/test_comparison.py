@@ -120,7 +120,10 @@ def description(source):
         (trained(precision="bf16"), "the twin has fp32, VRT\\+Spike bf16"),
         (trained(clips_per_step=8), "the twin has 1, VRT\\+Spike 8"),
         (trained(vrt="depths: [2]"), "VRT's arguments differ"),
-        (trained(data=description("GoPro")), "only one of the two checkpoints"),
+        (
+            trained(data=description("GoPro")),
+            "Spike's data have a dataset.yaml, the twin's data have none",
+        ),
         (trained("MODEL.USE_SPIKE", "false"), "must be without spikes"),
     ],
 )

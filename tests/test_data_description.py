@@ -9,6 +9,7 @@ from src.data.description import (
     description_from_text,
     description_to_text,
     read_description,
+    text_differences,
     write_description,
 )
 from src.data.fingerprint import fingerprint_data, fingerprint_differences
@@ -158,3 +159,18 @@ def test_differences_are_one_sentence_per_field(tmp_path):
     ]
     assert lines[4] == "fingerprint of train: frames was 3, is 2"
     assert description_differences(FULL, dataclasses.replace(FULL, source="b"))
+
+
+def test_texts_differ_where_one_of_them_is_missing():
+    names = "the checkpoint's data", "the data now"
+    text, other = (description_to_text(dataclasses.replace(FULL, source=s)) for s in "ab")
+    assert text_differences("", "", names) == text_differences(text, text, names) == []
+    assert text_differences(text, other, names) == ["source was a, is b"]
+    assert text_differences(text, "", names) == [
+        "the checkpoint's data have a dataset.yaml, the data now have none"
+    ]
+    assert text_differences("", text, names) == [
+        "the data now have a dataset.yaml, the checkpoint's data have none"
+    ]
+    with pytest.raises(DescriptionError, match="description of the data now: unknown keys"):
+        text_differences(text, "no_key: 1", names)

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from src.data.spikes.array_files import read_array
+from src.data.spikes.dense_files import DenseFile, EventFile
 from src.data.spikes.events import (
     check_events,
     dense_to_events,
     events_to_dense,
-    read_dense,
-    read_events,
 )
 from tests.spike_cases import random_spikes
 
@@ -77,12 +76,13 @@ def test_wrong_lists_are_refused(rows, columns, message):
 
 
 def test_reading_events_names_the_file(tmp_path):
-    events = dense_to_events(random_spikes(6, 2, 4))
+    spikes = random_spikes(6, 2, 4)
+    events = dense_to_events(spikes)
     np.save(tmp_path / "good.npy", events[:, ::-1])
-    assert np.array_equal(read_events(tmp_path / "good.npy", 2, 4, "xyt"), events)
+    assert np.array_equal(EventFile(tmp_path / "good.npy", 2, 4, "xyt").read(0, 6), spikes)
     np.save(tmp_path / "bad.npy", events[::-1])
     with pytest.raises(ValueError, match=r"bad\.npy: t goes back"):
-        read_events(tmp_path / "bad.npy", 2, 4)
+        EventFile(tmp_path / "bad.npy", 2, 4)
 
 
 # ---------------------------------------------------------------- arrays
@@ -93,28 +93,29 @@ def test_reading_events_names_the_file(tmp_path):
 def test_dense_in_any_order(tmp_path, axes, dtype):
     spikes = random_spikes(5, 2, 4)
     np.savez(tmp_path / "a.npz", spikes.astype(dtype).transpose(["SHW".index(a) for a in axes]))
-    read = read_dense(tmp_path / "a.npz", 2, 4, axes)
+    read = DenseFile(tmp_path / "a.npz", 2, 4, axes).read(0, 5)
     assert read.dtype == np.uint8
     assert np.array_equal(read, spikes)
-    assert np.array_equal(read_dense(tmp_path / "a.npz", 2, 4, axes, flip_rows=True), read[:, ::-1])
+    flipped = DenseFile(tmp_path / "a.npz", 2, 4, axes, flip_rows=True)
+    assert np.array_equal(flipped.read(0, 5), spikes[:, ::-1])
 
 
 def test_the_order_is_found_only_where_it_is_clear(tmp_path):
     np.save(tmp_path / "clear.npy", random_spikes(5, 2, 4).transpose(1, 2, 0))
-    assert read_dense(tmp_path / "clear.npy", 2, 4).shape == (5, 2, 4)
+    assert DenseFile(tmp_path / "clear.npy", 2, 4).read(0, 5).shape == (5, 2, 4)
     np.save(tmp_path / "unclear.npy", random_spikes(4, 4, 4))
     with pytest.raises(ValueError, match=r"unclear\.npy.*\['SHW', 'HSW', 'HWS'\]"):
-        read_dense(tmp_path / "unclear.npy", 4, 4)
+        DenseFile(tmp_path / "unclear.npy", 4, 4)
     with pytest.raises(ValueError, match="of no order"):
-        read_dense(tmp_path / "clear.npy", 3, 4)
+        DenseFile(tmp_path / "clear.npy", 3, 4)
     with pytest.raises(ValueError, match="axes is 'THW'"):
-        read_dense(tmp_path / "clear.npy", 2, 4, "THW")
+        DenseFile(tmp_path / "clear.npy", 2, 4, "THW")
 
 
 def test_packed_bytes_are_not_spikes(tmp_path):
     np.save(tmp_path / "a.npy", np.full((5, 2, 4), 37, np.uint8))
     with pytest.raises(ValueError, match="from 37 to 37; only 0 and 1"):
-        read_dense(tmp_path / "a.npy", 2, 4)
+        DenseFile(tmp_path / "a.npy", 2, 4).read(0, 5)
     with pytest.raises(ValueError, match="only 0 and 1"):
         dense_to_events(np.full((1, 2, 4), 2))
 

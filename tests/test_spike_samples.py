@@ -8,7 +8,7 @@ from src.data.inspection.findings import Question
 from src.data.inspection.inspect import inspect_file
 from src.data.simulation.simulator import simulate_spikes
 from src.data.spikes.dense_files import DenseFile
-from src.data.spikes.events import dense_to_events, events_to_dense, read_dense
+from src.data.spikes.events import dense_to_events, events_to_dense
 from src.data.spikes.matching import best_tfp_centre
 from src.data.spikes.reconstruct import tfi, tfp
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
@@ -106,15 +106,15 @@ def test_the_size_of_another_sensor_is_refused():
 
 def test_real_low_light_spikes():
     path = SAMPLES / "uhsr_helicopter_200x250x250.npz"
-    spikes = read_dense(path, 250, 250, axes="SHW", key="spk")
+    file = DenseFile(path, 250, 250, axes="SHW", key="spk")
+    spikes = file.read(0, file.num_ticks)
     assert spikes.shape == (200, 250, 250)
     assert spikes.mean() == pytest.approx(0.03138, abs=1e-5)
     events = dense_to_events(spikes)
     assert np.array_equal(events_to_dense(events, 200, 250, 250), spikes)
-    file = DenseFile(path, 250, 250, axes="SHW", key="spk")
     assert np.array_equal(file.read(90, 110), spikes[90:110])
     with pytest.raises(ValueError, match="'SHW', 'HSW', 'HWS'|fits the axes"):
-        read_dense(path, 250, 200, key="spk")
+        DenseFile(path, 250, 200, key="spk")
 
 
 def test_linear_high_speed_frames_drive_the_simulator():

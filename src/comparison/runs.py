@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from src.data.description import description_differences, description_from_text
+from src.data.description import text_differences
 from src.engine.checkpoints import load_checkpoint
 from src.engine.resume_rules import COMPARED, FREE_TO_CHANGE, config_differences
 from src.engine.run_directory import RunDirectory
@@ -119,7 +119,9 @@ def check_comparable(twin: TrainedRun, spike: TrainedRun) -> None:
     ]
     if yaml.safe_load(twin.state["vrt"]) != yaml.safe_load(spike.state["vrt"]):
         differences.append("MODEL.VRT_CFG: VRT's arguments differ")
-    differences += data_differences(twin.state, spike.state)
+    texts = [run.state.get("data", "") for run in (twin, spike)]  # old checkpoints have none
+    names = "the twin's data", "VRT+Spike's data"
+    differences += [f"data: {text}" for text in text_differences(*texts, names)]
     if not twin.state.get("data") and twin.cfg.DATA.ROOT != spike.cfg.DATA.ROOT:
         differences.append(f"DATA.ROOT: {twin.cfg.DATA.ROOT} and {spike.cfg.DATA.ROOT}")
     if twin.cfg.MODEL.USE_SPIKE or not spike.cfg.MODEL.USE_SPIKE:
@@ -129,24 +131,6 @@ def check_comparable(twin: TrainedRun, spike: TrainedRun) -> None:
             "the two runs were trained differently, a comparison would say nothing about the "
             "spikes:\n  " + "\n  ".join(differences)
         )
-
-
-def data_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """Return what differs in the data descriptions that two checkpoints carry.
-
-    Two without a description do not differ here; one without is a difference.
-    """
-    texts = [state.get("data", "") for state in (first, second)]  # old checkpoints have none
-    if not any(texts):
-        return []
-    if not all(texts):
-        return ["only one of the two checkpoints says which data it was trained on"]
-    return [
-        f"data: {sentence}"
-        for sentence in description_differences(
-            *(description_from_text(text, "data description of a checkpoint") for text in texts)
-        )
-    ]
 
 
 def path_of_page(run: RunDirectory) -> Path:

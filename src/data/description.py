@@ -183,6 +183,30 @@ def description_differences(old: DataDescription, new: DataDescription) -> list[
     return lines
 
 
+def text_differences(old: str, new: str, names: tuple[str, str]) -> list[str]:
+    """Say in which fields two descriptions differ that are given as text, see `description_to_text`.
+
+    Two empty texts, of data without a description, do not differ; one that is empty is a
+    difference.
+
+    Args:
+        old, new: the texts.
+        names: whose they are, for the messages.
+
+    Raises:
+        DescriptionError: a text is no description.
+    """
+    if old == new:
+        return []
+    if not old or not new:
+        one, other = names if old else names[::-1]
+        return [f"{one} have a {FILE_NAME}, {other} have none"]
+    texts = zip((old, new), names, strict=True)
+    return description_differences(
+        *(description_from_text(text, f"description of {name}") for text, name in texts)
+    )
+
+
 def write_fingerprint(root: str | Path, fingerprint: Iterable[SplitFingerprint]) -> Path:
     """Renew the fingerprint in `root/dataset.yaml`, its other lines and comments unchanged.
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from src.config import config_from_text, walk_schema
-from src.data.description import description_differences, description_from_text
+from src.data.description import text_differences
 
 MAX_NAMED = 5
 logger = logging.getLogger(__name__)
@@ -105,17 +105,11 @@ def data_differences(stored: dict[str, Any], current: dict[str, Any]) -> list[st
     if "data" not in stored:
         logger.info("the checkpoint is of a version that did not note which data it was trained on")
         return []
-    before, now = stored["data"], current["data"]
-    if before == now:
-        return []
-    if not before or not now:
-        one, other = ("checkpoint's data", "data now") if before else ("data now", "checkpoint's")
-        return [f"data: the {one} have a dataset.yaml, the {other} have none"]
-    differences = description_differences(
-        description_from_text(before, "dataset.yaml in the checkpoint"),
-        description_from_text(now, "dataset.yaml"),
-    )
-    return [f"data: {difference}" for difference in differences]
+    names = "the checkpoint's data", "the data now"
+    return [
+        f"data: {difference}"
+        for difference in text_differences(stored["data"], current["data"], names)
+    ]
 
 
 def _named(keys: Iterable[str]) -> str:

@@ -33,7 +33,8 @@ class DenseFile:
         path: the file.
         height: rows of the sensor.
         width: columns of the sensor.
-        axes: order of the axes in the file, see `read_dense`.
+        axes: order of the axes in the file, "SHW" or "HWS" and so on; None takes the order with H
+            before W that matches height and width, if there is only one.
         key: see `read_array`.
         flip_rows: whether the file stores the bottom row first.
 

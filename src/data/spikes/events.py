@@ -1,4 +1,4 @@
-"""Lists of events, one row per spike, and dense arrays: reading, checking, converting.
+"""Lists of events, one row per spike, and dense arrays: checking, converting.
 
 Rows are (t, y, x) or (t, y, x, p) with integers; a spike has no polarity, so p is the same
 everywhere. Other column and axis orders exist in the wild and must be stated, never guessed.
@@ -7,8 +7,6 @@ everywhere. Other column and axis orders exist in the wild and must be stated, n
 from pathlib import Path
 
 import numpy as np
-
-from src.data.spikes.array_files import read_array
 
 COLUMNS = ("t", "y", "x", "p")
 AXES = ("S", "H", "W")
@@ -91,54 +89,6 @@ def check_events(
             "polarity, these look like the events of an event camera"
         )
     return rows
-
-
-def read_events(
-    path: str | Path, height: int, width: int, columns: str = "tyxp", key: str | None = None
-) -> np.ndarray:
-    """Read a list of spikes from `.npy`, `.npz` or `.h5`; see `check_events` for the rest.
-
-    Args:
-        path: the file.
-        height: rows of the sensor.
-        width: columns of the sensor.
-        columns: order of the columns in the file.
-        key: see `read_array`.
-    """
-    return check_events(read_array(path, key), height, width, columns, where=str(path))
-
-
-def read_dense(
-    path: str | Path,
-    height: int,
-    width: int,
-    axes: str | None = None,
-    key: str | None = None,
-    flip_rows: bool = False,
-) -> np.ndarray:
-    """Read dense spikes from `.npy`, `.npz` or `.h5` as uint8 [S, H, W] of 0 and 1, upright.
-
-    Args:
-        path: the file.
-        height: rows of the sensor.
-        width: columns of the sensor.
-        axes: order of the axes in the file, "SHW" or "HWS" and so on; None takes the order with H
-            before W that matches height and width, if there is only one.
-        key: see `read_array`.
-        flip_rows: whether the file stores the bottom row first.
-
-    Raises:
-        ValueError: axes that do not match or are not clear, or values that are not 0 or 1.
-    """
-    array = read_array(path, key)
-    if array.ndim != 3:
-        raise ValueError(f"{path}: shape {array.shape}; three axes are needed")
-    axes = find_axes(array.shape, height, width, axes, path)
-    upright = array.transpose([axes.index(axis) for axis in AXES])
-    check_binary(upright, str(path))
-    if flip_rows:
-        upright = upright[:, ::-1]
-    return np.ascontiguousarray(upright, dtype=np.uint8)
 
 
 def find_axes(
