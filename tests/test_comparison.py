@@ -122,7 +122,7 @@ def description(source):
         (trained(vrt="depths: [2]"), "VRT's arguments differ"),
         (
             trained(data=description("GoPro")),
-            "Spike's data have a dataset.yaml, the twin's data have none",
+            "Spike's data have a dataset.yaml, the twin's",
         ),
         (trained("MODEL.USE_SPIKE", "false"), "must be without spikes"),
     ],

@@ -184,7 +184,7 @@ def description_differences(old: DataDescription, new: DataDescription) -> list[
 
 
 def text_differences(old: str, new: str, names: tuple[str, str]) -> list[str]:
-    """Say in which fields two descriptions differ that are given as text, see `description_to_text`.
+    """Say in which fields two descriptions differ, given as `description_to_text` writes them.
 
     Two empty texts, of data without a description, do not differ; one that is empty is a
     difference.
