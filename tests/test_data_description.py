@@ -80,6 +80,9 @@ def test_errors_name_file_and_key(tmp_path, text, expected):
         (lambda a: (a / "blur/000001.png").unlink(), "frames was 3, is 2"),
         (lambda a: (a / "sharp/000002.png").write_bytes(b"other"), "ends_sha256"),
         (lambda a: (a / "spike/000000.dat").write_bytes(b"other"), "ends_sha256"),
+        (lambda a: (a / "blur/000001.png").write_bytes(b"other"), "sizes_sha256"),
+        (lambda a: (a / "sharp/000001.png").write_bytes(b"other"), "sizes_sha256"),
+        (lambda a: (a / "spike/000001.dat").write_bytes(b"other"), "sizes_sha256"),
         (lambda a: (a / "spike/spike.yaml").write_text("height: 9\n"), "ends_sha256"),
         (lambda a: (a / "exposures.csv").write_text("frame_idx,t0[ms],t1[ms]\n"), "ends_sha256"),
     ],
@@ -98,6 +101,16 @@ def test_fingerprint_ignores_the_voxel_cache(tmp_path):
     (tmp_path / "train/a/spike_vox").mkdir()
     (tmp_path / "train/a/spike_vox/000000.npy").write_bytes(b"x")
     assert fingerprint_differences(before, fingerprint_data(tmp_path, ["train"])) == []
+
+
+def test_a_fingerprint_of_an_older_version_is_compared_in_what_it_has(tmp_path):
+    fill(tmp_path)
+    now = fingerprint_data(tmp_path, ["train"])
+    older = [dataclasses.replace(now[0], sizes_sha256="")]
+    assert fingerprint_differences(older, now) == fingerprint_differences(now, older) == []
+    (tmp_path / "train/a/sharp/000002.png").write_bytes(b"other")
+    (line,) = fingerprint_differences(older, fingerprint_data(tmp_path, ["train"]))
+    assert "ends_sha256" in line
 
 
 def test_fingerprint_of_missing_split_is_named(tmp_path):

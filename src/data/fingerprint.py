@@ -22,6 +22,8 @@ class SplitFingerprint:
         ends_sha256: hash of size and content of the first and last file of every sequence's
             blur, sharp and spike folder (of long files only their first and last MiB), of the
             .yaml files there and of its exposures.csv.
+        sizes_sha256: hash of names and sizes of all files of these folders, so that a picture that
+            was replaced in the middle is noticed; "" in descriptions of older versions.
     """
 
     split: str
@@ -29,6 +31,7 @@ class SplitFingerprint:
     frames: int
     names_sha256: str
     ends_sha256: str
+    sizes_sha256: str = ""
 
 
 def fingerprint_data(root: str | Path, splits: Iterable[str]) -> tuple[SplitFingerprint, ...]:
@@ -53,7 +56,8 @@ def fingerprint_differences(
     for split in sorted(before.keys() & after.keys()):
         for field in dataclasses.fields(SplitFingerprint):
             was, now = (getattr(side[split], field.name) for side in (before, after))
-            if was != now:
+            is_known = "" not in (was, now)
+            if was != now and is_known:
                 lines.append(f"{split}: {field.name} was {was}, is {now}")
     return lines
 
@@ -73,27 +77,39 @@ def list_sequences(split_folder: str | Path) -> list[Path]:
 
 def _fingerprint_split(root: Path, split: str) -> SplitFingerprint:
     sequences = list_sequences(root / split)
-    names, ends = hashlib.sha256(), hashlib.sha256()
+    names, ends, sizes = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     num_frames = 0
     for sequence in sequences:
         blurry = _visible_files(sequence / "blur")
         num_frames += len(blurry)
         for path in blurry:
             names.update(f"{sequence.name}/{path.name}\n".encode())
-        for path in _end_files(sequence):
-            ends.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode())
+        folders = _recorded_folders(sequence)
+        for path in (path for files in folders for path in files if path.suffix != ".json"):
+            sizes.update(_name_and_size(root, path))
+        for path in _end_files(sequence, folders):
+            ends.update(_name_and_size(root, path))
             ends.update(_read_ends(path))
-    return SplitFingerprint(split, len(sequences), num_frames, names.hexdigest(), ends.hexdigest())
+    hashes = (digest.hexdigest() for digest in (names, ends, sizes))
+    return SplitFingerprint(split, len(sequences), num_frames, *hashes)
 
 
-def _end_files(sequence: Path) -> list[Path]:
-    """First and last file of each recorded folder, then the exposures table."""
-    folders = list(FINGERPRINTED)
+def _name_and_size(root: Path, path: Path) -> bytes:
+    return f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode()
+
+
+def _recorded_folders(sequence: Path) -> list[list[Path]]:
+    """Return the files of each folder that preparation does not write."""
+    names = list(FINGERPRINTED)
     if not (sequence / "spike").is_dir():
-        folders.append("spike_vox")  # then the voxels are the recording, not a cache of it
+        names.append("spike_vox")  # then the voxels are the recording, not a cache of it
+    return [_visible_files(sequence / name) for name in names]
+
+
+def _end_files(sequence: Path, folders: Iterable[list[Path]]) -> list[Path]:
+    """First and last file of each recorded folder, then the exposures table."""
     chosen: list[Path] = []
-    for name in folders:
-        files = _visible_files(sequence / name)
+    for files in folders:
         recorded = [path for path in files if path.suffix not in (".yaml", ".json")]
         chosen += recorded[:1] + recorded[1:][-1:]
         chosen += [path for path in files if path.suffix == ".yaml"]  # how the bits lie
