@@ -5,7 +5,7 @@
 All ways of a table run in turn (A B A B ...) in one process with one thread. Printed are medians
 of CPU time per call, how many calls a core does per second, and the ratio to the first way of the
 table, which is the obvious one. "cold" rows ask the system to forget the files before each call.
-The data is made in a temporary folder (4 GB; --quick: 10 MB) and deleted afterwards; --folder
+The data is made in a temporary folder (5 GB; --quick: 10 MB) and deleted afterwards; --folder
 chooses the disk.
 """
 
@@ -31,6 +31,9 @@ from src.data.cache import FrameCache
 from src.data.datasets.voxelizer import bin_of_tick, count_events, voxelize, voxelize_packed
 from src.data.frames import read_image
 from src.data.normalization import Normalization, normalize_counts
+from src.data.sources.registry import SOURCES
+from src.data.sources.run import run_plan
+from src.data.sources.source import SourceOptions
 from src.data.spikes.spike_dat import SpikeFile
 from tests.spike_cases import voxelize_twin
 
@@ -216,6 +219,29 @@ def remember(data: BenchmarkData) -> None:
                 pass
 
 
+def preparing(data: BenchmarkData, _rounds: int) -> list[Row]:
+    """Downloaded GoPro clips to blur, sharp and spikes, by one process and by one for each clip."""
+    clips = data.scale.num_clips
+    plan = SOURCES["gopro"](SourceOptions(data.downloaded(clips)))
+    num_frames = sum(job.num_units for job in plan.jobs)
+
+    def made_by(workers: int) -> Way:
+        def make() -> None:
+            run_plan(plan, data.root / "prepared", workers=workers)
+
+        return make
+
+    def clear() -> None:
+        shutil.rmtree(data.root / "prepared", ignore_errors=True)
+
+    names = {n: f"{n} process" + "es" * (n > 1) for n in sorted({1, clips})}
+    ways = {name: made_by(n) for n, name in names.items()}
+    rows = compare(f"{clips} GoPro clips prepared", ways, 1, clear)
+    rates = {n: 1e3 * num_frames / row.wall_ms for n, row in zip(names, rows, strict=True)}
+    notes = [f"{rate:.0f} frames/s, {rate / n:.0f} per process" for n, rate in rates.items()]
+    return [replace(row, note=note) for row, note in zip(rows, notes, strict=True)]
+
+
 def forget(data: BenchmarkData) -> None:
     """Ask the system to drop all files of the benchmark from memory."""
     for path in data.files():
@@ -250,7 +276,7 @@ def main() -> None:
         print(f"making {scale.num_bytes / 1e9:.2f} GB in {folder}, deleted afterwards")
         data = BenchmarkData(folder, scale)
         os.sync()  # a page that is not written yet cannot be forgotten
-        measurements = (counting, reading, transferring, keeping)
+        measurements = (counting, reading, transferring, keeping, preparing)
         rows = [row for measure in measurements for row in measure(data, options.rounds)]
     finally:
         shutil.rmtree(folder)

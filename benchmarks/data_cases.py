@@ -1,5 +1,6 @@
 """The data that benchmarks/data.py measures on, made in a folder of its own."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from src.data.recordings import FrameRecord, Recording
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.data.transforms import AugmentSettings
 from src.data.voxel_cache import Crop, SpikeSource, count_frame, read_voxels
+from tests.source_cases import GoproClip, write_gopro
 
 FRAMES_PER_CLIP = 5
 
@@ -29,16 +31,19 @@ class Scale:
     num_ticks: int = 56
     num_bins: int = 32
     num_events: int = 1_000_000
+    num_source_frames: int = 330
+    num_clips: int = min(4, os.cpu_count() or 1)
 
     @property
     def num_bytes(self) -> int:
-        """Disk that `BenchmarkData` takes: counts as bytes and as float32, bits, frames."""
+        """Disk that is taken: counts as bytes and as float32, bits, frames, and source frames."""
         pixels = self.size[0] * self.size[1]
         per_frame = 5 * self.num_bins + self.num_ticks / 8 + 2 * 3 * 3
-        return int(self.num_frames * pixels * per_frame)
+        source_frames = self.num_clips * self.num_source_frames * 2  # the second: what is made
+        return int(self.num_frames * pixels * per_frame + 1.5 * pixels * source_frames)
 
 
-FULL, QUICK = Scale(), Scale((64, 96), 32, 6, 56, 32, 5000)
+FULL, QUICK = Scale(), Scale((64, 96), 32, 6, 56, 32, 5000, 22, 1)
 
 
 class BenchmarkData:
@@ -90,6 +95,15 @@ class BenchmarkData:
         augment = AugmentSettings(flip=True, transpose=True)
         clips = ClipSettings(FRAMES_PER_CLIP, self.scale.crop_px, augment)
         return SpikeDeblurDataset([recording], clips, as_uint8=as_uint8)
+
+    def downloaded(self, num_clips: int) -> Path:
+        """Write GOPRO_Large_all with so many clips, and return its folder."""
+        clips = [
+            GoproClip("train", f"GOPR{number:04d}_11_00", self.scale.num_source_frames)
+            for number in range(num_clips)
+        ]
+        write_gopro(self.root / "downloaded", clips, pairs=False, size=self.scale.size)
+        return self.root / "downloaded/GOPRO_Large_all"
 
     def _make_frame(self, k: int) -> FrameRecord:
         """Write one frame: a photograph with noise, and bits that fire at random."""

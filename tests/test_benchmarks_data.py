@@ -39,6 +39,9 @@ def test_every_claim_stands_beside_the_obvious_way(rows):
         "0% from memory",
         "100% from memory",
     ]
+    (prepared,) = (rows for table, rows in ways.items() if table.endswith("clips prepared"))
+    assert prepared[0]["way"] == "1 process"
+    assert all("frames/s" in row["note"] for row in prepared)
     for table in ways.values():
         assert table[0]["ratio"] == 1
         for row in table:

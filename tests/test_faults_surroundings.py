@@ -88,9 +88,10 @@ def test_f55_tensorboard_without_room_is_told_once(tmp_path, monkeypatch, caplog
     monkeypatch.setattr(run_log, "SummaryWriter", partial(run_log.SummaryWriter, flush_secs=0))
     scalars = Scalars(tmp_path, enabled=True, first_step=0)
     (events,) = tmp_path.iterdir()
-    events.unlink()
-    events.symlink_to("/dev/full")
-    for step in range(200):  # its thread is the first to see it
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    full.replace(events)  # at once: the writer's thread makes a file anew that is missing
+    for step in range(2000):  # its thread is the first to see it
         scalars.add(step, {"loss/total": 1.0})
         time.sleep(0.01)
         if scalars._writer is None:
