@@ -11,6 +11,7 @@ from typing import Protocol
 
 import pytest
 
+from tests.prepare_cases import copy_prepared, write_prepared
 from tests.training_cases import one_thread
 
 MARK = "VRT_SPIKE_TEST"
@@ -20,6 +21,18 @@ class Starter(Protocol):
     def __call__(
         self, command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> subprocess.Popen: ...
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of a miniature that was prepared; it is shared, so copy it."""
+    return write_prepared(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def prepared_config(prepared: Path, tmp_path: Path) -> Path:
+    """The configuration of a prepared miniature of the test's own."""
+    return copy_prepared(prepared, tmp_path / "copy")
 
 
 @pytest.fixture(name="processes")

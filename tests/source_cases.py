@@ -97,6 +97,12 @@ GOPRO_CLIPS = (
 )
 
 
+SMALL_GOPRO = (
+    GoproClip("train", "GOPR0374_11_03", 36, first_source=12),
+    GoproClip("test", "GOPR0385_07_00", 16),
+)
+
+
 def write_gopro(folder, clips=GOPRO_CLIPS, pairs=True, size=SIZE):
     """Write GOPRO_Large_all and, if wanted, GOPRO_Large beside it; return the folder of both."""
     for seed, clip in enumerate(clips):

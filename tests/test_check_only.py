@@ -4,13 +4,11 @@ import shutil
 import numpy as np
 import pytest
 from prepare_cases import (
-    copy_prepared,
     rewrite,
     run,
     silence,
     state_of,
     touch_later,
-    write_prepared,
 )
 
 from src.data.frames import read_image, write_png
@@ -115,16 +113,6 @@ FAULTS = {
         "dataset.yaml: train: ends_sha256 was ",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return write_prepared(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture
-def prepared_config(prepared, tmp_path):
-    return copy_prepared(prepared, tmp_path / "copy")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -12,18 +12,8 @@ from src.data.bad_samples import BadFileError, BadSample
 from src.data.build import build_train_dataset
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
 from src.data.scanning import scan_split
-from tests.prepare_cases import copy_prepared, run, touch_later, write_prepared
+from tests.prepare_cases import run, touch_later
 from tests.training_cases import make_trainer, write_run
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return write_prepared(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture
-def config(prepared, tmp_path):
-    return copy_prepared(prepared, tmp_path / "copy")
 
 
 def flip_bits(path):
@@ -39,11 +29,13 @@ def flip_bits(path):
         (lambda path: path.unlink(), "No such file"),
     ],
 )
-def test_f40_spikes_that_change_under_a_run_are_not_used(config, change, words):
+def test_f40_spikes_that_change_under_a_run_are_not_used(prepared_config, change, words):
     """Whether voxels come from the cache, which now lies, or from the bits."""
-    path = config.parent / "mini/train/seq_000/spike/000001.dat"
-    cached = build_train_dataset(load_config(config))
-    counted = build_train_dataset(load_config(config, ["DATA.USE_PRECOMPUTED_VOXELS", "False"]))
+    path = prepared_config.parent / "mini/train/seq_000/spike/000001.dat"
+    cached = build_train_dataset(load_config(prepared_config))
+    counted = build_train_dataset(
+        load_config(prepared_config, ["DATA.USE_PRECOMPUTED_VOXELS", "False"])
+    )
     before = cached[3]["spike_vox"]
     assert not isinstance(cached[0], BadSample)
     change(path)
@@ -67,9 +59,11 @@ def test_f40_voxels_that_somebody_changes_under_a_run(tmp_path):
     assert "changed under the run" in dataset[0].reason
 
 
-def test_f40_a_change_is_told_how_to_mend(config):
-    path = config.parent / "mini/val/seq_000/spike/000001.dat"
-    recording = build_train_dataset(load_config(config, ["DATA.TRAIN_SPLIT", "val"])).recordings[0]
+def test_f40_a_change_is_told_how_to_mend(prepared_config):
+    path = prepared_config.parent / "mini/val/seq_000/spike/000001.dat"
+    recording = build_train_dataset(
+        load_config(prepared_config, ["DATA.TRAIN_SPLIT", "val"])
+    ).recordings[0]
     touch_later(path)
     with pytest.raises(BadFileError, match=r"Stop the run, run scripts/prepare_data\.py, start"):
         recording.read_counts(1)
@@ -84,15 +78,15 @@ def test_f40_too_many_changes_end_the_run(tmp_path):
         trainer.fit()
 
 
-def test_f40_a_file_that_is_only_read_is_no_change(config):
-    dataset = build_train_dataset(load_config(config))
-    for path in (config.parent / "mini").rglob("*.dat"):
+def test_f40_a_file_that_is_only_read_is_no_change(prepared_config):
+    dataset = build_train_dataset(load_config(prepared_config))
+    for path in (prepared_config.parent / "mini").rglob("*.dat"):
         os.utime(path, ns=(0, path.stat().st_mtime_ns))
     assert not any(isinstance(dataset[i], BadSample) for i in range(len(dataset)))
 
 
-def test_f40_frames_changed_after_preparing_are_found_before_the_next_run(config, capsys):
-    path = config.parent / "mini/train/seq_000/sharp/000000.png"
-    path.write_bytes((config.parent / "mini/train/seq_001/sharp/000000.png").read_bytes())
-    assert run(config, "--check_only") == 1
+def test_f40_frames_changed_after_preparing_are_found_before_the_next_run(prepared_config, capsys):
+    path = prepared_config.parent / "mini/train/seq_000/sharp/000000.png"
+    path.write_bytes((prepared_config.parent / "mini/train/seq_001/sharp/000000.png").read_bytes())
+    assert run(prepared_config, "--check_only") == 1
     assert "dataset.yaml: train: ends_sha256 was" in capsys.readouterr().out

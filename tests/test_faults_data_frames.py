@@ -5,23 +5,13 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from prepare_cases import copy_prepared, run, write_prepared
+from prepare_cases import run
 
 from src.config import load_config
 from src.data.bad_samples import BadSample
 from src.data.build import build_train_dataset
 from src.data.frames import is_cut_short, read_image, write_png
 from src.engine.progress import DroppedClips
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return write_prepared(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture
-def config(prepared, tmp_path):
-    return copy_prepared(prepared, tmp_path / "copy")
 
 
 def encode(path, image):
@@ -94,30 +84,30 @@ FAULTS = {
 }
 
 
-def told(config, fault, capsys):
+def told(prepared_config, fault, capsys):
     change, expected = FAULTS[fault]
-    change(config.parent / "mini/train")
-    status = run(config, "--check_only")
+    change(prepared_config.parent / "mini/train")
+    status = run(prepared_config, "--check_only")
     assert (status == 0) == (expected is None)
     if expected is not None:
         assert expected in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fault", [name for name in FAULTS if "missing" in name])
-def test_f34_whatever_is_missing_is_found_by_name(config, fault, capsys):
-    told(config, fault, capsys)
+def test_f34_whatever_is_missing_is_found_by_name(prepared_config, fault, capsys):
+    told(prepared_config, fault, capsys)
 
 
 @pytest.mark.parametrize(
     "fault", [name for name in FAULTS if "missing" not in name and name != "cut short"]
 )
-def test_f36_kinds_of_images_links_and_folders(config, fault, capsys):
-    told(config, fault, capsys)
+def test_f36_kinds_of_images_links_and_folders(prepared_config, fault, capsys):
+    told(prepared_config, fault, capsys)
 
 
-def test_f36_grey_opaque_and_odd_sized_frames_are_taken(config):
+def test_f36_grey_opaque_and_odd_sized_frames_are_taken(prepared_config):
     """As three equal channels, without the alpha channel, and as they are."""
-    folder = config.parent / "mini/train/seq_000/blur"
+    folder = prepared_config.parent / "mini/train/seq_000/blur"
     encode(folder / "000000.png", RGB[..., 0])
     assert np.array_equal(read_image(folder / "000000.png"), np.repeat(RGB[..., :1], 3, axis=2))
     encode(folder / "000001.png", np.dstack([RGB, np.full((64, 96), 255, np.uint8)]))
@@ -128,22 +118,22 @@ def test_f36_grey_opaque_and_odd_sized_frames_are_taken(config):
     assert np.array_equal(read_image(folder / "ünï_000003.png"), RGB)
 
 
-def test_f36_an_empty_root_says_what_belongs_there(config, capsys):
-    for folder in (config.parent / "mini/train").iterdir():
+def test_f36_an_empty_root_says_what_belongs_there(prepared_config, capsys):
+    for folder in (prepared_config.parent / "mini/train").iterdir():
         shutil.rmtree(folder)
-    assert run(config, "--check_only") == 1
+    assert run(prepared_config, "--check_only") == 1
     assert "train: is empty; one folder per sequence is needed" in capsys.readouterr().out
 
 
-def test_f33_is_told_by_the_check(config, capsys):
-    told(config, "cut short", capsys)
+def test_f33_is_told_by_the_check(prepared_config, capsys):
+    told(prepared_config, "cut short", capsys)
 
 
-def test_f33_only_unreadable_samples_end_a_run_instead_of_going_round(config):
+def test_f33_only_unreadable_samples_end_a_run_instead_of_going_round(prepared_config):
     """Every sample is dropped: the budget is spent within the first epoch, nothing is repeated."""
-    for path in (config.parent / "mini/train").rglob("blur/*.png"):
+    for path in (prepared_config.parent / "mini/train").rglob("blur/*.png"):
         path.write_bytes(path.read_bytes()[:200])
-    dataset = build_train_dataset(load_config(config))
+    dataset = build_train_dataset(load_config(prepared_config))
     samples = [dataset[i] for i in range(len(dataset))]
     assert all(isinstance(sample, BadSample) for sample in samples)
     dropped = DroppedClips(0.5, at_least=len(dataset), batch_size=1)

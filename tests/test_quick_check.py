@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import torch
-from prepare_cases import copy_prepared, rewrite, run, touch_later, write_prepared
+from prepare_cases import rewrite, run, touch_later, write_prepared
 
 from src.config import load_config
 from src.data.bad_samples import DataSetError
@@ -13,16 +13,6 @@ from src.data.preparation.quick_check import quick_check
 from src.engine.distributed import Ranks
 from src.train import refuse_wrong_data
 from tests.training_cases import one_thread, train_command, write_run
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return write_prepared(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture
-def config(prepared, tmp_path):
-    return copy_prepared(prepared, tmp_path / "copy")
 
 
 def cut(path):
@@ -80,62 +70,62 @@ FAULTS = {
 }
 
 
-def set_norm(config, mean, std):
-    lines = config.read_text().splitlines()
+def set_norm(prepared_config, mean, std):
+    lines = prepared_config.read_text().splitlines()
     lines = [f"    MEAN: {mean}" if "MEAN" in line else line for line in lines]
     lines = [f"    STD: {std}" if "STD" in line else line for line in lines]
-    config.write_text("\n".join(lines) + "\n")
+    prepared_config.write_text("\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_wrong_is_named(config, fault):
+def test_what_is_wrong_is_named(prepared_config, fault):
     change, expected = FAULTS[fault]
-    assert quick_check(load_config(config)) == []
-    change(config.parent / "mini", config)
-    problems = quick_check(load_config(config))
+    assert quick_check(load_config(prepared_config)) == []
+    change(prepared_config.parent / "mini", prepared_config)
+    problems = quick_check(load_config(prepared_config))
     assert any(expected in problem for problem in problems), problems
 
 
-def test_a_model_that_starts_from_weights_may_keep_their_numbers(config, tmp_path, caplog):
+def test_a_model_that_starts_from_weights_may_keep_their_numbers(prepared_config, tmp_path, caplog):
     weights = tmp_path / "weights.pth"
     weights.touch()
-    set_norm(config, "0.2", "0.4")
+    set_norm(prepared_config, "0.2", "0.4")
     pretrained = ["MODEL.PRETRAINED", str(weights)]
-    assert quick_check(load_config(config, pretrained)) == []
+    assert quick_check(load_config(prepared_config, pretrained)) == []
     assert "right if MODEL.PRETRAINED was trained with the former" in caplog.text
-    set_norm(config, "0.0", "1.0")
-    assert "DATA.NORM: MEAN 0.0" in quick_check(load_config(config, pretrained))[0]
+    set_norm(prepared_config, "0.0", "1.0")
+    assert "DATA.NORM: MEAN 0.0" in quick_check(load_config(prepared_config, pretrained))[0]
 
 
-def test_all_of_it_at_once(config):
+def test_all_of_it_at_once(prepared_config):
     chosen = ("spikes changed", "frame cut", "exposure changed", "other mean")
     for name in chosen:
-        FAULTS[name][0](config.parent / "mini", config)
-    problems = quick_check(load_config(config))
+        FAULTS[name][0](prepared_config.parent / "mini", prepared_config)
+    problems = quick_check(load_config(prepared_config))
     for name in chosen:
         assert any(FAULTS[name][1] in problem for problem in problems), name
 
 
 def test_a_frame_that_lacks_its_spikes_stops_no_training(tmp_path):
     """It is left out, which scanning logs; the rest is as good as before."""
-    config = write_prepared(tmp_path)
+    prepared_config = write_prepared(tmp_path)
     (tmp_path / "mini/train/seq_000/spike/000003.dat").unlink()
-    assert run(config) == 0
-    assert quick_check(load_config(config)) == []
-    assert run(config, "--check_only") == 1
+    assert run(prepared_config) == 0
+    assert quick_check(load_config(prepared_config)) == []
+    assert run(prepared_config, "--check_only") == 1
 
 
-def test_three_thousand_stale_voxels_are_one_line(config):
-    root = config.parent / "mini"
+def test_three_thousand_stale_voxels_are_one_line(prepared_config):
+    root = prepared_config.parent / "mini"
     for path in root.rglob("*.dat"):
         touch_later(path)
-    problems = quick_check(load_config(config))
+    problems = quick_check(load_config(prepared_config))
     assert [problem.count("made from other spikes") for problem in problems] == [1, 1, 1, 0]
     assert "DATA.NORM is not checked" in problems[3]
 
 
-def test_every_rank_ends_with_the_problems_of_the_main_one(config, monkeypatch):
-    cfg = load_config(config)
+def test_every_rank_ends_with_the_problems_of_the_main_one(prepared_config, monkeypatch):
+    cfg = load_config(prepared_config)
     refuse_wrong_data(cfg, Ranks(0, 1, torch.device("cpu")))
     monkeypatch.setattr(Ranks, "gather", lambda self, value: [["a is wrong"], value])
     with pytest.raises(DataSetError, match="1 problem.*\n  a is wrong"):
@@ -144,10 +134,10 @@ def test_every_rank_ends_with_the_problems_of_the_main_one(config, monkeypatch):
 
 @pytest.mark.slow
 def test_training_on_changed_data_ends_on_both_ranks(tmp_path):
-    config = write_run(tmp_path)
+    prepared_config = write_run(tmp_path)
     touch_later(tmp_path / "data/train/seq_000/spike/000001.dat")
     done = subprocess.run(
-        train_command(config, processes=2),
+        train_command(prepared_config, processes=2),
         env=one_thread(),
         cwd=tmp_path,
         capture_output=True,

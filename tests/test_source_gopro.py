@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from source_cases import (
     GOPRO_CLIPS,
+    SMALL_GOPRO,
     Drift,
-    GoproClip,
     norm_of,
     prepare,
     tick_errors,
@@ -126,15 +126,9 @@ def test_a_second_run_makes_nothing(made, capsys):
     assert {path: path.stat().st_mtime_ns for path in (made / "ours").rglob("*")} == before
 
 
-SMALL = (
-    GoproClip("train", "GOPR0374_11_03", 36, first_source=12),
-    GoproClip("test", "GOPR0385_07_00", 16),
-)
-
-
 @pytest.fixture
 def small(tmp_path):
-    write_gopro(tmp_path / "down", SMALL)
+    write_gopro(tmp_path / "down", SMALL_GOPRO)
     write_config(tmp_path, tmp_path / "ours")
     return tmp_path
 
@@ -168,7 +162,7 @@ def test_the_folder_can_be_named_from_inside(small, monkeypatch):
 
 
 def test_without_pairs_blur_is_computed_and_the_name_believed(tmp_path, caplog):
-    write_gopro(tmp_path / "down", SMALL, pairs=False)
+    write_gopro(tmp_path / "down", SMALL_GOPRO, pairs=False)
     config = write_config(tmp_path, tmp_path / "ours")
     with caplog.at_level("INFO"):
         assert prepare(config, "gopro", tmp_path / "down") == 0

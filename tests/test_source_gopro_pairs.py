@@ -4,28 +4,31 @@ import shutil
 
 import numpy as np
 import pytest
-from source_cases import Drift, GoproClip, prepare, write_config, write_gopro, write_released
+from source_cases import (
+    SMALL_GOPRO,
+    Drift,
+    GoproClip,
+    prepare,
+    write_config,
+    write_gopro,
+    write_released,
+)
 
 from src.data.frames import read_image
 from src.data.sources.high_speed import open_folder
 from src.data.sources.released_pairs import find_offset, read_pairs
 
-SMALL = (
-    GoproClip("train", "GOPR0374_11_03", 36, first_source=12),
-    GoproClip("test", "GOPR0385_07_00", 16),
-)
-
 
 @pytest.fixture
 def small(tmp_path):
-    write_gopro(tmp_path / "down", SMALL)
+    write_gopro(tmp_path / "down", SMALL_GOPRO)
     write_config(tmp_path, tmp_path / "ours")
     return tmp_path
 
 
 def test_equal_source_frames_leave_the_name_to_decide(tmp_path):
     """The camera gave the same picture twice; source frame 2, of offset 3, is meant."""
-    write_gopro(tmp_path / "down", SMALL)
+    write_gopro(tmp_path / "down", SMALL_GOPRO)
     folder = tmp_path / "down/GOPRO_Large_all/train/GOPR0374_11_03"
     shutil.copy(folder / "000014.png", folder / "000013.png")
     released = read_pairs(tmp_path / "down/GOPRO_Large/train/GOPR0374_11_03", "blur")
@@ -34,12 +37,12 @@ def test_equal_source_frames_leave_the_name_to_decide(tmp_path):
 
 
 def test_pairs_of_another_recording_are_refused(small, capsys):
-    for clip in SMALL:
+    for clip in SMALL_GOPRO:
         folder = small / "down/GOPRO_Large" / clip.split / clip.name
         write_released(folder / "sharp" / "000001.png", Drift(99).at(0))
     assert prepare(small / "ours.yaml", "gopro", small / "down") == 1
     told = capsys.readouterr().err
-    for clip in SMALL:  # all clips are listed
+    for clip in SMALL_GOPRO:  # all clips are listed
         assert f"{clip.name}: sharp/000001.png equals none of the first {(clip.n + 1) // 2}" in told
     assert not (small / "ours").exists()
 
@@ -79,7 +82,7 @@ def test_blur_without_sharp_is_named(small, capsys):
 
 
 def test_pairs_whose_exposure_leaves_the_clip_are_dropped_by_name(tmp_path, capsys):
-    clips = (SMALL[0], GoproClip("test", "GOPR0385_07_00", 16, pairs=3))
+    clips = (SMALL_GOPRO[0], GoproClip("test", "GOPR0385_07_00", 16, pairs=3))
     write_gopro(tmp_path / "down", clips)
     assert prepare(write_config(tmp_path, tmp_path / "ours"), "gopro", tmp_path / "down") == 0
     told = capsys.readouterr().out

@@ -8,7 +8,7 @@ from src.data.description import DataDescription
 from src.data.sources.source import SourceOptions
 from src.data.spikes.events import AXES, find_axes
 from src.data.spikes.spike_dat import SpikeSidecar, read_sidecar
-from src.data.spikes.spike_files import contradiction
+from src.data.spikes.spike_files import contradiction, described_sidecar
 
 
 def stated_sidecar(path: Path, description: DataDescription | None) -> SpikeSidecar | None:
@@ -20,16 +20,7 @@ def stated_sidecar(path: Path, description: DataDescription | None) -> SpikeSide
     beside = read_sidecar(path)
     if description is None:
         return beside
-    overall = None
-    if description.spike_height is not None and description.spike_width is not None:
-        overall = SpikeSidecar(
-            description.spike_height,
-            description.spike_width,
-            description.ticks_per_second,
-            description.threshold,
-            description.bit_order,
-            description.flip_rows,
-        )
+    overall = described_sidecar(description)
     if beside is None or overall is None:
         known = beside or overall
         if known is None or known.ticks_per_second is not None:

@@ -131,7 +131,7 @@ def _geometry_of(path: Path, description: DataDescription | None) -> SpikeSideca
         beside = read_sidecar(path)
     except ValueError as error:
         raise DataSetError(str(path), [str(error)]) from error
-    overall = _from_description(description)
+    overall = described_sidecar(description)
     if beside is None and overall is None:
         raise DataSetError(
             str(path),
@@ -183,7 +183,8 @@ def _yaml(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _from_description(description: DataDescription | None) -> SpikeSidecar | None:
+def described_sidecar(description: DataDescription | None) -> SpikeSidecar | None:
+    """Return what a description says of the spikes; None where it does not state their size."""
     if description is None or description.spike_height is None or description.spike_width is None:
         return None
     return SpikeSidecar(
