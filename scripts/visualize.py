@@ -13,11 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 from tqdm import tqdm
 
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DescriptionError
+from src.data.preparation.findings import sample_places
 from src.paths import resolve
 from src.pictures.animation import STRIPS, Written, write_small
 from src.pictures.sequence_view import SequenceView, draw_frames, draw_strip, open_sequence
@@ -103,8 +103,7 @@ def chosen_frames(view: SequenceView, numbers: list[int] | None, limit: int | No
     """Return the places of frames: those numbered so, else up to `limit` spread evenly."""
     frames = view.recording.frames
     if numbers is None:
-        count = len(frames) if limit is None else min(limit, len(frames))
-        return np.unique(np.linspace(0, len(frames) - 1, count + 2)[1:-1].round()).astype(int)
+        return sample_places(len(frames), len(frames) if limit is None else limit)
     places = {frame.index: i for i, frame in enumerate(frames)}
     missing = [number for number in numbers if number not in places]
     if missing:

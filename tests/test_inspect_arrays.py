@@ -127,6 +127,32 @@ def test_columns_of_lists_are_found(tmp_path):
     assert np.array_equal(findings.block.spikes, spikes)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint64])
+def test_columns_of_unsigned_numbers_are_found(tmp_path, dtype):
+    """Their differences wrap round instead of becoming negative."""
+    rows = np.argwhere(film(60, 84, 150))
+    signed, unsigned = (inspect(tmp_path / "a.npy", rows.astype(t)) for t in (np.int64, dtype))
+    assert unsigned.is_right
+    assert unsigned.verdict == signed.verdict
+    assert unsigned.measured[1:] == signed.measured[1:]
+
+
+def test_a_dark_border_is_not_the_whole_array(tmp_path):
+    """Of 250 x 400 x 160 values the first million are one black bar at the top."""
+    spikes = np.zeros((250, 400, 160), np.uint8)
+    spikes[20:80, 100:184, :150] = film(60, 84, 150).transpose(1, 2, 0)
+    findings = inspect(tmp_path / "a.npy", spikes)
+    assert "all values are 0" not in findings.verdict
+    spikes[-1, -1, -1] = 2
+    assert "3 distinct values (0, 1, 2" in inspect(tmp_path / "a.npy", spikes).verdict
+
+
+def test_endings_in_capitals_are_the_same(tmp_path):
+    inspect(tmp_path / "a.npy", film(60, 84, 150))
+    (tmp_path / "a.npy").rename(tmp_path / "a.NPY")
+    assert inspect_file(Question(tmp_path / "a.NPY")).verdict.startswith("axes THW")
+
+
 def test_lists_that_cannot_be_right(tmp_path):
     rows = np.argwhere(film(60, 84, 150))
     path = tmp_path / "a.npy"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.visualize import main
+from scripts.visualize import chosen_frames, main
 from src.data.bad_samples import DataSetError
 from src.data.description import read_description, write_description
 from src.data.spikes.spike_dat import read_sidecar, write_spikes
@@ -68,6 +68,23 @@ def test_the_spikes_run_through_the_exposure(tmp_path):
     panel = np.s_[80:100, 2 * 126 + 10 : 2 * 126 + 110]  # in the sharp frame: still for 3 pages
     assert np.array_equal(pages[0][panel], pages[2][panel])
     assert not np.array_equal(pages[0][panel], pages[3][panel])
+
+
+def test_a_film_shows_every_frame_and_a_strip_as_many_as_fit(tmp_path):
+    view = open_sequence(spike_sequence(tmp_path), 8)
+    assert chosen_frames(view, None, None) == [0, 1, 2, 3]
+    assert [len(chosen_frames(view, None, limit)) for limit in (1, 2, 3, 5)] == [1, 2, 3, 4]
+
+
+def test_the_tick_of_the_sharp_frame_is_whole(tmp_path):
+    """7 / 240 s and 12.5 / 240 s are no whole ticks of 1,920 per second to the last digit."""
+    folder = spike_sequence(tmp_path)
+    rows = [f"{k},{7 * k / 240},{7 * (k + 1) / 240},{(7 * k + 3) / 240}" for k in range(4)]
+    table = "\n".join(["frame_idx,t0[s],t1[s],t_sharp[s]", *rows])
+    (folder / "exposures.csv").write_text(table + "\n")
+    view = open_sequence(folder, 32)
+    for i in range(4):
+        assert spike_images(view, i).tfi.caption.startswith("TFI, tick 24,")
 
 
 def test_linear_light_is_shown_with_the_camera_curve(tmp_path):

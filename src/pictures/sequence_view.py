@@ -19,6 +19,7 @@ from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 from src.data.voxel_cache import SpikeSource
 from src.pictures.panels import GAP_PX, Panel, make_page, to_grey
 
+ROUNDING = 1e-6  # of a tick: t_sharp in seconds is rarely a whole tick to the last digit
 BIN_GROUPS = 9
 TFP_PART = 3  # a TFP image takes this part of an exposure
 WHITE_QUANTILE = 0.995
@@ -164,7 +165,7 @@ def spike_images(view: SequenceView, i: int, at: float | None = None) -> SpikeIm
         return _of_voxels(view, counts, at)
     source = frame.spikes
     spikes = read_ticks(source)
-    tick = min(int(at * len(spikes)), len(spikes) - 1)
+    tick = _number_at(at, len(spikes))
     width = max(1, len(spikes) // TFP_PART)
     gain = 1.0 if view.threshold is None else view.threshold
     counted = tfp(spikes, tick, width, gain)
@@ -223,11 +224,16 @@ def _bins(counts: np.ndarray, ticks: np.ndarray) -> Panel:
 
 
 def _bin_at(counts: np.ndarray, at: float) -> Panel:
-    number = min(int(at * len(counts)), len(counts) - 1)
+    number = _number_at(at, len(counts))
     return Panel(
         f"bin {number} of {len(counts)}, white = {counts.max():g} spikes",
         to_grey(counts[number], float(counts.max())),
     )
+
+
+def _number_at(at: float, count: int) -> int:
+    """Return which of `count` ticks or bins of an exposure holds an instant, `at` of it."""
+    return min(int(at * count + ROUNDING), count - 1)
 
 
 def _shown(view: SequenceView, values: np.ndarray, white: float) -> np.ndarray:

@@ -45,10 +45,10 @@ def sample_array(path: str | Path, key: str | None = None) -> ArraySample:
     """
     path = Path(path)
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             array = map_npy(path)
             return ArraySample(None, array.shape, _leading(array))
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             return _sample_npz(path, key)
         return _sample_h5(path, key)
     except BadFileError:

@@ -29,6 +29,8 @@ def inspect_list(sample: ArraySample, question: Question) -> Findings:
     if rows.dtype.kind not in "buif" or len(rows) < 2 or not np.isfinite(rows).all():
         verdict = "no list of events: at least two rows of finite numbers are needed"
         return Findings(verdict, False, tuple(measured))
+    if rows.dtype.kind in "bu":  # differences of unsigned numbers are never negative
+        rows = rows.astype(np.int64)
     for column in range(rows.shape[1]):
         values = rows[:, column]
         measured.append(
