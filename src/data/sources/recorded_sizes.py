@@ -1,6 +1,5 @@
 """What the user states of spikes that do not say it themselves: size, tick rate, order of axes."""
 
-from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from src.data.description import DataDescription
 from src.data.sources.source import SourceOptions
 from src.data.spikes.events import AXES, find_axes
 from src.data.spikes.spike_dat import SpikeSidecar, read_sidecar
-from src.data.spikes.spike_files import contradiction, described_sidecar
+from src.data.spikes.spike_files import contradiction, entries_of, described_sidecar
 
 
 def stated_sidecar(path: Path, description: DataDescription | None) -> SpikeSidecar | None:
@@ -17,20 +16,13 @@ def stated_sidecar(path: Path, description: DataDescription | None) -> SpikeSide
     Raises:
         ValueError: the two contradict each other, or one cannot be read.
     """
-    beside = read_sidecar(path)
-    if description is None:
-        return beside
-    overall = described_sidecar(description)
+    beside, overall = read_sidecar(path, entries_of(description)), described_sidecar(description)
     if beside is None or overall is None:
-        known = beside or overall
-        if known is None or known.ticks_per_second is not None:
-            return known
-        return replace(known, ticks_per_second=description.ticks_per_second)
-    filled = replace(beside, ticks_per_second=beside.ticks_per_second or overall.ticks_per_second)
-    problem = contradiction(path, filled, overall)
+        return beside or overall
+    problem = contradiction(path, beside, overall)
     if problem is not None:
         raise ValueError(f"{path}: {problem}")
-    return filled
+    return beside
 
 
 def with_rate(sidecar: SpikeSidecar, path: Path) -> SpikeSidecar:

@@ -6,7 +6,7 @@ image needs its rows reversed. Height, width, tick rate and threshold are not in
 from a sidecar (ours, or the `config.yaml` of SpikeCV) or from the user.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
@@ -232,21 +232,29 @@ class SpikeSidecar:
         return SpikeGeometry(self.height, self.width, self.bit_order, self.flip_rows)
 
 
-def read_sidecar(dat_path: str | Path) -> SpikeSidecar | None:
+def read_sidecar(
+    dat_path: str | Path, otherwise: Mapping[str, object] | None = None
+) -> SpikeSidecar | None:
     """Return what is written about `dat_path`, or None where nothing is.
 
     Looked for, in this order: `<stem>.yaml` beside it, `spike.yaml` in its folder, and a SpikeCV
     `config.yaml` in its folder or up to two folders above. Of the latter only `spike_h` and
     `spike_w` are used; one without either of them belongs to something else and is passed over.
 
+    Args:
+        dat_path: the spikes.
+        otherwise: entries of a sidecar that hold where the file does not state them.
+
     Raises:
         ValueError: a sidecar with an unknown, missing or impossible entry.
     """
-    found = locate_sidecar(dat_path)
+    found = locate_sidecar(dat_path, otherwise)
     return None if found is None else found[1]
 
 
-def locate_sidecar(dat_path: str | Path) -> tuple[Path, SpikeSidecar] | None:
+def locate_sidecar(
+    dat_path: str | Path, otherwise: Mapping[str, object] | None = None
+) -> tuple[Path, SpikeSidecar] | None:
     """Return the file that `read_sidecar` reads, and what it says; None where there is none.
 
     Raises:
@@ -255,7 +263,7 @@ def locate_sidecar(dat_path: str | Path) -> tuple[Path, SpikeSidecar] | None:
     dat_path = Path(dat_path)
     for path in (dat_path.with_suffix(".yaml"), dat_path.parent / SIDECAR_NAME):
         if path.is_file():
-            return path, _parse_sidecar(path, _read_mapping(path))
+            return path, _parse_sidecar(path, _completed(_read_mapping(path), otherwise))
     for folder in list(dat_path.absolute().parents)[:3]:
         path = folder / SPIKECV_NAME
         if not path.is_file():
@@ -266,7 +274,7 @@ def locate_sidecar(dat_path: str | Path) -> tuple[Path, SpikeSidecar] | None:
             raise ValueError(f"{path}: {missing[0]} is missing; spike_h and spike_w are needed")
         if not missing:
             sizes = {ours: entries[theirs] for theirs, ours in SPIKECV_SIZES.items()}
-            return path, _parse_sidecar(path, sizes)
+            return path, _parse_sidecar(path, _completed(sizes, otherwise))
     return None
 
 
@@ -284,6 +292,12 @@ def _read_mapping(path: Path) -> dict[str, object]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text") from error
     return load_plain_mapping(text, str(path))
+
+
+def _completed(entries: dict, otherwise: Mapping[str, object] | None) -> dict:
+    """Return the entries of a sidecar, and others for those that it does not state."""
+    others = {} if otherwise is None else otherwise
+    return {**entries, **{key: others[key] for key in others if entries.get(key) is None}}
 
 
 def _parse_sidecar(path: Path, entries: dict) -> SpikeSidecar:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from src.data.alignment import SNAP_TICKS, window_ticks
@@ -128,7 +128,7 @@ def find_spikes(
 def _geometry_of(path: Path, description: DataDescription | None) -> SpikeSidecar:
     """Return what is known about a `.dat`: from the file beside it, else from dataset.yaml."""
     try:
-        beside = read_sidecar(path)
+        beside = read_sidecar(path, entries_of(description))
     except ValueError as error:
         raise DataSetError(str(path), [str(error)]) from error
     overall = described_sidecar(description)
@@ -143,11 +143,11 @@ def _geometry_of(path: Path, description: DataDescription | None) -> SpikeSideca
             ],
         )
     if beside is None or overall is None:
-        return _with_rate(beside or overall, description)
+        return beside or overall
     problem = contradiction(path, beside, overall)
     if problem is not None:
         raise DataSetError(str(path), [problem])
-    return _with_rate(beside, description)
+    return beside
 
 
 def contradiction(path: Path, beside: SpikeSidecar, overall: SpikeSidecar) -> str | None:
@@ -184,21 +184,14 @@ def _yaml(value: object) -> str:
 
 
 def described_sidecar(description: DataDescription | None) -> SpikeSidecar | None:
-    """Return what a description says of the spikes; None where it does not state their size."""
+    """Return what a description says of all spikes; None where it does not say their size."""
     if description is None or description.spike_height is None or description.spike_width is None:
         return None
-    return SpikeSidecar(
-        description.spike_height,
-        description.spike_width,
-        description.ticks_per_second,
-        description.threshold,
-        description.bit_order,
-        description.flip_rows,
-    )
+    size = description.spike_height, description.spike_width
+    return SpikeSidecar(*size, **entries_of(description))
 
 
-def _with_rate(known: SpikeSidecar, description: DataDescription | None) -> SpikeSidecar:
-    """Fill in the tick rate from the description where the sidecar has none."""
-    if known.ticks_per_second is not None or description is None:
-        return known
-    return replace(known, ticks_per_second=description.ticks_per_second)
+def entries_of(description: DataDescription | None) -> dict[str, object]:
+    """Return what a description says for sidecars that do not state it."""
+    names = ("ticks_per_second", "threshold", "bit_order", "flip_rows")
+    return {} if description is None else {name: getattr(description, name) for name in names}
