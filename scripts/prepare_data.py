@@ -15,6 +15,7 @@ right. A second run does nothing.
 """
 
 import argparse
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ from src.data.sources.command_line import (
 )
 from src.paths import resolve
 
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
 
 
@@ -69,7 +71,21 @@ def main(arguments: list[str] | None = None) -> int:
     except (BadFileError, ConfigError, DataSetError, DescriptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full disk, or a folder that must not be written to
+        print(f"error: {system_problem(error)}", file=sys.stderr)
+        return 1
     return status
+
+
+def system_problem(error: OSError) -> str:
+    """Say which file the system refused, and what to do about it."""
+    if error.filename is None:
+        return str(error)
+    advice = ""
+    if error.errno in NOT_ALLOWED:
+        advice = "; this command writes beside the data and into the configuration: get the right "
+        advice += "to write there, or work on a copy"
+    return f"{error.filename}: {error.strerror}{advice}"
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

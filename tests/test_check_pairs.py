@@ -127,3 +127,12 @@ def test_pictures_of_still_scenes_may_be_equal(tmp_path):
     config = write_config(root, tmp_path / "film.yaml")
     assert run(config) == 0
     assert run(config, "--check_only") == 0
+
+
+def test_sharp_frames_of_another_size_are_no_pairs(root):
+    folder = root / "train/a"
+    for path in (folder / "sharp").iterdir():
+        write_png(path, read_image(path)[::2, ::2].copy())
+    (problem,) = pairs(folder).problems
+    assert "sharp frames have another size than their blurry frames" in problem
+    assert "64x96 and 32x48" in problem

@@ -141,12 +141,15 @@ def test_f33_only_unreadable_samples_end_a_run_instead_of_going_round(prepared_c
         dropped.count([{"dropped": [sample]} for sample in samples])
 
 
-def test_is_cut_short(tmp_path):
-    path = tmp_path / "a.png"
-    write_png(path, RGB)
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_is_cut_short(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(cv2.imencode(suffix, RGB)[1].tobytes())
     assert not is_cut_short(path)
     path.write_bytes(path.read_bytes()[:-20])
     assert is_cut_short(path)
     path.write_bytes(b"")
     assert is_cut_short(path)
     assert is_cut_short(tmp_path / "absent.png")
+    path.write_bytes(b"any other file")
+    assert not is_cut_short(path)

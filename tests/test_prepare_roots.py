@@ -1,8 +1,13 @@
 """One configuration, one alignment log, several data roots: nothing is mixed up silently."""
 
+import errno
+import os
+
 import pytest
 from data_cases import copy_root, write_miniature
 from source_cases import norm_of, prepare_data, write_config
+
+from src.data.preparation import counting
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +76,34 @@ def test_options_of_sources_alone(original, tmp_path, arguments, message, capsys
 def test_checking_does_not_make(original, tmp_path):
     with pytest.raises(SystemExit):
         run(write_config(tmp_path, original), "--check_only", "--source", "gopro")
+
+
+def test_names_are_kept_as_they_are(original, tmp_path, capsys):
+    """Spaces at the ends, quotes and commas are part of a name."""
+    root = copy_root(original, tmp_path / "größe mit leer")
+    (root / "train/seq_000").rename(root / "train" / ' a, "b" ')
+    config = write_config(tmp_path, root)
+    assert run(config) == 0
+    assert run(config, "--check_only") == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["train/seq_000", "train/seq_000/blur/000001.png"])
+def test_names_that_are_no_text_are_refused(original, tmp_path, place, capsys):
+    root = copy_root(original, tmp_path / "mini")
+    path = os.fsencode(root / place)
+    os.rename(path, os.path.dirname(path) + b"/gr\xfcn_1.png")  # noqa: PTH104, PTH120 (bytes)
+    assert run(write_config(tmp_path, root)) == 1
+    assert r"the name gr\xfcn_1.png is not UTF-8" in capsys.readouterr().err
+
+
+def test_f21_a_folder_that_must_not_be_written_to(original, tmp_path, monkeypatch, capsys):
+    root = copy_root(original, tmp_path / "mini")
+
+    def refuse(folder, entries):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(counting, "write_index", refuse)
+    assert run(write_config(tmp_path, root)) == 1
+    told = capsys.readouterr().err
+    assert f"error: {root}/" in told
+    assert "spike_vox: Permission denied; this command writes beside the data" in told

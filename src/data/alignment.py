@@ -207,17 +207,16 @@ def _first_tick(position: float) -> int:
 
 
 def _read_rows(path: Path, advice: str) -> list[list[str]]:
-    """Return the rows of a csv file as stripped cells, empty lines left out."""
+    """Return the rows of a csv file, the header without spaces around names, no empty lines."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise BadFileError(path, f"cannot be read ({reason}); {advice}") from error
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text))]
-    rows = [row for row in rows if any(row)]
+    rows = [row for row in csv.reader(io.StringIO(text)) if any(map(str.strip, row))]
     if not rows:
         raise BadFileError(path, f"is empty; {advice}")
-    return rows
+    return [[cell.strip() for cell in rows[0]], *rows[1:]]
 
 
 def _impossible(t0: float, t1: float, t_sharp: float | None = None) -> str | None:

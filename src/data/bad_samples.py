@@ -1,5 +1,6 @@
 """What cannot be read: the error inside the data code, and the value a loader hands on instead."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,21 @@ class DataSetError(ValueError):
 
     def __reduce__(self) -> tuple:
         return (type(self), (self.where, self.problems))  # travels between processes
+
+
+def refuse_undecodable(paths: Iterable[Path]) -> None:
+    r"""Refuse names whose bytes are no UTF-8: they cannot be printed, nor written into a text.
+
+    Raises:
+        DataSetError: one of them, with the bytes that are not understood as `\xfc`.
+    """
+    for path in paths:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path.name).decode(errors="backslashreplace")
+            reason = f"the name {shown} is not UTF-8, from another system perhaps; rename it"
+            raise DataSetError(str(path.parent), [reason]) from error
 
 
 def problems_of(error: BadFileError | DataSetError) -> list[str]:

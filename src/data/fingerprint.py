@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.data.bad_samples import refuse_undecodable
+
 FINGERPRINTED = ("blur", "sharp", "spike")
 HASHED_END_BYTES = 1 << 20
 
@@ -63,16 +65,23 @@ def fingerprint_differences(
 
 
 def list_sequences(split_folder: str | Path) -> list[Path]:
-    """Return the sequence folders of a split, sorted by name; hidden folders do not count."""
+    """Return the sequence folders of a split, sorted by name; hidden folders do not count.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        DataSetError: a name that is not UTF-8.
+    """
     folder = Path(split_folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: no such folder; put one folder per sequence there, or name another one in "
             "DATA.TRAIN_SPLIT and DATA.VAL_SPLIT"
         )
-    return sorted(
+    sequences = sorted(
         entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
     )
+    refuse_undecodable(sequences)
+    return sequences
 
 
 def _fingerprint_split(root: Path, split: str) -> SplitFingerprint:

@@ -7,12 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.bad_samples import BadFileError, DataSetError
+from src.data.bad_samples import BadFileError, DataSetError, refuse_undecodable
 from src.data.stalls import with_patience
 from src.paths import atomic_write
 
 PNG_SIGNATURE = b"\x89PNG"
 PNG_END_SEARCH_BYTES = 4096
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+JPEG_END_SEARCH_BYTES = 1 << 16  # cameras may append notes of their own
+BMP_START, BMP_SIZE = b"BM", slice(2, 6)  # little endian
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -39,19 +42,28 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def is_cut_short(path: str | Path) -> bool:
-    """Tell from its first and last bytes whether an image is empty, a cut PNG file, or unreadable.
+    """Tell from its first and last bytes whether an image is empty, cut short, or unreadable.
 
-    Pixels are not decoded, so False does not promise that they can be.
+    Known are PNG, JPEG and BMP files. Pixels are not decoded, so False does not promise that they
+    can be.
     """
     try:
         with Path(path).open("rb") as handle:
-            start = handle.read(len(PNG_SIGNATURE))
+            start = handle.read(BMP_SIZE.stop)
             size = handle.seek(0, os.SEEK_END)
-            handle.seek(max(0, size - PNG_END_SEARCH_BYTES))
+            is_jpeg = start.startswith(JPEG_START)
+            search_bytes = JPEG_END_SEARCH_BYTES if is_jpeg else PNG_END_SEARCH_BYTES
+            handle.seek(max(0, size - search_bytes))
             end = handle.read()
     except OSError:
         return True
-    return size == 0 or (start == PNG_SIGNATURE and b"IEND" not in end)
+    if start.startswith(PNG_SIGNATURE):
+        return b"IEND" not in end
+    if is_jpeg:
+        return JPEG_END not in end
+    if start.startswith(BMP_START):
+        return size < int.from_bytes(start[BMP_SIZE], "little")
+    return size == 0
 
 
 def read_bytes(path: Path) -> bytes:
@@ -89,7 +101,7 @@ def list_frames(folder: str | Path, exts: Iterable[str]) -> dict[str, Path]:
     lead nowhere, so that reading them names them.
 
     Raises:
-        DataSetError: two files with the same name and different endings.
+        DataSetError: two files with the same name and different endings, or one that is not UTF-8.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -107,6 +119,7 @@ def list_frames(folder: str | Path, exts: Iterable[str]) -> dict[str, Path]:
         found[path.stem] = path
     if problems:
         raise DataSetError(str(folder), problems)
+    refuse_undecodable(found.values())
     return found
 
 

@@ -30,12 +30,14 @@ class PairMatch:
             where nothing moves.
         edge_ratio: gradient energy of the blurry frame through that of its sharp frame.
         is_moving: whether blurry and sharp frame differ by more than rounding.
+        sizes: of blurry and sharp frame, where they differ; then nothing else is known.
     """
 
     name: str
     margin_db: float
     edge_ratio: float
     is_moving: bool
+    sizes: str = ""
 
 
 def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
@@ -50,6 +52,13 @@ def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
     matches = [match_pair(frames, i) for i in places]
     moving = [match for match in matches if match.is_moving]
     findings = Findings()
+    unequal = [match for match in matches if match.sizes]
+    if unequal:
+        findings.problems.append(
+            f"{where}: sharp frames have another size than their blurry frames "
+            f"({listed([f'{match.name} {match.sizes}' for match in unequal])}); give both the same"
+        )
+        return findings
     if not moving:
         findings.notes.append(f"{where}: nothing moves, so sharp against blur cannot be proven")
         return findings
@@ -85,7 +94,8 @@ def match_pair(frames: tuple[FrameRecord, ...], i: int) -> PairMatch:
     blurry, own = read_grey(frames[i].blurry), read_grey(frames[i].sharp)
     name = frames[i].name
     if blurry.shape != own.shape:
-        return PairMatch(name, 0.0, 0.0, is_moving=False)  # named where sizes are checked
+        sizes = " and ".join(f"{h}x{w}" for h, w in (blurry.shape, own.shape))
+        return PairMatch(name, 0.0, 0.0, is_moving=False, sizes=sizes)
     errors = {0: _mse(blurry, own), **_errors(frames, i, (-1, 1), blurry)}
     others = [error for shift, error in errors.items() if shift]
     moves = max(errors.values()) > STILL_MSE
