@@ -1,11 +1,13 @@
 """Own recordings that lost something on the way: images, rows of the table, the right times."""
 
+import numpy as np
 import pytest
 from spike_source_cases import SPIKE_SIZE, write_recorded, write_stated
 
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.sources.folders import plan
 from src.data.sources.source import SourceOptions
+from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 
 
@@ -58,3 +60,41 @@ def test_one_exposure_late_is_told_in_ticks(root, folder):
         (folder / kind / "img_004.png").unlink()
     with pytest.raises(BadFileError, match=r"frames at least 4\d\.\d ticks .* before the t_sharp"):
         plan_and_write(root)
+
+
+def test_times_in_another_unit_are_named_and_not_the_disk(root, folder):
+    """Ticks under the header of seconds: hours of video, of which the spikes hold an instant."""
+    table = folder / "exposures.csv"
+    header, *rows = table.read_text().replace("[ticks]", "[s]").splitlines()
+    cells = [row.split(",") for row in rows]
+    late = [",".join([number, *(f"{time}00000" for time in times)]) for number, *times in cells]
+    table.write_text("\n".join([header, *late]))
+    (job,) = plan(SourceOptions(root)).jobs
+    files = [path for kind in ("blur", "sharp", ".") for path in (folder / kind).glob("*.[pd]*")]
+    assert job.out_bytes == sum(path.stat().st_size for path in files)
+    with pytest.raises(BadFileError, match=r"no exposure .* Is the tick rate right, and the unit"):
+        plan_and_write(root)
+
+
+@pytest.mark.parametrize("unit", ["microseconds", "table"])
+def test_lists_of_events_in_another_unit_are_refused_before_they_are_written(root, folder, unit):
+    events = dense_to_events(write_recorded(folder))
+    (folder / "spike.dat").unlink()
+    if unit == "microseconds":
+        np.save(folder / "spike.npy", events * (500, 1, 1))
+        message = r"all times are multiples of 500, so they are no ticks; divide them by 500"
+    else:
+        np.save(folder / "spike.npy", events)
+        table = folder / "exposures.csv"
+        table.write_text(table.read_text().replace("[ticks]", "[s]"))
+        message = r"no exposure .* Is the tick rate right, and the unit"
+    with pytest.raises(BadFileError, match=message):
+        plan_and_write(root)
+    written = root / "good/spike/spike.dat"
+    assert not written.exists() or written.stat().st_size < 2 * (len(events) * 24)
+
+
+def test_endings_in_capitals_are_the_same(root, folder):
+    before = plan_and_write(root)
+    (folder / "spike.dat").rename(folder / "spike.DAT")
+    assert plan_and_write(root, "again") == before

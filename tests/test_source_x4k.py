@@ -199,3 +199,11 @@ def test_a_folder_without_clips(tmp_path, capsys):
     (tmp_path / "down").mkdir()
     assert prepare(write_config(tmp_path, tmp_path / "ours"), "x4k1000fps", tmp_path / "down") == 1
     assert "holds no clips; needed are train/002/occ008.320" in capsys.readouterr().err
+
+
+def test_clips_that_were_not_decoded_yet_come_from_their_videos(tmp_path):
+    write_x4k(tmp_path / "down", {"encoded_train/012/occ010.101": 65}, as_video=True)
+    write_x4k(tmp_path / "down", SMALL)
+    assert prepare(write_config(tmp_path, tmp_path / "ours"), "x4k1000fps", tmp_path / "down") == 0
+    names = sorted(path.name for path in (tmp_path / "ours/train").iterdir())
+    assert names == ["002__occ008.320", "012__occ010.101"]

@@ -76,6 +76,14 @@ def make_from_source(
             "DATA.TRAIN_SPLIT, DATA.VAL_SPLIT", ["sources write train and val; name them so"]
         )
     settings = scan_settings(cfg)
+    if settings.root.resolve() == options.input.resolve():
+        raise DataSetError(
+            str(settings.root),
+            [
+                "is DATA.ROOT and --input at the same time; what is there stays as it is, give "
+                "another DATA.ROOT to write to. A folder in our layout needs no --source"
+            ],
+        )
     has_frame_cache = cfg.DATA.FRAME_CACHE and not cfg.DATA.USE_RAM_CACHE
     caches = Caches(
         settings.num_bins if settings.use_voxel_cache else None,

@@ -53,6 +53,15 @@ def refuse_cut_short(where: str, images: Sequence[Path]) -> None:
         raise DataSetError(where, problems)
 
 
+def sample_sha256(paths: Sequence[Path]) -> str:
+    """Hash pieces of the first, the middle and the last of files; see `pieces_sha256`.
+
+    Raises:
+        BadFileError: a file cannot be read.
+    """
+    return pieces_sha256([paths[i] for i in sorted({0, len(paths) // 2, len(paths) - 1})])
+
+
 def pieces_sha256(paths: Sequence[Path]) -> str:
     """Hash the first, middle and last bytes of files, in order.
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from src.data.bad_samples import DataSetError
 from src.data.description import DataDescription
+from src.data.sources.copying import sample_sha256
 from src.data.sources.film_plan import Cameras, Film, abutting_windows
 from src.data.sources.filming import FrameSink, film
 from src.data.sources.high_speed import FrameFolder, HighSpeedFrames
@@ -70,7 +72,7 @@ class FilmJob:
         spike_bytes = self.plan.num_ticks * spike_height * spike_width // 8
         return int(spike_bytes + 2 * len(self.plan.windows) * frame_bytes)
 
-    @property
+    @cached_property
     def identity(self) -> Mapping[str, object]:
         """Everything the output depends on; where the input lies is not part of it."""
         return {
@@ -79,6 +81,7 @@ class FilmJob:
             **asdict(self.plan.cameras),
             "source_frames": self.plan.num_frames,
             "source_bytes": self.frames.num_bytes,
+            "frames_sha256": sample_sha256(self.frames.files),  # sizes of .bmp are always equal
             "exposures": len(self.plan.windows),
         }
 

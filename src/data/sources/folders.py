@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.data.bad_samples import BadFileError, DataSetError, problems_of
+from src.data.bad_samples import (
+    BadFileError,
+    DataSetError,
+    problems_of,
+    refuse_undecodable,
+)
 from src.data.description import DataDescription, read_description
 from src.data.sources.film_job import FilmJob, cameras_of, film_description, high_speed_job
 from src.data.sources.film_plan import Cameras
@@ -73,6 +78,7 @@ def _find_sequences(root: Path) -> tuple[list[_Sequence], list[str]]:
             if path.name.startswith("."):
                 continue
             try:
+                refuse_undecodable([path])
                 sequences.append(_classify(split, path))
             except DataSetError as error:
                 problems += problems_of(error)
@@ -118,7 +124,7 @@ def _is_file(path: Path, suffixes: Sequence[str]) -> bool:
 
 
 def _is_spikes(path: Path) -> bool:
-    return path.stem == "spike" and path.suffix in (".dat", *ARRAY_SUFFIXES)
+    return path.stem == "spike" and path.suffix.lower() in (".dat", *ARRAY_SUFFIXES)
 
 
 def _plan_filming(sequences: Sequence[_Sequence], options: SourceOptions) -> SourcePlan:

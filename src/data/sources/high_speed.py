@@ -26,11 +26,13 @@ class HighSpeedFrames(Protocol):
 
     Attributes:
         path: the folder or file.
+        files: the images, or the video file.
         size: (height, width).
         num_bytes: size of all files.
     """
 
     path: Path
+    files: tuple[Path, ...]
     size: tuple[int, int]
     num_bytes: int
 
@@ -79,6 +81,11 @@ class FrameVideo:
     num_frames: int
     size: tuple[int, int]
     num_bytes: int
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The video file."""
+        return (self.path,)
 
     def __len__(self) -> int:
         """Return the number of frames that the file states."""

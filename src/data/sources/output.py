@@ -27,14 +27,15 @@ MAX_NAMED = 5
 SPARE_BYTES = 100 << 20
 DECODED = "decoded training frames"
 # What older records do not say; where it is missing, nothing can be compared.
-ADDED_TO_RECORDS = ("spikes_sha256",)
+ADDED_TO_RECORDS = ("spikes_sha256", "frames_sha256")
 
 
 def check_root(plan: SourcePlan, root: Path) -> None:
     """Refuse a data root that holds something else than a part of this plan.
 
     Raises:
-        DataSetError: another description, sequences from elsewhere or with other options.
+        DataSetError: another description, sequences from elsewhere or with other options. Deleting
+            is advised only where all of them were made by this command.
     """
     present = read_description(root)
     if present is not None and _pins_nothing(root, present):
@@ -53,8 +54,16 @@ def check_root(plan: SourcePlan, root: Path) -> None:
     if problems:
         more = len(problems) - MAX_NAMED
         named = problems[:MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
-        advice = "nothing was changed; choose an empty DATA.ROOT, or delete what is there"
+        advice = "nothing was changed; choose an empty DATA.ROOT"
+        advice += ", or delete what is there" if _is_all_made_here(root) else ""
         raise DataSetError(str(root), [*named, advice])
+
+
+def _is_all_made_here(root: Path) -> bool:
+    """Whether every sequence of a root was made by this command and can be made again."""
+    splits = [root / split for split in OUR_SPLITS.values() if (root / split).is_dir()]
+    folders = [folder for split in splits for folder in list_sequences(split)]
+    return all((folder / RECORD_NAME).is_file() for folder in folders)
 
 
 def _description_problems(wanted: DataDescription, present: DataDescription | None) -> list[str]:
@@ -225,6 +234,8 @@ def _changed(folder: Path, job: ClipJob) -> list[str]:
 
 
 def _foreign(folder: Path) -> list[str]:
+    if not (folder / RECORD_NAME).is_file():
+        return [f"{folder} was not made by this command: it has no {RECORD_NAME}"]
     return [f"{folder} is not one of the sequences that would be made"]
 
 

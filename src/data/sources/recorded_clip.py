@@ -63,7 +63,7 @@ class SpikeInput:
         files = f"{len(self.files)} files, one per frame" if self.is_per_frame else "one stream"
         detail = f", axes {self.axes}" if self.layout == DENSE else ""
         detail += f", columns {self.columns}" if self.layout == EVENTS else ""
-        held = self.files[0].suffix == ".npz" or self.layout == EVENTS
+        held = self.files[0].suffix.lower() == ".npz" or self.layout == EVENTS
         return (
             f"{self.layout}{detail}, {files} of {self.sidecar.height}x{self.sidecar.width} at "
             f"{self.sidecar.ticks_per_second:g} ticks/s" + (", held in memory" if held else "")
@@ -188,7 +188,7 @@ def _find_spikes(
     files, is_per_frame = _spike_files(folder, names)
     stated = stated_sidecar(files[0], description)
     first = files[0]
-    if first.suffix == ".dat":
+    if first.suffix.lower() == ".dat":
         if stated is None:
             raise ValueError(size_needed(first))
         return SpikeInput(files, is_per_frame, DAT, with_rate(stated, first))
@@ -219,7 +219,7 @@ def _find_spikes(
 def _spike_files(folder: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], bool]:
     """Return the file of the stream or those of the frames, and whether it is the latter."""
     suffixes = (".dat", *ARRAY_SUFFIXES)
-    beside = [path for path in sorted(folder.glob("spike.*")) if path.suffix in suffixes]
+    beside = [path for path in sorted(folder.glob("spike.*")) if path.suffix.lower() in suffixes]
     inside = [p for suffix in suffixes for p in list_frames(folder / "spike", [suffix]).values()]
     found = beside + inside
     if not found:
@@ -230,7 +230,7 @@ def _spike_files(folder: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], 
     if len(found) == 1 and (len(names) > 1 or found[0].stem not in names):
         return (found[0],), False
     by_name = {path.stem: path for path in inside}
-    has_one_kind = len({path.suffix for path in inside}) == 1
+    has_one_kind = len({path.suffix.lower() for path in inside}) == 1
     if not beside and has_one_kind and set(by_name) == set(names):
         return tuple(by_name[name] for name in names), True
     without = sorted(set(names) - set(by_name))

@@ -1,6 +1,7 @@
 """Write the user's own sequence in our layout, and prove its spikes on what was written."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,11 +15,14 @@ from src.data.sources.copying import (
     file_size,
     pieces_sha256,
     refuse_cut_short,
+    sample_sha256,
 )
-from src.data.sources.recorded_clip import DAT, EVENTS, RecordedClip
+from src.data.sources.recorded_clip import DAT, DENSE, EVENTS, RecordedClip
 from src.data.sources.recorded_proof import prove_recorded
 from src.data.sources.source import listed
+from src.data.spikes.array_files import array_shape
 from src.data.spikes.convert import write_dat
+from src.data.spikes.dense_files import EventFile
 from src.data.spikes.spike_dat import write_sidecar
 from src.data.spikes.spike_parts import SpikeParts, check_rate
 
@@ -58,11 +62,13 @@ class RecordedJob:
 
     @cached_property
     def out_bytes(self) -> int:
-        """Frames as they are; packed spikes of the length of the exposures."""
+        """Frames as they are; spikes as they are packed, of a list no more than the list takes."""
+        spikes = self.clip.spikes
         frames = sum(file_size(path) for path in (*self.clip.blurry, *self.clip.sharp))
-        sidecar = self.clip.spikes.sidecar
-        num_ticks = self.seconds * sidecar.ticks_per_second
-        return int(frames + num_ticks * sidecar.height * sidecar.width / 8)
+        if spikes.layout != DENSE:
+            return frames + sum(file_size(path) for path in spikes.files)
+        shapes = [array_shape(path, spikes.key) for path in spikes.files]
+        return frames + sum(math.prod(shape) // 8 for shape in shapes)
 
     @property
     def seconds(self) -> float:
@@ -86,6 +92,7 @@ class RecordedJob:
             "flip_rows": spikes.sidecar.flip_rows,
             "inputs_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "spikes_sha256": pieces_sha256(spikes.files),
+            "frames_sha256": sample_sha256([*clip.blurry, *clip.sharp]),
         }
 
     def write(self, folder: Path, advance: Callable[[int], None]) -> list[str]:
@@ -125,19 +132,33 @@ class RecordedJob:
             return folder / name
         try:
             source = spikes.open(number)
-            if spikes.layout == EVENTS:  # its last spike is not its end
-                source.num_ticks = max(source.num_ticks, self._last_tick())
+            if spikes.layout == EVENTS:
+                source.num_ticks = self._end_of(source)
             rate = write_dat(source, folder / name, ours)
         except (OSError, ValueError) as error:
             raise BadFileError(path, str(error).removeprefix(f"{path}: ")) from error
         check_rate(rate, path, source.num_ticks)
         return folder / name
 
-    def _last_tick(self) -> int:
-        """Return the tick after the last exposure."""
+    def _end_of(self, events: EventFile) -> int:
+        """Return the ticks of a list of events: its last spike is not its end.
+
+        The last exposure is, where it is near; a table in another unit must not make it longer.
+
+        Raises:
+            ValueError: times of another unit.
+        """
+        unit = events.time_step
+        if unit > 1:
+            raise ValueError(
+                f"all times are multiples of {unit}, so they are no ticks; divide them by {unit}"
+            )
         exposures = self.clip.exposures.values()
         rate = self.clip.spikes.sidecar.ticks_per_second
-        return max(window_ticks(e.t0, e.t1, rate)[1] for e in exposures)
+        windows = [window_ticks(e.t0, e.t1, rate) for e in exposures]
+        longest = max(stop - start for start, stop in windows)
+        end = events.num_ticks + min(longest, events.num_ticks)
+        return max(events.num_ticks, min(end, max(stop for _, stop in windows)))
 
     def _leaving(self, num_ticks: int) -> list[str]:
         """Name the frames whose exposure leaves the stream.

@@ -121,22 +121,27 @@ def _clip_job(
 
 
 def _find_clips(given: Path) -> list[tuple[str, str, Path]]:
-    """Return (their split, our name, folder or video) of every clip, in order of names."""
+    """Return (their split, our name, folder or video) of every clip, in order of names.
+
+    The archives hold videos in encoded_train and encoded_test; their script decodes them into
+    folders in train and test. It may not have got to all of them: a folder wins over its video.
+    """
     clips = []
     for split in OUR_SPLITS:
-        # The archives hold videos in encoded_train and encoded_test; their script decodes them.
-        folders = [given / split, given / f"encoded_{split}"]
-        folder = next((folder for folder in folders if folder.is_dir()), None)
-        if folder is None:
-            continue
-        for scene in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-            found: dict[str, Path] = {}
-            for path in sorted(scene.iterdir(), key=lambda path: (path.is_dir(), path.name)):
-                is_video = path.suffix.lower() in VIDEO_EXTS
-                if path.name.startswith(".") or not (path.is_dir() or is_video):
-                    continue
-                found[path.name if path.is_dir() else path.stem] = path  # a folder wins
-            clips += [
-                (split, f"{scene.name}__{name}", path) for name, path in sorted(found.items())
-            ]
+        found = _clips_in(given / f"encoded_{split}") | _clips_in(given / split)
+        clips += [(split, name, path) for name, path in sorted(found.items())]
     return clips
+
+
+def _clips_in(folder: Path) -> dict[str, Path]:
+    """Return the folder or video of every clip of a split by our name; without one, nothing."""
+    found: dict[str, Path] = {}
+    scenes = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    for scene in scenes:
+        for path in sorted(scene.iterdir(), key=lambda path: (path.is_dir(), path.name)):
+            is_video = path.suffix.lower() in VIDEO_EXTS
+            if path.name.startswith(".") or not (path.is_dir() or is_video):
+                continue
+            name = path.name if path.is_dir() else path.stem
+            found[f"{scene.name}__{name}"] = path  # a folder wins
+    return found

@@ -26,9 +26,9 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
             could run code or read other files: pickles, references, links, external storage.
     """
     path = Path(path)
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _without_pickle(path)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _from_npz(path, key)
     with open_h5(path, key) as dataset:
         return dataset[()]
@@ -41,9 +41,9 @@ def array_shape(path: str | Path, key: str | None = None) -> tuple[int, ...]:
         ValueError: see `read_array`.
     """
     path = Path(path)
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return map_npy(path).shape
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         with open_h5(path, key) as dataset:
             return dataset.shape
     try:
@@ -83,7 +83,7 @@ def open_h5(path: str | Path, key: str | None = None) -> Iterator[h5py.Dataset]:
         ValueError: see `read_array`.
     """
     path = Path(path)
-    if path.suffix not in H5_SUFFIXES:
+    if path.suffix.lower() not in H5_SUFFIXES:
         raise ValueError(f"{path}: one of {', '.join(ARRAY_SUFFIXES)} is needed")
     try:
         file = h5py.File(path, "r")

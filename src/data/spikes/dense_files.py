@@ -8,6 +8,8 @@ import numpy as np
 from src.data.spikes.array_files import H5_SUFFIXES, map_npy, open_h5, read_array
 from src.data.spikes.events import AXES, check_binary, check_events, events_to_dense, find_axes
 
+MIN_STEPS = 16  # so many different times are not multiples of one number by chance
+
 
 class TickReader(Protocol):
     """Something that gives ranges of ticks, such as `SpikeFile`.
@@ -53,11 +55,11 @@ class DenseFile:
     ) -> None:
         self.path, self.key, self.flip_rows = Path(path), key, flip_rows
         self._array = None
-        if self.path.suffix in H5_SUFFIXES:
+        if self.path.suffix.lower() in H5_SUFFIXES:
             with open_h5(self.path, key) as dataset:
                 shape = dataset.shape
         else:
-            is_map = self.path.suffix == ".npy"
+            is_map = self.path.suffix.lower() == ".npy"
             self._array = map_npy(self.path) if is_map else read_array(self.path, key)
             shape = self._array.shape
         if len(shape) != 3:
@@ -68,7 +70,7 @@ class DenseFile:
     @property
     def is_held_in_memory(self) -> bool:
         """Whether the whole array is in memory."""
-        return self.path.suffix == ".npz"
+        return self.path.suffix.lower() == ".npz"
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W].
@@ -132,6 +134,16 @@ class EventFile:
     def num_spikes(self) -> int:
         """Rows of the list."""
         return len(self._rows)
+
+    @property
+    def time_step(self) -> int:
+        """The largest number of which all times are multiples, 1 in a list of ticks.
+
+        Of a few instants it says nothing and is 1, too.
+        """
+        t = self._rows[:, 0]
+        is_telling = np.count_nonzero(np.diff(t)) >= MIN_STEPS
+        return int(np.gcd.reduce(t)) if is_telling else 1
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W].
