@@ -7,7 +7,7 @@ from src.data.description import DataDescription
 from src.data.sources.source import SourceOptions
 from src.data.spikes.events import AXES, find_axes
 from src.data.spikes.spike_dat import SpikeSidecar, read_sidecar
-from src.data.spikes.spike_files import contradiction, entries_of, described_sidecar
+from src.data.spikes.spike_files import contradiction, described_sidecar, entries_of
 
 
 def stated_sidecar(path: Path, description: DataDescription | None) -> SpikeSidecar | None:
