@@ -155,6 +155,25 @@ def test_f21_too_little_room_for_the_checkpoints_is_said_with_numbers(tmp_path, 
     for name in ("last.pth", "previous.pth", "best.pth"):
         (run.checkpoints / name).touch()
     run.check_space(3_000_000_000)  # all are there
+    with pytest.raises(OSError, match=r"need 12\.00 GB"):  # they will be kept aside
+        run.check_space(3_000_000_000, starts_anew=True)
+
+
+@pytest.mark.parametrize("choice", ["never", "PATH"])
+def test_f21_a_new_start_needs_room_beside_what_it_keeps_aside(tmp_path, monkeypatch, choice):
+    config = write_run(tmp_path)
+    trainer = make_trainer(config)
+    trainer.progress.step = 1
+    for name in ("last.pth", "previous.pth", "best.pth"):
+        trainer.save(name)
+    usage, size = shutil.disk_usage(tmp_path), trainer.state.checkpoint_bytes()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * size))
+    again = make_trainer(config)
+    before = sorted(again.run.checkpoints.parent.rglob("*.pth"))
+    with pytest.raises(OSError, match="the run's checkpoints need"):
+        again.resume(choice.replace("PATH", str(again.run.checkpoints / "best.pth")))
+    assert sorted(again.run.checkpoints.parent.rglob("*.pth")) == before
+    again.resume("auto")  # each takes the place of one
 
 
 def test_f22_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path):

@@ -146,6 +146,21 @@ def test_f55_the_folder_of_logs_and_events_is_deleted_under_a_run(tmp_path):
     assert read_checkpoint(tmp_path)["progress"]["step"] == 4
 
 
+def test_f20_a_validation_whose_files_cannot_be_written_is_borne(tmp_path, caplog):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__VAL_EVERY=1, TRAIN__VISUAL_EVERY=1)
+    trainer = make_trainer(config)
+    for folder in (trainer.run.metrics, trainer.run.visuals):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.write_text("a file where a folder has to be")
+    with caplog.at_level("INFO"):
+        assert trainer.fit() == 0
+    assert caplog.text.count("validation at step 2: PSNR") == 1
+    lost = [line for line in caplog.messages if "a file of the validation could not be" in line]
+    assert ["metrics" in line for line in lost] == [True, False] * 2  # scores, then pictures
+    assert trainer.progress.validated_step == 2
+    assert read_checkpoint(tmp_path)["progress"]["best_psnr"] is not None
+
+
 def test_f55_a_clock_that_jumps_back_does_not_change_the_pace(tmp_path, monkeypatch, caplog):
     trainer = make_trainer(write_run(tmp_path, LOG__TENSORBOARD=True, TRAIN__LOG_EVERY=1))
     hours = iter(range(10**9, 0, -3600))

@@ -14,7 +14,7 @@ from torch.distributed import HashStore
 
 from scripts import launch
 from src.config import load_config
-from src.engine import distributed, heartbeat
+from src.engine import distributed, heartbeat, saving
 from src.engine.distributed import Ranks, join_ranks
 from src.engine.heartbeat import (
     STAGES,
@@ -117,6 +117,48 @@ def test_places_are_in_the_order_of_the_loop():
     assert Place(4, 0, part=3) == Place(4, 0, part=9)  # a share that is larger is not behind
 
 
+class Noting:
+    """Stands for the heartbeat of a main rank; notes where that is when things happen."""
+
+    def __init__(self) -> None:
+        self.stage, self.events = "", []
+
+    def at(self, stage: str, step: int) -> None:
+        del step
+        self.stage = stage
+
+    def part_done(self) -> None:
+        pass
+
+    def note(self, what: str, function):
+        def noted(*args, **kwargs):
+            self.events.append((what, STAGES.index(self.stage)))
+            return function(*args, **kwargs)
+
+        return noted
+
+
+def test_f51_a_main_rank_that_writes_is_behind_those_that_wait_for_it(tmp_path, monkeypatch):
+    """Else a disk that hangs would be blamed on the others."""
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1)
+    place = Noting()
+    cfg = load_config(config)
+    ranks = Ranks(0, 1, torch.device("cpu"), place)
+    trainer = Trainer(cfg, ranks, RunDirectory.of(cfg))
+    monkeypatch.setattr(saving, "save_checkpoint", place.note("write", saving.save_checkpoint))
+    for name in ("_write", "_write_pictures"):
+        function = place.note("write", getattr(trainer.validation, name))
+        monkeypatch.setattr(trainer.validation, name, function)
+    for name in ("largest", "gather"):
+        monkeypatch.setattr(Ranks, name, place.note("wait", getattr(Ranks, name)))
+    trainer.fit()
+    words = [what for what, _ in place.events]
+    assert words == ["wait", "write", "wait", "write", "write", "write", "wait", "write"]
+    for index, (what, stage) in enumerate(place.events):
+        waits = [later for kind, later in place.events[index:] if kind == "wait"]
+        assert what == "wait" or not waits or stage < waits[0]
+
+
 def test_who_is_late_by_hand():
     data, step = (Place(4, STAGES.index(s)) for s in ("loading data", "computing a step"))
     assert late_ranks(watched(step, data, step), now=3.0, silence_s=5.0) == [1]
@@ -159,6 +201,30 @@ def test_the_first_rank_in_time_warns_and_then_ends_the_run(monkeypatch, caplog)
         beats[1]._judge(ranks, now=31.0)
     with pytest.raises(Left):
         beats[2]._judge(ranks, now=46.0)  # nobody has ended it
+
+
+def test_time_in_which_a_rank_did_not_run_does_not_count(monkeypatch):
+    """A cluster suspends the whole job for an hour, then lets it go on."""
+    now = [0.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(heartbeat.os, "_exit", lambda code: (_ for _ in ()).throw(Left(code)))
+    beat = Heartbeat(HashStore(), 0, 2, stall_s=60.0)
+
+    def turns(seconds: list[float]) -> None:
+        waits = iter(seconds)
+
+        def wait(_: float) -> bool:
+            passed = next(waits, None)
+            now[0] += passed or 0.0
+            return passed is None
+
+        beat._stop.wait = wait
+        beat._run()
+
+    beat.at("computing a step", 3)
+    turns([5.0, 3600.0, 5.0, 5.0])
+    with pytest.raises(Left):  # awake all the time, and rank 1 has never been heard
+        turns([5.0] * 100)
 
 
 def test_places_travel_through_the_store():

@@ -135,6 +135,8 @@ def test_resume_never_keeps_the_earlier_run_aside(tmp_path):
     assert again.progress.step == 0
     kept = list((tmp_path / "outputs" / "ckpts").glob("run.before-*/last.pth"))
     assert len(kept) == 1
+    assert again.run.all_scores() == []  # a report would draw them as those of the new run
+    assert list((tmp_path / "outputs" / "metrics").glob("run.before-*/val_run_0000001.json"))
 
 
 def test_resume_from_a_path_keeps_what_the_run_had(tmp_path):

@@ -87,7 +87,7 @@ def trained_run(cfg: CfgNode) -> TrainedRun:
 def _read_validations(run: RunDirectory) -> tuple[dict[int, float], float | None]:
     """Return PSNR by step, and the seconds per step that the latest validation was told."""
     curve, seconds = {}, None
-    for path in sorted(run.metrics.glob(f"val_{run.name}_{'[0-9]' * 7}.json")):
+    for path in run.all_scores():
         content = json.loads(path.read_text(encoding="utf-8"))
         psnr = content["restored"]["mean_over_frames"]["psnr_rgb"]
         if psnr not in (None, "inf"):

@@ -59,6 +59,8 @@ def build_train_dataset(cfg: CfgNode, *, as_uint8: bool = True) -> SpikeDeblurDa
         preload(cache, recordings)
     elif cache is not None:
         _warn_of_large_caches(cache.max_bytes * max(1, cfg.TRAIN.NUM_WORKERS))
+    elif data.PRELOAD:
+        logger.warning("DATA.PRELOAD fills the cache of DATA.USE_RAM_CACHE, which is off; ignored")
     if data.FRAME_CACHE and cache is None:
         recordings = _with_decoded_frames(recordings, resolve(data.ROOT))
     augment = AugmentSettings(data.AUGMENT.FLIP, data.AUGMENT.TRANSPOSE, data.AUGMENT.REVERSE)

@@ -8,7 +8,8 @@ process is stopped or its machine gone, is named too.
 
 After a third of the time the lowest rank that is not late warns, after all of it that rank says
 what happened and ends its process with `EXIT_STALLED`; torchrun then ends the others. No clocks
-are compared: each rank only sees whether what it reads has changed.
+are compared: each rank only sees whether what it reads has changed. Time in which a rank itself did
+not run does not count, so a job that a cluster suspends goes on when it is let go on.
 """
 
 import json
@@ -25,11 +26,14 @@ from torch.distributed import DistNetworkError, DistStoreError, Store
 from src.engine.signals import StopSignals
 
 EXIT_STALLED = 75
+AFTER_VALIDATION = "writing what the validation gave"
 STAGES = (  # in the order of the loop
     "logging",
     "saving",
     "validating",
     "done with its share of the validation",
+    AFTER_VALIDATION,
+    "agreeing on the best score",
     "between two steps",
     "loading data",
     "computing a step",
@@ -103,6 +107,13 @@ def seconds_still(ranks: dict[int, Watched], now: float) -> float:
     return now - max(seen.moved_at for seen in ranks.values())
 
 
+def forgive(ranks: dict[int, Watched], seconds: float) -> None:
+    """Take seconds that nobody saw out of what the ranks are judged by."""
+    for seen in ranks.values():
+        seen.moved_at += seconds
+        seen.beat_at += seconds
+
+
 class Heartbeat:
     """Writes this rank's place and watches those of the others.
 
@@ -127,6 +138,7 @@ class Heartbeat:
         self.store, self.rank, self.world_size, self.stall_s = store, rank, world_size, stall_s
         self.interval_s = min(10.0, stall_s / 12)
         self._place, self._beats, self._has_warned = Place(), 0, False
+        self._turned_at = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         store.set_timeout(timedelta(seconds=self.interval_s * SILENT_BEATS))
@@ -153,18 +165,20 @@ class Heartbeat:
         now = time.monotonic()
         ranks = {r: Watched(Place(), "?", -1, now, now) for r in range(self.world_size)}
         while not self._stop.wait(self.interval_s):
+            forgive(ranks, self._seconds_away())
             try:
                 self._write()
                 self._read(ranks)
             except (DistNetworkError, DistStoreError, RuntimeError) as error:
                 self._go_on_alone(error)
                 return
-            self._judge(ranks, time.monotonic())
+            self._judge(ranks, self._turned_at)
 
     def _go_on_alone(self, error: RuntimeError) -> None:
         """Watch only this rank: who keeps the store, rank 0 or torchrun, is gone or stopped."""
         place, moved_at = self._place, time.monotonic()
         while not self._stop.wait(self.interval_s):
+            moved_at += self._seconds_away()
             now, before, place = time.monotonic(), place, self._place
             if (place, place.part) != (before, before.part):
                 moved_at = now
@@ -176,6 +190,12 @@ class Heartbeat:
                 )
                 logging.shutdown()
                 os._exit(EXIT_STALLED)
+
+    def _seconds_away(self) -> float:
+        """Return for how long this process did not run since the turn before, 0 as a rule."""
+        now = time.monotonic()
+        away, self._turned_at = now - self._turned_at - self.interval_s, now
+        return away if away > self.interval_s else 0.0
 
     def _write(self) -> None:
         self._beats += 1

@@ -1,5 +1,6 @@
 """The folders and the record that a run leaves behind."""
 
+import glob
 import logging
 import os
 import platform
@@ -65,6 +66,14 @@ class RunDirectory:
         """Folder of the metrics files, shared by all runs."""
         return self.root / "metrics"
 
+    def scores(self, step: int) -> Path:
+        """Return where the validation at a step leaves its scores."""
+        return self.metrics / f"val_{self.name}_{step:07d}.json"
+
+    def all_scores(self) -> list[Path]:
+        """Return the scores of all validations that are left, by step."""
+        return sorted(self.metrics.glob(f"val_{glob.escape(self.name)}_{'[0-9]' * 7}.json"))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run against a second process; the system frees it when this one ends or dies.
@@ -105,18 +114,19 @@ class RunDirectory:
                     "rights of the folder, or choose another LOG.SAVE_DIR"
                 ) from error
 
-    def check_space(self, checkpoint_bytes: int) -> None:
+    def check_space(self, checkpoint_bytes: int, *, starts_anew: bool = False) -> None:
         """See to it that the checkpoints which are still to come have room.
 
         Args:
             checkpoint_bytes: Size of one.
+            starts_anew: Those that are there will be kept aside, so none takes the place of one.
 
         Raises:
             OSError: The disk has less room than they need.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         names = ("last.pth", "previous.pth", "best.pth")
-        missing = sum(not (self.checkpoints / name).exists() for name in names)
+        missing = sum(starts_anew or not (self.checkpoints / name).exists() for name in names)
         needed = (missing + 1) * checkpoint_bytes  # one more while it is being written
         free = shutil.disk_usage(self.checkpoints).free
         if free < needed:
@@ -127,7 +137,9 @@ class RunDirectory:
             )
 
     def set_aside(self, *, keeps_checkpoints: bool = False) -> None:
-        """Rename the checkpoints and events of an earlier run of this name; delete nothing.
+        """Rename what an earlier run of this name has left; delete nothing.
+
+        Its scores go into a folder of their own, else a report would draw both runs as one.
 
         Args:
             keeps_checkpoints: Leave the checkpoints where they are, too.
@@ -144,6 +156,12 @@ class RunDirectory:
             else:
                 folder.rename(target)
             logger.info("kept the earlier run: %s -> %s", folder, target.name)
+        scores, target = self.all_scores(), self.metrics / f"{self.name}.before-{stamp}"
+        if scores:
+            target = free_name(target)
+            target.mkdir()
+        for path in scores:
+            path.rename(target / path.name)
 
 
 def give_second_name(path: Path, name: Path) -> None:

@@ -67,12 +67,15 @@ class Saver:
         A start that torchrun or SLURM repeats goes on from what the first one has left.
 
         Raises:
+            OSError: There is no room for the checkpoints to come.
             ValueError: The checkpoint cannot be read, or belongs to another run.
         """
         note = StartNote(self.run)
         if choice != "auto" and self.ranks.gather(note.is_repeated())[0]:
             logger.info("started again: --resume auto takes the place of --resume %s", choice)
             choice = "auto"
+        if self.ranks.is_main:
+            self.run.check_space(self.state.checkpoint_bytes(), starts_anew=choice != "auto")
         if choice == "never":
             if self.ranks.is_main:
                 self.run.set_aside()

@@ -54,12 +54,12 @@ class SkippedSteps:
         scale = self.scaler.get_scale() if self.scaler.is_enabled() else None
         if not self._is_hopeless(scale):
             return
-        path = self._dump(scale)
+        where = self._dump(scale)
         at_scale = "" if scale is None else f" and float16's scale is {scale:g}"
         raise FloatingPointError(
             f"{self.progress.skipped_in_a_row} steps in a row had gradients that are not "
-            f"finite{at_scale}, the last one step {step} with clips {clips}; {path} names clips, "
-            "losses and parameters. The weights are those before these steps, and may have been "
+            f"finite{at_scale}, the last one step {step} with clips {clips}; {where}. "
+            "The weights are those before these steps, and may have been "
             "ruined before: --resume with the run's previous.pth or best.pth goes further back. "
             "Lower TRAIN.OPTIM.LR, or set TRAIN.AMP fp32 to see whether the number format is the "
             "cause"
@@ -72,14 +72,17 @@ class SkippedSteps:
         return skipped >= MAX_IN_A_ROW_FLOAT16  # a norm can overflow although no gradient does
 
     def _dump(self, scale: float | None) -> str:
-        """Write what the latest skipped steps held on every rank; return the path."""
+        """Write what the latest skipped steps held on every rank; return where, as a sentence."""
         path = self.run.logs / f"nonfinite_{self.run.name}_{self.progress.step:07d}.json"
         of_ranks = self.ranks.gather(self._latest)
         if self.ranks.is_main:
             content = {"float16_scale": scale, "ranks": _speakable(of_ranks)}
-            with atomic_write(path) as partial:
-                partial.write_text(json.dumps(content, indent=1, allow_nan=False), "utf-8")
-        return str(path)
+            try:
+                with atomic_write(path) as partial:
+                    partial.write_text(json.dumps(content, indent=1, allow_nan=False), "utf-8")
+            except OSError as error:  # the reason for the end must not be lost with the file
+                return f"{path} could not be written ({error.strerror or error})"
+        return f"{path} names clips, losses and parameters"
 
 
 def _speakable(value: Any) -> Any:

@@ -18,6 +18,7 @@ from src.engine.alignment_watch import AlignmentWatch
 from src.engine.averaging import WeightAverage
 from src.engine.checkpoints import BEST, LAST
 from src.engine.distributed import Ranks, wrap_model
+from src.engine.heartbeat import AFTER_VALIDATION
 from src.engine.interval_log import IntervalLog
 from src.engine.memory import MemoryGuard
 from src.engine.parameter_groups import GradientRules, build_optimizer, freeze, read_rules
@@ -218,13 +219,15 @@ class Trainer:
             self.keep_best(psnr)
         self.progress.validated_step = step
         if self.saver.step_of_last == step:
-            self.save(LAST)  # with the score
+            self.save(LAST, AFTER_VALIDATION)  # with the score
 
     def keep_best(self, psnr: float) -> None:
         """Write best.pth; where that fails the best one stays, on every rank, the one before."""
         before = self.progress.best_psnr, self.progress.best_step
         self.progress.best_psnr, self.progress.best_step = psnr, self.progress.step
-        if self.ranks.largest(int(not self.save(BEST))):
+        is_lost = not self.save(BEST, AFTER_VALIDATION)
+        self.ranks.at("agreeing on the best score", self.progress.step)
+        if self.ranks.largest(int(is_lost)):
             self.progress.best_psnr, self.progress.best_step = before
 
     @property
@@ -232,15 +235,13 @@ class Trainer:
         """The model that is validated and tested: the averaged one where TRAIN.EMA_DECAY is set."""
         return self.model if self.average is None else self.average.model
 
-    def save(self, name: str) -> bool:
+    def save(self, name: str, stage: str = "saving") -> bool:
         """Write a checkpoint; at the end of the run it has to succeed."""
-        self.ranks.at("saving", self.progress.step)
+        self.ranks.at(stage, self.progress.step)
         return self.saver.save(name, must_succeed=self.progress.step >= self.total_steps)
 
     def resume(self, choice: str) -> None:
         """Go on from where `choice` says: `auto` (this run's checkpoint), `never`, or a path."""
-        if self.ranks.is_main:
-            self.run.check_space(self.state.checkpoint_bytes())
         self.saver.resume(choice)
 
     def describe(self) -> None:

@@ -3,6 +3,8 @@
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from torch import nn
@@ -12,6 +14,7 @@ from yacs.config import CfgNode
 from src.data.frames import write_png
 from src.data.recordings import Recording
 from src.engine.distributed import Ranks
+from src.engine.heartbeat import AFTER_VALIDATION
 from src.engine.run_directory import RunDirectory, git_commit
 from src.engine.run_log import Scalars
 from src.engine.signals import StoppedError, StopSignals
@@ -61,7 +64,7 @@ class Validation:
         come to the end of their share.
 
         The main rank writes `outputs/metrics/val_<exp>_<step>.json`, the scalars, and at every
-        TRAIN.VISUAL_EVERY steps and at the end the pictures.
+        TRAIN.VISUAL_EVERY steps and at the end the pictures. A file that cannot be written is told.
 
         Args:
             model: The weights to score.
@@ -83,9 +86,13 @@ class Validation:
         if None in reports:
             return None
         merged = merge_reports(reports)
+        self.ranks.at(AFTER_VALIDATION, step)
         if self.ranks.is_main:
-            self._write(merged, step, scalars, pace)
-            self._write_pictures([strips for _, strips in gathered], step, scalars)
+            self._tell(merged, step, scalars)
+            with self._borne():
+                self._write(merged, step, pace)
+            with self._borne():
+                self._write_pictures([strips for _, strips in gathered], step, scalars)
         return merged.means["psnr_rgb"]
 
     def _evaluate(
@@ -132,8 +139,28 @@ class Validation:
         train = self.cfg.TRAIN
         return step % train.VISUAL_EVERY < train.VAL_EVERY
 
-    def _write(self, report: Report, step: int, scalars: Scalars, pace: float | None) -> None:
-        path = self.run.metrics / f"val_{self.run.name}_{step:07d}.json"
+    def _tell(self, report: Report, step: int, scalars: Scalars) -> None:
+        means, blurry = report.means, report.blurry_means
+        scalars.add(step, {f"val/{name}": value for name, value in means.items()})
+        logger.info(
+            "%s validation at step %d: PSNR %.2f dB, SSIM %.4f (blurry input %.2f dB, %.4f)",
+            *(self.run.name, step, means["psnr_rgb"], means["ssim_rgb"]),
+            *(blurry["psnr_rgb"], blurry["ssim_rgb"]),
+        )
+
+    @contextmanager
+    def _borne(self) -> Iterator[None]:
+        """Say that a file could not be written, on a full disk for example, and go on."""
+        try:
+            yield
+        except OSError as error:
+            logger.warning(
+                "%s: a file of the validation could not be written: %s; training goes on",
+                *(self.run.name, error),
+            )
+
+    def _write(self, report: Report, step: int, pace: float | None) -> None:
+        path = self.run.scores(step)
         content = {
             "step": step,
             "commit": git_commit(),
@@ -143,21 +170,14 @@ class Validation:
         }
         with atomic_write(path) as partial:
             partial.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
-        means, blurry = report.means, report.blurry_means
-        scalars.add(step, {f"val/{name}": value for name, value in means.items()})
-        logger.info(
-            "%s validation at step %d: PSNR %.2f dB, SSIM %.4f (blurry input %.2f dB, %.4f)",
-            *(self.run.name, step, means["psnr_rgb"], means["ssim_rgb"]),
-            *(blurry["psnr_rgb"], blurry["ssim_rgb"]),
-        )
 
     def _write_pictures(
         self, of_ranks: list[dict[str, np.ndarray]], step: int, scalars: Scalars
     ) -> None:
         for strips in of_ranks:
             for name, strip in strips.items():
-                write_png(self.run.visuals / f"step_{step:07d}" / f"{name}.png", strip)
                 scalars.add_image(step, f"val/{name}", strip)
+                write_png(self.run.visuals / f"step_{step:07d}" / f"{name}.png", strip)
 
     def _progress_bar(
         self, restorer: Restorer, recordings: list[Recording], clips: list[range]
