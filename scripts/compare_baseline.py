@@ -9,6 +9,7 @@ page that opens from disk (outputs/metrics/compare_<exp>.html) and its numbers a
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,12 +48,17 @@ def main() -> int:
 
 
 def train_and_compare(args: argparse.Namespace) -> int:
-    """Let the launcher train both on all GPUs; it ends with this script and --take."""
+    """Let the launcher train both on all GPUs; it ends with this script and --take.
+
+    It takes the place of this process, so that signals come to it and its exit code is ours.
+    """
     command = [sys.executable, str(REPO_ROOT / "scripts/launch.py"), "--config", args.config]
     if args.num_processes is not None:
         command += ["--num_processes", str(args.num_processes)]
     command += [*args.overrides, "TRAIN.RGB_TWIN", "true"]
-    return subprocess.run(command, check=False).returncode  # noqa: S603 (our own script)
+    if sys.platform == "win32":  # where the caller would not wait for what takes the place
+        return subprocess.run(command, check=False).returncode  # noqa: S603 (our own script)
+    return os.execv(command[0], command)  # noqa: S606 (our own script)
 
 
 def write(comparison: Comparison) -> None:

@@ -18,11 +18,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from src.engine.signals import (
+    EXIT_CODE_FILE,
+    STOPPING,
+    die_with_parent,
+    exit_code,
+    remember_signals,
+    remembered,
+)
+
+if __name__ == "__main__":
+    remember_signals()  # the imports below take seconds
+
 from yacs.config import CfgNode
 
 from src.comparison.runs import twin_overrides
 from src.config import ConfigError, load_config
-from src.engine.signals import EXIT_CODE_FILE, STOPPING, die_with_parent, exit_code
 from src.paths import REPO_ROOT, resolve
 
 DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
@@ -79,7 +90,7 @@ class _Job:
     terminal or a cluster sends to the group comes to this process alone.
 
     Attributes:
-        received: The signals that have come.
+        received: The signals that have come, those before this object among them.
     """
 
     def __init__(self) -> None:
@@ -89,11 +100,12 @@ class _Job:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends nothing
         for number in STOPPING:
             signal.signal(number, self._pass_on)
+        self.received[:0] = remembered()  # now that none can come unseen
 
     def run(self, commands: list[list[str]], environment: dict[str, str]) -> int:
         """Run the commands; stop at the first that fails, or at a signal, with its exit code."""
-        for number, command in enumerate(commands):
-            if self.received and number:  # it came when a command was done anyway
+        for command in commands:
+            if self.received:  # before the first one, or when a command was done anyway
                 return exit_code(self.received[0])
             code = self._run(command, environment)
             if code != 0:
@@ -101,7 +113,6 @@ class _Job:
         return 0
 
     def _run(self, command: list[str], environment: dict[str, str]) -> int:
-        before = len(self.received)
         with tempfile.TemporaryDirectory() as folder:
             handed_on = Path(folder) / "exit_code"
             self._process = subprocess.Popen(  # noqa: S603 (our own command)
@@ -110,7 +121,7 @@ class _Job:
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,
                 start_new_session=True,
             )
-            for number in self.received[before:]:  # while it was being started
+            for number in list(self.received):  # while it was being started
                 self._process.send_signal(number)
             code = self._process.wait()
             text = handed_on.read_text(encoding="ascii") if handed_on.exists() else ""

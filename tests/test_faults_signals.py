@@ -15,6 +15,7 @@ from src.engine.signals import (
     EXIT_CODE_FILE,
     REPEAT_SECONDS,
     STOPPING,
+    StopSignals,
     exit_code,
     forget_handed_on,
     hand_on,
@@ -180,6 +181,25 @@ def test_f08_a_second_signal_leaves_at_once_but_not_an_echo_of_the_first():
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=5) == 143
+
+
+def test_f11_no_signal_is_lost_while_the_process_begins_to_listen(monkeypatch):
+    install = signal.signal
+    stop = StopSignals()
+
+    def interrupted(number, handler):
+        before = install(number, handler)
+        if number == signal.SIGUSR1 and not stop.number:
+            os.kill(os.getpid(), number)  # right after its handler was installed
+        return before
+
+    monkeypatch.setattr(signal, "signal", interrupted)
+    with stop.listening():
+        deadline = time.monotonic() + 5
+        while not stop.number and time.monotonic() < deadline:
+            time.sleep(0.01)
+        monkeypatch.undo()
+    assert stop.number == signal.SIGUSR1
 
 
 def wait_for_checkpoint(process: subprocess.Popen, folder: Path) -> None:

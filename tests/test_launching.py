@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import launch
+from scripts import compare_baseline, launch
 from src.config import load_config
 from src.paths import REPO_ROOT
 from tests.training_cases import one_thread, write_run
@@ -102,6 +102,32 @@ def test_the_twin_is_trained_and_compared(tmp_path):
     assert again.returncode == 1
     assert "never_trained_rgb_twin has not been trained to its end; train it first" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+def test_the_comparison_becomes_the_launcher(monkeypatch):
+    """A signal to a parent that only waits would leave the training behind."""
+    becomes = []
+    monkeypatch.setattr(os, "execv", lambda path, command: becomes.append((path, command)))
+    arguments = ["compare_baseline.py", "--config", "a.yaml", "--num_processes", "2", "SEED", "7"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    compare_baseline.main()
+    ((path, command),) = becomes
+    assert path == command[0] == sys.executable
+    assert [Path(command[1]).name, *command[2:]] == [
+        *("launch.py", "--config", "a.yaml", "--num_processes", "2"),
+        *("SEED", "7", "TRAIN.RGB_TWIN", "true"),
+    ]
+
+
+def test_f11_a_signal_while_the_launcher_imports_ends_it_with_its_code(tmp_path, processes):
+    config = write_run(tmp_path, TRAIN__RGB_TWIN=False)
+    process = processes(launch_command(config))
+    time.sleep(0.7)  # torch takes longer
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 85, output
+    assert "Traceback" not in output
+    assert not (tmp_path / "outputs" / "ckpts").exists()  # nothing was started
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux ties a child's life to its parent")

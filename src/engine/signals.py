@@ -33,7 +33,7 @@ STOPPING = tuple(
     if name in signal.Signals.__members__  # Windows has no SIGUSR1
 )
 
-_early: list[int] = []  # signals that came before anything could take them
+_early: list[tuple[int, float]] = []  # signals that came before anything could take them, and when
 logger = logging.getLogger(__name__)
 
 
@@ -65,11 +65,12 @@ class StopSignals:
         writer.setblocking(False)
         thread = threading.Thread(target=self._read, args=(reader,), daemon=True)
         thread.start()
+        # The socket first: in between a signal would be neither remembered nor read.
+        before_fd = signal.set_wakeup_fd(writer.fileno())
         before = {number: signal.signal(number, _leave_to_the_thread) for number in STOPPING}
         if "SIGHUP" in signal.Signals.__members__:
             before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        before_fd = signal.set_wakeup_fd(writer.fileno())
-        for number in _early[:1]:
+        for number in remembered()[:1]:
             self.ask(number)
         try:
             yield self
@@ -118,9 +119,14 @@ def exit_code(number: int) -> int:
 
 
 def remember_signals() -> None:
-    """Note signals from now on, while modules are imported, for the `StopSignals` to come."""
+    """Note signals from now on, while modules are imported, for what takes them later."""
     for number in STOPPING:
-        signal.signal(number, lambda number, _: _early.append(number))
+        signal.signal(number, _remember)
+
+
+def remembered() -> list[int]:
+    """Return the signals that were noted."""
+    return [number for number, _ in _early]
 
 
 def hand_on(code: int) -> int:
@@ -163,6 +169,14 @@ def die_with_parent() -> None:
     """Let Linux send SIGTERM to this process when its parent is gone, killed for example."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _remember(number: int, frame: object) -> None:
+    del frame
+    now = time.monotonic()
+    if _early and now - _early[0][1] > REPEAT_SECONDS:
+        os._exit(exit_code(number))
+    _early.append((number, now))
 
 
 def _leave_to_the_thread(number: int, frame: object) -> None:
