@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from src.data.bad_samples import BadFileError, DataSetError
+from src.data.description import DataDescription, write_description
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
 from src.inference.folders import InputFolders, find_sequences
 from tests.folder_cases import (
@@ -125,6 +126,24 @@ def test_spikes_of_unknown_size_ask_for_it(tmp_path):
     assert np.array_equal(sequence.read_counts(1), counts_of(1))
     with pytest.raises(DataSetError, match="sizes that fit"):
         find(tmp_path / "blur", tmp_path / "dat", geometry=SpikeGeometry(250, 400))
+
+
+def test_what_a_sidecar_does_not_state_comes_from_the_description(tmp_path):
+    """As in training: else a network would see its test spikes upside down."""
+    geometry = SpikeGeometry(*SPIKE_SIZE, "big", flip_rows=False)
+    write_images(tmp_path / "val" / "a" / "blur", NAMES[:1])
+    write_spikes(tmp_path / "val" / "a" / "spike" / f"{NAMES[0]}.dat", spikes_of(0), geometry)
+    (tmp_path / "val" / "a" / "config.yaml").write_text("spike_h: 16\nspike_w: 24\n")
+    write_description(tmp_path, DataDescription("own", bit_order="big", flip_rows=False))
+    (sequence,) = find(tmp_path / "val", tmp_path / "val")
+    assert np.array_equal(sequence.read_counts(0), counts_of(0))
+
+
+def test_a_stream_of_given_size_lacks_its_rate(tmp_path):
+    write_images(tmp_path / "a" / "blur", NAMES)
+    write_dats(tmp_path / "a" / "spike", ["stream"], sidecar=False)
+    with pytest.raises(DataSetError, match="says ticks_per_second"):
+        find(tmp_path, tmp_path, geometry=SpikeGeometry(*SPIKE_SIZE))
 
 
 def test_voxels_with_other_bins_are_refused(tmp_path):

@@ -12,7 +12,8 @@ from src.data.bad_samples import BadFileError, DataSetError
 from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.description import read_description
 from src.data.frames import list_frames, read_image
-from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeSidecar, read_sidecar
+from src.data.spikes.spike_files import described_sidecar, entries_of
 from src.data.voxel_cache import SpikeSource, count_source, read_index
 
 BLUR_FOLDERS = ("blur",)
@@ -225,7 +226,7 @@ def _voxel_sources(folder: Path, voxels: Mapping[str, Path]) -> dict[str, SpikeS
 
 
 def _whole_file(path: Path, inputs: InputFolders) -> SpikeSource:
-    geometry = inputs.geometry or _describe(path)[0]
+    geometry = _geometry(path, inputs, _stated(path))
     try:
         return SpikeSource(path, geometry, 0, SpikeFile(path, geometry).num_ticks)
     except ValueError as error:
@@ -234,12 +235,13 @@ def _whole_file(path: Path, inputs: InputFolders) -> SpikeSource:
 
 def _cut_stream(path: Path, names: list[str], inputs: InputFolders) -> dict[str, SpikeSource]:
     """Return the ticks of every exposure in the one stream of a sequence."""
-    geometry, ticks_per_second = _describe(path)
+    stated = _stated(path)
+    geometry = _geometry(path, inputs, stated)
+    ticks_per_second = None if stated is None else stated.ticks_per_second
     if ticks_per_second is None:
         problem = f"{path.name} is a stream, but no file beside it says ticks_per_second"
         raise DataSetError(str(path), [problem])
     exposures = read_exposures(path.parent.parent / EXPOSURES_NAME, ticks_per_second)
-    geometry = inputs.geometry or geometry
     sources = {}
     for name in names:
         exposure = exposures.get(frame_index(name))
@@ -249,26 +251,26 @@ def _cut_stream(path: Path, names: list[str], inputs: InputFolders) -> dict[str,
     return sources
 
 
-def _describe(path: Path) -> tuple[SpikeGeometry, float | None]:
-    """Return geometry and tick rate of a `.dat`: from beside it, else from a dataset.yaml above."""
-    beside = read_sidecar(path)
+def _stated(path: Path) -> SpikeSidecar | None:
+    """Return what a file beside a `.dat` and a dataset.yaml above say of it; None: nothing."""
     overall = None
     for folder in list(path.resolve().parents)[:4]:
         overall = overall or read_description(folder)
-    if beside is not None:
-        rate = beside.ticks_per_second
-        if rate is None and overall is not None:
-            rate = overall.ticks_per_second
-        return beside.geometry, rate
-    if overall is None or overall.spike_height is None:
-        raise DataSetError(
-            str(path),
-            ["the size of the spike sensor is not known; give it as --spike_size HEIGHT WIDTH"],
-        )
-    geometry = SpikeGeometry(
-        overall.spike_height, overall.spike_width, overall.bit_order, overall.flip_rows
-    )
-    return geometry, overall.ticks_per_second
+    return read_sidecar(path, entries_of(overall)) or described_sidecar(overall)
+
+
+def _geometry(path: Path, inputs: InputFolders, stated: SpikeSidecar | None) -> SpikeGeometry:
+    """Return how the bits lie: as the command line says, else as stated.
+
+    Raises:
+        DataSetError: nobody says.
+    """
+    if inputs.geometry is not None:
+        return inputs.geometry
+    if stated is None:
+        problem = "the size of the spike sensor is not known; give it as --spike_size HEIGHT WIDTH"
+        raise DataSetError(str(path), [problem])
+    return stated.geometry
 
 
 def _natural_order(name: str) -> list[tuple[str, int]]:
