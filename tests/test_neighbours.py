@@ -1,6 +1,7 @@
 """A shift by whole exposures is found without t_sharp, in every layout, and nothing else is."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -92,6 +93,27 @@ def test_single_frames_never_make_a_problem(root):
     findings = check_neighbours("a", scan(root / "train/seq_000").frames, 32)
     assert findings.problems == []
     assert "000004 one after it; look with --overlay" in findings.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [(4, "4 of 5 .* best, 000003 one after it"), (7, "4 of 6 .* 000007 one after it, 000003 none")],
+)
+def test_single_frames_are_told_although_the_others_are_right_to_the_tick(
+    tmp_path, other, expected
+):
+    """Two frames changed their names: the median of the ticks does not see that."""
+    folder = write_film(tmp_path / "film", frames=10) / "train/a"
+    for kind in ("blur", "sharp"):
+        first, second = folder / kind / "000003.png", folder / kind / f"{other:06d}.png"
+        pictures = first.read_bytes(), second.read_bytes()
+        first.write_bytes(pictures[1])
+        second.write_bytes(pictures[0])
+    found = scan(folder)
+    findings = look_at(ContentTask("a", found.frames, found.ticks_per_second, None))
+    assert findings.problems == []
+    assert "a: stated tick 24.0, measured 24." in findings.seen[0]
+    assert re.search(expected, findings.notes[0])
 
 
 def test_a_still_scene_is_a_note(tmp_path):

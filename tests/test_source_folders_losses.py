@@ -98,3 +98,26 @@ def test_endings_in_capitals_are_the_same(root, folder):
     before = plan_and_write(root)
     (folder / "spike.dat").rename(folder / "spike.DAT")
     assert plan_and_write(root, "again") == before
+
+
+def swap(folder, first, second):
+    """Exchange two files."""
+    (folder / first).rename(folder / "other")
+    (folder / second).rename(folder / first)
+    (folder / "other").rename(folder / second)
+
+
+def test_single_frames_of_another_time_are_named(root, folder):
+    for kind in ("blur", "sharp"):
+        swap(folder / kind, "img_002.png", "img_003.png")
+    told = plan_and_write(root)[-1]
+    assert told.startswith("3 sharp frames lie within 0.")
+    assert "but not img_002.png (stated 136.0, shown 19" in told
+    assert "img_003.png (stated 192.0, shown 14" in told
+
+
+def test_frames_of_one_number_are_refused_before_they_are_copied(root, folder):
+    for kind in ("blur", "sharp"):
+        (folder / kind / "img_003.png").rename(folder / kind / "other_002.png")
+    with pytest.raises(DataSetError, match="frames numbered 2 exist under several names"):
+        plan(SourceOptions(root))

@@ -14,7 +14,7 @@ from src.data.preparation.check_reading import (
 from src.data.preparation.check_timing import check_timing
 from src.data.preparation.counting import PreparedSplit
 from src.data.preparation.findings import Findings
-from src.data.preparation.neighbours import check_neighbours
+from src.data.preparation.neighbours import TOO_STILL, check_neighbours
 from src.data.preparation.parallel import run_parallel
 from src.data.recordings import FrameRecord
 
@@ -73,8 +73,10 @@ def look_at(task: ContentTask) -> Findings:
         timing = check_timing(task.where, task.frames, task.ticks_per_second, task.description)
         findings.include(timing)
         near = check_neighbours(task.where, task.frames, task.num_bins)
-        is_timed = bool(timing.seen or timing.problems)  # to the tick, which says more
-        findings.include(Findings(problems=near.problems) if is_timed else near)
+        if timing.seen or timing.problems:  # to the tick, in most frames: that says more
+            near.seen.clear()
+            near.notes = [line for line in near.notes if TOO_STILL not in line]
+        findings.include(near)
         unlike = find_unlike(task.where, readings)
         is_shifted = timing.problems or near.problems  # such windows look unlike, too
         if unlike and not is_shifted:

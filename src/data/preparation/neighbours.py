@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import cv2
 import numpy as np
@@ -27,6 +28,9 @@ MIN_VOTES = 2
 MAX_SHIFT = 3  # exposures to both sides that are tried to name a shift
 CLEAR_LEAD = 0.002  # by which one correlation must exceed another to count
 MIN_CORRELATION = 0.2  # below, spikes and frame have nothing to do with each other
+CLEARLY_SHOWN = 0.4
+MIN_CONTRAST = 5.0  # standard deviation of 8 bit values; less shows nothing
+TOO_STILL = "too still to tell exposures apart, so a shift by whole ones is not seen"
 NAMES = {-1: "the frame before", 0: "its own frame", 1: "the next frame"}
 
 
@@ -82,19 +86,24 @@ def check_neighbours(where: str, frames: tuple[FrameRecord, ...], num_bins: int)
     Raises:
         BadFileError: a file cannot be read.
     """
-    fits = _decisive_fits(frames, num_bins)
+    looked = _look_around(frames, num_bins)
+    fits = {i: fit for i, fit in looked.items() if fit.best is not None}
     if not fits:
-        line = f"{where}: too still to tell exposures apart, so a shift by whole ones is not seen"
-        return Findings(notes=[line])
+        return Findings(notes=[f"{where}: {TOO_STILL}"])
     votes = Counter(_sign(fit.best) for fit in fits.values())
     side, count = max(((d, votes[d]) for d in (-1, 1)), key=lambda vote: vote[1])
-    wrong = [frames[i].name for i, fit in fits.items() if _sign(fit.best) == side]
     if count >= MIN_VOTES and 3 * count >= 2 * len(fits):
         return Findings(problems=[_problem(where, frames, num_bins, side, fits)])
-    line = f"{where}: {votes[0]} of {len(fits)} sampled exposures fit their own blurry frame best"
-    if count:
-        way = "after" if side > 0 else "before"
-        return Findings(notes=[f"{line}, {listed(wrong)} one {way} it; look with --overlay"])
+    strangers = _strangers(frames, num_bins, looked)
+    number = len(fits) + len(strangers)
+    line = f"{where}: {votes[0]} of {number} sampled exposures fit their own blurry frame best"
+    wrong = []
+    for distance, way in ((-1, "before"), (1, "after")):
+        names = [frames[i].name for i, fit in fits.items() if _sign(fit.best) == distance]
+        wrong += [f"{listed(names)} one {way} it"] if names else []
+    wrong += [f"{listed(strangers)} none around it"] if strangers else []
+    if wrong:
+        return Findings(notes=[f"{line}, {', '.join(wrong)}; look with --overlay"])
     return Findings(seen=[line])
 
 
@@ -123,14 +132,12 @@ def fit_neighbours(spikes: np.ndarray, blurry: Mapping[int, np.ndarray]) -> Fit:
     for distance, image in blurry.items():
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
         small = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
-        found = _details(small)
-        scale = float(np.sqrt((wanted**2).sum() * (found**2).sum()))
-        correlations[distance] = float((wanted * found).sum()) / scale if scale else 0.0
+        correlations[distance] = _correlation(wanted, _details(small))
     return Fit(correlations)
 
 
-def _decisive_fits(frames: tuple[FrameRecord, ...], num_bins: int) -> dict[int, Fit]:
-    """Return the fits of some frames that tell their neighbours apart, by place.
+def _look_around(frames: tuple[FrameRecord, ...], num_bins: int) -> dict[int, Fit]:
+    """Return the fits of some frames by place, until enough of them tell their neighbours apart.
 
     Frames with a neighbour on both sides come first: with one side only, a shift to the other one
     may look right.
@@ -140,14 +147,39 @@ def _decisive_fits(frames: tuple[FrameRecord, ...], num_bins: int) -> dict[int, 
     places = sorted([*first, *more], key=lambda i: len(neighbours_of(frames[i])), reverse=True)
     fits: dict[int, Fit] = {}
     for i in places:
-        fit = _fit(frames[i], num_bins, 1)
-        if max(fit.correlations.values()) < MIN_CORRELATION:  # a larger shift, or other spikes
-            fit = _fit(frames[i], num_bins, MAX_SHIFT)
-        if fit.best is not None:
-            fits[i] = fit
-        if len(fits) == MOVING_FRAMES:
+        fits[i] = _fit(frames[i], num_bins, 1)
+        if max(fits[i].correlations.values()) < MIN_CORRELATION:  # a larger shift, or other spikes
+            fits[i] = _fit(frames[i], num_bins, MAX_SHIFT)
+        if sum(fit.best is not None for fit in fits.values()) == MOVING_FRAMES:
             break
     return fits
+
+
+def _strangers(frames: tuple[FrameRecord, ...], num_bins: int, looked: dict[int, Fit]) -> list[str]:
+    """Name the frames whose spikes show a picture, but none of those around them.
+
+    Only where others of the sequence are shown clearly.
+    """
+    usual = median(fit.correlations[0] for fit in looked.values() if fit.best is not None)
+    if usual < CLEARLY_SHOWN:
+        return []
+    unlike = [i for i, fit in looked.items() if max(fit.correlations.values()) < MIN_CORRELATION]
+    return [frames[i].name for i in unlike if _shows_a_picture(frames[i], num_bins)]
+
+
+def _shows_a_picture(frame: FrameRecord, num_bins: int) -> bool:
+    """Whether both halves of an exposure show the same, and the blurry frame is not uniform."""
+    grey = cv2.cvtColor(read_image(frame.blurry), cv2.COLOR_RGB2GRAY)
+    if grey.std() < MIN_CONTRAST:
+        return False
+    if frame.spikes.geometry is None:
+        halves = np.array_split(open_voxels(frame.spikes.path, num_bins), 2)
+    elif frame.spikes.num_ticks < 2:
+        return False
+    else:
+        halves = np.split(count_source(frame.spikes, 2), 2)
+    details = [_details(half.sum(axis=0, dtype=np.float32)) for half in halves]
+    return _correlation(*details) >= CLEARLY_SHOWN
 
 
 def _fit(frame: FrameRecord, num_bins: int, reach: int) -> Fit:
@@ -202,6 +234,12 @@ def _numbered(folder: Path, suffix: str, changed_ns: int) -> tuple[dict[int, Pat
     numbers = sorted(numbered)
     steps = Counter(b - a for a, b in zip(numbers, numbers[1:], strict=False))
     return numbered, steps.most_common(1)[0][0] if steps else 1
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the correlation of two pictures without a mean; 0 where one is uniform."""
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum()) / scale if scale else 0.0
 
 
 def _details(image: np.ndarray) -> np.ndarray:

@@ -121,6 +121,7 @@ def find_recorded(
         raise DataSetError(str(folder), problems)
     try:
         names = sorted(frames["blur"], key=frame_index)
+        _refuse_equal_numbers(names)
         spikes = _find_spikes(folder, names, options, description)
     except ValueError as error:
         if isinstance(error, DataSetError):
@@ -165,6 +166,14 @@ def _gaps(numbers: Sequence[int], exposures: Mapping[int, Exposure]) -> list[str
             "apart in time"
         )
     return notes
+
+
+def _refuse_equal_numbers(names: Sequence[str]) -> None:
+    """Refuse frames that share a number, and so a line of the table."""
+    twice = [b for a, b in zip(names, names[1:], strict=False) if frame_index(a) == frame_index(b)]
+    if twice:
+        numbers = listed([str(frame_index(name)) for name in twice])
+        raise ValueError(f"frames numbered {numbers} exist under several names; rename them")
 
 
 def _unpaired(blurry: Mapping[str, Path], sharp: Mapping[str, Path]) -> list[str]:

@@ -148,8 +148,9 @@ def _judge(clip: RecordedClip, decisive: Sequence[FoundFrame]) -> str:
         )
     errors = [frame.tick - frame.stated for frame in decisive]
     median = float(np.median(errors))
-    if abs(median) <= max(MAX_DEVIATION_TICKS, MAX_DEVIATION * decisive[0].length):
-        return f"{len(errors)} sharp frames lie within {max(map(abs, errors)):.1f} ticks"
+    limit = max(MAX_DEVIATION_TICKS, MAX_DEVIATION * decisive[0].length)
+    if abs(median) <= limit:
+        return _seen(decisive, limit)
     rate = clip.spikes.sidecar.ticks_per_second
     ticks = ", ".join(
         f"{frame.sharp.name} stated at {frame.stated:.1f}, shown at {frame.tick:.1f}"
@@ -164,6 +165,17 @@ def _judge(clip: RecordedClip, decisive: Sequence[FoundFrame]) -> str:
         f"({abs(median) / rate:.6f} s) {side} the t_sharp of {EXPOSURES_NAME}: {ticks}; correct "
         "the table, the tick rate, or the beginning of the spikes",
     )
+
+
+def _seen(decisive: Sequence[FoundFrame], limit: float) -> str:
+    """Say how exactly the table is right, and where single frames lie elsewhere."""
+    off = [frame for frame in decisive if abs(frame.tick - frame.stated) > limit]
+    near = [abs(frame.tick - frame.stated) for frame in decisive if frame not in off]
+    line = f"{len(near)} sharp frames lie within {max(near, default=limit):.1f} ticks"
+    if not off:
+        return line
+    ticks = ", ".join(f"{f.sharp.name} (stated {f.stated:.1f}, shown {f.tick:.1f})" for f in off)
+    return f"{line}, but not {ticks}: are these frames named and timed rightly?"
 
 
 def _other_reading(clip: RecordedClip, ours: SpikeGeometry, better: SpikeGeometry) -> str:
