@@ -8,6 +8,7 @@ import torch
 from prepare_cases import rewrite, run, touch_later, write_prepared
 
 from src.config import load_config
+from src.data.alignment import read_exposures, write_exposures
 from src.data.bad_samples import DataSetError
 from src.data.preparation.quick_check import quick_check
 from src.engine.distributed import Ranks
@@ -17,6 +18,11 @@ from tests.training_cases import one_thread, train_command, write_run
 
 def cut(path):
     path.write_bytes(path.read_bytes()[:-20])
+
+
+def exchange_times(path, first, second):
+    rows = read_exposures(path, None)
+    write_exposures(path, {**rows, first: rows[second], second: rows[first]})
 
 
 FAULTS = {
@@ -65,6 +71,10 @@ FAULTS = {
     "no validation": (
         lambda r, c: shutil.rmtree(r / "val"),
         "val: no such folder; put one folder per sequence there, or name another one in",
+    ),
+    "time goes back": (
+        lambda r, c: exchange_times(r / "train/seq_000/exposures.csv", 2, 3),
+        "train/seq_000: exposures go back in time (000003); correct exposures.csv",
     ),
     "other bins": (lambda r, c: rewrite(c, "DATA:\n", "DATA:\n  K: 16\n"), "number of bins"),
 }

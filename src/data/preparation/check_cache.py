@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,7 +28,10 @@ def check_completeness(where: str, scan: SequenceScan) -> Iterable[str]:
 
 
 def check_windows(scan: SequenceScan) -> Iterable[str]:
-    """Name windows that are longer or shorter than the others of the sequence."""
+    """Name windows of other lengths than the others of the sequence, and those that go back."""
+    back = [after.name for before, after in pairwise(scan.frames) if after.t0 < before.t0]
+    if back:
+        yield f"exposures go back in time ({listed(back)}); correct exposures.csv"
     lengths = Counter(frame.spikes.stop - frame.spikes.start for frame in scan.frames)
     if lengths and max(lengths) - min(lengths) > 1:  # exposures need not be whole ticks long
         usual = lengths.most_common(1)[0][0]
