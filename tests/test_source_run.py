@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from source_cases import GoproClip, bytes_of, prepare, write_config, write_gopro
+from source_cases import GoproClip, bytes_of, prepare, write_config, write_gopro, write_x4k
 
+from src.data.description import read_description
 from src.paths import REPO_ROOT
 
 CLIPS = (
@@ -17,6 +18,8 @@ CLIPS = (
     GoproClip("train", "GOPR0374_11_03", 30),
     GoproClip("test", "GOPR0384_11_05", 30),
 )
+
+X4K = {"train/002/occ008.320": 65, "test/Type1/TEST01_003_f0433": 33}
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +167,30 @@ def test_shards_that_cannot_be(downloaded, tmp_path, shard):
     config = write_config(tmp_path, tmp_path / "ours")
     with pytest.raises(SystemExit):
         prepare(config, "gopro", downloaded, f"--shard={shard}")
+
+
+def test_clips_that_come_later_are_added(tmp_path):
+    """A clip of another n and another offset changes what dataset.yaml says of all of them."""
+    config = write_config(tmp_path, tmp_path / "ours")
+    downloaded = write_gopro(tmp_path / "down", CLIPS[:1] + CLIPS[3:])
+    assert prepare(config, "gopro", downloaded) == 0
+    before = bytes_of(tmp_path / "ours")
+    assert read_description(tmp_path / "ours").offsets == (("val/GOPR0384_11_05", 5),)
+    write_gopro(tmp_path / "down", CLIPS[1:3])
+    assert prepare(config, "gopro", downloaded) == 0
+    after = bytes_of(tmp_path / "ours")
+    changed = {path for path in before if before[path] != after[path]}
+    assert changed == {"dataset.yaml"}
+    found = read_description(tmp_path / "ours")
+    offsets = {"train/GOPR0372_07_01": 1, "train/GOPR0374_11_03": 3, "val/GOPR0384_11_05": 5}
+    assert dict(found.offsets) == offsets
+    assert (found.frames_averaged, found.content) == ((7, 11), "passed")
+    assert bytes_of(tmp_path / "ours") == after
+
+
+def test_another_length_of_exposures_is_no_further_sequence(tmp_path, capsys):
+    root, downloaded = tmp_path / "ours", write_x4k(tmp_path / "down", X4K)
+    config = write_config(tmp_path, root)
+    assert prepare(config, "x4k1000fps", downloaded, "--shard", "0/2") == 0
+    assert prepare(config, "x4k1000fps", downloaded, "--shard", "1/2", "--frames_averaged", 9) == 1
+    assert "says frames_averaged: (17,), now it would be (9,)" in capsys.readouterr().err

@@ -82,8 +82,13 @@ def check_timing(
     sampled = [usable[place] for place in sample_places(len(usable), SAMPLED_FRAMES)]
     timings = measure(frames, sampled, ticks_per_second)
     if not timings:
-        line = f"{where}: still in the sampled frames, so TFP centre against sharp is not provable"
-        return Findings(notes=[line])
+        most = max(frames[i].spikes.stop - frames[i].spikes.start for i in sampled)
+        return Findings(
+            notes=[
+                f"{where}: too little moves in the sampled frames for their {most} ticks to show "
+                "when, so TFP centre against sharp is not provable"
+            ]
+        )
     offsets = [timing.offset for timing in timings]
     offset, allowed = median(offsets), _allowed(timings)
     found = f"stated tick {timings[0].stated:.1f}, measured {timings[0].stated + offset:.1f}"

@@ -67,15 +67,31 @@ def _is_all_made_here(root: Path) -> bool:
 
 
 def _description_problems(wanted: DataDescription, present: DataDescription | None) -> list[str]:
-    """Say how the description of a root differs from that of the plan."""
+    """Say how the description of a root differs from that of the plan.
+
+    What further sequences add to it is no difference.
+    """
     if present is None:
         return []
     made = dataclasses.replace(present, fingerprint=(), content="unknown", content_of="")
+    if _grows(present, wanted):
+        made = dataclasses.replace(made, **_of_all_sequences(wanted))
     sides = (made, wanted)
     return [
         f"dataset.yaml says {field}: {was!r}, now it would be {now!r}"
         for field, was, now in _differences(*map(dataclasses.asdict, sides))
     ]
+
+
+def _grows(present: DataDescription, wanted: DataDescription) -> bool:
+    """Whether the plan has all that a description says of its sequences, and may have more."""
+    before, now = _of_all_sequences(present), _of_all_sequences(wanted)
+    return all(set(before[name]) <= set(now[name]) for name in before)
+
+
+def _of_all_sequences(description: DataDescription) -> dict[str, tuple]:
+    """Return what a description collects from its sequences; each has it in its record, too."""
+    return {name: getattr(description, name) for name in ("frames_averaged", "offsets")}
 
 
 def read_record(root: Path, job: ClipJob) -> Mapping[str, object] | None:
@@ -133,11 +149,14 @@ def remove_abandoned(root: Path, splits: Collection[str]) -> None:
 def write_root_description(root: Path, description: DataDescription) -> None:
     """Write dataset.yaml before the first sequence, so that no other options get in between.
 
-    One of a run in which nothing was made is replaced.
+    One of a run in which nothing was made is replaced; to one of fewer sequences those that come
+    are added.
     """
     present = read_description(root)
     if present is None or (present != description and _pins_nothing(root, present)):
         write_description(root, description)
+    elif _of_all_sequences(present) != _of_all_sequences(description):
+        write_description(root, dataclasses.replace(present, **_of_all_sequences(description)))
 
 
 def _pins_nothing(root: Path, present: DataDescription) -> bool:
