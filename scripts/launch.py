@@ -21,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.engine.signals import (
     EXIT_CODE_FILE,
     STOPPING,
+    adopt_orphans,
     die_with_parent,
+    end_orphans,
     exit_code,
     remember_signals,
     remembered,
@@ -87,7 +89,8 @@ class _Job:
     """The commands of a job, one after the other, none of which outlives this process.
 
     Signals go on to the command that runs, each one once: it has a session of its own, so what a
-    terminal or a cluster sends to the group comes to this process alone.
+    terminal or a cluster sends to the group comes to this process alone. torchrun leaves processes
+    behind where it is killed, or a signal comes while it starts them: they are waited for, too.
 
     Attributes:
         received: The signals that have come, those before this object among them.
@@ -100,6 +103,7 @@ class _Job:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends nothing
         for number in STOPPING:
             signal.signal(number, self._pass_on)
+        adopt_orphans()
         self.received[:0] = remembered()  # now that none can come unseen
 
     def run(self, commands: list[list[str]], environment: dict[str, str]) -> int:
@@ -124,6 +128,8 @@ class _Job:
             for number in list(self.received):  # while it was being started
                 self._process.send_signal(number)
             code = self._process.wait()
+            number = self.received[0] if self.received else signal.SIGTERM
+            end_orphans(number, float(TORCHRUN_SETTINGS["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
             text = handed_on.read_text(encoding="ascii") if handed_on.exists() else ""
         return code_of_command(code, text, self.received)
 

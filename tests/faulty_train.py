@@ -5,6 +5,7 @@
     stop     rank 1 stops as a whole in step 2, as if its machine were gone
     kill     rank 1 is killed in step 2, the first time
     absent   rank 1 never joins the others
+    slow     rank 1 takes a minute for each tile of a validation
     nan      the loss of rank 1 is NaN in step 2; every rank keeps a digest of its state per step
 
 The fault happens once: a file beside the configuration tells that it has happened.
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src import train
 from src.engine.checkpoints import _tensors
 from src.engine.trainer import Trainer
+from src.engine.validation import Validation
 
 FAULTY_RANK, FAULTY_STEP = "1", 2
 
@@ -44,6 +46,17 @@ def main() -> int:
         return outcome
 
     Trainer.step = faulty
+    if fault == "slow" and os.environ["RANK"] == FAULTY_RANK:
+        before_tile = Validation._before_tile
+
+        def slowly(self):
+            happened.touch()
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                before_tile(self)  # leaves where a rank was asked
+                time.sleep(0.05)
+
+        Validation._before_tile = slowly
     if fault == "absent" and os.environ["RANK"] == FAULTY_RANK:
         time.sleep(600)
     return train.main()

@@ -30,6 +30,7 @@ from tests.training_cases import (
     write_run,
 )
 
+FAULTY = Path(__file__).with_name("faulty_train.py")
 LAUNCH = str(REPO_ROOT / "scripts" / "launch.py")
 
 
@@ -202,6 +203,50 @@ def test_f11_no_signal_is_lost_while_the_process_begins_to_listen(monkeypatch):
     assert stop.number == signal.SIGUSR1
 
 
+IMPATIENT = """
+import sys, time
+sys.path.insert(0, {root!r})
+from src.engine.signals import StopSignals
+with StopSignals().listening() as stop:
+    with stop.impatient(0.3):
+        print("ready", flush=True)
+        time.sleep(0.5)
+        print("no signal", flush=True)
+        time.sleep(60)
+"""
+
+
+def test_f11_ranks_that_wait_for_each_other_at_the_start_leave_at_a_signal(tmp_path, processes):
+    code = IMPATIENT.format(root=str(REPO_ROOT))
+    handed_on = tmp_path / "code"
+    process = processes([sys.executable, "-c", code], env={EXIT_CODE_FILE: str(handed_on)})
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "no signal\n"]
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=5) == 85
+    assert handed_on.read_text() == "85"
+
+
+PARENT = """
+import subprocess, sys
+sys.path.insert(0, {root!r})
+from src.engine.signals import adopt_orphans, end_orphans
+adopt_orphans()
+leaves_a_child = "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True)"
+subprocess.run([sys.executable, "-c", leaves_a_child])
+print(len(open("/proc/self/task/%d/children" % __import__("os").getpid()).read().split()))
+end_orphans(15, 5.0)
+print("none is left", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux gives orphans to an ancestor")
+def test_what_torchrun_leaves_behind_is_ended(processes):
+    """A signal that comes while it starts its processes makes it forget them."""
+    process = processes([sys.executable, "-c", PARENT.format(root=str(REPO_ROOT))])
+    output, _ = process.communicate(timeout=20)
+    assert output.split("\n")[:2] == ["1", "none is left"]
+
+
 def wait_for_checkpoint(process: subprocess.Popen, folder: Path) -> None:
     last = folder / "outputs" / "ckpts" / "run" / "last.pth"
     deadline = time.monotonic() + 120
@@ -259,6 +304,34 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.slow
+def test_f10_f11_two_ranks_leave_a_validation_that_one_of_them_is_slow_in(tmp_path, processes):
+    """The signal comes to the one that waits; the slow one hears of it through the store."""
+    config = write_run(tmp_path, TRAIN__VAL_EVERY=1, TRAIN__GRADIENT_ACCUMULATION_STEPS=1)
+    handed_on = tmp_path / "code"
+    environment = {**one_thread(), EXIT_CODE_FILE: str(handed_on)}
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        "--nproc_per_node=2",
+    ]
+    command += [str(FAULTY), "slow", "--config", str(config), "TRAIN.STALL_MINUTES", "0.2"]
+    process = processes(command, env=environment)
+    deadline = time.monotonic() + 60
+    while not config.with_suffix(".happened").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(1)  # the other rank is done with its share
+    os.kill(children(process.pid)[0], signal.SIGUSR1)
+    asked_at = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - asked_at < 30  # a tile takes 60
+    assert (process.returncode, handed_on.read_text()) == (0, "85"), output
+    assert "validation at step 1 left; it is done on resuming" in output
+    assert "stopped by SIGUSR1 at step 1 of 4" in output
+    assert read_checkpoint(tmp_path)["progress"]["validated_step"] == 0
+
+
+@pytest.mark.slow
 def test_f10_a_signal_to_one_rank_is_no_reason_to_start_again(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__RGB_TWIN=False)
     command = [sys.executable, LAUNCH, "--config", str(config)]
@@ -281,6 +354,23 @@ def test_f11_a_signal_while_modules_are_imported_is_remembered(tmp_path, process
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 85, output
     assert "stopped by SIGUSR1 at step 0 of 1000" in output
+
+
+@pytest.mark.slow
+def test_f11_an_early_signal_to_the_launcher_ends_two_ranks_that_import(tmp_path, processes):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__RGB_TWIN=False)
+    command = [sys.executable, LAUNCH, "--config", str(config), "--num_processes", "2"]
+    process = processes(command, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while sum(len(children(pid)) for pid in children(process.pid)) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.7)  # torch takes longer
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 85, output
+    assert not list((tmp_path / "outputs" / "ckpts").rglob("*.pth"))
 
 
 def test_f12_a_closed_pipe_does_not_end_the_training(tmp_path):

@@ -122,12 +122,13 @@ def join_ranks(
         yield Ranks(rank, world_size, device)
         return
     heartbeat = None
-    if stall_minutes:  # before the group, which would wait for a missing rank without a word
-        heartbeat = Heartbeat(_open_store(), rank, world_size, 60 * stall_minutes, stop)
-        heartbeat.start()
-    # The heartbeat can say who is late; the timeout is what is left if it fails.
-    timeout = WITH_HEARTBEAT if stall_minutes else NEVER
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    with (StopSignals() if stop is None else stop).impatient():
+        if stall_minutes:  # before the group, which would wait for a missing rank without a word
+            heartbeat = Heartbeat(_open_store(), rank, world_size, 60 * stall_minutes, stop)
+            heartbeat.start()
+        # The heartbeat can say who is late; the timeout is what is left if it fails.
+        timeout = WITH_HEARTBEAT if stall_minutes else NEVER
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     yield Ranks(rank, world_size, device, heartbeat)
     if heartbeat is not None:
         heartbeat.stop()

@@ -26,7 +26,8 @@ EXIT_CODE_FILE = "VRT_SPIKE_EXIT_CODE_FILE"
 EXIT_REQUEUE = 85  # EX_TEMPFAIL is 75 and used by others; the same command goes on
 # The terminal, a launcher and torchrun may all pass on one and the same signal.
 REPEAT_SECONDS = 2.0
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+JOIN_SECONDS = 30.0  # between the slowest and the fastest rank's imports, after a signal
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 STOPPING = tuple(
     getattr(signal, name)
     for name in ("SIGTERM", "SIGINT", "SIGUSR1")
@@ -104,6 +105,30 @@ class StopSignals:
         if number := self.number or self.elsewhere:
             raise StoppedError(signal.Signals(number).name)
 
+    @contextmanager
+    def impatient(self, seconds: float = JOIN_SECONDS) -> Iterator[None]:
+        """Leave the process where a signal has come and the block takes much longer still.
+
+        For work of no consequence that may never end: ranks that wait for each other at the start,
+        where the signal has ended one of them before it could take it.
+        """
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.2):
+                if self.number and time.monotonic() - self._since > seconds:
+                    code = exit_code(self.number)
+                    hand_on(code)
+                    os._exit(code)
+
+        thread = threading.Thread(target=watch, name="impatient", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
     def _read(self, reader: socket.socket) -> None:
         while numbers := reader.recv(64):
             for number in numbers:
@@ -169,6 +194,38 @@ def die_with_parent() -> None:
     """Let Linux send SIGTERM to this process when its parent is gone, killed for example."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def adopt_orphans() -> None:
+    """Let Linux make this process the parent of what its children leave behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_orphans(number: int, seconds: float) -> None:
+    """Wait for all children, those of children that are gone among them; ask them to end first.
+
+    Args:
+        number: The signal that asks.
+        seconds: After these they are killed.
+    """
+    deadline, asked = time.monotonic() + seconds, set()
+    while orphans := _children():
+        for pid in orphans:
+            with suppress(ProcessLookupError, ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    continue
+                if time.monotonic() > deadline:
+                    os.kill(pid, signal.SIGKILL)
+                elif pid not in asked:
+                    os.kill(pid, number)
+                    asked.add(pid)
+        time.sleep(0.05)
+
+
+def _children() -> list[int]:
+    lists = Path("/proc/self/task").glob("*/children")  # there on Linux only
+    return [int(pid) for path in lists for pid in path.read_text(encoding="ascii").split()]
 
 
 def _remember(number: int, frame: object) -> None:
