@@ -146,7 +146,10 @@ def test_disk_use_is_stated_and_about_right(downloaded, tmp_path, caplog):
     with caplog.at_level("INFO"):
         config = write_config(tmp_path, tmp_path / "ours")
         assert prepare(config, "gopro", downloaded, "DATA.USE_PRECOMPUTED_VOXELS", True) == 0
-    assert "4 sequences to make: 100 source frames, 0.4 s of video, 8 blurry frames" in caplog.text
+    assert (
+        "4 sequences to make: 100 frames and files to read, 0.4 s of video, 8 blurry frames"
+        in caplog.text
+    )
     written = sum(
         path.stat().st_size
         for path in (tmp_path / "ours").rglob("*")

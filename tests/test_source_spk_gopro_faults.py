@@ -1,5 +1,7 @@
 """GOPRO_Large with published spikes: what is missing or does not fit is named, all of it."""
 
+import shutil
+
 import pytest
 
 from src.data.bad_samples import DataSetError
@@ -181,3 +183,15 @@ def test_other_spikes_of_the_same_size_are_another_identity(root):
     path.write_bytes(bytes(data))
     after = plan(SourceOptions(root)).jobs[0].identity
     assert [key for key in before if before[key] != after[key]] == ["spikes_sha256"]
+
+
+def test_spikes_without_frames_are_named(root):
+    shutil.copytree(spikes(root), root / PARTS / "test" / "GOPR0385_11_01" / "spike")
+    told = plan(SourceOptions(root)).notes
+    assert "not made, GOPRO_Large has no such clip: test/GOPR0385_11_01" in told
+
+
+def test_a_clip_of_one_frame_that_begins_too_early_is_no_short_file(tmp_path):
+    write_gopro_clip(tmp_path, "GOPR0384_11_05", frames=1)
+    with pytest.raises(DataSetError, match="all its 1 frames begin before the recording"):
+        plan(SourceOptions(tmp_path))

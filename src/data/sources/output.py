@@ -190,8 +190,9 @@ def disk_use(
         parts.append("caches not counted, as sequences differ in size")
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
+    num_units = sum(job.num_units for job in jobs)
     lines = [
-        f"{len(jobs)} sequences to make: {sum(job.num_units for job in jobs)} source frames, "
+        f"{len(jobs)} sequences to make: {num_units} frames and files to read, "
         f"{hours * 3600:.1f} s of video, {sum(job.num_exposures for job in jobs)} blurry frames",
         f"disk, and per hour of video, about: {', '.join(parts)}; {_size(free)} are free",
     ]

@@ -87,12 +87,17 @@ def plan(options: SourceOptions) -> SourcePlan:
         DataSetError: everything that is missing or does not agree.
     """
     refuse_options(options, NOT_FOR_THIS, "frames and spikes are published, nothing is filmed")
-    clips = _find_clips(_find_downloads(options.input), options.blur_kind)
+    downloads = _find_downloads(options.input)
+    clips = _find_clips(downloads, options.blur_kind)
     proofs = _prove(clips)
     problems = [problem for proof in proofs for problem in proof.problems]
     if problems:
         raise DataSetError(str(options.input), problems)
-    notes = (*_joined(clips), *(note for proof in proofs for note in proof.notes))
+    notes = (
+        *_without_frames(downloads),
+        *_joined(clips),
+        *(note for proof in proofs for note in proof.notes),
+    )
     jobs = tuple(SpkGoproJob(clip, proof.offset) for clip, proof in zip(clips, proofs, strict=True))
     return SourcePlan(jobs, _describe(jobs, options), notes)
 
@@ -229,6 +234,19 @@ def _prove(clips: Sequence[SpkGoproClip]) -> list[ProvenOffset]:
     label = "matching spikes with sharp frames"
     proofs = dict(run_parallel(prove_clip, clips, workers, label))
     return [proofs[number] for number in range(len(clips))]
+
+
+def _without_frames(downloads: Downloads) -> list[str]:
+    """Name clips of which there are spikes and no frames."""
+    clips = [
+        f"{split}/{folder.name}"
+        for root in (downloads.whole, downloads.per_frame)
+        for split in OUR_SPLITS
+        if root is not None and (root / split).is_dir()
+        for folder in list_sequences(root / split)
+    ]
+    lonely = [clip for clip in dict.fromkeys(clips) if not (downloads.pairs / clip).is_dir()]
+    return [f"not made, {PAIRS} has no such clip: {listed(lonely)}"] if lonely else []
 
 
 def _joined(clips: Sequence[SpkGoproClip]) -> list[str]:

@@ -70,7 +70,7 @@ class SpkGoproClip:
         """Return (k, window) of the frames whose exposure lies in the stream, and who does not.
 
         Raises:
-            BadFileError: more than the last frame ends after the stream.
+            BadFileError: more than the last frame ends after the stream, or no frame is left.
         """
         num_ticks = SpikeParts(self.spikes, self.geometry).num_ticks
         windows, dropped, late = [], [], []
@@ -87,6 +87,12 @@ class SpkGoproClip:
                 late.append(path.stem)
                 continue
             windows.append((k, window))
+        if not windows and not late:
+            raise BadFileError(
+                self.blurry[0].parent,
+                f"the exposures of all its {len(self.blurry)} frames begin before the recording "
+                f"({offset} source frames early); leave the clip out",
+            )
         if len(late) > 1 or not windows:
             raise BadFileError(
                 self.spikes[0],
