@@ -9,6 +9,7 @@ signal, with the run saved: 143 SIGTERM, 130 Ctrl-C, 85 SIGUSR1. docs/RELIABILIT
 """
 
 import argparse
+import atexit
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.engine.signals import (
     StopSignals,
     die_with_parent,
+    end_loader_processes,
     exit_code,
     forget_handed_on,
     hand_on,
@@ -112,4 +114,5 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    atexit.register(end_loader_processes)
     sys.exit(main())

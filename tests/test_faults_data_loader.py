@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -26,7 +27,7 @@ from src.data.worker_watch import (
     run_watched,
 )
 from src.engine.checkpoints import load_checkpoint
-from tests.training_cases import make_trainer, write_run
+from tests.training_cases import make_trainer, one_thread, train_command, write_run
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,22 @@ def test_f37_training_ends_with_the_name_and_keeps_its_checkpoint(tmp_path, monk
         trainer.fit()
     (last,) = (tmp_path / "outputs/ckpts/run").glob("last.pth")
     assert load_checkpoint(last)["progress"]["step"] == trainer.progress.step
+
+
+@pytest.mark.slow
+def test_an_error_while_loading_ends_the_run_and_its_loader_processes(tmp_path):
+    config = write_run(tmp_path, TRAIN__NUM_WORKERS=2)
+    done = subprocess.run(
+        train_command(config, "DATA.CROP_SIZE", "512"),
+        capture_output=True,
+        env=one_thread(),
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    told = (done.stdout + done.stderr).splitlines()
+    assert "are smaller than the crop of 512; lower DATA.CROP_SIZE" in told[-1]
 
 
 def test_f37_messages_of_torch_by_hand():

@@ -12,6 +12,7 @@ but this module installs signal handlers.
 
 import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -188,6 +189,18 @@ def leave_stopping_to_the_parent() -> None:
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _pass_over_once)
+
+
+def end_loader_processes() -> None:
+    """Kill the loader processes that are left when the training process exits.
+
+    After an error the loader may still be held by the error's frames. Python then sends SIGTERM
+    once and waits without end, as loader processes pass that over.
+    """
+    if "SIGCHLD" in signal.Signals.__members__:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports what is ended here
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def die_with_parent() -> None:
