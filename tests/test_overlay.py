@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -111,6 +112,14 @@ def test_pages_and_index(right, tmp_path):
     assert read_image(pages[0]).shape[1] == 3 * 400 + 4 * 6
     with pytest.raises(ValueError, match="0 of 5 frames asked"):
         write_overlays(recordings, 0, tmp_path, seed=1)
+
+
+def test_names_with_signs_of_addresses_are_found_by_the_index(right, tmp_path):
+    recording = Recording("a #1 50%?", recording_of(right).frames, 32)
+    index, page = write_overlays([recording], 1, tmp_path, seed=1)
+    (address,) = re.findall('src="([^"]+)"', index.read_text())
+    assert "#" not in address
+    assert unquote(address) == page.name
 
 
 def test_flag_of_prepare_data(right, tmp_path, capsys):

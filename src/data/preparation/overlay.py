@@ -9,6 +9,7 @@ import html
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -200,7 +201,7 @@ def _index_page(pages: Sequence[Path], fits: Sequence[Fit]) -> str:
     for path, fit in zip(pages, fits, strict=True):
         sentence = html.escape(fit.sentence.removeprefix("! "))
         kind = "wrong" if fit.sentence.startswith("!") else "right"
-        name = html.escape(path.name)
+        name = html.escape(quote(path.name))  # a # in a name would end the address
         blocks.append(
             f'<h2>{html.escape(path.stem)}</h2>\n<p class="{kind}">{sentence}</p>\n'
             f'<a href="{name}"><img src="{name}" alt="{html.escape(path.stem)}"></a>'
