@@ -62,7 +62,9 @@ class IntervalLog:
         per_step = {name: value / self._steps for name, value in seconds.items()}
         pace = self.pace.seconds_per_step
         gib, whose = peak_memory_gib(self.device)
-        left = self.pace.seconds_left(step, total_steps, val_every)
+        left = tqdm.format_interval(self.pace.seconds_left(step, total_steps, val_every))
+        if self.pace.validation_seconds is None:
+            left += " without validation"
         logger.info(
             "%s step %d/%d: loss %.5f, lr %.2e, gradient %.3f, %.3f s/step (%s), %s, left %s",
             *(
@@ -73,7 +75,7 @@ class IntervalLog:
                 next(iter(rates.values())),
             ),
             *(means.get("grad_norm", math.nan), pace, _shares(per_step)),
-            *(_memory(gib), tqdm.format_interval(left)),
+            *(_memory(gib), left),
         )
         self._warn(step, alarms(reaches))
         scalars.add(
