@@ -33,7 +33,7 @@ exit "${CODE:-0}"
 """
 # srun hands signals on to what it has started.
 SRUN = """#!/usr/bin/env bash
-while [[ "$1" == --* ]]; do shift; done
+while [[ "$1" == --* ]]; do echo "srun $1" >> "$RECORD"; shift; done
 SLURM_NODEID=0 "$@" &
 child=$!
 trap 'interrupted=1; kill -USR1 "$child"' USR1
@@ -93,7 +93,7 @@ def test_the_scripts_are_bash(script):
 
 
 def test_the_time_limit_saves_and_puts_the_job_back_into_the_queue(cluster, start):
-    job = start("--config", "a file.yaml", WAIT="300")
+    job = start("--config", "a file.yaml", WAIT="300", SLURM_CPUS_PER_TASK="16")
     deadline = time.monotonic() + 20
     while not Path(cluster["RECORD"] + ".started").exists():
         assert time.monotonic() < deadline
@@ -102,6 +102,7 @@ def test_the_time_limit_saves_and_puts_the_job_back_into_the_queue(cluster, star
     output, _ = job.communicate(timeout=20)
     lines = record(cluster)
     assert "4 --resume auto --config a file.yaml NODE_RANK=0 NNODES=2 MASTER_ADDR=node7" in lines
+    assert "srun --cpus-per-task=16\n" in lines
     assert lines.index("saved") < lines.index("scontrol requeue 41")
     assert job.returncode == 0, output
     assert "put back into the queue" in output

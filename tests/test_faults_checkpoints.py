@@ -4,12 +4,14 @@ import gzip
 import os
 import resource
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from src.config import load_config
 from src.data.description import read_description, write_description
+from src.engine import run_directory
 from src.engine.checkpoints import (
     CheckpointWriteError,
     find_checkpoint,
@@ -21,7 +23,7 @@ from src.engine.distributed import Ranks
 from src.engine.resume_rules import weight_differences
 from src.engine.run_directory import RunDirectory
 from src.models.torch_file import read_torch_file
-from src.paths import REPO_ROOT
+from src.paths import REPO_ROOT, atomic_write
 from tests.training_cases import make_trainer, read_checkpoint, write_run
 
 GOLDEN = REPO_ROOT / "tests" / "goldens" / "checkpoint_format1.pth.gz"
@@ -138,11 +140,26 @@ def test_f21_folders_that_cannot_be_written_are_named_before_anything_is_built(t
     with pytest.raises(OSError, match=r"visuals.*the run cannot write there .*LOG\.SAVE_DIR"):
         RunDirectory(tmp_path, "run").check_writable()
     (tmp_path / "file").write_text("a file where a folder has to be")
-    with pytest.raises(OSError, match=r"file.*the run cannot write there .*LOG\.SAVE_DIR"):
+    with pytest.raises(OSError, match=r"/file: the run cannot write there .*LOG\.SAVE_DIR"):
         RunDirectory(tmp_path / "file", "run").check_writable()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "logs").write_text("a file where a folder has to be")
+    with pytest.raises(OSError, match=r"/other/logs: the run cannot write there"):
+        RunDirectory(tmp_path / "other", "run").check_writable()
     run = RunDirectory(tmp_path / "good", "run")
     run.check_writable()
     assert not [path for path in run.root.rglob("*") if path.is_file()]
+
+
+def test_f21_two_runs_may_look_at_their_folders_at_the_same_time(tmp_path, monkeypatch):
+    @contextmanager
+    def removed_by_the_other(path):
+        with atomic_write(path) as partial:
+            yield partial
+        path.unlink()
+
+    monkeypatch.setattr(run_directory, "atomic_write", removed_by_the_other)
+    RunDirectory(tmp_path, "run").check_writable()
 
 
 def test_f21_too_little_room_for_the_checkpoints_is_said_with_numbers(tmp_path, monkeypatch):

@@ -71,7 +71,9 @@ def test_f42_repeated_nan_stops_with_a_file_and_last_is_from_before(tmp_path):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=40, TRAIN__GRADIENT_ACCUMULATION_STEPS=1)
     trainer = make_trainer(config)
     spoil(trainer, set(range(2, 40)))
-    with pytest.raises(FloatingPointError, match="10 steps in a row .* names clips"):
+    with pytest.raises(
+        FloatingPointError, match="10 steps in a row .* names clips.*previous.pth or"
+    ):
         trainer.fit()
     assert read_checkpoint(tmp_path)["progress"]["step"] == 2
     path = tmp_path / "outputs" / "logs" / "nonfinite_run_0000012.json"

@@ -4,13 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from scripts import launch
 from scripts.launch import code_of_command
-from src.engine import saving
+from src import train
+from src.config import ConfigError, get_defaults
+from src.engine import saving, signals
+from src.engine import trainer as trainer_module
+from src.engine.run_log import log_thread_error
 from src.engine.signals import (
     EXIT_CODE_FILE,
     REPEAT_SECONDS,
@@ -19,6 +25,7 @@ from src.engine.signals import (
     exit_code,
     forget_handed_on,
     hand_on,
+    remember_signals,
 )
 from src.paths import REPO_ROOT
 from tests.training_cases import (
@@ -134,6 +141,7 @@ def test_exit_codes_are_those_of_the_page():
         (0, "85", [], 85),  # a rank was asked: torchrun is told 0, so that it starts nothing again
         (1, "143", [signal.SIGTERM], 143),
         (1, "0", [], 1),  # the other rank has failed
+        (1, "0", [signal.SIGTERM], 1),
         (1, "", [signal.SIGUSR1], 85),  # while the ranks were starting
         (1, "1", [signal.SIGUSR1], 1),
         (-9, "", [], 137),
@@ -153,8 +161,106 @@ def test_the_code_of_an_earlier_attempt_is_forgotten(tmp_path, monkeypatch):
     forget_handed_on()
     assert not (tmp_path / "code").exists()
     assert hand_on(1) == 1
+    monkeypatch.setenv("LOCAL_RANK", "1")  # one process of a machine writes and forgets
+    assert hand_on(85) == 0
+    forget_handed_on()
+    assert (tmp_path / "code").read_text() == "1"
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     assert hand_on(143) == 143
+    monkeypatch.delenv(EXIT_CODE_FILE)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert hand_on(143) == 143  # without our launcher nobody else would know it
+
+
+def test_a_start_forgets_the_code_before_it_and_hands_on_its_own(tmp_path, monkeypatch):
+    code, seen = tmp_path / "code", []
+
+    def load(*_):
+        seen.append(code.exists())
+        if len(seen) == 1:
+            raise ConfigError("a.yaml", ["wrong"])
+        return get_defaults()
+
+    def join(device, stall_minutes, stop):
+        seen.append(stop)
+        raise RuntimeError("nobody is there")
+
+    code.write_text("85")
+    monkeypatch.setenv(EXIT_CODE_FILE, str(code))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", "a.yaml", "DEVICE", "cpu"])
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # put back at the end
+    monkeypatch.setattr(train, "load_config", load)
+    monkeypatch.setattr(train, "join_ranks", join)
+    assert (train.main(), code.read_text()) == (2, "2")
+    assert (train.main(), code.read_text()) == (1, "1")
+    assert seen[:2] == [False, False]
+    assert isinstance(seen[2], StopSignals)  # for the other ranks to hear
+    assert threading.excepthook is log_thread_error
+
+
+@pytest.fixture(name="handlers")
+def _handlers():
+    """Give back the handlers of signals that a test installs."""
+    numbers = (*STOPPING, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_f11_signals_before_anything_can_take_them_are_kept(monkeypatch):
+    monkeypatch.setattr(signals, "_early", [])
+    remember_signals()
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.raise_signal(number)
+    with StopSignals().listening() as stop:
+        assert stop.number == signal.SIGUSR1
+
+
+@pytest.mark.usefixtures("handlers")
+def test_f08_a_loader_process_passes_over_the_first_request_to_stop():
+    signals.leave_stopping_to_the_parent()
+    for number in STOPPING:
+        signal.raise_signal(number)  # a whole group of processes gets it
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)] == [
+        *(signal.SIG_IGN, signal.SIG_IGN),
+    ]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # a second one ends it
+
+
+def test_f08_loader_processes_of_a_training_leave_signals_to_it(tmp_path, monkeypatch):
+    note = tmp_path / "note"
+    monkeypatch.setattr(
+        trainer_module, "leave_stopping_to_the_parent", lambda: note.write_text(str(os.getpid()))
+    )
+    trainer = make_trainer(write_run(tmp_path, TRAIN__NUM_WORKERS=1))
+    next(trainer.batches())
+    assert int(note.read_text()) != os.getpid()
+
+
+UNMOVED = "trap '' USR1; kill -USR1 $PPID; sleep 0.2; touch {}"
+
+
+@pytest.mark.usefixtures("handlers")
+def test_the_launcher_does_not_begin_a_command_after_a_signal(tmp_path):
+    job = launch._Job()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    commands = [["bash", "-c", UNMOVED.format(tmp_path / name)] for name in ("first", "second")]
+    assert job.run(commands, dict(os.environ)) == 85
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_while_a_command_is_being_started_is_passed_on(monkeypatch):
+    start = subprocess.Popen
+
+    def interrupted(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    assert launch._Job().run([["sleep", "5"]], dict(os.environ)) == 143
 
 
 WAITING = """

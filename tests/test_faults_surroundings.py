@@ -10,10 +10,15 @@ import time
 from functools import partial
 
 import pytest
+import torch
 
+from src import train
+from src.config import load_config
 from src.engine import run_log
-from src.engine.run_directory import RunDirectory
+from src.engine.distributed import Ranks
+from src.engine.run_directory import RunDirectory, write_run_record
 from src.engine.run_log import Scalars, log_thread_error, start_logging
+from src.engine.signals import StopSignals
 from src.paths import REPO_ROOT, free_name
 from tests.training_cases import make_trainer, one_thread, read_checkpoint, run_train, write_run
 
@@ -102,16 +107,39 @@ def test_f55_tensorboard_without_room_is_told_once(tmp_path, monkeypatch, caplog
     assert "events cannot be written (No space left on device); training goes on" in caplog.text
 
 
+@NEEDS_DEV_FULL
+def test_f55_closing_a_log_file_without_room_is_borne(tmp_path, root_logger, capsys):
+    full = tmp_path / "full.log"
+    full.symlink_to("/dev/full")
+    start_logging(full, is_main=True)
+    logging.getLogger("train").info("a line that stays in the buffer")
+    root_logger.handlers[-1].close()
+    assert "full.log cannot be written" in capsys.readouterr().out
+
+
+def test_a_log_line_with_a_mistake_is_told_with_its_place(tmp_path, root_logger, capsys):
+    start_logging(tmp_path / "train.log", is_main=True)
+    line = logging.LogRecord("train", logging.INFO, "a.py", 7, "%d steps", ("three",), None)
+    root_logger.handlers[-1].handle(line)
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
 def test_f55_a_thread_that_fails_is_told_in_one_line(monkeypatch, caplog):
     def fail(error):
         raise error
 
     monkeypatch.setattr(threading, "excepthook", log_thread_error)
+    caplog.set_level("DEBUG")
     for error in (OSError("no room"), SystemExit(0)):
         thread = threading.Thread(target=fail, args=(error,), name="writer")
         thread.start()
         thread.join()
-    assert caplog.messages == ["the thread writer has failed: no room"]
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert told == [
+        ("WARNING", "the thread writer has failed: no room"),
+        ("DEBUG", "where it was raised"),
+    ]
+    assert caplog.records[1].exc_info is not None
 
 
 LOSING = """
@@ -188,3 +216,33 @@ def test_f55_names_that_hold_the_time_are_given_once(tmp_path, monkeypatch):
     for name in ("train_1.log", "train_1-2.log"):
         assert free_name(tmp_path / "train_1.log") == tmp_path / name
         (tmp_path / name).touch()
+
+
+def test_f55_two_starts_in_one_second_have_a_log_and_a_record_each(tmp_path, monkeypatch):
+    class BegunError(Exception):
+        pass
+
+    def begin(log_file, **_):
+        log_file.touch()
+        raise BegunError
+
+    cfg = load_config(write_run(tmp_path))
+    monkeypatch.setattr(time, "strftime", lambda *_: "20200101-000000")
+    monkeypatch.setattr(train, "start_logging", begin)
+    logs = RunDirectory.of(cfg).logs
+    for _ in range(2):
+        with pytest.raises(BegunError):
+            train.train(cfg, Ranks(0, 1, torch.device("cpu")), None, StopSignals())
+        write_run_record(RunDirectory.of(cfg), cfg, "1")
+    assert sorted(path.name for path in logs.glob("run_*")) == ["run_run_1-2.txt", "run_run_1.txt"]
+    assert sorted(path.name for path in logs.glob("*.log")) == [
+        *("train_20200101-000000-2.log", "train_20200101-000000.log"),
+    ]
+
+
+def test_f21_folders_are_looked_at_before_anything_is_logged(tmp_path, monkeypatch):
+    cfg = load_config(write_run(tmp_path))
+    (tmp_path / "outputs" / "visuals").write_text("a file where a folder has to be")
+    monkeypatch.setattr(train, "start_logging", None)  # not called
+    with pytest.raises(OSError, match="the run cannot write there"):
+        train.train(cfg, Ranks(0, 1, torch.device("cpu")), None, StopSignals())

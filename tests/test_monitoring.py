@@ -171,6 +171,13 @@ def test_f46_an_alignment_that_explodes_raises_an_alarm():
     assert sentence.startswith(
         "stage1: the alignment's offsets are and the mean flow is not finite"
     )
+    infinite = float("inf")  # told once, and not as so many pixels
+    for reach, words in (
+        (Reach(0.1, 0.1, infinite, 0.1, 1.0), "mean flow is"),
+        (Reach(infinite, infinite, 0.1, infinite, 1.0), "offsets are"),
+    ):
+        (sentence,) = alarms({"stage1": reach})
+        assert sentence.startswith(f"stage1: the alignment's {words} not finite; ")
 
 
 def outcome(loss=0.5, *, is_finite=True, rates=None):

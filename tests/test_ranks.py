@@ -246,12 +246,12 @@ def test_places_travel_through_the_store():
 
 
 def test_the_others_hear_of_a_signal_to_one_rank():
-    store, stops = HashStore(), [StopSignals(), StopSignals()]
-    beats = [Heartbeat(store, rank, 2, stall_s=0.6, stop=stops[rank]) for rank in range(2)]
+    store, stops = HashStore(), [StopSignals() for _ in range(3)]
+    beats = [Heartbeat(store, rank, 3, stall_s=0.6, stop=stops[rank]) for rank in range(3)]
     stops[1].ask(signal.SIGUSR1)
     for beat in beats:
         beat._write()
-    beats[0]._read(watched(Place(), Place()))
+    beats[0]._read(watched(Place(), Place(), Place()))  # rank 2 was not asked
     assert (stops[0].number, stops[0].elsewhere) == (0, signal.SIGUSR1)
     with pytest.raises(StoppedError, match="SIGUSR1"):
         stops[0].raise_if_asked()
@@ -268,11 +268,18 @@ def test_f51_a_rank_may_wait_for_hours_where_the_heartbeat_judges(monkeypatch):
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(distributed, "_open_store", torch.distributed.HashStore)
-    monkeypatch.setattr(Heartbeat, "start", lambda heartbeat: None)  # it would end this process
+    # A heartbeat that runs would end this process.
+    monkeypatch.setattr(Heartbeat, "start", lambda beat: watching.append(beat.stop_signals))
     monkeypatch.setattr(torch.distributed, "init_process_group", begin)
-    with pytest.raises(Begun) as begun, join_ranks(torch.device("cpu"), stall_minutes=0.2):
+    stop, watching = StopSignals(), []
+    with pytest.raises(Begun) as begun, join_ranks(torch.device("cpu"), 0.2, stop):
         pass
     assert begun.value.args[0] > 6 * 60 * START_FACTOR  # seconds; 24 would end healthy runs
+    assert watching == [stop]  # from before the group, which would wait without a word
+    with pytest.raises(Begun) as begun, join_ranks(torch.device("cpu"), stall_minutes=0):
+        pass
+    assert begun.value.args[0] == distributed.NEVER.total_seconds()
+    assert len(watching) == 1
 
 
 @pytest.mark.slow

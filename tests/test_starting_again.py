@@ -4,6 +4,10 @@ import pytest
 import torch
 
 from src.engine import saving
+from src.engine.checkpoints import CheckpointWriteError
+from src.engine.distributed import Ranks
+from src.engine.run_directory import RunDirectory
+from src.engine.start_note import REPEATED_BY, StartNote
 from tests.test_ranks import run_faulty, write_two_rank_run
 from tests.training_cases import make_trainer, read_checkpoint, write_run
 
@@ -61,6 +65,30 @@ def test_f53_a_first_start_that_died_early_is_done_over(config, monkeypatch):
     assert trainer.progress.step == 0
 
 
+def test_a_second_first_start_is_no_repeat(config, monkeypatch):
+    """Outside torchrun and SLURM nothing counts the starts, and the names are empty both times."""
+    for name in (*REPEATED_BY, *REPEATED_BY.values()):
+        monkeypatch.delenv(name, raising=False)
+    for _ in range(2):
+        trainer = make_trainer(config)
+        trainer.resume("never")
+        assert trainer.progress.step == 0
+        trainer.progress.step = 2
+        trainer.save("last.pth")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '"SLURM_JOB_ID"', "{}"])
+def test_a_note_that_cannot_be_understood_is_none(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "unknown")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    note = StartNote(RunDirectory(tmp_path, "run"))
+    note.write()
+    assert note.is_repeated()
+    note.path.write_text(text)
+    assert not note.is_repeated()
+
+
 @pytest.mark.parametrize(("name", "step"), [("last", 3), ("previous", 2), ("best", 1)])
 def test_resume_from_a_path_of_the_run_itself(config, tmp_path, name, step):
     folder = tmp_path / "outputs" / "ckpts" / "run"
@@ -90,6 +118,52 @@ def test_a_kill_before_the_new_last_one_is_written_leaves_the_run(config, tmp_pa
     trainer.resume(str(path))
     assert trainer.progress.step == 1
     assert read_checkpoint(tmp_path)["progress"]["step"] == 1
+
+
+def test_a_kill_before_the_note_is_written_leaves_the_path(config, tmp_path, monkeypatch):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "outputs" / "ckpts" / "run" / "previous.pth"
+    with monkeypatch.context() as patch:
+        patch.setattr(StartNote, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_trainer(config).resume(str(path))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    for _ in range(2):  # from the path, which was not replaced; then its note says to go on
+        trainer = make_trainer(config)
+        trainer.resume(str(path))
+        assert trainer.progress.step == 2
+
+
+def test_nothing_is_changed_before_every_rank_has_read_the_path(config, tmp_path):
+    folder, seen = tmp_path / "outputs" / "ckpts" / "run", []
+
+    class Waiting(Ranks):
+        def wait(self):
+            seen.append({path.name: path.stat().st_ino for path in folder.iterdir()})
+
+    trainer = make_trainer(config)
+    trainer.saver.ranks = Waiting(0, 1, torch.device("cpu"))
+    trainer.saver.ranks.wait()
+    trainer.resume(str(folder / "best.pth"))
+    assert seen[0] == seen[1]
+    assert [len(names) for names in seen] == [3, 3, 1]
+
+
+def test_f20_a_path_whose_state_cannot_be_written_ends_the_start(config, tmp_path, monkeypatch):
+    def full(path, *_, **__):
+        raise CheckpointWriteError(path, OSError("No space left on device"))
+
+    folder = tmp_path / "outputs" / "ckpts" / "run"
+    monkeypatch.setattr(saving, "save_checkpoint", full)
+    with pytest.raises(CheckpointWriteError, match="No space left on device"):
+        make_trainer(config).resume(str(folder / "best.pth"))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best.pth",
+        "last.pth",
+        "previous.pth",
+    ]
 
 
 @pytest.mark.slow

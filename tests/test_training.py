@@ -153,6 +153,25 @@ def test_resume_from_a_path_keeps_what_the_run_had(tmp_path):
     assert torch.load(kept, weights_only=True)["progress"]["step"] == 2
 
 
+def test_a_run_that_was_made_longer_goes_on_with_the_rate_of_its_new_schedule(tmp_path):
+    config, longer = write_run(tmp_path), ("TRAIN.MAX_STEPS", "40")
+
+    def after_two_steps(*overrides):
+        trainer = make_trainer(config, *overrides)
+        for _ in range(2):
+            trainer.train_step.optimizer.step()
+            trainer.train_step.schedule.step()
+        return trainer
+
+    first, resumed = after_two_steps(), make_trainer(config, *longer)
+    resumed.state.load_state_dict(first.state.state_dict())
+    rates = [
+        [group["lr"] for group in trainer.train_step.optimizer.param_groups]
+        for trainer in (first, resumed, after_two_steps(*longer))
+    ]
+    assert rates[0] != rates[1] == rates[2]
+
+
 def test_f23_a_second_process_is_refused(tmp_path):
     config = write_run(tmp_path)
     run = RunDirectory.of(load_config(config))
