@@ -1,7 +1,9 @@
 """What the check sees in pictures and spikes; every fault is made in a data set that was right."""
 
 import dataclasses
+import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from src.data.frames import read_image
 from src.data.preparation import check_content, check_timing
 from src.data.preparation.check_content import ContentTask, look_at
 from src.data.preparation.check_reading import check_rates, read_ways
-from src.data.preparation.check_timing import measure
+from src.data.preparation.check_timing import Timing, _allowed, measure
 from src.data.spikes.matching import grey_at_spike_size
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, write_spikes
 from src.data.voxel_cache import count_frame
@@ -109,23 +111,43 @@ def test_less_than_three_frames_that_move_are_no_proof(tmp_path):
     assert "fewer than 3 frames move, so no proof" in "".join(findings.notes)
 
 
-def test_all_frames_are_looked_for_wider_or_none(root, monkeypatch):
+@pytest.mark.parametrize(
+    ("shifted", "at_end", "is_wide"),
+    [
+        ((2,), (), False),
+        ((0, 1), (0, 1), False),  # less than half of them
+        ((0, 1, 2), (), True),
+        ((), (0, 1, 2), True),
+        ((0, 1, 2, 3, 4), (), True),
+    ],
+)
+def test_all_frames_are_looked_for_wider_or_none(monkeypatch, shifted, at_end, is_wide):
     """A frame that seems off is not searched wider alone: that made chance look decisive."""
-    found = scan(root / "train/a")
-    wide, match = [], check_timing._match
+    wide = []
 
-    def off(frames, i, *, is_wide):
+    def match(frames, i, *, is_wide):
         wide.extend([i] * is_wide)
-        result = match(frames, i, is_wide=is_wide)
-        return dataclasses.replace(result, centre=result.centre + 9 * (i in shifted))
+        values = {"centre": 24.0 + 9 * (i in shifted), "centre_error": np.inf}
+        return SimpleNamespace(**values, is_at_end=i in at_end, is_decisive=i != 5)
 
-    monkeypatch.setattr(check_timing, "_match", off)
-    shifted = (2,)
-    check_timing.measure(found.frames, [0, 1, 2, 3, 4], found.ticks_per_second)
-    assert wide == []
-    shifted = (0, 1, 2, 3, 4)
-    check_timing.measure(found.frames, [0, 1, 2, 3, 4], found.ticks_per_second)
-    assert wide == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(check_timing, "_match", match)
+    monkeypatch.setattr(check_timing, "_stated_tick", lambda *_: 24.0)
+    frames = tuple(SimpleNamespace(name=str(i)) for i in range(6))
+    timings = measure(frames, list(range(6)), None)
+    assert wide == ([0, 1, 2, 3, 4] if is_wide else [])
+    assert [(timing.offset, timing.error) for timing in timings] == [
+        (9 * (i in shifted), 0.0) for i in range(5)
+    ]
+
+
+def test_what_an_offset_may_be_by_hand():
+    def timings(*offsets, error=0.0):
+        return [Timing(str(i), 24.0, 24.0 + offset, error) for i, offset in enumerate(offsets)]
+
+    spread = math.sqrt(math.pi / 2)  # from the mean distance of a normal variable
+    assert _allowed(timings(0, 0, 0, 5)) == pytest.approx(0.5 + 3 * 1.25 * spread / 2)
+    assert _allowed(timings(2, 2, 2, 2)) == 0.5
+    assert _allowed(timings(2, 2, 2, 2, error=0.2)) == pytest.approx(0.5 + 3 * 0.2 / 2)
 
 
 def test_a_still_scene_is_not_provable_and_no_problem(tmp_path):

@@ -2,8 +2,10 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from src.comparison import scores as comparison_scores
 from src.comparison.acceptance import judge, overall
 from src.comparison.runs import TrainedRun, check_comparable
 from src.comparison.scores import SPIKE, TWIN, compare_frames
@@ -43,6 +45,22 @@ def test_the_hash_names_the_frames():
     first = digest([NamedVideo("a", seed=1)])
     assert first == digest([NamedVideo("a", seed=1)])
     assert len({first, digest([NamedVideo("a", seed=2)]), digest([NamedVideo("b", seed=1)])}) == 3
+
+
+def test_motion_is_looked_for_towards_the_frames_around(monkeypatch):
+    find, seen = comparison_scores.find_motion_edges, []
+
+    def seeing(*images):
+        seen.append(images)
+        return find(*images)
+
+    monkeypatch.setattr(comparison_scores, "find_motion_edges", seeing)
+    video = NamedVideo("a", 3, seed=1)
+    compare(restorer(0.0), restorer(0.0), [video])
+    for images, numbers in zip(seen, [(0, None, 1), (1, 0, 2), (2, 1, None)], strict=True):
+        for image, number in zip(images, numbers, strict=True):
+            expected = None if number is None else video.read_sharp(number)
+            np.testing.assert_array_equal(image, expected)
 
 
 def test_models_that_are_cut_differently_are_not_compared():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from film_cases import WINDOW, write_film
 from prepare_cases import run, write_config
 
 from src.data.alignment import read_exposures, write_exposures
-from src.data.preparation.check_content import ContentTask, look_at
+from src.data.preparation import neighbours
+from src.data.preparation.check_content import ContentTask, check_content, look_at
+from src.data.preparation.counting import PreparedSplit
 from src.data.preparation.neighbours import Fit, check_neighbours, neighbours_of
 from src.data.preparation.overlay import draw_overlay
 from src.data.recordings import Recording
@@ -56,6 +59,7 @@ def test_a_shift_by_whole_exposures_without_t_sharp(root, tmp_path, capsys, numb
                 1 + ("--overlay" in arguments)
             )
     assert run(config, "--accept", "tried") == 0
+    assert run(config, "--overlay", "2") == 1  # what is accepted is still told
 
 
 def test_the_right_data_pass_and_the_overlay_says_so_per_sequence(root, tmp_path, capsys):
@@ -70,7 +74,8 @@ def test_films_of_a_whole_exposure_late(tmp_path):
     root = write_film(tmp_path / "film", ticks_late=WINDOW)
     found = scan(root / "train/a")
     findings = look_at(ContentTask("a", found.frames, found.ticks_per_second, None))
-    assert "1 exposure late" in findings.problems[0]
+    (problem,) = findings.problems  # it is not called another recording besides
+    assert "1 exposure late" in problem
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -144,3 +149,102 @@ def test_one_side_is_called_one_side():
     assert "one side only" in Fit({-1: 0.5, 0: 0.9}).sentence
     assert "one side" not in Fit({-1: 0.5, 0: 0.9, 1: 0.5}).sentence
     assert Fit({0: 0.1, 1: 0.19}).best is None
+
+
+def test_the_counts_of_a_file_have_the_bins_of_the_configuration(tmp_path):
+    root = write_miniature(
+        tmp_path / "mini", sequences=1, frames=4, n=11, spikes="voxels", num_bins=16
+    )
+    found = scan(root / "train/seq_000", num_bins=16)
+    findings = check_content([PreparedSplit("train", [found])], None, 16, 1)
+    assert "not compared" not in str(findings.notes)
+    assert "fit their own blurry frame best" in str(findings.seen)
+
+
+def fit_of(best):
+    """Return a fit whose best frame is at a distance; None: that of a still scene."""
+    values = {-3: 0.3, -2: 0.3, -1: 0.5, 0: 0.5, 1: 0.5, 2: 0.3, 3: 0.3}
+    return Fit(values if best is None else {**values, best: 0.9})
+
+
+def named(count):
+    return tuple(SimpleNamespace(name=f"{i:06d}", number=i) for i in range(count))
+
+
+@pytest.mark.parametrize(
+    ("votes", "is_problem"),
+    [
+        ((1, 1, 0), True),  # two of three
+        ((1, 1, 0, 0, 0), False),
+        ((1, 1, 1, 0, 0), False),  # three of five are less than two thirds
+        ((-1, -1, -1, -1, 0), True),
+        ((1, -1, 1, -1), False),
+        ((1,), False),
+    ],
+)
+def test_two_thirds_of_the_votes_make_a_problem(monkeypatch, votes, is_problem):
+    fits = dict(enumerate(map(fit_of, votes)))
+    monkeypatch.setattr(neighbours, "_look_around", lambda *_: fits)
+    monkeypatch.setattr(neighbours, "_fit", lambda frame, *_: fits[frame.number])
+    findings = check_neighbours("a", named(len(votes)), 32)
+    assert bool(findings.problems) == is_problem
+    assert bool(findings.notes) == (not is_problem)
+
+
+@pytest.mark.parametrize(
+    ("distances", "number"), [((1, 1, 2), "1 exposure early"), ((2, 1), "1 exposure"), ((3,), "3")]
+)
+def test_a_shift_is_named_as_most_frames_show_it(monkeypatch, distances, number):
+    wide = dict(enumerate(map(fit_of, distances)))
+    wide = {i: Fit({**fit.correlations, -3: 0.95}) for i, fit in wide.items()}  # the other side
+    monkeypatch.setattr(neighbours, "_fit", lambda frame, *_: wide[frame.number])
+    fits = dict.fromkeys(wide, fit_of(1))
+    problem = neighbours._problem("a", named(len(distances)), 32, 1, fits)
+    assert problem.startswith(f"a: the spikes are {number}")
+
+
+def test_frames_with_neighbours_on_both_sides_come_first(root):
+    """Of nine frames 0, 2, 4, 6 and 8 are sampled; the first and the last have one side only."""
+    found = neighbours._look_around(scan(root / "train/seq_000").frames, 32)
+    assert len(found) == 5
+    assert not {0, 8} & set(found)
+
+
+def test_more_frames_are_looked_at_where_few_move(monkeypatch):
+    looked = []
+
+    def fit(frame, *_):
+        looked.append(frame.number)
+        return fit_of(0 if frame.number in moving else None)
+
+    monkeypatch.setattr(neighbours, "neighbours_of", lambda _: ())
+    monkeypatch.setattr(neighbours, "_fit", fit)
+    moving = {3, 15, 29}  # 3, 9, 15, 21 and 27 are looked at first, then the other odd ones
+    found = neighbours._look_around(named(30), 32)
+    assert {i for i, fit in found.items() if fit.best == 0} == moving
+    assert len(looked) == 15
+    looked.clear()
+    moving = set(range(30))
+    assert neighbours._look_around(named(30), 32).keys() == {3, 9, 15, 21, 27}
+    assert len(looked) == 5
+
+
+def test_numbers_may_go_in_steps_and_files_may_come_later(root, tmp_path):
+    frame = scan(root / "train/seq_000").frames[0]
+    for number in (0, 10, 20, 30, 35):
+        (tmp_path / f"{number}.png").touch()
+
+    def near(number):
+        path = tmp_path / f"{number}.png"
+        found = neighbours_of(dataclasses.replace(frame, blurry=path, index=number))
+        return {distance: path.stem for distance, path in found.items()}
+
+    assert near(10) == {-1: "0", 0: "10", 1: "20"}
+    assert near(35) == {0: "35"}
+    (tmp_path / "45.png").touch()
+    assert near(35) == {0: "35", 1: "45"}
+    single = tmp_path / "single"
+    single.mkdir()
+    (single / "7.png").touch()
+    alone = dataclasses.replace(frame, blurry=single / "7.png", index=7)
+    assert neighbours_of(alone) == {0: single / "7.png"}

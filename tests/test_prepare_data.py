@@ -142,7 +142,8 @@ def test_other_layouts_give_the_same_numbers(original, tmp_path, spikes, capsys)
     after = state_of(root)
     before.pop(root / "dataset.yaml")  # got the verdict on the content
     assert {path: after[path] for path in before} == before  # nothing of the user's is touched
-    capsys.readouterr()
+    told = capsys.readouterr().out
+    assert ("val/seq_000: voxels without bits, so" in told) == (spikes == "voxels")
     assert run(config) == 0
     assert "voxels: 12 frames up to date" in capsys.readouterr().out
     assert run(config, "--check_only") == 0

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from spike_source_cases import SPIKE_SIZE, write_recorded, write_stated
 
+from src.data.alignment import Exposure
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.sources.folders import plan
+from src.data.sources.recorded_clip import _gaps
 from src.data.sources.source import SourceOptions
 from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
@@ -43,10 +45,17 @@ def test_f34_gaps_are_named(root, folder):
         (folder / kind / "img_002.png").unlink()
     notes = str(plan_and_write(root))
     assert "1 line(s) of exposures.csv have no frames and are not used: 2;" in notes
+    assert "missing in the middle" not in notes  # not the same twice
     table = folder / "exposures.csv"
     lines = table.read_text().splitlines()
     table.write_text("\n".join(line for line in lines if not line.startswith("2,")))
     assert "1 frame(s) missing in the middle: 2;" in str(plan_and_write(root, "again"))
+
+
+def test_numbers_that_are_times_have_no_gaps():
+    exposure = Exposure(0.0, 1.0)
+    assert _gaps([1000, 2000, 3000], dict.fromkeys([1000, 2000, 3000], exposure)) == []
+    assert "2 frame(s) missing in the middle: 3, 4;" in _gaps([1, 2, 5], {})[0]
 
 
 def test_one_exposure_late_is_told_in_ticks(root, folder):

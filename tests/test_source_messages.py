@@ -6,6 +6,14 @@ from spike_source_cases import SPIKE_SIZE, write_gopro_clip, write_recorded, wri
 
 from src.data.bad_samples import DataSetError
 from src.data.frames import write_png
+from src.data.sources.recognition import (
+    GOPRO_FRAMES,
+    GOPRO_PAIRS,
+    GOPRO_SPIKES,
+    RECORDED,
+    X4K,
+    recognise,
+)
 from src.data.sources.registry import SOURCES
 from src.data.sources.source import SourceOptions
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_spikes
@@ -37,6 +45,30 @@ def x4k(tmp_path):
     return tmp_path / "X"
 
 
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [
+        (["train/a/blur/x", "train/a/sharp/x", "train/a/exposures.csv"], RECORDED),
+        (["val/a/blur/x", "val/a/sharp/x", "val/a/exposures.csv", "val/a/spike.dat"], RECORDED),
+        (["test/GOPR0384_11_00/blur/x", "test/GOPR0384_11_00/sharp/x"], GOPRO_PAIRS),
+        (["train/GOPR0384_11_00/spike/000001.dat"], GOPRO_SPIKES),
+        (["train/GOPR0384_11_00/spike.dat"], GOPRO_SPIKES),
+        (["train/GP010384_11_00/000001.png"], GOPRO_FRAMES),
+        (["encoded_train/002/occ008.320.mp4"], X4K),
+        (["test/Type1/TEST01_003_f0433/0000.png"], X4K),
+        (["train/.hidden/occ008.320/0000.png", "train/file"], None),
+        (["train/a/blur/x", "train/a/sharp/x"], None),
+        (["train/a/notes.txt", "train/b/occ008.320/0000.png"], X4K),
+        (["elsewhere/GOPR0384_11_00/000001.png"], None),
+    ],
+)
+def test_what_a_folder_looks_like_by_hand(tmp_path, paths, found):
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert recognise(tmp_path) == found
+
+
 @pytest.mark.parametrize("source", ["x4k1000fps", "folders"])
 def test_pairs_of_gopro_are_not_another_data_set(gopro, source):
     (problem,) = told(source, gopro / "GOPRO_Large")
@@ -51,9 +83,15 @@ def test_pairs_alone_are_not_all_frames(gopro):
     assert "this is not GOPRO_Large_all; it looks like GOPRO_Large (blurry" in problem
 
 
-def test_spikes_or_frames_of_gopro_are_not_x4k(gopro):
-    (problem,) = told("x4k1000fps", gopro / "GOPRO_Large_spike_seq")
+@pytest.mark.parametrize("source", ["x4k1000fps", "folders", "gopro"])
+def test_spikes_of_gopro_are_not_another_data_set(gopro, source):
+    for name in ("GOPRO_Large", "GOPRO_Large_all"):
+        (gopro / name).rename(gopro / f"{name} elsewhere")
+    (problem,) = told(source, gopro / "GOPRO_Large_spike_seq")
     assert "use --source spk_gopro" in problem
+
+
+def test_frames_of_gopro_are_not_x4k(gopro):
     (problem,) = told("x4k1000fps", gopro / "GOPRO_Large_all")
     assert problem.endswith("use --source gopro")
 
@@ -64,9 +102,10 @@ def test_x4k_is_not_another_data_set(x4k, source):
     assert problem.endswith("looks like X4K1000FPS: use --source x4k1000fps")
 
 
-def test_own_recordings_are_not_gopro(tmp_path):
+@pytest.mark.parametrize("source", ["gopro", "x4k1000fps"])
+def test_own_recordings_are_not_another_data_set(tmp_path, source):
     write_recorded(tmp_path / "train" / "a")
-    (problem,) = told("gopro", tmp_path)
+    (problem,) = told(source, tmp_path)
     assert problem.endswith("use --source folders")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from src.data.bad_samples import DataSetError
-from src.data.description import DataDescription, read_description
+from src.data.description import DataDescription, read_description, write_content
 from src.data.sources.output import put_in_place, remove_abandoned, write_root_description
 from src.data.sources.run import run_plan
 from src.data.sources.source import SourcePlan
@@ -168,6 +168,14 @@ def test_a_run_that_made_nothing_does_not_pin_its_options(tmp_path):
     assert read_description(tmp_path).threshold == 3.0
     with pytest.raises(DataSetError, match=r"threshold: 3.0, now it would be"):
         run_plan(toys(Toy("a")), tmp_path, workers=1)
+
+
+def test_a_verdict_on_the_content_is_no_other_description(tmp_path):
+    run_plan(toys(Toy("a")), tmp_path, workers=1)
+    write_content(tmp_path, "failed")
+    assert run_plan(toys(Toy("a")), tmp_path, workers=1) == [
+        *("1 sequences were there already", "train/a: made a"),
+    ]
 
 
 def test_a_sequence_at_work_pins_the_options(tmp_path):

@@ -11,6 +11,7 @@ from src.config import load_config
 from src.data.description import (
     DataDescription,
     DescriptionError,
+    content_key,
     content_of,
     description_differences,
     description_from_text,
@@ -19,6 +20,7 @@ from src.data.description import (
 )
 from src.data.preparation import verdict
 from src.data.preparation.quick_check import quick_check
+from src.data.preparation.verdict import content_problems
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +58,15 @@ def test_data_that_pass_are_looked_at_once(root, config, monkeypatch):
 
 def test_training_refuses_data_that_failed_until_they_are_accepted(root, config, capsys, caplog):
     swap_folders(root)
+    states = []
     for _ in range(2):  # told every time
         assert run(config) == 1
-        assert "are the folders blur and sharp swapped?" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert "are the folders blur and sharp swapped?" in told
+        assert 'give the same command with --accept "REASON"' in told
+        states.append(state_of(root))
+    assert states[0] == states[1]  # what is known is not written again
+    assert run(config, "--overlay", "1") == 1  # its own findings are no problem
     assert read_description(root).content == "failed"
     (problem,) = quick_check(load_config(config))
     assert "--check_only says where" in problem
@@ -68,6 +76,8 @@ def test_training_refuses_data_that_failed_until_they_are_accepted(root, config,
     assert quick_check(load_config(config)) == []
     assert "accepted: sharp: from 'another' camera" in caplog.text
     assert run(config) == 0  # a reason once given holds
+    assert run(config, "--accept", "a better one") == 0
+    assert read_description(root).content == "accepted: a better one"
 
 
 def test_a_verdict_holds_for_the_files_and_the_description_it_was_found_for(root, config):
@@ -78,7 +88,9 @@ def test_a_verdict_holds_for_the_files_and_the_description_it_was_found_for(root
     rewrite(root / "dataset.yaml", "bit_order: big", "bit_order: little")
     assert quick_check(load_config(config)) == []
     swap_folders(root)
-    assert any("sha256 was" in problem for problem in quick_check(load_config(config)))
+    problems = quick_check(load_config(config))
+    assert any("sha256 was" in problem for problem in problems)
+    assert not any("nobody looked" in problem for problem in problems)  # this comes of the change
     assert run(config) == 1
 
 
@@ -88,6 +100,7 @@ def test_data_prepared_before_there_were_verdicts_are_unknown(root, config):
     path.write_text(path.read_text()[: path.read_text().index("content:")])
     (problem,) = quick_check(load_config(config))
     assert "run scripts/prepare_data.py once, it takes seconds" in problem
+    assert content_problems(None, str(root)) == [problem]
     assert run(config) == 0
     assert quick_check(load_config(config)) == []
 
@@ -96,13 +109,18 @@ def test_a_split_that_cannot_be_read_says_nothing_of_mean_and_deviation(root, co
     assert run(config) == 0
     shutil.copytree(root / "train/a", root / "train/c")
     rewrite(root / "train/c/exposures.csv", "t0[s]", "t0[weeks]")
-    problems = quick_check(load_config(config))
+    other = ["DATA.NORM.MEAN", "0.9"]
+    problems = quick_check(load_config(config, other))
     assert any("weeks" in problem for problem in problems)
     assert not any("DATA.NORM" in problem for problem in problems)
-    assert run(config, "--check_only", "DATA.NORM.MEAN", "0.9") == 1
+    assert run(config, "--check_only", *other) == 1
     told = capsys.readouterr().out
     assert "weeks" in told
     assert "DATA.NORM:" not in told
+    (root / "train/c").rename(root / "val/c")  # mean and deviation are not of this split
+    assert any("DATA.NORM: " in problem for problem in quick_check(load_config(config, other)))
+    assert run(config, "--check_only", *other) == 1
+    assert "DATA.NORM: MEAN 0.9" in capsys.readouterr().out
 
 
 def test_the_reason_travels_and_is_no_difference():
@@ -112,6 +130,9 @@ def test_the_reason_travels_and_is_no_difference():
     for value in ("fine", "'accepted: '", "3"):
         with pytest.raises(DescriptionError, match="content: expected one of passed, failed"):
             description_from_text(f"source: a\ncontent: {value}\n", "here")
+    with pytest.raises(DescriptionError, match="content_of: expected a text, got 3"):
+        description_from_text("source: a\ncontent_of: 3\n", "here")
+    assert content_key(accepted) == content_key(DataDescription("a"))
 
 
 @pytest.mark.parametrize("arguments", [["--accept", " "], ["--accept", "a", "--check_only"]])
