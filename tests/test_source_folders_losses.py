@@ -85,13 +85,16 @@ def test_times_in_another_unit_are_named_and_not_the_disk(root, folder):
         plan_and_write(root)
 
 
-@pytest.mark.parametrize("unit", ["microseconds", "table"])
+@pytest.mark.parametrize("unit", ["microseconds", "table", "since the camera was switched on"])
 def test_lists_of_events_in_another_unit_are_refused_before_they_are_written(root, folder, unit):
     events = dense_to_events(write_recorded(folder))
     (folder / "spike.dat").unlink()
     if unit == "microseconds":
         np.save(folder / "spike.npy", events * (500, 1, 1))
         message = r"all times are multiples of 500, so they are no ticks; divide them by 500"
+    elif unit != "table":
+        np.save(folder / "spike.npy", events + (100_000, 0, 0))
+        message = r"its spikes begin at tick 100000, the exposures end at 272; t counts from time 0"
     else:
         np.save(folder / "spike.npy", events)
         table = folder / "exposures.csv"

@@ -146,7 +146,7 @@ class RecordedJob:
         The last exposure is, where it is near; a table in another unit must not make it longer.
 
         Raises:
-            ValueError: times of another unit.
+            ValueError: times of another unit, or from another beginning than the exposures.
         """
         unit = events.time_step
         if unit > 1:
@@ -156,9 +156,15 @@ class RecordedJob:
         exposures = self.clip.exposures.values()
         rate = self.clip.spikes.sidecar.ticks_per_second
         windows = [window_ticks(e.t0, e.t1, rate) for e in exposures]
+        last = max(stop for _, stop in windows)
+        if events.first_tick >= last:
+            raise ValueError(
+                f"its spikes begin at tick {events.first_tick}, the exposures end at {last}; t "
+                f"counts from time 0 of {EXPOSURES_NAME}: subtract where it begins"
+            )
         longest = max(stop - start for start, stop in windows)
         end = events.num_ticks + min(longest, events.num_ticks)
-        return max(events.num_ticks, min(end, max(stop for _, stop in windows)))
+        return max(events.num_ticks, min(end, last))
 
     def _leaving(self, num_ticks: int) -> list[str]:
         """Name the frames whose exposure leaves the stream.

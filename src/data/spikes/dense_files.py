@@ -136,6 +136,11 @@ class EventFile:
         return len(self._rows)
 
     @property
+    def first_tick(self) -> int:
+        """The tick of the first spike."""
+        return int(self._rows[0, 0])
+
+    @property
     def time_step(self) -> int:
         """The largest number of which all times are multiples, 1 in a list of ticks.
 
