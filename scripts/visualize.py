@@ -19,7 +19,7 @@ from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DescriptionError
 from src.data.preparation.findings import sample_places
 from src.paths import resolve
-from src.pictures.animation import STRIPS, Written, write_small
+from src.pictures.animation import ANIMATIONS, STRIPS, VIDEOS, Written, write_small
 from src.pictures.sequence_view import SequenceView, draw_frames, draw_strip, open_sequence
 
 ENDINGS = {"strip": ".jpg", "video": ".mp4", "gif": ".gif", "webp": ".webp"}
@@ -94,6 +94,9 @@ def output_path(view: SequenceView, options: argparse.Namespace) -> Path:
         return resolve("outputs/visuals") / f"{name}{ENDINGS[options.format or 'strip']}"
     path = resolve(options.output)
     wanted = {None: None, "strip": STRIPS}.get(options.format, (ENDINGS.get(options.format),))
+    if wanted is None and path.suffix.lower() not in (*STRIPS, *VIDEOS, *ANIMATIONS):
+        endings = ", ".join((*STRIPS, *VIDEOS, *ANIMATIONS))
+        raise ValueError(f"{path}: the name has to end in one of {endings}")
     if wanted is not None and path.suffix.lower() not in wanted:
         raise ValueError(f"{path}: --format {options.format} ends in {' or '.join(wanted)}")
     return path

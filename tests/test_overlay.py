@@ -103,7 +103,7 @@ def test_pages_and_index(right, tmp_path):
     assert len(pages) == 3
     text = index.read_text()
     assert re.findall(r'<img src="([^"]*)"', text) == [path.name for path in pages]
-    assert "3 of 3 fit its own frame best" in text
+    assert "3 of 3 fit their own frame best" in text
     assert [p.name for p in write_overlays(recordings, 3, tmp_path / "b", seed=1)[1:]] == [
         path.name for path in pages
     ]

@@ -185,12 +185,22 @@ def test_two_places_that_say_different_things(root):
     )
 
 
+def test_axes_that_fit_in_two_orders_are_asked_for(root, folder, spikes):
+    (folder / "spike.dat").unlink()
+    np.save(folder / "spike.npy", spikes[:32])
+    refused(root, r"shape \(32, 32, 48\) with a sensor of 32x48; give --axes THW or HTW")
+
+
 @pytest.mark.parametrize("key", [None, "other"])
 def test_a_container_of_several_arrays_needs_the_key(root, folder, spikes, key):
     (folder / "spike.dat").unlink()
     with h5py.File(folder / "spike.h5", "w") as file:
         file["spk"], file["label"] = spikes, np.zeros(3)
-    refused(root, r"is not one of \['label', 'spk'\]; say which array", key=key)
+    expected = {
+        None: r"holds 2 arrays, \['label', 'spk'\]; say with --key which one",
+        "other": r"is not one of \['label', 'spk'\]; say which array",
+    }
+    refused(root, expected[key], key=key)
     assert plan(SourceOptions(root, key="spk")).jobs
 
 

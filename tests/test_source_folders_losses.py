@@ -71,6 +71,17 @@ def test_one_exposure_late_is_told_in_ticks(root, folder):
         plan_and_write(root)
 
 
+def test_swapped_folders_are_asked_for_where_times_do_not_fit(root, folder):
+    for name, new in (("blur", "other"), ("sharp", "blur"), ("other", "sharp")):
+        (folder / name).rename(folder / new)
+    table = folder / "exposures.csv"
+    header, *rows = table.read_text().splitlines()
+    cells = [[int(cell) for cell in row.split(",")] for row in rows]
+    table.write_text("\n".join([header, *(f"{k},{a},{b},{c - 12}" for k, a, b, c in cells)]))
+    with pytest.raises(BadFileError, match=r"the t_sharp of .*are the folders swapped\?"):
+        plan_and_write(root)
+
+
 def test_times_in_another_unit_are_named_and_not_the_disk(root, folder):
     """Ticks under the header of seconds: hours of video, of which the spikes hold an instant."""
     table = folder / "exposures.csv"

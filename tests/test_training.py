@@ -192,6 +192,7 @@ def test_f14_a_finished_run_says_so(tmp_path, caplog):
     with caplog.at_level("INFO"):
         again.fit()
     assert "finished already: step 1 of 1" in caplog.text
+    assert caplog.text.rstrip().endswith("last.pth; raise TRAIN.MAX_STEPS to train longer")
 
 
 def test_a_wrong_configuration_ends_with_its_problems_and_no_traceback(tmp_path):

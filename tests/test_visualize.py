@@ -113,6 +113,8 @@ def test_a_still_scene_does_not_flicker_along_the_bins(tmp_path):
 def test_folders_that_are_no_sequence(tmp_path):
     with pytest.raises(DataSetError, match="no folder blur in it"):
         open_sequence(tmp_path, 32)
+    with pytest.raises(DataSetError, match="no such folder"):
+        open_sequence(tmp_path / "nowhere", 32)
     folder = spike_sequence(tmp_path)
     for path in (folder / "sharp").iterdir():
         path.unlink()
@@ -189,6 +191,8 @@ def test_command(sequence, tmp_path, capsys):
     assert "no usable frames [9]; there are 0 to 3" in capsys.readouterr().err
     assert main([str(folder), "--format", "video", "--output", str(tmp_path / "a.jpg")]) == 1
     assert "--format video ends in .mp4" in capsys.readouterr().err
+    assert main([str(folder), "--output", str(tmp_path / "a.xyz")]) == 1
+    assert "a.xyz: the name has to end in one of .png" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 1
     with pytest.raises(SystemExit):
         main([str(folder), "--steps", "0"])

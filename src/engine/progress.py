@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from src.engine.training_step import StepOutcome
@@ -43,6 +44,12 @@ class Progress:
         stored = {"validated_step": stored["step"], **stored}
         for name, value in asdict(Progress(**stored)).items():
             setattr(self, name, value)
+
+    def finished(self, checkpoints: Path) -> str:
+        """Say what a finished run left, and how it is made longer."""
+        best = f"best.pth (step {self.best_step}, {self.best_psnr:.2f} dB) and "
+        kept = f"{'' if self.best_psnr is None else best}last.pth"
+        return f"finished: {checkpoints} has {kept}; raise TRAIN.MAX_STEPS to train longer"
 
     def is_best(self, psnr: float) -> bool:
         """Whether a score is the best so far; NaN never is."""

@@ -118,6 +118,7 @@ class Trainer:
         step = self.progress.step
         if not self._is_unfinished():
             logger.info("finished already: step %d of %d", step, self.total_steps)
+            logger.info("%s", self.progress.finished(self.run.checkpoints))
             return 0
         self.describe()
         scalars = Scalars(
@@ -129,6 +130,8 @@ class Trainer:
             run_watched(self.clips, lambda: self._run_steps(scalars))
         finally:
             scalars.close()
+        if not self._is_unfinished():
+            logger.info("%s", self.progress.finished(self.run.checkpoints))
         return self.stopped_by
 
     def _run_steps(self, scalars: Scalars) -> None:

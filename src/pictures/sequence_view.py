@@ -70,6 +70,8 @@ def open_sequence(folder: Path, num_bins: int) -> SequenceView:
         BadFileError, DataSetError: what `scan_sequence` refuses, or no frame that can be used.
     """
     folder = folder.absolute()
+    if not folder.is_dir():
+        raise DataSetError(str(folder), ["no such folder; give a folder of one sequence"])
     if not (folder / "blur").is_dir():
         raise DataSetError(str(folder), ["no folder blur in it; give a folder of one sequence"])
     root = folder.parents[1]

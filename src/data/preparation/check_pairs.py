@@ -103,8 +103,16 @@ def match_pair(frames: tuple[FrameRecord, ...], i: int) -> PairMatch:
     if others and moves:
         floor = 1e-2  # of rounding; keeps equal pictures finite
         margin = 10 * float(np.log10((min(others) + floor) / (errors[0] + floor)))
-    ratio = _edge_energy(blurry) / max(_edge_energy(own), 1e-6)
-    return PairMatch(name, margin, ratio, moves)
+    return PairMatch(name, margin, _edge_ratio(blurry, own), moves)
+
+
+def edge_ratio(blurry: Path, sharp: Path) -> float:
+    """Return the gradient energy of one image file through that of another."""
+    return _edge_ratio(read_grey(blurry), read_grey(sharp))
+
+
+def _edge_ratio(blurry: np.ndarray, sharp: np.ndarray) -> float:
+    return _edge_energy(blurry) / max(_edge_energy(sharp), 1e-6)
 
 
 def read_grey(path: Path) -> np.ndarray:

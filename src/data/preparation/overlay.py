@@ -114,7 +114,8 @@ def write_overlays(
 def summary_of(fits: Sequence[Fit]) -> str:
     """Return how many frames fit which neighbour best, as one sentence."""
     best = [fit.best for fit in fits]
-    parts = [f"{best.count(d)} of {len(fits)} fit {NAMES[d]} best" for d in (0, -1, 1)]
+    names = {**NAMES, 0: "their own frame"}
+    parts = [f"{best.count(d)} of {len(fits)} fit {names[d]} best" for d in (0, -1, 1)]
     return f"{'; '.join(parts)}; {best.count(None)} cannot tell"
 
 

@@ -61,7 +61,7 @@ class SpikeInput:
     def describe(self) -> str:
         """Return what was found, in words."""
         files = f"{len(self.files)} files, one per frame" if self.is_per_frame else "one stream"
-        detail = f", axes {self.axes}" if self.layout == DENSE else ""
+        detail = f", axes {self.axes.replace('S', 'T')}" if self.layout == DENSE else ""
         detail += f", columns {self.columns}" if self.layout == EVENTS else ""
         held = self.files[0].suffix.lower() == ".npz" or self.layout == EVENTS
         return (

@@ -8,6 +8,7 @@ import numpy as np
 
 from src.data.alignment import EXPOSURES_NAME, frame_index, window_ticks
 from src.data.bad_samples import BadFileError
+from src.data.preparation.check_pairs import SWAPPED_RATIO, edge_ratio
 from src.data.sources.recorded_clip import DAT, RecordedClip
 from src.data.sources.spike_proof import MIN_CORRELATION as MIN_SHARP_CORRELATION
 from src.data.sources.spike_proof import MIN_TEXTURE, check_reading, match_around, read_grey
@@ -163,8 +164,17 @@ def _judge(clip: RecordedClip, decisive: Sequence[FoundFrame]) -> str:
         clip.spikes.files[0],
         f"its spikes show the sharp frames {at_least}{abs(median):.1f} ticks "
         f"({abs(median) / rate:.6f} s) {side} the t_sharp of {EXPOSURES_NAME}: {ticks}; correct "
-        "the table, the tick rate, or the beginning of the spikes",
+        f"the table, the tick rate, or the beginning of the spikes{_swapped(clip, decisive)}",
     )
+
+
+def _swapped(clip: RecordedClip, decisive: Sequence[FoundFrame]) -> str:
+    """Ask whether blurry and sharp frames were exchanged, where the blurry ones are the sharper."""
+    places = [clip.sharp.index(frame.sharp) for frame in decisive]
+    ratios = [edge_ratio(clip.blurry[i], clip.sharp[i]) for i in places]
+    if np.median(ratios) <= SWAPPED_RATIO:
+        return ""
+    return "; but first: frames in blur are sharper than those in sharp, are the folders swapped?"
 
 
 def _seen(decisive: Sequence[FoundFrame], limit: float) -> str:

@@ -35,16 +35,17 @@ def with_rate(sidecar: SpikeSidecar, path: Path) -> SpikeSidecar:
         raise ValueError(
             f"{path} does not say ticks_per_second; write 'source: NAME' and 'ticks_per_second: "
             "20000' into dataset.yaml beside train and val, or ticks_per_second, height and width "
-            f"into {path.with_suffix('.yaml')}"
+            f"into {path.with_name('spike.yaml')}"
         )
     return sidecar
 
 
 def size_needed(path: Path) -> str:
     """Say what nobody states of packed spikes or a list, and where to write it."""
+    sidecar = path.with_name("spike.yaml")  # holds for every file of its folder
     return (
         f"{path} does not say height, width and ticks_per_second; write lines like 'height: 250', "
-        f"'width: 400' and 'ticks_per_second: 20000' into {path.with_suffix('.yaml')}, or "
+        f"'width: 400' and 'ticks_per_second: 20000' into {sidecar}, or 'source: NAME', "
         "spike_height, spike_width and ticks_per_second into dataset.yaml beside train and val"
     )
 
@@ -61,6 +62,12 @@ def axes_and_size(
     if stated is not None:
         if axes is not None and sorted(axes) == sorted(AXES):
             _refuse_axes(shape, stated, options.axes, path)
+        fitting = _orders(shape, (stated.height, stated.width))
+        if axes is None and len(fitting) > 1:
+            raise ValueError(
+                f"{path}: shape {shape} with a sensor of {stated.height}x{stated.width}; give "
+                f"--axes {' or '.join(fitting)}"
+            )
         axes = find_axes(shape, stated.height, stated.width, axes, path)
     if axes is None:
         raise ValueError(
@@ -79,9 +86,7 @@ def _refuse_axes(shape: tuple[int, ...], stated: SpikeSidecar, axes: str, path: 
         ValueError: it does not fit.
     """
     size = stated.height, stated.width
-    orders = [
-        order for order in map("".join, permutations("THW")) if _size_by(shape, order) == size
-    ]
+    orders = _orders(shape, size)
     if axes.upper().replace("S", "T") in orders:
         return
     found = "x".join(map(str, shape))
@@ -90,6 +95,11 @@ def _refuse_axes(shape: tuple[int, ...], stated: SpikeSidecar, axes: str, path: 
         f"{path}: --axes {axes} does not fit: the array is {found}, the sensor {size[0]}x{size[1]} "
         f"(height x width); {advice}"
     )
+
+
+def _orders(shape: tuple[int, ...], size: tuple[int, int]) -> list[str]:
+    """Return the orders of axes in which a shape has this height and width."""
+    return [order for order in map("".join, permutations("THW")) if _size_by(shape, order) == size]
 
 
 def _size_by(shape: tuple[int, ...], order: str) -> tuple[int, int]:

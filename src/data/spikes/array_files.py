@@ -121,6 +121,8 @@ def _from_npz(path: Path, key: str | None) -> np.ndarray:
 def _choose(names: list[str], key: str | None) -> str:
     if key is None and len(names) == 1:
         return names[0]
+    if key is None:
+        raise ValueError(f"holds {len(names)} arrays, {names}; say with --key which one is meant")
     if key not in names:
         raise ValueError(f"key {key!r} is not one of {names}; say which array is meant")
     return key

@@ -343,5 +343,5 @@ def _size_message(path: Path, size: int, geometry: SpikeGeometry) -> str:
     return (
         f"{path}: {size} bytes are {size / tick_bytes:.2f} ticks of {geometry.height}x"
         f"{geometry.width} ({tick_bytes} bytes each); sizes that fit: {', '.join(nearest)}{hint}. "
-        "Correct the spike size, or read with drop_remainder=True to ignore the rest"
+        "Correct the spike size; if the file was cut short, copy or download it again"
     )
