@@ -1,7 +1,6 @@
 """Miniature data roots whose spikes see motion within a source frame, with t_sharp stated."""
 
 import numpy as np
-from data_cases import TICKS_PER_FRAME, TICKS_PER_SECOND, moving_texture
 
 from src.data.alignment import Exposure, write_exposures
 from src.data.description import DataDescription, write_description
@@ -11,6 +10,7 @@ from src.data.simulation.blur import blur_window, synthesize_blur
 from src.data.simulation.simulator import simulate_spikes
 from src.data.spikes.matching import grey_at_spike_size
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
+from tests.data_cases import TICKS_PER_FRAME, TICKS_PER_SECOND, moving_texture
 
 N = 7
 WINDOW = N * TICKS_PER_FRAME

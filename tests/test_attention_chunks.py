@@ -4,19 +4,19 @@ import itertools
 
 import pytest
 import torch
-from attention_cases import (
-    CHANNELS,
-    HEADS,
-    random_maps,
-    twin_block,
-    with_random_weights,
-)
 
 from src.models.fusion.cross_attn_temporal import (
     TemporalCrossAttnFuse,
 )
 from src.models.spike_temporal_sa import SpikeTemporalSA
 from src.utils.attention import AttentionSettings, ChunkSettings, plan_chunks
+from tests.attention_cases import (
+    CHANNELS,
+    HEADS,
+    random_maps,
+    twin_block,
+    with_random_weights,
+)
 
 CHUNKINGS = [
     ChunkSettings(max_batch_tokens=tokens, shape=shape)

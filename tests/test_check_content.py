@@ -7,8 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from film_cases import write_film, write_film_sequence
-from prepare_cases import run, write_config
 
 from src.data.alignment import read_exposures, write_exposures
 from src.data.description import read_description
@@ -21,6 +19,8 @@ from src.data.spikes.matching import grey_at_spike_size
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, write_spikes
 from src.data.voxel_cache import count_frame
 from tests.data_cases import copy_root, scan
+from tests.film_cases import write_film, write_film_sequence
+from tests.prepare_cases import run, write_config
 from tests.spike_cases import random_spikes
 
 GEOMETRY = SpikeGeometry(32, 48)

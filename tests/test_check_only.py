@@ -3,16 +3,16 @@ import shutil
 
 import numpy as np
 import pytest
-from prepare_cases import (
+
+from src.data.frames import read_image, write_png
+from src.data.preparation.findings import merged
+from tests.prepare_cases import (
     rewrite,
     run,
     silence,
     state_of,
     touch_later,
 )
-
-from src.data.frames import read_image, write_png
-from src.data.preparation.findings import merged
 
 
 def cut_an_exposure_of_a_stream(root, _config):

@@ -4,12 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
-from film_cases import write_film
-from prepare_cases import run, write_config
 
 from src.data.frames import read_image, write_png
 from src.data.preparation.check_pairs import check_pairs, match_pair
 from tests.data_cases import copy_root, scan
+from tests.film_cases import write_film
+from tests.prepare_cases import run, write_config
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import shutil
 
 import numpy as np
 import pytest
-from data_cases import align, copy_root, scan, settings_of, write_miniature
 
 from src.data.alignment import AlignmentLog, read_alignment
 from src.data.bad_samples import BadFileError, DataSetError
@@ -14,6 +13,7 @@ from src.data.frames import read_image
 from src.data.recordings import Recording
 from src.data.scanning import scan_sequence, scan_split
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeSidecar, write_sidecar
+from tests.data_cases import align, copy_root, scan, settings_of, write_miniature
 
 GEOMETRY = SpikeGeometry(32, 48)
 

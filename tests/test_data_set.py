@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from data_cases import align, copy_root, settings_of, write_miniature
 from torch.utils.data import DataLoader
 
 from src.data.alignment import read_alignment
@@ -23,6 +22,7 @@ from src.data.recordings import Recording
 from src.data.samplers import ClipBatchSampler
 from src.data.scanning import scan_split
 from src.data.transforms import AugmentSettings
+from tests.data_cases import align, copy_root, settings_of, write_miniature
 
 RANDOM = ClipSettings(frames=3, crop_px=32, augment=AugmentSettings(True, True, True))
 WHOLE = ClipSettings(frames=3)

@@ -5,13 +5,13 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from prepare_cases import run
 
 from src.config import load_config
 from src.data.bad_samples import BadSample
 from src.data.build import build_train_dataset
 from src.data.frames import is_cut_short, read_image, write_png
 from src.engine.progress import DroppedClips
+from tests.prepare_cases import run
 
 
 def encode(path, image):

@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from data_cases import align, scan, settings_of, write_miniature
 
 from src.data import build, stalls, worker_watch
 from src.data.alignment import read_alignment
@@ -27,6 +26,7 @@ from src.data.worker_watch import (
     run_watched,
 )
 from src.engine.checkpoints import load_checkpoint
+from tests.data_cases import align, scan, settings_of, write_miniature
 from tests.training_cases import make_trainer, one_thread, train_command, write_run
 
 

@@ -6,8 +6,6 @@ import time
 import numpy as np
 import pytest
 import yaml
-from data_cases import scan, write_miniature, write_sequence
-from prepare_cases import run, write_config
 
 from src.config import load_config
 from src.data.alignment import read_alignment
@@ -17,6 +15,8 @@ from src.data.description import read_description
 from src.data.preparation.quick_check import quick_check
 from src.data.spikes.spike_dat import read_sidecar
 from src.data.voxel_cache import open_voxels
+from tests.data_cases import scan, write_miniature, write_sequence
+from tests.prepare_cases import run, write_config
 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}]\n"

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_cases import scan, write_miniature
 
 from src.data import cache as cache_module
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.cache import FrameCache, available_memory_bytes, estimate_bytes, preload
 from src.data.recordings import Recording
+from tests.data_cases import scan, write_miniature
 
 PATHS = [Path(f"{k}.png") for k in range(4)]
 FRAME_BYTES = 2 * 3 * 3

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_cases import align, copy_root, scan, write_miniature
 
 from src.config import load_config
 from src.data import frame_store
@@ -23,6 +22,7 @@ from src.data.fingerprint import fingerprint_data
 from src.data.frame_store import FrameStore, frame_arrays, store_frames
 from src.data.frames import read_image, write_png
 from src.data.recordings import Recording
+from tests.data_cases import align, copy_root, scan, write_miniature
 
 SIZE = (64, 96)
 DiskUsage = namedtuple("DiskUsage", "total used free")

@@ -12,9 +12,6 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from model_cases import SMALL, build_tiny_vrt, build_with_spike, clip_and_voxels, wake_up
-from training_cases import read_checkpoint, train_command, write_run
-from vrt_cases import smallest_net, smooth_clip
 
 from src.data.normalization import Normalization, normalize_counts
 from src.engine.parameter_groups import GradientRules
@@ -25,6 +22,9 @@ from src.inference.restore import Restorer
 from src.inference.tile_settings import TileSettings
 from src.models.spike_temporal_sa import SpikeTemporalSA
 from src.utils.attention import AttentionSettings, ChunkSettings
+from tests.model_cases import SMALL, build_tiny_vrt, build_with_spike, clip_and_voxels, wake_up
+from tests.training_cases import read_checkpoint, train_command, write_run
+from tests.vrt_cases import smallest_net, smooth_clip
 
 DEVICE = torch.device("cuda")
 pytestmark = [

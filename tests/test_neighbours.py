@@ -6,9 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from data_cases import copy_root, scan, write_miniature
-from film_cases import WINDOW, write_film
-from prepare_cases import run, write_config
 
 from src.data.alignment import read_exposures, write_exposures
 from src.data.preparation import neighbours
@@ -17,6 +14,9 @@ from src.data.preparation.counting import PreparedSplit
 from src.data.preparation.neighbours import Fit, check_neighbours, neighbours_of
 from src.data.preparation.overlay import draw_overlay
 from src.data.recordings import Recording
+from tests.data_cases import copy_root, scan, write_miniature
+from tests.film_cases import WINDOW, write_film
+from tests.prepare_cases import run, write_config
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from data_cases import TICKS_PER_FRAME, align, scan, settings_of, write_miniature
-from inference_cases import Video
 
 from src.config import config_from_text
 from src.data import normalization
@@ -30,6 +28,8 @@ from src.engine.training_step import BatchPlacer
 from src.inference.folders import InputFolders, find_sequences
 from src.inference.restore import restore_frames
 from src.inference.tile_settings import TileSettings
+from tests.data_cases import TICKS_PER_FRAME, align, scan, settings_of, write_miniature
+from tests.inference_cases import Video
 
 K = 32
 NORMS = [

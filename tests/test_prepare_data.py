@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 import yaml
-from data_cases import copy_root, write_miniature
-from prepare_cases import CONFIG, run, state_of, write_config
 
 from src.config import load_config
 from src.data.alignment import read_alignment
@@ -16,6 +14,8 @@ from src.data.preparation import counting
 from src.data.preparation.counting import count_frames
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.data.voxel_cache import read_index
+from tests.data_cases import copy_root, write_miniature
+from tests.prepare_cases import CONFIG, run, state_of, write_config
 
 
 @pytest.fixture(scope="module")

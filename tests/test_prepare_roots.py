@@ -4,10 +4,10 @@ import errno
 import os
 
 import pytest
-from data_cases import copy_root, write_miniature
-from source_cases import norm_of, prepare_data, write_config
 
 from src.data.preparation import counting
+from tests.data_cases import copy_root, write_miniature
+from tests.source_cases import norm_of, prepare_data, write_config
 
 
 @pytest.fixture(scope="module")

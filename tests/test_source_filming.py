@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from source_cases import Drift
 
 from src.data.alignment import read_exposures
 from src.data.frames import read_image
@@ -20,6 +19,7 @@ from src.data.sources.film_plan import (
 )
 from src.data.sources.filming import film
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
+from tests.source_cases import Drift
 
 SIZE = (32, 48)
 CAMERAS = Cameras(

@@ -3,15 +3,6 @@
 import h5py
 import numpy as np
 import pytest
-from source_cases import Drift, prepare, prepare_data, tick_errors, write_config, write_video
-from spike_source_cases import (
-    RECORDED_FRAMES,
-    SPIKE_SIZE,
-    deviations,
-    read_stream,
-    write_recorded,
-    write_stated,
-)
 
 from src.data.alignment import read_exposures
 from src.data.description import DataDescription, read_description, write_description
@@ -20,6 +11,15 @@ from src.data.sources.folders import plan
 from src.data.sources.source import SourceOptions
 from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar, write_spikes
+from tests.source_cases import Drift, prepare, prepare_data, tick_errors, write_config, write_video
+from tests.spike_source_cases import (
+    RECORDED_FRAMES,
+    SPIKE_SIZE,
+    deviations,
+    read_stream,
+    write_recorded,
+    write_stated,
+)
 
 
 def write_dat(folder, spikes, **geometry):

@@ -5,7 +5,6 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from spike_source_cases import RECORDED_FRAMES, SPIKE_SIZE, write_recorded, write_stated
 
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.frames import write_png
@@ -14,6 +13,7 @@ from src.data.sources.source import SourceOptions
 from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from tests.data_cases import moving_texture
+from tests.spike_source_cases import RECORDED_FRAMES, SPIKE_SIZE, write_recorded, write_stated
 
 
 @pytest.fixture(scope="module")

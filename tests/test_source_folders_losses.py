@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from spike_source_cases import SPIKE_SIZE, write_recorded, write_stated
 
 from src.data.alignment import Exposure
 from src.data.bad_samples import BadFileError, DataSetError
@@ -11,6 +10,7 @@ from src.data.sources.recorded_clip import _gaps
 from src.data.sources.source import SourceOptions
 from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
+from tests.spike_source_cases import SPIKE_SIZE, write_recorded, write_stated
 
 
 @pytest.fixture

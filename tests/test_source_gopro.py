@@ -4,7 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
-from source_cases import (
+
+from src.data.alignment import read_alignment, read_exposures
+from src.data.description import read_description
+from src.data.frames import read_image
+from src.data.simulation.blur import blur_window, synthesize_blur
+from src.data.sources.gopro import clip_windows, parse_clip_name
+from src.data.spikes.spike_dat import SpikeFile, read_sidecar
+from tests.source_cases import (
     GOPRO_CLIPS,
     SMALL_GOPRO,
     Drift,
@@ -14,13 +21,6 @@ from source_cases import (
     write_config,
     write_gopro,
 )
-
-from src.data.alignment import read_alignment, read_exposures
-from src.data.description import read_description
-from src.data.frames import read_image
-from src.data.simulation.blur import blur_window, synthesize_blur
-from src.data.sources.gopro import clip_windows, parse_clip_name
-from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 
 OFFSETS = (
     ("train/GOPR0372_07_01", 1),

@@ -4,7 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-from source_cases import (
+
+from src.data.frames import read_image
+from src.data.sources.high_speed import open_folder
+from src.data.sources.released_pairs import find_offset, read_pairs
+from tests.source_cases import (
     SMALL_GOPRO,
     Drift,
     GoproClip,
@@ -13,10 +17,6 @@ from source_cases import (
     write_gopro,
     write_released,
 )
-
-from src.data.frames import read_image
-from src.data.sources.high_speed import open_folder
-from src.data.sources.released_pairs import find_offset, read_pairs
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import pickle
 import cv2
 import numpy as np
 import pytest
-from source_cases import Drift, write_video
 
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.frames import write_png
@@ -15,6 +14,7 @@ from src.data.sources.high_speed import (
     open_frames,
     video_frames_per_second,
 )
+from tests.source_cases import Drift, write_video
 
 SIZE = (48, 64)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from spike_source_cases import SPIKE_SIZE, write_gopro_clip, write_recorded, write_stated
 
 from src.data.bad_samples import DataSetError
 from src.data.frames import write_png
@@ -19,6 +18,7 @@ from src.data.sources.source import SourceOptions
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_spikes
 from src.data.spikes.spike_files import contradiction
 from tests.data_cases import moving_texture
+from tests.spike_source_cases import SPIKE_SIZE, write_gopro_clip, write_recorded, write_stated
 
 
 def told(source, root, **options):

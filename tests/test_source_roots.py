@@ -2,12 +2,12 @@
 
 import cv2
 import pytest
-from prepare_cases import prepare_data, write_config
-from spike_source_cases import GEOMETRY, SIZE, write_recorded, write_stated
 
 from src.data.frames import read_image
 from src.data.spikes.spike_dat import write_spikes
 from tests.data_cases import moving_texture
+from tests.prepare_cases import prepare_data, write_config
+from tests.spike_source_cases import GEOMETRY, SIZE, write_recorded, write_stated
 
 FILMING = ("--frames_averaged", "7", "--frames_per_second", "240")
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from source_cases import GoproClip, bytes_of, prepare, write_config, write_gopro, write_x4k
 
 from src.data.description import read_description
 from src.paths import REPO_ROOT
+from tests.source_cases import GoproClip, bytes_of, prepare, write_config, write_gopro, write_x4k
 
 CLIPS = (
     GoproClip("train", "GOPR0372_07_00", 16),
@@ -38,7 +38,7 @@ def whole(downloaded):
 KILLED = """
 import os, signal, sys
 sys.path[:0] = [{repo!r}, {tests!r}]
-from source_cases import prepare
+from tests.source_cases import prepare
 from src.data.sources import filming
 from pathlib import Path
 shown, original = [], filming._Exposer.show

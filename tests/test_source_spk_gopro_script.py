@@ -1,7 +1,7 @@
 """The command on published spikes: made, prepared, checked; a second run has nothing to do."""
 
-from source_cases import bytes_of, prepare, prepare_data, write_config
-from spike_source_cases import deviations, write_gopro_clip
+from tests.source_cases import bytes_of, prepare, prepare_data, write_config
+from tests.spike_source_cases import deviations, write_gopro_clip
 
 CLIPS = {"train": "GOPR0384_11_02", "test": "GOPR0385_11_01"}
 

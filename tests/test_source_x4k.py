@@ -2,7 +2,12 @@
 
 import numpy as np
 import pytest
-from source_cases import (
+
+from src.data.alignment import read_exposures
+from src.data.description import read_description
+from src.data.frames import read_image, write_png
+from src.data.simulation.blur import synthesize_blur
+from tests.source_cases import (
     Drift,
     bytes_of,
     prepare,
@@ -11,11 +16,6 @@ from source_cases import (
     write_video,
     write_x4k,
 )
-
-from src.data.alignment import read_exposures
-from src.data.description import read_description
-from src.data.frames import read_image, write_png
-from src.data.simulation.blur import synthesize_blur
 
 NAMES = {
     "train/002__occ008.320": "train/002/occ008.320",

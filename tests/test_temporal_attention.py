@@ -2,14 +2,6 @@
 
 import pytest
 import torch
-from attention_cases import (
-    CHANNELS,
-    HEADS,
-    random_maps,
-    twin_attention,
-    twin_block,
-    with_random_weights,
-)
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,6 +14,14 @@ from src.models.fusion.cross_attn_temporal import (
 from src.models.spike_temporal_sa import SpikeTemporalSA
 from src.models.temporal_attention import PixelsLastAttention, TemporalAttention, time_bias
 from src.utils.attention import AttentionSettings
+from tests.attention_cases import (
+    CHANNELS,
+    HEADS,
+    random_maps,
+    twin_attention,
+    twin_block,
+    with_random_weights,
+)
 
 FORMS = ("_pixels_last", "_fused_kernel")
 

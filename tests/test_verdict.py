@@ -3,9 +3,6 @@
 import shutil
 
 import pytest
-from data_cases import copy_root
-from film_cases import write_film
-from prepare_cases import rewrite, run, state_of, write_config
 
 from src.config import load_config
 from src.data.description import (
@@ -21,6 +18,9 @@ from src.data.description import (
 from src.data.preparation import verdict
 from src.data.preparation.quick_check import quick_check
 from src.data.preparation.verdict import content_problems
+from tests.data_cases import copy_root
+from tests.film_cases import write_film
+from tests.prepare_cases import rewrite, run, state_of, write_config
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from data_cases import copy_root, scan, write_miniature
 
 from src.data import voxel_cache
 from src.data.bad_samples import BadFileError
@@ -18,6 +17,7 @@ from src.data.voxel_cache import (
     write_index,
 )
 from src.data.voxel_statistics import normalization_of
+from tests.data_cases import copy_root, scan, write_miniature
 
 K = 32
 
