@@ -7,6 +7,7 @@ from src.data.alignment import Exposure
 from src.data.bad_samples import BadFileError, DataSetError
 from src.data.sources.folders import plan
 from src.data.sources.recorded_clip import _gaps
+from src.data.sources.run import run_plan
 from src.data.sources.source import SourceOptions
 from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
@@ -33,11 +34,13 @@ def plan_and_write(root, name="good"):
 
 @pytest.mark.parametrize("kind", ["blur", "sharp"])
 def test_f33_every_copied_image_is_looked_at(root, folder, kind):
-    (job,) = plan(SourceOptions(root)).jobs
     path = folder / kind / "img_001.png"
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DataSetError, match=rf"{kind}/img_001\.png: empty, or its end is missing"):
-        job.write(root / "out", lambda units: None)
+    with pytest.raises(
+        DataSetError, match=rf"{kind}/img_001\.png: empty, or its end is missing"
+    ) as told:
+        run_plan(plan(SourceOptions(root)), root / "out", workers=1)
+    assert str(told.value).count("train/a: ") == 1
 
 
 def test_f34_gaps_are_named(root, folder):

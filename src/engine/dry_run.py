@@ -37,7 +37,7 @@ def dry_run(trainer: Trainer) -> None:
         logger.info("peak memory: %.2f GiB (%s)", gib, whose)
     per_step = stepped - loaded
     logger.info(
-        "%d steps at this speed take %.1f hours, validation not counted; the first step is slow",
+        "%d steps at this speed take %.2f hours, validation not counted; the first step is slow",
         *(trainer.total_steps, trainer.total_steps * per_step / 3600),
     )
     logger.info("settings that fit other GPUs: python scripts/plan.py --config FILE")

@@ -154,7 +154,9 @@ def _make(job: ClipJob, root: Path, advance: Callable[[int], object]) -> _Result
         with put_in_place(root, job) as (folder, notes):
             notes += job.write(folder, advance)
     except (BadFileError, DataSetError) as error:
-        return _Result(clip, problems=tuple(f"{clip}: {line}" for line in problems_of(error)))
+        where = f"{clip}: "  # some lines begin so already
+        named = (where + line.removeprefix(where) for line in problems_of(error))
+        return _Result(clip, problems=tuple(named))
     except OSError as error:  # a full disk, a drive that is gone
         return _Result(clip, problems=(f"{clip}: {error}",))
     return _Result(clip, tuple(notes))
