@@ -146,7 +146,11 @@ def _flatten(
 
 def _parse_overrides(overrides: list[str], problems: list[str]) -> dict[str, Any]:
     if len(overrides) % 2:
-        problems.append(f"overrides come in pairs KEY VALUE; the last one is {overrides[-1]!r}")
+        files = [text for text in overrides if text.endswith((".yaml", ".yml"))]
+        advice = f"; for a configuration write --config {files[0]}" if files else ""
+        problems.append(
+            f"overrides come in pairs KEY VALUE; the last one is {overrides[-1]!r}{advice}"
+        )
         overrides = overrides[:-1]
     keys, parsed = dict(walk_schema()), {}
     for dotted, text in zip(overrides[::2], overrides[1::2], strict=True):

@@ -52,6 +52,14 @@ def test_nobody_can_change_it_after_loading(tmp_path):
         cfg.SEED = 2
 
 
+def test_a_configuration_without_its_option_is_told(tmp_path):
+    path = write(tmp_path, "SEED: 1")
+    problem, *_ = problems_of(path, ["configs/mine.yaml"])  # the rest is about DATA.ROOT
+    assert problem.endswith(
+        "'configs/mine.yaml'; for a configuration write --config configs/mine.yaml"
+    )
+
+
 def test_f56_all_problems_are_listed_at_once(tmp_path):
     path = write(
         tmp_path,
