@@ -112,6 +112,9 @@ def test_f34_missing_partners_are_all_named(tmp_path):
 def test_empty_and_absent_folders_are_named(tmp_path):
     with pytest.raises(DataSetError, match="absent.*\n.*no such folder"):
         find(tmp_path / "absent")
+    (tmp_path / "stream.dat").touch()
+    with pytest.raises(DataSetError, match=r"stream\.dat.*\n.*is a file; name the folder"):
+        find(tmp_path / "stream.dat")
     (tmp_path / "empty" / "seq").mkdir(parents=True)
     with pytest.raises(DataSetError, match=r"no \.png, \.jpg files in .*SEQ/blur"):
         find(tmp_path / "empty")

@@ -1,5 +1,6 @@
 """The processes of a run: one per GPU through torchrun, or a single one."""
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,7 +150,10 @@ def wrap_model(model: nn.Module, ranks: Ranks) -> nn.Module:
         return model
     device_ids = [ranks.device] if ranks.device.type == "cuda" else None
     # Buffers are constants (position tables, flow statistics), so nothing is broadcast per step.
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    known = inspect.signature(DistributedDataParallel).parameters
+    option = "forward_sync_buffers"  # its name since torch 2.15
+    option = option if option in known else "broadcast_buffers"
+    return DistributedDataParallel(model, device_ids=device_ids, **{option: False})
 
 
 @contextmanager

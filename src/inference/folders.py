@@ -147,7 +147,8 @@ def _sequence_folders(
 ) -> dict[str, Path]:
     """Return sequence name -> folder that holds its files; one entry if `root` is a sequence."""
     if not root.is_dir():
-        raise DataSetError(str(root), ["no such folder"])
+        reason = "is a file; name the folder that holds it" if root.exists() else "no such folder"
+        raise DataSetError(str(root), [reason])
     here = _folder_with_files(root, inner_names, endings)
     if here is not None:
         name = root.resolve().name
