@@ -79,7 +79,7 @@ def test_f11_a_signal_before_the_first_step_leaves_nothing_behind(tmp_path):
 
 @pytest.mark.slow
 def test_f11_a_signal_in_validation_leaves_between_tiles_and_it_is_made_up_for(tmp_path):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__VAL_EVERY=1, VAL__TILE_SIZE=32)
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__VAL_EVERY=1)
     make_trainer(config, "EXP_NAME", "straight").fit()
     stopped = make_trainer(config, "EXP_NAME", "stopped")
     tiles = []
