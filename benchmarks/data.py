@@ -31,10 +31,10 @@ from src.data.cache import FrameCache
 from src.data.datasets.voxelizer import bin_of_tick, count_events, voxelize, voxelize_packed
 from src.data.frames import read_image
 from src.data.normalization import Normalization, normalize_counts
-from src.data.sources.registry import SOURCES
-from src.data.sources.run import run_plan
-from src.data.sources.source import SourceOptions
 from src.data.spikes.spike_dat import SpikeFile
+from src.prepare.sources.registry import SOURCES
+from src.prepare.sources.run import run_plan
+from src.prepare.sources.source import SourceOptions
 from tests.spike_cases import voxelize_twin
 
 

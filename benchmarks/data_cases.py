@@ -10,12 +10,12 @@ import numpy as np
 import skimage.data
 
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
-from src.data.frame_store import FrameStore, store_frames
+from src.data.frame_cache import FrameStore, store_frames
 from src.data.frames import write_png
 from src.data.recordings import FrameRecord, Recording
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.data.transforms import AugmentSettings
-from src.data.voxel_cache import Crop, SpikeSource, count_frame, read_voxels
+from src.data.voxel_counts import Crop, SpikeSource, count_frame, read_voxels
 from tests.source_cases import GoproClip, write_gopro
 
 FRAMES_PER_CLIP = 5

@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from src.data.bad_samples import BadFileError
-from src.data.inspection.findings import Findings, Question
-from src.data.inspection.inspect import inspect_file
+from src.data.errors import BadFileError
 from src.data.spikes.spike_dat import BIT_ORDERS
 from src.paths import resolve
 from src.pictures.panels import write_page
 from src.pictures.spike_page import draw_spike_page
+from src.prepare.inspection.findings import Findings, Question
+from src.prepare.inspection.inspect import inspect_file
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tqdm import tqdm
 
 from src.data.description import DescriptionError
-from src.data.simulation.demo_data import DemoDataError, make_demo_data
-from src.data.simulation.demo_plan import demo_plan
 from src.paths import resolve
+from src.prepare.demo_data import DemoDataError, make_demo_data
+from src.prepare.demo_plan import demo_plan
 
 
 def main() -> int:

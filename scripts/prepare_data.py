@@ -25,22 +25,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from yacs.config import CfgNode
 
 from src.config import ConfigError, load_config
-from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DescriptionError
-from src.data.preparation.check_setup import Expected
-from src.data.preparation.checking import check
-from src.data.preparation.findings import Findings
-from src.data.preparation.overlay import overlay_splits
-from src.data.preparation.prepare import PrepareSettings, default_workers, prepare
-from src.data.preparation.verdict import judge_content
+from src.data.errors import BadFileError, DataSetError
 from src.data.settings import alignment_paths, scan_settings
-from src.data.sources.command_line import (
+from src.paths import resolve
+from src.prepare.check_setup import Expected
+from src.prepare.checking import check
+from src.prepare.findings import Findings
+from src.prepare.overlay import overlay_splits
+from src.prepare.prepare import PrepareSettings, default_workers, prepare
+from src.prepare.sources.command_line import (
     add_source_arguments,
     after_shard,
     make_from_source,
     source_options,
 )
-from src.paths import resolve
+from src.prepare.verdict import judge_content
 
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"

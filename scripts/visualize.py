@@ -15,12 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DescriptionError
-from src.data.preparation.findings import sample_places
+from src.data.errors import BadFileError, DataSetError
 from src.paths import resolve
 from src.pictures.animation import ANIMATIONS, STRIPS, VIDEOS, Written, write_small
 from src.pictures.sequence_view import SequenceView, draw_frames, draw_strip, open_sequence
+from src.prepare.findings import sample_places
 
 ENDINGS = {"strip": ".jpg", "video": ".mp4", "gif": ".gif", "webp": ".webp"}
 STRIP_FRAMES = 3

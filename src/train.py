@@ -37,14 +37,14 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from yacs.config import CfgNode
 
 from src.config import ConfigError, load_config
-from src.data.bad_samples import DataSetError
-from src.data.preparation.quick_check import quick_check
+from src.data.errors import DataSetError
 from src.engine.distributed import Ranks, choose_device, join_ranks
 from src.engine.dry_run import dry_run
 from src.engine.run_directory import RunDirectory, write_run_record
 from src.engine.run_log import log_thread_error, start_logging
 from src.engine.trainer import Trainer
 from src.paths import free_name
+from src.prepare.quick_check import quick_check
 
 logger = logging.getLogger("train")
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from src.data.alignment import Exposure, write_exposures
 from src.data.description import DataDescription, write_description
+from src.data.exposures import Exposure, write_exposures
 from src.data.fingerprint import fingerprint_data
 from src.data.frames import write_png
 from src.data.simulation.blur import blur_window, synthesize_blur

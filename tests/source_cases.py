@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import yaml
 
-from src.data.alignment import read_exposures
+from src.data.exposures import read_exposures
 from src.data.frames import read_image, write_png
 from src.data.simulation.blur import synthesize_blur
 from src.data.spikes.matching import best_tfp_centre, grey_at_spike_size

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.alignment import read_exposures
+from src.data.exposures import read_exposures
 from src.data.frames import list_frames, read_image, write_png
 from src.data.simulation.blur import synthesize_blur
 from src.data.simulation.simulator import simulate_spikes

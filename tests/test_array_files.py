@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from src.data.spikes.array_files import array_shape, map_npy, open_h5, read_array
+from src.data.spikes.arrays import array_shape, map_npy, open_h5, read_array
 from src.data.spikes.dense_files import DenseFile, EventFile
 from src.data.spikes.events import dense_to_events
 from tests.spike_cases import random_spikes

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src.data.alignment import read_exposures, write_exposures
 from src.data.description import read_description
+from src.data.exposures import read_exposures, write_exposures
 from src.data.frames import read_image
-from src.data.preparation import check_content, check_timing
-from src.data.preparation.check_content import ContentTask, look_at
-from src.data.preparation.check_reading import check_rates, read_ways
-from src.data.preparation.check_timing import Timing, _allowed, measure
 from src.data.spikes.matching import grey_at_spike_size
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, write_spikes
-from src.data.voxel_cache import count_frame
+from src.data.voxel_counts import count_frame
+from src.prepare import check_content, check_timing
+from src.prepare.check_content import ContentTask, look_at
+from src.prepare.check_reading import check_rates, read_ways
+from src.prepare.check_timing import Timing, _allowed, measure
 from tests.data_cases import copy_root, scan
 from tests.film_cases import write_film, write_film_sequence
 from tests.prepare_cases import run, write_config

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from src.data.frames import read_image, write_png
-from src.data.preparation.findings import merged
+from src.prepare.findings import merged
 from tests.prepare_cases import (
     rewrite,
     run,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.data.frames import read_image, write_png
-from src.data.preparation.check_pairs import check_pairs, match_pair
+from src.prepare.check_pairs import check_pairs, match_pair
 from tests.data_cases import copy_root, scan
 from tests.film_cases import write_film
 from tests.prepare_cases import run, write_config

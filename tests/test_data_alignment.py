@@ -1,6 +1,7 @@
 import pytest
 
-from src.data.alignment import (
+from src.data.errors import BadFileError
+from src.data.exposures import (
     Exposure,
     frame_index,
     read_alignment,
@@ -9,7 +10,6 @@ from src.data.alignment import (
     write_alignment,
     write_exposures,
 )
-from src.data.bad_samples import BadFileError
 
 
 def test_worked_row():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from src.data import stalls
-from src.data.bad_samples import BadFileError, DataSetError
+from src.data.errors import BadFileError, DataSetError
 from src.data.frames import list_frames, read_image, write_png
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)

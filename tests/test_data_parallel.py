@@ -5,10 +5,10 @@ import os
 import numpy as np
 import pytest
 
-from src.data.preparation.counting import CountTask, count_frames
-from src.data.preparation.parallel import run_parallel, worthwhile_workers
+from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
-from src.data.voxel_cache import SpikeSource
+from src.data.voxel_counts import SpikeSource
+from src.prepare.counting import CountTask, count_frames
 
 
 def test_processes_give_what_one_gives(tmp_path):

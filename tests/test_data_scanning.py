@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
-from src.data.alignment import AlignmentLog, read_alignment
-from src.data.bad_samples import BadFileError, DataSetError
 from src.data.datasets.voxelizer import voxelize_spikes
 from src.data.description import DataDescription
+from src.data.errors import BadFileError, DataSetError
+from src.data.exposures import AlignmentLog, read_alignment
 from src.data.frames import read_image
 from src.data.recordings import Recording
 from src.data.scanning import scan_sequence, scan_split

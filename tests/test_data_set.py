@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from src.data.alignment import read_alignment
-from src.data.bad_samples import BadSample, DataSetError
 from src.data.build import init_worker
 from src.data.collate_fns import collate_clips
 from src.data.datasets.spike_deblur_dataset import (
@@ -16,6 +14,8 @@ from src.data.datasets.spike_deblur_dataset import (
     SpikeDeblurDataset,
     find_clips,
 )
+from src.data.errors import BadSample, DataSetError
+from src.data.exposures import read_alignment
 from src.data.frames import read_image, write_png
 from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.data.recordings import Recording

@@ -12,16 +12,16 @@ import pytest
 from src.data.description import read_description, write_description
 from src.data.fingerprint import fingerprint_data
 from src.data.frames import read_image
-from src.data.simulation import demo_data
 from src.data.simulation.blur import blur_window, synthesize_blur
-from src.data.simulation.demo_data import DemoDataError, make_demo_data
-from src.data.simulation.demo_photographs import CutOut
-from src.data.simulation.demo_plan import DemoPlan, SequencePlan
 from src.data.simulation.simulator import SpikeSimulator, rgb_to_intensity
 from src.data.spikes.reconstruct import tfp
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 from src.metrics.psnr_ssim import psnr
 from src.paths import REPO_ROOT
+from src.prepare import demo_data
+from src.prepare.demo_data import DemoDataError, make_demo_data
+from src.prepare.demo_photographs import CutOut
+from src.prepare.demo_plan import DemoPlan, SequencePlan
 
 COIN = CutOut("coins.png", (338, 185), (32, 32), edge_px=2, photo_px=2.0)
 MINIATURE = DemoPlan(

@@ -1,7 +1,7 @@
 """The shipped plan of the demo data."""
 
-from src.data.simulation import demo_data
-from src.data.simulation.demo_plan import demo_plan
+from src.prepare import demo_data
+from src.prepare.demo_plan import demo_plan
 
 
 def test_no_validation_photograph_occurs_in_training():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from src.data.simulation.demo_motion import Pose, SmoothMotion, camera_motion, object_motion
-from src.data.simulation.demo_photographs import (
+from src.prepare.demo_motion import Pose, SmoothMotion, camera_motion, object_motion
+from src.prepare.demo_photographs import (
     CutOut,
     blend_over,
     cut_out,
@@ -12,7 +12,7 @@ from src.data.simulation.demo_photographs import (
     premultiply,
     to_grey,
 )
-from src.data.simulation.demo_scenes import Scene, SceneObject
+from src.prepare.demo_scenes import Scene, SceneObject
 
 STILL = SmoothMotion(np.ones(1), np.zeros((1, 4)), np.zeros((1, 4)), np.zeros(4))
 

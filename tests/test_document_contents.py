@@ -8,8 +8,8 @@ import yaml
 from scripts import update_config_guide, validate_model_shapes
 from scripts.prepare_data import main as prepare_data
 from src.config import get_defaults, load_config, walk_schema
-from src.data.alignment import read_alignment
 from src.data.build import build_train_dataset
+from src.data.exposures import read_alignment
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.engine.resume_rules import FREE_TO_CHANGE
 from src.paths import REPO_ROOT

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.data.spikes.array_files import read_array
+from src.data.spikes.arrays import read_array
 from src.data.spikes.dense_files import DenseFile, EventFile
 from src.data.spikes.events import (
     check_events,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from src.config import load_config
-from src.data.alignment import read_alignment
-from src.data.bad_samples import BadFileError, BadSample
 from src.data.build import build_train_dataset
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
+from src.data.errors import BadFileError, BadSample
+from src.data.exposures import read_alignment
 from src.data.scanning import scan_split
 from tests.data_cases import align, settings_of, write_miniature
 from tests.prepare_cases import run, touch_later

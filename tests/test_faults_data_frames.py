@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from src.config import load_config
-from src.data.bad_samples import BadSample
 from src.data.build import build_train_dataset
+from src.data.errors import BadSample
 from src.data.frames import is_cut_short, read_image, write_png
 from src.engine.progress import DroppedClips
 from tests.prepare_cases import run

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from src.data import build, stalls, worker_watch
-from src.data.alignment import read_alignment
-from src.data.bad_samples import BadFileError
+from src.data import build, stalls, workers
 from src.data.build import workers_that_fit
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
+from src.data.errors import BadFileError
+from src.data.exposures import read_alignment
 from src.data.recordings import Recording
 from src.data.scanning import scan_split
 from src.data.spikes.spike_dat import SpikeFile
-from src.data.voxel_cache import count_source, open_voxels
-from src.data.worker_watch import (
+from src.data.voxel_counts import count_source, open_voxels
+from src.data.workers import (
     WatchedDataset,
     WorkerError,
     describe_death,
@@ -150,7 +150,7 @@ def test_f37_messages_of_torch_by_hand():
 
 def test_f37_a_queue_that_breaks_before_the_signal_comes(recordings, monkeypatch):
     """The end of a process can be seen first in what it sent: then the missing one is named."""
-    monkeypatch.setattr(worker_watch, "SECONDS_FOR_SIGNAL", 0.0)
+    monkeypatch.setattr(workers, "SECONDS_FOR_SIGNAL", 0.0)
     dataset = watched(recordings)
     dataset.notes[:] = [2**22 + 1, 4, -1, -1]  # no process has the first number
 

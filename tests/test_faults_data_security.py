@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from src.config import load_config
-from src.data.alignment import read_alignment
-from src.data.bad_samples import BadFileError, BadSample, DataSetError
 from src.data.build import build_train_dataset, build_val_recordings
 from src.data.description import read_description
-from src.data.preparation.quick_check import quick_check
+from src.data.errors import BadFileError, BadSample, DataSetError
+from src.data.exposures import read_alignment
 from src.data.spikes.spike_dat import read_sidecar
-from src.data.voxel_cache import open_voxels
+from src.data.voxel_counts import open_voxels
+from src.prepare.quick_check import quick_check
 from tests.data_cases import scan, write_miniature, write_sequence
 from tests.prepare_cases import run, write_config
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import DataDescription, write_description
+from src.data.errors import BadFileError, DataSetError
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
 from src.inference.folders import InputFolders, find_sequences
 from tests.folder_cases import (

@@ -1,90 +1,269 @@
+"""Decoded frames on disk: same pixels as decoding, never stale, written whole, bounded memory."""
+
+import errno
+import json
+import logging
+import multiprocessing
+import os
 import pickle
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from src.data import cache as cache_module
-from src.data.bad_samples import BadFileError, DataSetError
-from src.data.cache import FrameCache, available_memory_bytes, estimate_bytes, preload
+from src.config import load_config
+from src.data import frame_cache
+from src.data.build import build_train_dataset
+from src.data.cache import FrameCache
+from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
+from src.data.errors import BadFileError, BadSample
+from src.data.fingerprint import fingerprint_data
+from src.data.frame_cache import FrameStore, frame_arrays, store_frames
+from src.data.frames import read_image, write_png
 from src.data.recordings import Recording
-from tests.data_cases import scan, write_miniature
+from tests.data_cases import align, copy_root, scan, write_miniature
 
-PATHS = [Path(f"{k}.png") for k in range(4)]
-FRAME_BYTES = 2 * 3 * 3
-
-
-def small_frame(path):
-    return np.full((2, 3, 3), int(path.stem), np.uint8)
-
-
-def test_least_recently_used_goes_first():
-    cache = FrameCache(2 * FRAME_BYTES, small_frame)
-    for k in (0, 1, 0, 2, 0, 1):  # 2 throws out 1; then 1 throws out 2
-        assert cache.read(PATHS[k])[0, 0, 0] == k
-    statistics = cache.statistics
-    assert (statistics.hits, statistics.misses, statistics.evictions) == (2, 4, 2)
-    assert statistics.hit_rate == pytest.approx(1 / 3)
-    assert (len(cache), cache.num_bytes) == (2, 2 * FRAME_BYTES)
-
-
-def test_limit_holds_and_a_too_large_frame_is_not_kept():
-    cache = FrameCache(FRAME_BYTES - 1, small_frame)
-    for path in PATHS:
-        assert cache.read(path).shape == (2, 3, 3)
-        assert (len(cache), cache.num_bytes) == (0, 0)
-
-
-def test_kept_frames_cannot_be_changed():
-    cache = FrameCache(1000, small_frame)
-    with pytest.raises(ValueError, match="read-only"):
-        cache.read(PATHS[0])[0, 0, 0] = 7
-
-
-def test_unreadable_frame_is_not_kept(tmp_path):
-    cache = FrameCache(1000)
-    for _ in range(2):
-        with pytest.raises(BadFileError, match=r"a\.png"):
-            cache.read(tmp_path / "a.png")
-    assert (len(cache), cache.statistics.misses) == (0, 2)
-
-
-def test_another_process_gets_it_empty():
-    cache = FrameCache(1000, small_frame)
-    cache.read(PATHS[1])
-    other = pickle.loads(pickle.dumps(cache))
-    assert (len(other), other.max_bytes, other.num_bytes) == (0, 1000, 0)
-    assert other.read(PATHS[1])[0, 0, 0] == 1
+SIZE = (64, 96)
+DiskUsage = namedtuple("DiskUsage", "total used free")
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory):
-    root = write_miniature(
-        tmp_path_factory.mktemp("cache"), sequences=1, val_sequences=0, frames=3, size=(16, 32)
-    )
-    return Recording("a", scan(root / "train/seq_000").frames, 32)
+def original(tmp_path_factory):
+    return write_miniature(tmp_path_factory.mktemp("store"), sequences=2, frames=4, size=SIZE)
 
 
-def test_preload_reads_everything_once(recording):
-    needed = 2 * 3 * 16 * 32 * 3
-    assert estimate_bytes(recording) == needed
-    cache = FrameCache(needed)
-    preload(cache, [recording])
-    assert (len(cache), cache.num_bytes) == (6, needed)
-    cache.read(recording.frames[2].sharp)
-    assert cache.statistics.hit_rate == 1
+@pytest.fixture
+def root(original, tmp_path):
+    return copy_root(original, tmp_path / "root")
 
 
-def test_preload_refuses_what_does_not_fit(recording, monkeypatch):
-    cache = FrameCache(2 * 3 * 16 * 32 * 3 - 1)
-    with pytest.raises(DataSetError, match=r"DATA\.CACHE_SIZE_GB is 0\.00; raise it"):
-        preload(cache, [recording])
-    assert len(cache) == 0
-    monkeypatch.setattr(cache_module, "available_memory_bytes", lambda: 1000)
-    with pytest.raises(DataSetError, match=r"this machine has 0\.00 GB free"):
-        preload(FrameCache(10**9), [recording])
+def files_of(root):
+    return sorted(root.glob("train/*/[bs][lh]*/*.png"))
 
 
-def test_available_memory_is_plausible():
-    available = available_memory_bytes()
-    assert available is None or available > 1 << 20
+@pytest.fixture
+def decoded(monkeypatch):
+    """The files that the store decodes while the test runs."""
+    paths = []
+    monkeypatch.setattr(frame_cache, "read_image", lambda p: paths.append(p) or read_image(p))
+    return paths
+
+
+def test_crops_are_those_of_the_images(root):
+    files = files_of(root)
+    store, lines = store_frames(files, root)
+    assert len(files) == len(store) == 16
+    assert lines[0].endswith("written")
+    for path in files:
+        image = read_image(path)
+        assert path in store
+        assert store.size_of(path) == SIZE
+        assert np.array_equal(store.read(path), image)
+        for y, x, h, w in ((0, 0, 64, 96), (3, 5, 16, 17), (63, 95, 1, 1)):
+            crop = store.read(path, (y, x, h, w))
+            assert np.array_equal(crop, image[y : y + h, x : x + w])
+            assert crop.flags.c_contiguous
+            assert crop.flags.owndata
+    array = np.load(root / "train/seq_000/frame_cache/sharp.npy", mmap_mode="r")
+    assert (array.shape, array.dtype) == ((4, *SIZE, 3), np.uint8)
+    assert np.array_equal(array[3], read_image(root / "train/seq_000/sharp/000003.png"))
+
+
+def test_a_second_run_decodes_nothing(root, decoded):
+    store_frames(files_of(root), root)
+    assert decoded
+    decoded.clear()
+    store, lines = store_frames(files_of(root), root)
+    assert lines == ["frame cache: 16 frames up to date"]
+    assert len(store_frames(files_of(root)[3:], root)[0]) == 13  # fewer frames are no change
+    assert not decoded
+    other = pickle.loads(pickle.dumps(store))
+    assert np.array_equal(other.read(files_of(root)[0]), store.read(files_of(root)[0]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: write_png(path, np.full((*SIZE, 3), 7, np.uint8)),
+        lambda path: os.utime(path, ns=(0, path.stat().st_mtime_ns + 1)),
+        lambda path: write_png(path.with_name("000099.png"), np.zeros((*SIZE, 3), np.uint8)),
+        lambda path: os.truncate(path.parents[1] / "frame_cache/blur.npy", 1000),
+        lambda path: (path.parents[1] / "frame_cache/blur.npy").unlink(),
+        lambda path: (path.parents[1] / "frame_cache/blur.json").write_text("{"),
+        lambda path: (path.parents[1] / "frame_cache/blur.json").write_text('{"format": 0}'),
+    ],
+)
+def test_f40_what_changed_is_decoded_again(root, decoded, change):
+    store_frames(files_of(root), root)
+    decoded.clear()
+    changed = root / "train/seq_001/blur/000002.png"
+    change(changed)
+    store, _ = store_frames(files_of(root), root)
+    assert {path.parent for path in decoded} == {changed.parent}
+    for path in files_of(root):
+        assert np.array_equal(store.read(path), read_image(path))
+
+
+def test_frames_that_cannot_be_decoded_are_left_for_their_readers_to_name(root):
+    folder = root / "train/seq_000/blur"
+    (folder / "000000.png").write_bytes(b"no image")
+    write_png(folder / "000002.png", np.zeros((32, 32, 3), np.uint8))
+    (folder / "000003.png").unlink()
+    (folder / "000003.png").symlink_to("nowhere.png")
+    files = files_of(root)
+    for _ in range(2):
+        store, lines = store_frames(files, root)
+    assert lines == ["frame cache: 13 frames up to date"]  # not decoded again and again
+    assert [path.name for path in files if path not in store] == [
+        "000000.png", "000002.png", "000003.png"
+    ]  # fmt: skip
+    assert np.array_equal(store.read(folder / "000001.png"), read_image(folder / "000001.png"))
+    recording = Recording("a", scan(root / "train/seq_000").frames, 32, store=store)
+    assert recording.frame_size == SIZE
+    for i, why in enumerate(("not an image", None, "is 32x32", "cannot be read")):
+        if why:
+            with pytest.raises(BadFileError, match=why):
+                recording.read_blurry(i)
+
+
+def test_without_room_frames_are_decoded_at_every_reading(root, monkeypatch, caplog):
+    needed = 16 * 64 * 96 * 3
+    free = needed + frame_cache.RESERVED_BYTES - 1
+    monkeypatch.setattr(frame_cache.shutil, "disk_usage", lambda _: DiskUsage(0, 0, free))
+    store, (line,) = store_frames(files_of(root), root)
+    assert len(store) == 0
+    assert "do not fit" in line
+    assert not list(root.rglob("frame_cache"))
+    with caplog.at_level(logging.WARNING):
+        dataset = dataset_of(root)
+    assert "set DATA.FRAME_CACHE False" in caplog.text
+    assert not isinstance(dataset[0], BadSample)
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(root, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(frame_cache.np.lib.format, "write_array_header_1_0", fail)
+    store, lines = store_frames(files_of(root), root)
+    assert len(store) == 0
+    assert len(lines) == 4
+    assert all("No space left on device" in line for line in lines)
+    assert {path.suffix for path in root.rglob("frame_cache/*")} == {".lock"}
+
+
+def test_what_a_killed_process_left_is_removed(root):
+    left_over = root / "train/seq_000/frame_cache/.partial-1-blur.npy"
+    left_over.parent.mkdir()
+    left_over.write_bytes(b"half a frame")
+    store_frames(files_of(root), root)
+    assert not left_over.exists()
+
+
+def test_several_processes_share_the_work(root):
+    context = multiprocessing.get_context("fork")
+    counter = context.Value("i", 0)
+    ranks = [context.Process(target=_store_counting, args=(root, counter)) for _ in range(3)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+        assert rank.exitcode == 0
+    assert counter.value == 16  # each file once
+    assert len(store_frames(files_of(root), root)[0]) == 16
+
+
+def _store_counting(root, counter):
+    decode = frame_cache._decode_all
+
+    def counting(array):
+        with counter.get_lock():
+            counter.value += len(array.files)
+        decode(array)
+
+    frame_cache._decode_all = counting
+    store, _ = store_frames(files_of(root), root)
+    assert len(store) == 16
+
+
+def test_an_array_that_is_cut_while_in_use_is_named(root):
+    store, _ = store_frames(files_of(root), root)
+    os.truncate(root / "train/seq_000/frame_cache/blur.npy", 1000)
+    with pytest.raises(BadFileError, match=r"blur\.npy: was changed while it was in use"):
+        store.read(files_of(root)[0])
+
+
+# ---------------------------------------------------------------- in the data set
+
+
+def config_of(root, folder, **data):
+    align(root, folder / "log.txt")
+    path = folder / "a.yaml"
+    keys = {"ROOT": str(root), "ALIGN_LOG_PATHS": [str(folder / "log.txt")], "CLIP_LEN": 3}
+    keys |= {"CROP_SIZE": 32, "USE_PRECOMPUTED_VOXELS": False, **data}
+    path.write_text(json.dumps({"DATA": keys, "TRAIN": {"NUM_WORKERS": 0}}))
+    return load_config(path)
+
+
+def dataset_of(root, **data):
+    return build_train_dataset(config_of(root, root.parent, **data))
+
+
+def test_samples_are_the_same_and_decode_nothing(root, monkeypatch):
+    before = fingerprint_data(root, ("train", "val"))
+    plain = dataset_of(root, FRAME_CACHE=False)
+    assert not list(root.rglob("frame_cache"))
+    stored = dataset_of(root)
+    assert fingerprint_data(root, ("train", "val")) == before
+    assert [path.name for path in (root / "val/seq_000").iterdir() if "cache" in path.name] == []
+    expected = [plain[epoch, i] for epoch in range(2) for i in range(len(plain))]
+    monkeypatch.setattr("src.data.frames.cv2.imdecode", None)
+    found = [stored[epoch, i] for epoch in range(2) for i in range(len(stored))]
+    for a, b in zip(expected, found, strict=True):
+        assert (a["blur"] == b["blur"]).all()
+        assert (a["sharp"] == b["sharp"]).all()
+        assert a["meta"] == b["meta"]
+
+
+def test_frames_in_memory_take_its_place(root, caplog):
+    dataset_of(root, USE_RAM_CACHE=True)
+    assert not list(root.rglob("frame_cache"))
+    assert "PRELOAD" not in caplog.text
+    dataset_of(root, PRELOAD=True)
+    assert "DATA.PRELOAD fills the cache of DATA.USE_RAM_CACHE, which is off" in caplog.text
+
+
+def anonymous_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts memory as Linux does")
+@pytest.mark.parametrize(("kind", "allowed"), [("stored", 0), ("RAM cache", 8 << 20)])
+def test_reading_many_samples_holds_no_more_than_it_says(tmp_path, kind, allowed):
+    """All frames are 38 MB decoded; the store holds none, the cache what it is allowed."""
+    root = write_miniature(tmp_path, sequences=1, val_sequences=0, frames=16, size=SIZE)
+    for path in files_of(root):
+        write_png(path, np.kron(read_image(path), np.ones((8, 8, 1), np.uint8)))
+    frames = scan(root / "train/seq_000", use_voxel_cache=False).frames
+    store, read = FrameStore({}), FrameCache(allowed).read
+    if kind == "stored":
+        store, _ = store_frames(files_of(root), root)
+        assert len(store) == 32
+    recording = Recording("a", frames, 32, read, store)
+    dataset = SpikeDeblurDataset([recording], ClipSettings(3, 128), as_uint8=True)
+    dataset[0]
+    before = anonymous_bytes()
+    for i in range(28):
+        assert not isinstance(dataset[i % 14], BadSample)
+    assert anonymous_bytes() - before < allowed + (8 << 20)
+
+
+def test_arrays_lie_beside_their_folders():
+    files = [Path("/a/s/blur/0.png"), Path("/a/s/sharp/0.png"), Path("/a/s/blur/1.png")]
+    arrays = frame_arrays(files)
+    assert [(len(a.files), a.path) for a in arrays] == [
+        (2, Path("/a/s/frame_cache/blur.npy")),
+        (1, Path("/a/s/frame_cache/sharp.npy")),
+    ]

@@ -7,11 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-from src.data.bad_samples import BadFileError
-from src.data.inspection import array_samples
-from src.data.inspection.array_samples import sample_array
-from src.data.inspection.findings import Question
-from src.data.inspection.inspect import inspect_file
+from src.data.errors import BadFileError
+from src.prepare.inspection import array_samples
+from src.prepare.inspection.array_samples import sample_array
+from src.prepare.inspection.findings import Question
+from src.prepare.inspection.inspect import inspect_file
 from tests.inspection_cases import film, pack
 
 film = cache(film)

@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.bad_samples import BadFileError
+from src.data.errors import BadFileError
 from src.data.frames import write_png
-from src.data.inspection.findings import Question
-from src.data.inspection.inspect import inspect_file
-from src.data.inspection.packed import inspect_bytes, inspect_packed
-from src.data.inspection.peaks import best_width
-from src.data.inspection.recognition import PackedBits
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar
+from src.prepare.inspection.findings import Question
+from src.prepare.inspection.inspect import inspect_file
+from src.prepare.inspection.packed import inspect_bytes, inspect_packed
+from src.prepare.inspection.peaks import best_width
+from src.prepare.inspection.recognition import PackedBits
 from tests.inspection_cases import film, pack, scene
 
 film = cache(film)

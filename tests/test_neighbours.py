@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src.data.alignment import read_exposures, write_exposures
-from src.data.preparation import neighbours
-from src.data.preparation.check_content import ContentTask, check_content, look_at
-from src.data.preparation.counting import PreparedSplit
-from src.data.preparation.neighbours import Fit, check_neighbours, neighbours_of
-from src.data.preparation.overlay import draw_overlay
+from src.data.exposures import read_exposures, write_exposures
 from src.data.recordings import Recording
+from src.prepare import neighbours
+from src.prepare.check_content import ContentTask, check_content, look_at
+from src.prepare.counting import PreparedSplit
+from src.prepare.neighbours import Fit, check_neighbours, neighbours_of
+from src.prepare.overlay import draw_overlay
 from tests.data_cases import copy_root, scan, write_miniature
 from tests.film_cases import WINDOW, write_film
 from tests.prepare_cases import run, write_config

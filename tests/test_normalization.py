@@ -11,23 +11,23 @@ import yaml
 
 from src.config import config_from_text
 from src.data import normalization
-from src.data.alignment import read_alignment
-from src.data.bad_samples import DataSetError
 from src.data.collate_fns import collate_clips
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
 from src.data.datasets.voxelizer import ticks_per_bin, voxelize_spikes
+from src.data.errors import DataSetError
+from src.data.exposures import read_alignment
 from src.data.normalization import Normalization, normalization_from, normalize_counts
-from src.data.preparation.check_setup import Expected
-from src.data.preparation.checking import check
-from src.data.preparation.prepare import PrepareSettings, prepare
 from src.data.scanning import scan_split
 from src.data.transforms import AugmentSettings
-from src.data.voxel_cache import count_frame, write_index
+from src.data.voxel_counts import count_frame, write_index
 from src.data.voxel_statistics import normalization_of
 from src.engine.training_step import BatchPlacer
 from src.inference.folders import InputFolders, find_sequences
 from src.inference.restore import restore_frames
 from src.inference.tile_settings import TileSettings
+from src.prepare.check_setup import Expected
+from src.prepare.checking import check
+from src.prepare.prepare import PrepareSettings, prepare
 from tests.data_cases import TICKS_PER_FRAME, align, scan, settings_of, write_miniature
 from tests.inference_cases import Video
 

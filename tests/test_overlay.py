@@ -10,9 +10,9 @@ import pytest
 
 from scripts.prepare_data import main as prepare_data
 from src.data.frames import read_image
-from src.data.preparation.neighbours import Fit, fit_neighbours
-from src.data.preparation.overlay import draw_overlay, fringes, outline, write_overlays
 from src.data.recordings import Recording
+from src.prepare.neighbours import Fit, fit_neighbours
+from src.prepare.overlay import draw_overlay, fringes, outline, write_overlays
 from tests.data_cases import scan, write_miniature
 
 

@@ -3,17 +3,17 @@ import pytest
 import yaml
 
 from src.config import load_config
-from src.data.alignment import read_alignment
 from src.data.build import (
     build_train_dataset,
     build_train_loader,
     build_val_recordings,
 )
 from src.data.datasets.voxelizer import voxelize_spikes
-from src.data.preparation import counting
-from src.data.preparation.counting import count_frames
+from src.data.exposures import read_alignment
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
-from src.data.voxel_cache import read_index
+from src.data.voxel_counts import read_index
+from src.prepare import counting
+from src.prepare.counting import count_frames
 from tests.data_cases import copy_root, write_miniature
 from tests.prepare_cases import CONFIG, run, state_of, write_config
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from src.data.preparation import counting
+from src.prepare import counting
 from tests.data_cases import copy_root, write_miniature
 from tests.source_cases import norm_of, prepare_data, write_config
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from src.config import load_config
-from src.data.alignment import read_exposures, write_exposures
-from src.data.bad_samples import DataSetError
-from src.data.preparation.quick_check import quick_check
+from src.data.errors import DataSetError
+from src.data.exposures import read_exposures, write_exposures
 from src.engine.distributed import Ranks
+from src.prepare.quick_check import quick_check
 from src.train import refuse_wrong_data
 from tests.prepare_cases import rewrite, run, touch_later, write_prepared
 from tests.training_cases import one_thread, train_command, write_run

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from src.data.alignment import read_exposures
+from src.data.exposures import read_exposures
 from src.data.frames import read_image
 from src.data.simulation.simulator import BT601, SpikeSimulator
-from src.data.sources import filming
-from src.data.sources.film_plan import (
+from src.data.spikes.spike_dat import SpikeFile, read_sidecar
+from src.prepare.sources import filming
+from src.prepare.sources.film_plan import (
     Cameras,
     Film,
     abutting_windows,
@@ -17,8 +18,7 @@ from src.data.sources.film_plan import (
     frame_weights,
     overlapping_windows,
 )
-from src.data.sources.filming import film
-from src.data.spikes.spike_dat import SpikeFile, read_sidecar
+from src.prepare.sources.filming import film
 from tests.source_cases import Drift
 
 SIZE = (32, 48)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from src.data.alignment import Exposure
-from src.data.bad_samples import BadFileError, DataSetError
-from src.data.sources.folders import plan
-from src.data.sources.recorded_clip import _gaps
-from src.data.sources.run import run_plan
-from src.data.sources.source import SourceOptions
+from src.data.errors import BadFileError, DataSetError
+from src.data.exposures import Exposure
 from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
+from src.prepare.sources.own import plan
+from src.prepare.sources.recorded_clip import _gaps
+from src.prepare.sources.run import run_plan
+from src.prepare.sources.source import SourceOptions
 from tests.spike_source_cases import SPIKE_SIZE, write_recorded, write_stated
 
 

@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from src.data.alignment import read_alignment, read_exposures
 from src.data.description import read_description
+from src.data.exposures import read_alignment, read_exposures
 from src.data.frames import read_image
 from src.data.simulation.blur import blur_window, synthesize_blur
-from src.data.sources.gopro import clip_windows, parse_clip_name
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
+from src.prepare.sources.gopro import clip_windows, parse_clip_name
 from tests.source_cases import (
     GOPRO_CLIPS,
     SMALL_GOPRO,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from src.data.frames import read_image
-from src.data.sources.high_speed import open_folder
-from src.data.sources.released_pairs import find_offset, read_pairs
+from src.prepare.sources.released_pairs import find_offset, read_pairs
+from src.prepare.sources.video import open_folder
 from tests.source_cases import (
     SMALL_GOPRO,
     Drift,

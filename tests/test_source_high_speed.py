@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.bad_samples import BadFileError, DataSetError
+from src.data.errors import BadFileError, DataSetError
 from src.data.frames import write_png
-from src.data.sources.high_speed import (
+from src.prepare.sources.video import (
     image_size,
     open_folder,
     open_frames,

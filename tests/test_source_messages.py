@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from src.data.bad_samples import DataSetError
+from src.data.errors import DataSetError
 from src.data.frames import write_png
-from src.data.sources.recognition import (
+from src.data.spikes.find import contradiction
+from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_spikes
+from src.prepare.sources.recognition import (
     GOPRO_FRAMES,
     GOPRO_PAIRS,
     GOPRO_SPIKES,
@@ -13,10 +15,8 @@ from src.data.sources.recognition import (
     X4K,
     recognise,
 )
-from src.data.sources.registry import SOURCES
-from src.data.sources.source import SourceOptions
-from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_spikes
-from src.data.spikes.spike_files import contradiction
+from src.prepare.sources.registry import SOURCES
+from src.prepare.sources.source import SourceOptions
 from tests.data_cases import moving_texture
 from tests.spike_source_cases import SPIKE_SIZE, write_gopro_clip, write_recorded, write_stated
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src.data.bad_samples import BadFileError
+from src.data.errors import BadFileError
 from src.data.frames import write_png
-from src.data.sources import spike_proof, spk_gopro_proof
-from src.data.sources.spike_proof import FrameProof, OffsetProof, judge_shifts, prove_offset
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.data.spikes.spike_parts import SpikeParts
+from src.prepare.sources import spike_proof, spk_gopro_proof
+from src.prepare.sources.spike_proof import FrameProof, OffsetProof, judge_shifts, prove_offset
 from tests.data_cases import moving_texture
 from tests.spike_cases import random_spikes
 

@@ -39,7 +39,7 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = [{repo!r}, {tests!r}]
 from tests.source_cases import prepare
-from src.data.sources import filming
+from src.prepare.sources import filming
 from pathlib import Path
 shown, original = [], filming._Exposer.show
 def show(self, frame):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from src.data.bad_samples import DataSetError
 from src.data.description import DataDescription, read_description, write_content
-from src.data.sources.output import put_in_place, remove_abandoned, write_root_description
-from src.data.sources.run import run_plan
-from src.data.sources.source import SourcePlan
+from src.data.errors import DataSetError
 from src.paths import REPO_ROOT
+from src.prepare.sources.output import put_in_place, remove_abandoned, write_root_description
+from src.prepare.sources.run import run_plan
+from src.prepare.sources.source import SourcePlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ SLEEPY = """
 import sys, time
 sys.path[:0] = [{repo!r}, {tests!r}]
 from pathlib import Path
-from src.data.sources.run import run_plan
+from src.prepare.sources.run import run_plan
 from test_source_run_jobs import Toy, toys
 if __name__ == "__main__":
     run_plan(toys(Toy("a", "sleep"), Toy("b", "sleep")), Path({root!r}), workers=2)

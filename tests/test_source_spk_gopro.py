@@ -5,15 +5,15 @@ import pickle
 import numpy as np
 import pytest
 
-from src.data.alignment import read_exposures
-from src.data.bad_samples import BadFileError, DataSetError
 from src.data.description import write_description
+from src.data.errors import BadFileError, DataSetError
+from src.data.exposures import read_exposures
 from src.data.frames import list_frames, read_image, write_png
 from src.data.scanning import scan_sequence
-from src.data.sources.source import SourceOptions
-from src.data.sources.spk_gopro import plan
 from src.data.spikes.matching import best_tfp_centre, grey_at_spike_size
 from src.data.spikes.spike_parts import SpikeParts
+from src.prepare.sources.source import SourceOptions
+from src.prepare.sources.spk_gopro import plan
 from tests.data_cases import settings_of
 from tests.spike_source_cases import (
     GEOMETRY,

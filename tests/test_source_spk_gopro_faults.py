@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 
-from src.data.bad_samples import DataSetError
-from src.data.sources.source import SourceOptions
-from src.data.sources.spk_gopro import plan
+from src.data.errors import DataSetError
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, write_spikes
 from src.data.spikes.spike_parts import SpikeParts
+from src.prepare.sources.source import SourceOptions
+from src.prepare.sources.spk_gopro import plan
 from tests.spike_cases import random_spikes
 from tests.spike_source_cases import GEOMETRY, write_gopro_clip
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from src.data.alignment import read_exposures
 from src.data.description import read_description
+from src.data.exposures import read_exposures
 from src.data.frames import read_image, write_png
 from src.data.simulation.blur import synthesize_blur
 from tests.source_cases import (

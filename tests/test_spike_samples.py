@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 
 from src.data.frames import read_image
-from src.data.inspection.findings import Question
-from src.data.inspection.inspect import inspect_file
 from src.data.simulation.simulator import simulate_spikes
 from src.data.spikes.dense_files import DenseFile
 from src.data.spikes.events import dense_to_events, events_to_dense
@@ -13,6 +11,8 @@ from src.data.spikes.matching import best_tfp_centre
 from src.data.spikes.reconstruct import tfi, tfp
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import REPO_ROOT
+from src.prepare.inspection.findings import Question
+from src.prepare.inspection.inspect import inspect_file
 
 SAMPLES = REPO_ROOT.parent / "shared" / "samples"
 REDS_GAIN = 1 / 0.6

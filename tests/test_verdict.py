@@ -15,9 +15,9 @@ from src.data.description import (
     description_to_text,
     read_description,
 )
-from src.data.preparation import verdict
-from src.data.preparation.quick_check import quick_check
-from src.data.preparation.verdict import content_problems
+from src.prepare import verdict
+from src.prepare.quick_check import quick_check
+from src.prepare.verdict import content_problems
 from tests.data_cases import copy_root
 from tests.film_cases import write_film
 from tests.prepare_cases import rewrite, run, state_of, write_config

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from scripts.visualize import chosen_frames, main
-from src.data.bad_samples import DataSetError
 from src.data.description import read_description, write_description
+from src.data.errors import DataSetError
 from src.data.spikes.spike_dat import read_sidecar, write_spikes
 from src.pictures.animation import write_pages, write_small
 from src.pictures.panels import GAP_PX

@@ -13,11 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from src.data.alignment import read_alignment
 from src.data.cache import FrameCache, available_memory_bytes, preload
 from src.data.collate_fns import collate_clips
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
-from src.data.frame_store import store_frames
+from src.data.exposures import read_alignment
+from src.data.frame_cache import store_frames
 from src.data.frames import read_image
 from src.data.normalization import normalization_from
 from src.data.recordings import ImageReader, Recording, require_known_ticks
@@ -25,7 +25,7 @@ from src.data.samplers import ClipBatchSampler
 from src.data.scanning import scan_split
 from src.data.settings import alignment_paths, scan_settings
 from src.data.transforms import AugmentSettings
-from src.data.worker_watch import WatchedDataset
+from src.data.workers import WatchedDataset
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)

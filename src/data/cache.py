@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from src.data.bad_samples import BadFileError, DataSetError
+from src.data.errors import BadFileError, DataSetError
 from src.data.frames import read_image
 from src.data.recordings import ImageReader, Recording
 

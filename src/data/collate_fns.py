@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from src.data.bad_samples import BadSample
+from src.data.errors import BadSample
 
 logger = logging.getLogger(__name__)
 

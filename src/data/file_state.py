@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.data.bad_samples import BadFileError
+from src.data.errors import BadFileError
 from src.data.stalls import with_patience
 
 

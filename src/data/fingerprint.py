@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.data.bad_samples import refuse_undecodable
+from src.data.errors import refuse_undecodable
 
 FINGERPRINTED = ("blur", "sharp", "spike")
 HASHED_END_BYTES = 1 << 20

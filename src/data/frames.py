@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.bad_samples import BadFileError, DataSetError, refuse_undecodable
+from src.data.errors import BadFileError, DataSetError, refuse_undecodable
 from src.data.stalls import with_patience
 from src.paths import atomic_write
 

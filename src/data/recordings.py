@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.bad_samples import BadFileError, DataSetError
 from src.data.datasets.voxelizer import ticks_per_bin
+from src.data.errors import BadFileError, DataSetError
 from src.data.file_state import FileState, refuse_changed
-from src.data.frame_store import FrameStore
+from src.data.frame_cache import FrameStore
 from src.data.frames import read_image
-from src.data.voxel_cache import Crop, SpikeSource, count_source, open_voxels, read_voxels
+from src.data.voxel_counts import Crop, SpikeSource, count_source, open_voxels, read_voxels
 
 ImageReader = Callable[[Path], np.ndarray]
 

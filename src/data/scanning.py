@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.data.alignment import (
+from src.data.description import DataDescription, read_description
+from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.exposures import (
     EXPOSURES_NAME,
     AlignmentLog,
     Exposure,
     frame_index,
     read_exposures,
 )
-from src.data.bad_samples import BadFileError, DataSetError, problems_of
-from src.data.description import DataDescription, read_description
 from src.data.file_state import file_state
 from src.data.fingerprint import list_sequences
 from src.data.frames import list_frames, read_image
 from src.data.recordings import FrameRecord, ImageReader, Recording
-from src.data.spikes.spike_files import SequenceSpikes, find_spikes
-from src.data.voxel_cache import SpikeSource, VoxelEntry, read_index, staleness
+from src.data.spikes.find import SequenceSpikes, find_spikes
+from src.data.voxel_counts import SpikeSource, VoxelEntry, read_index, staleness
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from math import gcd
 import cv2
 import numpy as np
 
-from src.data.voxel_cache import Crop
+from src.data.voxel_counts import Crop
 
 FLIP_CODES = {(True, False): 0, (False, True): 1, (True, True): -1}  # rows, columns -> cv2.flip
 Size = tuple[int, int]  # height, width in pixels

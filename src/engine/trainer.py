@@ -13,7 +13,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from src.data.build import build_train_dataset, build_train_loader, build_val_recordings
-from src.data.worker_watch import WatchedDataset, run_watched
+from src.data.workers import WatchedDataset, run_watched
 from src.engine.alignment_watch import AlignmentWatch
 from src.engine.averaging import WeightAverage
 from src.engine.checkpoints import BEST, LAST

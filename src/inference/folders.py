@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.alignment import EXPOSURES_NAME, frame_index, read_exposures, window_ticks
-from src.data.bad_samples import BadFileError, DataSetError
 from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.description import read_description
+from src.data.errors import BadFileError, DataSetError
+from src.data.exposures import EXPOSURES_NAME, frame_index, read_exposures, window_ticks
 from src.data.frames import list_frames, read_image
+from src.data.spikes.find import described_sidecar, entries_of
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeSidecar, read_sidecar
-from src.data.spikes.spike_files import described_sidecar, entries_of
-from src.data.voxel_cache import SpikeSource, count_source, read_index
+from src.data.voxel_counts import SpikeSource, count_source, read_index
 
 BLUR_FOLDERS = ("blur",)
 SHARP_FOLDERS = ("sharp",)

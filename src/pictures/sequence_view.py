@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.bad_samples import DataSetError
 from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.description import read_description
+from src.data.errors import DataSetError
 from src.data.frames import list_frames
 from src.data.recordings import Recording
 from src.data.scanning import ScanSettings, scan_sequence
 from src.data.simulation.simulator import CAMERA_GAMMA
 from src.data.spikes.reconstruct import tfi_filled, tfp
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
-from src.data.voxel_cache import SpikeSource
+from src.data.voxel_counts import SpikeSource
 from src.pictures.panels import GAP_PX, Panel, make_page, to_grey
 
 ROUNDING = 1e-6  # of a tick: t_sharp in seconds is rarely a whole tick to the last digit

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from src.data.bad_samples import BadFileError, BadSample, DataSetError
+from src.data.errors import BadFileError, BadSample, DataSetError
 from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.data.recordings import FrameRecord, Recording, require_known_ticks
 from src.data.samplers import Key, sample_generator
@@ -28,7 +28,7 @@ from src.data.transforms import (
     orient_times,
     orient_voxels,
 )
-from src.data.voxel_cache import Crop
+from src.data.voxel_counts import Crop
 
 
 @dataclass(frozen=True)

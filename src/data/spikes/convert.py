@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from src.data.spikes.array_files import H5_SUFFIXES
+from src.data.spikes.arrays import H5_SUFFIXES
 from src.data.spikes.dense_files import TickReader
 from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeGeometry, pack_spikes

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from src.data.spikes.array_files import H5_SUFFIXES, map_npy, open_h5, read_array
+from src.data.spikes.arrays import H5_SUFFIXES, map_npy, open_h5, read_array
 from src.data.spikes.events import AXES, check_binary, check_events, events_to_dense, find_axes
 
 MIN_STEPS = 16  # so many different times are not multiples of one number by chance

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from src.data.bad_samples import BadFileError
+from src.data.errors import BadFileError
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import atomic_write
 

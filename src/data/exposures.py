@@ -1,0 +1,265 @@
+"""When each blurry frame was exposed, and which ticks of the spike stream that is.
+
+`exposures.csv` of a sequence is what the user states; the alignment log is what preparation made of
+it, with the number of spikes counted in every window. Training reads the log only.
+
+Worked row (source at 240 frames/s, 8 ticks per frame, 11 frames averaged, blurry frame 2): exposure
+[22/240 s, 33/240 s) = [0.091667 s, 0.137500 s), at 1920 ticks/s the ticks [176, 264).
+"""
+
+import csv
+import io
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.data.errors import BadFileError
+from src.paths import atomic_write
+
+logger = logging.getLogger(__name__)
+
+SECONDS_PER_UNIT = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+UNITS = (*SECONDS_PER_UNIT, "ticks")
+EXPOSURES_NAME = "exposures.csv"
+EXPOSURES_HEADER = "frame_idx,t0[s],t1[s]"
+SHARP_EXPOSURES_HEADER = "frame_idx,t0[s],t1[s],t_sharp[s]"
+EXPOSURES_COLUMNS = ("t0", "t1", "t_sharp")
+LOG_COLUMNS = ("sequence", "frame_idx", "t0", "t1", "event_count")
+# Times written with six decimals are off by up to 0.02 ticks at 40,000 ticks/s.
+SNAP_TICKS = 0.05
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """When a frame was exposed.
+
+    Attributes:
+        t0, t1: the window [t0, t1) in seconds.
+        event_count: spikes in the window; None before they were counted.
+        t_sharp: instant of the sharp frame in seconds; None where nobody says.
+    """
+
+    t0: float
+    t1: float
+    event_count: int | None = None
+    t_sharp: float | None = None
+
+
+def window_ticks(t0: float, t1: float, ticks_per_second: float) -> tuple[int, int]:
+    """Return the ticks [start, stop) of an exposure [t0, t1) in seconds.
+
+    Tick q happens at q / ticks_per_second and belongs to the window where t0 <= that < t1. A time
+    within 0.05 ticks of a whole tick is that tick, so rounded decimals do not move it.
+
+    Raises:
+        ValueError: the exposure ends before it starts or holds no tick.
+    """
+    if not t1 > t0:
+        raise ValueError(f"exposure ends before it starts: t0={t0}, t1={t1}")
+    start, stop = (_first_tick(t * ticks_per_second) for t in (t0, t1))
+    if stop <= start:
+        raise ValueError(
+            f"exposure [{t0} s, {t1} s) holds no tick at {ticks_per_second} ticks/s; "
+            "is the unit in the header of the exposures right?"
+        )
+    return start, stop
+
+
+def frame_index(stem: str) -> int:
+    """Return the number at the end of a frame's name: `000012` and `img_000012` are 12.
+
+    Raises:
+        ValueError: the name does not end in a number.
+    """
+    match = re.search(r"(\d+)$", stem)
+    if match is None:
+        raise ValueError(f"frame name {stem!r} does not end in a number; rename it like 000000")
+    return int(match.group(1))
+
+
+def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int, Exposure]:
+    """Read a table `frame_idx,t0[UNIT],t1[UNIT]` with UNIT s, ms, us or ticks.
+
+    A fourth column `t_sharp[UNIT]` says at which instant the sharp frame was taken.
+
+    Args:
+        path: the csv file.
+        ticks_per_second: needed for the unit ticks.
+
+    Returns:
+        frame number -> exposure in seconds.
+
+    Raises:
+        BadFileError: no file, no unit, a row that is not as many numbers as the header has names, a
+            frame given twice, an exposure that ends before it starts, or a sharp frame outside it.
+    """
+    path = Path(path)
+    rows = _read_rows(path, f"write lines '{EXPOSURES_HEADER}' and '0,0.0,0.0458333'")
+    seconds = _seconds_per_unit(path, rows[0], ticks_per_second)
+    kinds = (int, *(float for _ in rows[0][1:]))
+    exposures: dict[int, Exposure] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        index, *times = _numbers(path, number, row, kinds)
+        if index in exposures:
+            raise BadFileError(path, f"line {number}: frame {index} is given twice")
+        reason = _impossible(*times)
+        if reason:
+            raise BadFileError(path, f"line {number}: frame {index}: {reason}")
+        t0, t1, *sharp = (time * seconds for time in times)
+        exposures[index] = Exposure(t0, t1, t_sharp=sharp[0] if sharp else None)
+    return exposures
+
+
+def write_exposures(path: str | Path, exposures: Mapping[int, Exposure]) -> None:
+    """Write a table of exposures in seconds, whole or not at all.
+
+    The column of the sharp frames is there when every exposure has it. Times are written with all
+    their digits, so that reading gives the same numbers.
+
+    Raises:
+        ValueError: some exposures say when the sharp frame was taken and others do not.
+    """
+    has_sharp = {exposure.t_sharp is not None for exposure in exposures.values()}
+    if len(has_sharp) > 1:
+        raise ValueError(f"{path}: t_sharp is known of some frames and not of others")
+    lines = [SHARP_EXPOSURES_HEADER if has_sharp == {True} else EXPOSURES_HEADER]
+    for index, exposure in sorted(exposures.items()):
+        times = [exposure.t0, exposure.t1]
+        times += [] if exposure.t_sharp is None else [exposure.t_sharp]
+        lines.append(",".join([str(index), *map(repr, times)]))
+    with atomic_write(path) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+class AlignmentLog:
+    """Exposures of all sequences, by the name `SPLIT/SEQUENCE` or, in logs of others, `SEQUENCE`.
+
+    Args:
+        records: sequence name -> frame number -> exposure.
+        paths: where they were read, for messages.
+    """
+
+    def __init__(
+        self, records: Mapping[str, Mapping[int, Exposure]], paths: Iterable[Path] = ()
+    ) -> None:
+        self.records = records
+        self.paths = tuple(paths)
+
+    def of_sequence(self, split: str, sequence: str) -> Mapping[int, Exposure]:
+        """Return the exposures of a sequence; an empty mapping where there are none."""
+        for name in (f"{split}/{sequence}", sequence):
+            if name in self.records:
+                return self.records[name]
+        return {}
+
+
+def read_alignment(paths: Iterable[str | Path]) -> AlignmentLog:
+    """Read alignment logs with the columns sequence, frame_idx, t0, t1, event_count (seconds).
+
+    Raises:
+        BadFileError: a missing log, other columns, a bad row, or a frame given twice.
+    """
+    records: dict[str, dict[int, Exposure]] = {}
+    paths = [Path(path) for path in paths]
+    for path in paths:
+        rows = _read_rows(path, "run scripts/prepare_data.py with this configuration first")
+        if tuple(rows[0]) != LOG_COLUMNS:
+            raise BadFileError(path, f"columns are {rows[0]}; needed are {list(LOG_COLUMNS)}")
+        for number, row in enumerate(rows[1:], start=2):
+            kinds = (str, int, float, float, int)
+            name, index, t0, t1, count = _numbers(path, number, row, kinds)
+            frames = records.setdefault(name, {})
+            if index in frames:
+                raise BadFileError(path, f"line {number}: {name} frame {index} is given twice")
+            frames[index] = Exposure(t0, t1, count)
+    return AlignmentLog(records, paths)
+
+
+def write_alignment(path: str | Path, records: Mapping[str, Mapping[int, Exposure]]) -> bool:
+    """Write an alignment log in order of names and frames; True where the file changed.
+
+    Times are written with all their digits, so that reading gives the same numbers.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(LOG_COLUMNS)
+    for name in sorted(records):
+        for index, exposure in sorted(records[name].items()):
+            count = exposure.event_count
+            if count is None:
+                raise ValueError(f"{name} frame {index}: the spikes were not counted")
+            writer.writerow([name, index, repr(exposure.t0), repr(exposure.t1), count])
+    path = Path(path)
+    if path.is_file() and path.read_text(encoding="utf-8") == text.getvalue():
+        return False
+    with atomic_write(path) as partial:
+        partial.write_text(text.getvalue(), encoding="utf-8")
+    return True
+
+
+def _first_tick(position: float) -> int:
+    """Return the first whole tick at or after a position in ticks."""
+    nearest = round(position)
+    return nearest if abs(position - nearest) <= SNAP_TICKS else math.ceil(position)
+
+
+def _read_rows(path: Path, advice: str) -> list[list[str]]:
+    """Return the rows of a csv file, the header without spaces around names, no empty lines."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise BadFileError(path, f"cannot be read ({reason}); {advice}") from error
+    rows = [row for row in csv.reader(io.StringIO(text)) if any(map(str.strip, row))]
+    if not rows:
+        raise BadFileError(path, f"is empty; {advice}")
+    return [[cell.strip() for cell in rows[0]], *rows[1:]]
+
+
+def _impossible(t0: float, t1: float, t_sharp: float | None = None) -> str | None:
+    """Say why an exposure cannot be, or None."""
+    if not t1 > t0:
+        return f"exposure ends before it starts: t0={t0}, t1={t1}"
+    if t_sharp is not None and not t0 <= t_sharp <= t1:
+        return f"the sharp frame lies outside its exposure: t0={t0}, t1={t1}, t_sharp={t_sharp}"
+    return None
+
+
+def _seconds_per_unit(path: Path, header: list[str], ticks_per_second: float | None) -> float:
+    advice = (
+        f"write the header '{EXPOSURES_HEADER}' or '{SHARP_EXPOSURES_HEADER}' with the unit one of "
+        f"{', '.join(UNITS)}, the same for all columns"
+    )
+    matches = [re.fullmatch(r"(\w+)\[(\w+)\]", cell) for cell in header[1:]]
+    parts = [match.groups() for match in matches if match is not None]
+    names, units = [name for name, _ in parts], {unit for _, unit in parts}
+    is_complete = len(parts) in (2, 3) and tuple(names) == EXPOSURES_COLUMNS[: len(parts)]
+    if header[0] != "frame_idx" or None in matches or not is_complete or len(units) != 1:
+        raise BadFileError(path, f"header is {','.join(header)!r}; {advice}")
+    unit = units.pop()
+    if unit == "ticks":
+        if ticks_per_second is None:
+            raise BadFileError(
+                path,
+                "times are in ticks, but ticks_per_second is not known; write it into "
+                "dataset.yaml or into spike.yaml beside the .dat files",
+            )
+        return 1.0 / ticks_per_second
+    if unit not in SECONDS_PER_UNIT:
+        raise BadFileError(path, f"unit {unit!r} is not known; {advice}")
+    return SECONDS_PER_UNIT[unit]
+
+
+def _numbers(path: Path, number: int, row: list[str], kinds: tuple[type, ...]) -> list:
+    try:
+        values = [kind(cell) for kind, cell in zip(kinds, row, strict=True)]
+    except ValueError as error:
+        raise BadFileError(
+            path, f"line {number}: {','.join(row)!r} is not {len(kinds)} values of the header"
+        ) from error
+    if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+        raise BadFileError(path, f"line {number}: {','.join(row)!r} has a time that is not finite")
+    return values

@@ -1,0 +1,247 @@
+"""Decoded frames on disk: a crop of them is read without decoding anything.
+
+A folder `frame_cache` of a sequence holds `blur.npy` and `sharp.npy`, uint8 [N, H, W, 3], and
+beside each a `.json` that names the files it was made from. Arrays are written frame by frame under
+a partial name, and renamed when they are complete; a file that is newer than its array is decoded
+again. Everything can be deleted at any time.
+"""
+
+import errno
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.data.errors import BadFileError
+from src.data.frames import read_image
+from src.data.parallel import run_parallel, worthwhile_workers
+from src.data.voxel_counts import Crop
+from src.paths import atomic_write
+
+if sys.platform != "win32":
+    import fcntl
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+FOLDER = "frame_cache"
+RESERVED_BYTES = 1 << 30  # of the disk, for checkpoints and logs
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@dataclass(frozen=True)
+class FrameArray:
+    """The files of one folder of frames, and the array that holds them decoded."""
+
+    files: tuple[Path, ...]
+    path: Path
+
+
+@dataclass(frozen=True)
+class StoredFrame:
+    """Where a decoded frame lies: from byte `start` of the file at `path`, height and width."""
+
+    path: Path
+    start: int
+    size: tuple[int, int]
+
+
+class FrameStore:
+    """Reads crops of stored frames.
+
+    Nothing is kept in memory: each reading maps one frame and copies the crop out of it.
+
+    Args:
+        frames: image file -> its decoded form.
+    """
+
+    def __init__(self, frames: Mapping[Path, StoredFrame]) -> None:
+        self._frames = dict(frames)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def size_of(self, path: Path) -> tuple[int, int]:
+        """Return height and width of a stored frame."""
+        return self._frames[path].size
+
+    def read(self, path: Path, crop: Crop | None = None) -> np.ndarray:
+        """Return a copy of a stored frame: uint8 [h, w, 3], of the crop (y, x, h, w).
+
+        Raises:
+            BadFileError: the array was deleted or cut while it was in use.
+        """
+        frame = self._frames[path]
+        y, x, height, width = crop or (0, 0, *frame.size)
+        try:
+            pixels = np.memmap(frame.path, np.uint8, "r", frame.start, (*frame.size, 3))
+        except (OSError, ValueError) as error:
+            raise BadFileError(frame.path, f"was changed while it was in use: {error}") from error
+        return np.array(pixels[y : y + height, x : x + width], subok=False)
+
+
+def frame_arrays(files: Iterable[Path]) -> list[FrameArray]:
+    """Return one array for the files of each folder, to lie beside the folder."""
+    folders: dict[Path, list[Path]] = {}
+    for path in files:
+        folders.setdefault(path.parent, []).append(path)
+    return [
+        FrameArray(tuple(files), folder.parent / FOLDER / f"{folder.name}.npy")
+        for folder, files in folders.items()
+    ]
+
+
+def store_frames(
+    files: Iterable[Path], root: Path, workers: int = 1
+) -> tuple[FrameStore, list[str]]:
+    """Bring the arrays of all files up to date; several processes may do so at once.
+
+    Files that cannot be decoded, or are not of the size of their folder's first, are left out for
+    their readers to name.
+
+    Args:
+        files: image files, in folders of sequences.
+        root: a folder on the disk that must have room.
+        workers: processes that decode.
+
+    Returns:
+        What is stored now, and what was done or why not, one line each.
+    """
+    arrays = frame_arrays(files)
+    stale = [array for array in arrays if _stored(array) is None]
+    lines = _make(stale, root, workers) if stale else []
+    frames: dict[Path, StoredFrame] = {}
+    for array in arrays:
+        frames.update(_stored(array) or {})
+    if not stale:
+        lines.append(f"frame cache: {len(frames)} frames up to date")
+    return FrameStore(frames), lines
+
+
+def estimate_bytes(array: FrameArray) -> int:
+    """Return the bytes that an array takes, from the first of its frames that can be decoded."""
+    for path in array.files:
+        try:
+            return len(array.files) * read_image(path).nbytes
+        except BadFileError:
+            continue
+    return 0
+
+
+def _make(arrays: list[FrameArray], root: Path, workers: int) -> list[str]:
+    """Write arrays where the disk has room for all of them; say what was done."""
+    needed, free = sum(map(estimate_bytes, arrays)), shutil.disk_usage(root).free
+    what = f"frame cache: {len(arrays)} arrays of {needed / 1e9:.2f} GB below {root}"
+    if needed + RESERVED_BYTES > free:
+        return [
+            f"{what} do not fit, {free / 1e9:.2f} GB are free; frames are decoded at every "
+            "reading. Make room, or set DATA.FRAME_CACHE False"
+        ]
+    logger.info("%s, %.2f GB free", what, free / 1e9)
+    problems: list[str] = []
+    workers = worthwhile_workers(workers, needed)
+    for wait in (False, True):  # first what nobody else is at
+        tasks = [(array, wait) for array in arrays]
+        results = [why for _, why in run_parallel(_write, tasks, workers, "decoding frames")]
+        problems = [why for why in results if why is not None]
+        if not problems:
+            return [f"{what}: written"]
+    return [f"frame cache: {why}; frames are decoded at every reading" for why in problems]
+
+
+def _write(task: tuple[FrameArray, bool]) -> str | None:
+    """Write an array that is not fresh; return why it is not there, or None where it is."""
+    array, wait = task
+    try:
+        with _locked(array.path, wait) as is_mine:
+            if not is_mine:
+                return f"{array.path}: another process is at it"
+            if _stored(array) is None:
+                _decode_all(array)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return f"{array.path}: {error.strerror}"
+    return None
+
+
+def _decode_all(array: FrameArray) -> None:
+    """Decode the files one after the other into the array, then write what it was made from.
+
+    A file that is left out has byte 0 in the index, and a black frame pads the array's end.
+    """
+    for left_over in array.path.parent.glob(f".partial-*-{array.path.name}"):
+        left_over.unlink()  # of a process that was killed: this one holds the lock
+    entries: dict[str, list[int]] = {}
+    size, num_bytes = None, 0
+    with atomic_write(array.path) as partial, partial.open("wb") as handle:
+        for path in array.files:
+            entries[path.name] = [*_identity(path), 0]
+            try:
+                image = read_image(path)
+            except BadFileError:
+                continue
+            if size is None:
+                size = image.shape[:2]
+                header = {"descr": "|u1", "fortran_order": False}
+                header["shape"] = (len(array.files), *image.shape)
+                np.lib.format.write_array_header_1_0(handle, header)
+                num_bytes = handle.tell() + len(array.files) * image.nbytes
+            if image.shape[:2] == size:
+                entries[path.name][2] = handle.tell()
+                handle.write(image.data)
+        handle.truncate(num_bytes)
+    index = {"format": FORMAT, "size": size, "num_bytes": array.path.stat().st_size}
+    with atomic_write(array.path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps({**index, "files": entries}, indent=0), encoding="utf-8")
+
+
+def _stored(array: FrameArray) -> dict[Path, StoredFrame] | None:
+    """Return where the frames of an array lie, without those left out; None if it is not fresh."""
+    path = array.path.with_suffix(".json")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        if index["format"] != FORMAT or array.path.stat().st_size != index["num_bytes"]:
+            return None
+        frames = {}
+        for file in array.files:
+            *identity, start = index["files"][file.name]
+            if identity != _identity(file):
+                return None
+            if start:
+                frames[file] = StoredFrame(array.path, start, tuple(index["size"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return frames
+
+
+def _identity(path: Path) -> list[int]:
+    """Return size and time of a file; zeros where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return [0, 0]
+    return [status.st_size, status.st_mtime_ns]
+
+
+@contextmanager
+def _locked(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold the lock of an array; yield whether it could be had without waiting."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as handle:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+        yield True

@@ -1,0 +1,197 @@
+"""Which spike files a sequence has, and which ticks of them belong to a frame."""
+
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.data.description import DataDescription
+from src.data.errors import BadFileError, DataSetError
+from src.data.exposures import SNAP_TICKS, window_ticks
+from src.data.frames import list_frames
+from src.data.spikes.spike_dat import (
+    SIDECAR_NAME,
+    SpikeFile,
+    SpikeGeometry,
+    SpikeSidecar,
+    locate_sidecar,
+    read_sidecar,
+)
+from src.data.voxel_counts import SpikeSource
+
+PER_FRAME, STREAM, VOXELS = "per frame", "stream", "voxels"
+
+
+@dataclass(frozen=True)
+class SequenceSpikes:
+    """The spikes of one sequence.
+
+    Attributes:
+        kind: "per frame" (each `.dat` covers exactly the exposure of the frame of its name),
+            "stream" (one `.dat` of the whole sequence) or "voxels" (`.npy` files, no spikes).
+        files: name without ending -> file; empty for a stream.
+        stream: the file of a stream.
+        geometry: how bits lie; None for voxels.
+        ticks_per_second: None where nobody says.
+    """
+
+    kind: str
+    files: Mapping[str, Path]
+    stream: Path | None
+    geometry: SpikeGeometry | None
+    ticks_per_second: float | None
+
+    @property
+    def kind_of_file(self) -> str:
+        """What one of the files is called in messages."""
+        return "voxel file" if self.kind == VOXELS else "spike file"
+
+    def source_of(self, name: str, t0: float, t1: float) -> SpikeSource:
+        """Return where the spikes of a frame are.
+
+        Args:
+            name: the frame.
+            t0, t1: its exposure [t0, t1) in seconds, from the start of the sequence.
+
+        Raises:
+            KeyError: there is no file of this name.
+            ValueError: the window leaves the stream, or the file has not as many ticks.
+            BadFileError: the file cannot be read as spikes.
+        """
+        if self.kind == VOXELS:
+            return SpikeSource(self.files[name])
+        path = self.stream or self.files[name]
+        try:
+            num_ticks = SpikeFile(path, self.geometry).num_ticks
+        except (OSError, ValueError) as error:
+            raise BadFileError(path, str(error)) from error
+        if self.stream is None:
+            self._check_length(num_ticks, t0, t1)
+            return SpikeSource(path, self.geometry, 0, num_ticks)
+        if self.ticks_per_second is None:
+            raise ValueError(f"{path.name} is a stream, but ticks_per_second is not known")
+        start, stop = window_ticks(t0, t1, self.ticks_per_second)
+        if start < 0 or stop > num_ticks:
+            raise ValueError(
+                f"exposure leaves the stream: [{t0:g} s, {t1:g} s) is ticks [{start}, {stop}) of "
+                f"{path.name}, which has [0, {num_ticks})"
+            )
+        return SpikeSource(path, self.geometry, start, stop)
+
+    def _check_length(self, num_ticks: int, t0: float, t1: float) -> None:
+        """A file cut to its exposure has the ticks of it, rounded up or down."""
+        if self.ticks_per_second is None:
+            return
+        expected = (t1 - t0) * self.ticks_per_second
+        if abs(expected - num_ticks) >= 1 - SNAP_TICKS:
+            raise ValueError(
+                f"exposure and spike file differ in length: [{t0:g} s, {t1:g} s) is "
+                f"{expected:.6g} ticks, the file has {num_ticks}"
+            )
+
+
+def find_spikes(
+    spike_folder: Path,
+    voxel_folder: Path,
+    description: DataDescription | None,
+    blurry_names: Collection[str],
+) -> SequenceSpikes:
+    """Return the spikes of a sequence.
+
+    A single `.dat` beside several blurry frames is the stream of the sequence; otherwise each
+    `.dat` belongs to the frame of its name. Without `.dat` the voxel files are the spikes.
+
+    Raises:
+        DataSetError: neither spikes nor voxels, or spikes whose geometry nobody says, or of which a
+            file beside them and dataset.yaml say different things.
+    """
+    files = list_frames(spike_folder, [".dat"])
+    if not files:
+        voxels = list_frames(voxel_folder, [".npy"])
+        if not voxels:
+            problem = (
+                f"no .dat files in {spike_folder.name} and no .npy files in {voxel_folder.name}"
+            )
+            raise DataSetError(str(spike_folder.parent), [problem])
+        rate = None if description is None else description.ticks_per_second
+        return SequenceSpikes(VOXELS, voxels, None, None, rate)
+    first = next(iter(files.values()))
+    known = _geometry_of(first, description)
+    for path in files.values():
+        if path.with_suffix(".yaml").is_file() and _geometry_of(path, description) != known:
+            raise DataSetError(str(path), [f"its .yaml differs from that of {first.name}"])
+    if len(files) == 1 and set(files) != set(blurry_names):
+        return SequenceSpikes(STREAM, {}, first, known.geometry, known.ticks_per_second)
+    return SequenceSpikes(PER_FRAME, files, None, known.geometry, known.ticks_per_second)
+
+
+def _geometry_of(path: Path, description: DataDescription | None) -> SpikeSidecar:
+    """Return what is known about a `.dat`: from the file beside it, else from dataset.yaml."""
+    try:
+        beside = read_sidecar(path, entries_of(description))
+    except ValueError as error:
+        raise DataSetError(str(path), [str(error)]) from error
+    overall = described_sidecar(description)
+    if beside is None and overall is None:
+        raise DataSetError(
+            str(path),
+            [
+                "the size of the spike sensor is not known; a .dat file does not hold it. Write "
+                f"{path.parent / SIDECAR_NAME} with lines like 'height: 250', 'width: 400', "
+                "'ticks_per_second: 20000', or spike_height, spike_width and ticks_per_second "
+                "into dataset.yaml at the data root"
+            ],
+        )
+    if beside is None or overall is None:
+        return beside or overall
+    problem = contradiction(path, beside, overall)
+    if problem is not None:
+        raise DataSetError(str(path), [problem])
+    return beside
+
+
+def contradiction(path: Path, beside: SpikeSidecar, overall: SpikeSidecar) -> str | None:
+    """Say what the YAML file of a `.dat` and dataset.yaml state differently; None: nothing.
+
+    Args:
+        path: the spikes.
+        beside: what the file that belongs to them says.
+        overall: what dataset.yaml says.
+    """
+    differing = [
+        (name, was, said)
+        for name in ("height", "width", "ticks_per_second", "bit_order", "flip_rows")
+        if (was := getattr(beside, name)) != (said := getattr(overall, name))
+        and None not in (was, said)
+    ]
+    if not differing:
+        return None
+    located = locate_sidecar(path)
+    file = "the YAML file beside it" if located is None else str(located[0])
+    return (
+        f"{file} says {', '.join(f'{name}: {_yaml(was)}' for name, was, _ in differing)}, "
+        f"dataset.yaml of the data root says "
+        f"{', '.join(f'{name}: {_yaml(said)}' for name, _, said in differing)}; correct the one "
+        f"that is wrong. python scripts/inspect_spikes.py {shlex.quote(str(path))} shows what fits"
+    )
+
+
+def _yaml(value: object) -> str:
+    """Return a number, word or truth value as YAML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def described_sidecar(description: DataDescription | None) -> SpikeSidecar | None:
+    """Return what a description says of all spikes; None where it does not say their size."""
+    if description is None or description.spike_height is None or description.spike_width is None:
+        return None
+    size = description.spike_height, description.spike_width
+    return SpikeSidecar(*size, **entries_of(description))
+
+
+def entries_of(description: DataDescription | None) -> dict[str, object]:
+    """Return what a description says for sidecars that do not state it."""
+    names = ("ticks_per_second", "threshold", "bit_order", "flip_rows")
+    return {} if description is None else {name: getattr(description, name) for name in names}

@@ -1,0 +1,272 @@
+"""Voxel counts on disk: written once, checked against their source, read crop by crop.
+
+A folder `spike_vox` holds one `.npy` [K, H, W] of counts per frame and `index.json`, which says for
+every frame from which bytes its counts come and what they add up to. Where a sequence has voxels
+only, no spikes, the `.npy` files are the source themselves and the index holds the sums alone.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.data.datasets.voxelizer import voxelize_packed
+from src.data.errors import BadFileError
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
+from src.data.stalls import with_patience
+from src.data.voxel_statistics import VoxelStatistics, statistics_of
+from src.paths import atomic_write
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2  # raise when the counts of an unchanged source, or what is kept of them, would change
+INDEX_NAME = "index.json"
+
+Crop = tuple[int, int, int, int]  # y, x, height, width in pixels
+
+
+@dataclass(frozen=True)
+class SpikeSource:
+    """Where the spikes of one frame are.
+
+    Attributes:
+        path: a `.dat` file, or a `.npy` of voxels where there are no spikes.
+        geometry: how the bits lie; None for voxels.
+        start, stop: the ticks [start, stop) of the file; for voxels the ticks that were counted,
+            0, 0 where that is not known.
+    """
+
+    path: Path
+    geometry: SpikeGeometry | None = None
+    start: int = 0
+    stop: int = 0
+
+    @property
+    def num_ticks(self) -> int | None:
+        """Ticks of the window; None where they are not known."""
+        return self.stop - self.start if self.stop > self.start else None
+
+
+@dataclass(frozen=True)
+class VoxelEntry(VoxelStatistics):
+    """One frame in the index: what its counts were made from, and what they add up to.
+
+    `npy_bytes` is the size of the stored file, 0 where only the statistics were wanted.
+    """
+
+    source: str
+    source_bytes: int
+    source_mtime_ns: int
+    start: int
+    stop: int
+    geometry: str
+    num_bins: int
+    npy_bytes: int
+
+    def describes(self, source: SpikeSource, num_bins: int) -> bool:
+        """Tell whether the source is still the one that was counted."""
+        return _identity(source, num_bins) == {
+            name: value for name, value in asdict(self).items() if name in _IDENTITY
+        }
+
+
+_IDENTITY = (
+    "source", "source_bytes", "source_mtime_ns", "start", "stop", "geometry", "num_bins"
+)  # fmt: skip
+
+
+def read_index(folder: str | Path) -> dict[str, VoxelEntry]:
+    """Read the index of a voxel folder: frame name -> entry; empty where there is none.
+
+    An index of another format or one that cannot be parsed counts as absent: its frames are made
+    again.
+    """
+    path = Path(folder) / INDEX_NAME
+    if not path.is_file():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["format"] != FORMAT:
+            return {}
+        return {name: VoxelEntry(**entry) for name, entry in stored["frames"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.warning("%s cannot be used (%s); its voxels will be made again", path, error)
+        return {}
+
+
+def write_index(folder: str | Path, entries: Mapping[str, VoxelEntry]) -> None:
+    """Write the index of a voxel folder whole or not at all."""
+    frames = {name: asdict(entry) for name, entry in sorted(entries.items())}
+    with atomic_write(Path(folder) / INDEX_NAME) as partial:
+        text = json.dumps({"format": FORMAT, "frames": frames}, indent=0)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def staleness(
+    entry: VoxelEntry | None, source: SpikeSource, num_bins: int, npy_path: Path | None
+) -> str | None:
+    """Say why a frame has to be counted (again), or None where all is fresh.
+
+    Args:
+        entry: what the index holds for the frame.
+        source: where its spikes are now.
+        num_bins: K.
+        npy_path: the stored counts; None where only the sums are wanted.
+
+    Raises:
+        BadFileError: the source cannot be found.
+    """
+    if entry is None:
+        return "its voxels were not made yet"
+    if not entry.describes(source, num_bins):
+        return "its voxels were made from other spikes, another window or number of bins"
+    if npy_path is None or source.geometry is None:
+        return None
+    if not npy_path.is_file():
+        return "its voxel file is missing"
+    if npy_path.stat().st_size != entry.npy_bytes:
+        return "its voxel file has not the size it was written with"
+    return None
+
+
+def count_frame(source: SpikeSource, num_bins: int, npy_path: Path | None) -> VoxelEntry:
+    """Count one frame, store the counts at `npy_path` where one is given, return its entry.
+
+    Raises:
+        BadFileError: the source is missing, does not fit its geometry, or is no voxel grid.
+    """
+    identity = _identity(source, num_bins)
+    counts = count_source(source, num_bins)
+    npy_bytes = 0
+    if npy_path is not None and source.geometry is not None:
+        with atomic_write(npy_path) as partial:
+            np.save(partial, counts, allow_pickle=False)
+        npy_bytes = npy_path.stat().st_size
+    statistics = statistics_of(counts, source.num_ticks)
+    return VoxelEntry(**identity, npy_bytes=npy_bytes, **asdict(statistics))
+
+
+def count_source(
+    source: SpikeSource, num_bins: int, crop: Crop | None = None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the counts of a crop straight from the source: [K, h, w]; in `out`, if it fits them.
+
+    Raises:
+        BadFileError: as `count_frame`.
+    """
+    if source.geometry is None:
+        return read_voxels(source.path, num_bins, crop, out=out)
+
+    def count() -> np.ndarray:
+        file = SpikeFile(source.path, source.geometry)
+        return voxelize_packed(file, source.start, source.stop, num_bins, crop, out)
+
+    try:
+        return with_patience(source.path, count)
+    except (OSError, ValueError) as error:
+        raise BadFileError(source.path, str(error)) from error
+
+
+def open_voxels(path: str | Path, num_bins: int) -> np.ndarray:
+    """Open a voxel file as a read-only memory map [K, H, W] of any real dtype.
+
+    Raises:
+        BadFileError: not a .npy file, pickled objects, complex values, or another shape.
+    """
+    try:
+        # refuses archives and pickled objects
+        grid = with_patience(path, lambda: np.lib.format.open_memmap(path, mode="r"))
+    except (OSError, ValueError, EOFError) as error:
+        raise BadFileError(path, f"cannot be opened as .npy voxels: {error}") from error
+    if grid.ndim != 3 or grid.shape[0] != num_bins or 0 in grid.shape:
+        raise BadFileError(
+            path, f"has shape {grid.shape}; ({num_bins}, H, W) is needed, with DATA.K {num_bins}"
+        )
+    if grid.dtype.kind not in "buif":
+        raise BadFileError(path, f"holds {grid.dtype}; whole or real numbers are needed")
+    return grid
+
+
+def read_voxels(
+    path: str | Path,
+    num_bins: int,
+    crop: Crop | None = None,
+    size: tuple[int, int] | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Read the counts of a crop; only its own bytes are touched.
+
+    Args:
+        path: the `.npy` file.
+        num_bins: K.
+        crop: (y, x, h, w); None is the whole grid.
+        size: the height and width that the whole grid must have.
+        out: an array [K, h, w] to fill and return, if it has the shape and dtype of the stored
+            counts; else it is left alone.
+
+    Returns:
+        [K, h, w], C order: uint8 or uint16 as stored, other whole numbers as the smallest of uint8,
+        uint16 and int32 that holds them, real numbers as float32.
+
+    Raises:
+        BadFileError: as `open_voxels`, a crop outside, negative or non-finite values.
+    """
+    grid = open_voxels(path, num_bins)
+    if size is not None and grid.shape[1:] != size:
+        raise BadFileError(
+            path,
+            f"has shape {grid.shape}; ({num_bins}, {size[0]}, {size[1]}) "
+            "is needed, like the other frames of the sequence",
+        )
+    if crop is not None:
+        y, x, height, width = crop
+        if y < 0 or x < 0 or y + height > grid.shape[1] or x + width > grid.shape[2]:
+            raise BadFileError(path, f"has shape {grid.shape}; the crop {crop} leaves it")
+        grid = grid[:, y : y + height, x : x + width]
+    if out is None or (out.shape, out.dtype) != (grid.shape, grid.dtype):
+        out = np.empty(grid.shape, grid.dtype)
+    np.copyto(out, grid)
+    return _as_counts(path, out)
+
+
+def _identity(source: SpikeSource, num_bins: int) -> dict[str, object]:
+    """Everything the counts of a frame depend on."""
+    try:
+        status = source.path.stat()
+    except OSError as error:
+        raise BadFileError(source.path, f"cannot be read: {error.strerror}") from error
+    bits = source.geometry
+    return {
+        "source": source.path.name,
+        "source_bytes": status.st_size,
+        "source_mtime_ns": status.st_mtime_ns,
+        "start": source.start,
+        "stop": source.stop,
+        "geometry": ""
+        if bits is None
+        else f"{bits.height}x{bits.width} {bits.bit_order} flip_rows={bits.flip_rows}",
+        "num_bins": num_bins,
+    }
+
+
+def _as_counts(path: str | Path, grid: np.ndarray) -> np.ndarray:
+    if grid.dtype.kind == "b":
+        return grid.view(np.uint8)
+    if grid.dtype in (np.uint8, np.uint16):
+        return grid
+    if grid.dtype.kind == "f":
+        if not np.isfinite(grid).all():
+            raise BadFileError(path, "holds values that are not finite")
+        grid = grid.astype(np.float32, copy=False)
+    smallest, largest = (grid.min(), grid.max()) if grid.size else (0, 0)
+    if smallest < 0:
+        raise BadFileError(path, f"holds {smallest}; counts of spikes cannot be negative")
+    if grid.dtype.kind == "f":
+        return grid
+    if largest > np.iinfo(np.int32).max:
+        raise BadFileError(path, f"holds {largest}; that is no count of spikes")
+    dtype = np.uint8 if largest < 1 << 8 else np.uint16 if largest < 1 << 16 else np.int32
+    return grid.astype(dtype)

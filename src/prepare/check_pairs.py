@@ -1,0 +1,161 @@
+"""Check on pictures that blurry and sharp frames belong together, and which of the two is which."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+
+from src.data.frames import read_image
+from src.data.recordings import FrameRecord
+from src.prepare.findings import Findings, listed, sample_places
+
+SAMPLED_FRAMES = 5
+# A shaking camera can bring a single blurry frame a little closer to the next sharp one.
+CLEAR_MARGIN_DB = 0.5
+CERTAIN_MARGIN_DB = 2.0
+MAX_SHIFT = 3  # frames to both sides that are tried to name a shift
+SWAPPED_RATIO = 1.05
+STILL_MSE = 0.25  # mean square of 8 bit values: less is rounding, not motion
+
+
+@dataclass(frozen=True)
+class PairMatch:
+    """How one blurry frame fits the sharp frames around it.
+
+    Attributes:
+        name: the frame.
+        margin_db: PSNR against its own sharp frame minus that against the better neighbour; 0
+            where nothing moves.
+        edge_ratio: gradient energy of the blurry frame through that of its sharp frame.
+        is_moving: whether blurry and sharp frame differ by more than rounding.
+        sizes: of blurry and sharp frame, where they differ; then nothing else is known.
+    """
+
+    name: str
+    margin_db: float
+    edge_ratio: float
+    is_moving: bool
+    sizes: str = ""
+
+
+def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
+    """Compare a sample of blurry frames with their sharp frame and with those beside it.
+
+    A blurry frame must resemble its own sharp frame most, and must not be the sharper of the two.
+
+    Raises:
+        BadFileError: a frame cannot be read.
+    """
+    places = sample_places(len(frames), SAMPLED_FRAMES)
+    matches = [match_pair(frames, i) for i in places]
+    moving = [match for match in matches if match.is_moving]
+    findings = Findings()
+    unequal = [match for match in matches if match.sizes]
+    if unequal:
+        findings.problems.append(
+            f"{where}: sharp frames have another size than their blurry frames "
+            f"({listed([f'{match.name} {match.sizes}' for match in unequal])}); give both the same"
+        )
+        return findings
+    if not moving:
+        findings.notes.append(f"{where}: nothing moves, so sharp against blur cannot be proven")
+        return findings
+    wrong = [match for match in moving if match.margin_db <= -CLEAR_MARGIN_DB]
+    if wrong:
+        worst = min(match.margin_db for match in wrong)
+        line = (
+            f"{where}: {len(wrong)} of {len(moving)} sampled blurry frames resemble the sharp "
+            f"frame of a neighbour more than their own, by up to {-worst:.1f} dB "
+            f"({listed([match.name for match in wrong])})"
+        )
+        if 2 * len(wrong) > len(moving) or worst <= -CERTAIN_MARGIN_DB:
+            findings.problems.append(f"{line}; {_advice(frames, places, wrong)}")
+        else:
+            findings.notes.append(f"{line}; a shaking camera can do that, look at them")
+    swapped = [match for match in moving if match.edge_ratio > SWAPPED_RATIO]
+    if 2 * len(swapped) > len(moving):
+        ratio = median(match.edge_ratio for match in swapped)
+        findings.problems.append(
+            f"{where}: blurry frames are sharper than sharp ones, with {ratio:.2f} times the "
+            f"gradient energy ({listed([match.name for match in swapped])}); are the folders blur "
+            "and sharp swapped? Rename them"
+        )
+    return findings
+
+
+def match_pair(frames: tuple[FrameRecord, ...], i: int) -> PairMatch:
+    """Compare blurry frame i with sharp frames i - 1, i, i + 1.
+
+    Raises:
+        BadFileError: a frame cannot be read.
+    """
+    blurry, own = read_grey(frames[i].blurry), read_grey(frames[i].sharp)
+    name = frames[i].name
+    if blurry.shape != own.shape:
+        sizes = " and ".join(f"{h}x{w}" for h, w in (blurry.shape, own.shape))
+        return PairMatch(name, 0.0, 0.0, is_moving=False, sizes=sizes)
+    errors = {0: _mse(blurry, own), **_errors(frames, i, (-1, 1), blurry)}
+    others = [error for shift, error in errors.items() if shift]
+    moves = max(errors.values()) > STILL_MSE
+    margin = 0.0
+    if others and moves:
+        floor = 1e-2  # of rounding; keeps equal pictures finite
+        margin = 10 * float(np.log10((min(others) + floor) / (errors[0] + floor)))
+    return PairMatch(name, margin, _edge_ratio(blurry, own), moves)
+
+
+def edge_ratio(blurry: Path, sharp: Path) -> float:
+    """Return the gradient energy of one image file through that of another."""
+    return _edge_ratio(read_grey(blurry), read_grey(sharp))
+
+
+def _edge_ratio(blurry: np.ndarray, sharp: np.ndarray) -> float:
+    return _edge_energy(blurry) / max(_edge_energy(sharp), 1e-6)
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """Read an image as grey values 0..255: float32 [H, W]."""
+    return cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def _errors(
+    frames: tuple[FrameRecord, ...], i: int, shifts: tuple[int, ...], blurry: np.ndarray
+) -> dict[int, float]:
+    """Return the mean square error against the sharp frames at the given distances, by distance."""
+    errors = {}
+    for shift in shifts:
+        if 0 <= i + shift < len(frames):
+            sharp = read_grey(frames[i + shift].sharp)
+            if sharp.shape == blurry.shape:
+                errors[shift] = _mse(blurry, sharp)
+    return errors
+
+
+def _advice(frames: tuple[FrameRecord, ...], places: list[int], wrong: list[PairMatch]) -> str:
+    """Say what to do: name the shift that all frames share, where there is one."""
+    shifts = tuple(range(-MAX_SHIFT, MAX_SHIFT + 1))
+    names = {match.name for match in wrong}
+    found = []
+    for i in places:
+        if frames[i].name in names:
+            errors = _errors(frames, i, shifts, read_grey(frames[i].blurry))
+            found.append(min(errors, key=errors.__getitem__))
+    usual = max(set(found), key=found.count)
+    if usual and 2 * found.count(usual) > len(found):
+        return (
+            f"most fit the sharp frame {abs(usual)} {'later' if usual > 0 else 'earlier'}: rename "
+            "the sharp frames so that equal names belong together"
+        )
+    return "give sharp frames the names of the blurry frames they belong to"
+
+
+def _mse(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.mean((a - b) ** 2))
+
+
+def _edge_energy(image: np.ndarray) -> float:
+    """Return the mean square of first differences of an image at half size, where noise is less."""
+    half = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return _mse(half[1:], half[:-1]) + _mse(half[:, 1:], half[:, :-1])

@@ -1,0 +1,246 @@
+"""Prepare a data set: count the spikes of every frame, log the alignment, find mean and deviation.
+
+Everything is checked against its source and written whole or not at all, so preparing can be
+stopped at any moment and a second run does nothing.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.data.description import FILE_NAME, DataDescription, read_description, write_fingerprint
+from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.exposures import Exposure, read_alignment, write_alignment
+from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
+from src.data.frame_cache import store_frames
+from src.data.scanning import ScanSettings, SequenceScan, scan_sequence, summarize
+from src.data.voxel_statistics import normalization_of
+from src.data.yaml_edit import number_text, set_values
+from src.paths import atomic_write
+from src.prepare.counting import PreparedSplit, count_spikes
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What to prepare.
+
+    Attributes:
+        scan: where things lie.
+        train_split, val_split: folders of the splits.
+        alignment_log: file to write.
+        config: YAML file that gets mean and deviation.
+        workers: processes.
+        frame_cache: decode the frames of the training split onto the disk.
+        gain, bin_normalize: how counts enter mean and deviation, `DATA.GAIN`, `DATA.BIN_NORMALIZE`.
+    """
+
+    scan: ScanSettings
+    train_split: str
+    val_split: str
+    alignment_log: Path
+    config: Path
+    workers: int = 1
+    frame_cache: bool = False
+    gain: float = 1.0
+    bin_normalize: bool = False
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Both splits; one where they are the same folder."""
+        return tuple(dict.fromkeys((self.train_split, self.val_split)))
+
+
+def prepare(settings: PrepareSettings) -> list[str]:
+    """Bring voxels, alignment log, mean and deviation, and description up to date.
+
+    Returns:
+        What was done, one line each.
+
+    Raises:
+        DataSetError: sequences that cannot be understood, all of them; nothing was written.
+    """
+    refuse_log_of_another_root(settings)
+    splits = scan_splits(settings)
+    lines = [count_spikes(splits, settings.scan, settings.workers)]
+    lines += [summarize(split.split, split.scans) for split in splits]
+    lines += [
+        f"{split.split}: {entry.sequence}/{entry.frame} not counted: {entry.reason}"
+        for split in splits
+        for entry in split.failed
+    ]
+    if not any(frames for split in splits for frames in split.entries.values()):
+        raise DataSetError(str(settings.scan.root), ["no frame can be used", *lines])
+    if settings.frame_cache:
+        lines += store_frames(
+            _training_files(splits, settings), settings.scan.root, settings.workers
+        )[1]
+    is_new = write_alignment(settings.alignment_log, alignment_records(splits))
+    verb = "written" if is_new else "up to date"
+    lines.append(f"alignment log {settings.alignment_log}: {verb}")
+    lines.append(write_normalization(splits, settings))
+    lines.append(_bring_description_up_to_date(settings))
+    return lines
+
+
+def refuse_log_of_another_root(settings: PrepareSettings) -> None:
+    """Refuse to replace an alignment log that has sequences of another data root.
+
+    The log is named after the last folder of the root, which two roots may share.
+
+    Raises:
+        DataSetError: it has; what to set instead.
+    """
+    path, root = settings.alignment_log, settings.scan.root
+    if not path.is_file():
+        return
+    try:
+        names = read_alignment([path]).records
+    except BadFileError:
+        return  # nothing in it can be lost
+    places = [Path(), *map(Path, settings.splits)]  # older logs name no split
+    foreign = [name for name in names if not any((root / p / name).is_dir() for p in places)]
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (" ..." if len(foreign) > 3 else "")
+        raise DataSetError(
+            str(path),
+            [
+                f"has {len(foreign)} of {len(names)} sequences that are not in {root} ({shown}), "
+                "so it may belong to another data root of that name; set DATA.ALIGN_LOG_PATHS to "
+                "a file of its own, or delete the log if those sequences are gone"
+            ],
+        )
+
+
+def scan_splits(settings: PrepareSettings) -> list[PreparedSplit]:
+    """Scan all sequences of all splits.
+
+    Raises:
+        DataSetError: a missing split, or sequences that cannot be understood; all are listed.
+    """
+    splits, problems = [], []
+    description = read_description(settings.scan.root)
+    for split in settings.splits:
+        scans, found = scan_folders(settings.scan, split, description)
+        splits.append(PreparedSplit(split, scans))
+        problems += found
+    if problems:
+        raise DataSetError(str(settings.scan.root), problems)
+    return splits
+
+
+def scan_folders(
+    settings: ScanSettings, split: str, description: DataDescription | None
+) -> tuple[list[SequenceScan], list[str]]:
+    """Scan the sequences of a split from their own files; also return what is wrong."""
+    scans, problems = [], []
+    try:
+        folders = list_sequences(settings.root / split)
+    except FileNotFoundError as error:
+        return [], [str(error)]
+    if not folders:
+        problems.append(f"{settings.root / split}: is empty; one folder per sequence is needed")
+    for folder in folders:
+        try:
+            scans.append(scan_sequence(folder, settings, description))
+        except (BadFileError, DataSetError) as error:
+            problems += problems_of(error)
+    return scans, problems
+
+
+def _training_files(splits: list[PreparedSplit], settings: PrepareSettings) -> list[Path]:
+    """Return all image files of the training split."""
+    frames = [
+        frame
+        for split in splits
+        if split.split == settings.train_split
+        for scan in split.scans
+        for frame in scan.frames
+    ]
+    return [path for frame in frames for path in (frame.blurry, frame.sharp)]
+
+
+def alignment_records(splits: list[PreparedSplit]) -> dict[str, dict[int, Exposure]]:
+    """Return the exposures of all counted frames by `SPLIT/SEQUENCE` and frame number."""
+    return {
+        f"{split.split}/{scan.name}": {
+            frame.index: Exposure(
+                frame.t0, frame.t1, split.entries[scan.name][frame.name].event_count
+            )
+            for frame in scan.frames
+            if frame.name in split.entries[scan.name]
+        }
+        for split in splits
+        for scan in split.scans
+    }
+
+
+def normalization_texts(
+    splits: list[PreparedSplit], train_split: str, gain: float, bin_normalize: bool
+) -> tuple[str, str]:
+    """Return mean and deviation over the training split, as they are written.
+
+    Raises:
+        DataSetError: the training split has no counted frame, or nothing but equal counts, or its
+            voxels cannot be scaled as the configuration says.
+    """
+    entries = [
+        entry
+        for split in splits
+        if split.split == train_split
+        for frames in split.entries.values()
+        for entry in frames.values()
+    ]
+    if not entries:
+        raise DataSetError(train_split, ["no frame can be used for training"])
+    try:
+        mean, std = normalization_of(entries, gain, bin_normalize)
+    except ValueError as error:
+        raise DataSetError(train_split, [str(error)]) from error
+    if std == 0:
+        problem = "all voxels hold the same count, so there are no spikes to learn from"
+        raise DataSetError(train_split, [f"{problem}; --check_only says where"])
+    return number_text(mean), number_text(std)
+
+
+def write_normalization(splits: list[PreparedSplit], settings: PrepareSettings) -> str:
+    """Write mean and deviation into the configuration where they differ from what is there."""
+    mean, std = normalization_texts(
+        splits, settings.train_split, settings.gain, settings.bin_normalize
+    )
+    path = settings.config.resolve()  # a link stays a link
+    with path.open(encoding="utf-8", newline="") as handle:
+        text = handle.read()
+    try:
+        new_text = set_values(text, {"DATA": {"NORM": {"MEAN": mean, "STD": std}}})
+    except ValueError as error:
+        raise DataSetError(str(settings.config), [f"cannot write DATA.NORM: {error}"]) from error
+    values = f"DATA.NORM.MEAN {mean}, STD {std}"
+    if new_text == text:
+        return f"{settings.config}: {values} up to date"
+    mode = path.stat().st_mode
+    with atomic_write(path) as partial:
+        with partial.open("w", encoding="utf-8", newline="") as handle:
+            handle.write(new_text)
+        partial.chmod(mode)
+    return f"{settings.config}: {values} written"
+
+
+def _bring_description_up_to_date(settings: PrepareSettings) -> str:
+    root = settings.scan.root
+    description = read_description(root)
+    now = fingerprint_data(root, settings.splits)
+    before = () if description is None else description.fingerprint
+    changes = fingerprint_differences(before, now)
+    if description is not None and not changes:
+        return f"{root / FILE_NAME}: up to date"
+    write_fingerprint(root, now)
+    if description is None:
+        return f"{root / FILE_NAME}: written; complete what it calls unknown"
+    if not before:
+        return f"{root / FILE_NAME}: fingerprint added"
+    return f"{root / FILE_NAME}: fingerprint renewed ({'; '.join(changes)})"
+
+
+def default_workers() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,93 @@
+"""Verify within seconds, before a training, that the data are still what they were prepared as.
+
+Names, sizes, times of change and what preparation wrote down are compared, its verdict on the
+content included; no picture is decoded and no spike is counted. `scripts/prepare_data.py
+--check_only` looks into the files as well.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from src.data.description import DescriptionError, read_description
+from src.data.errors import BadFileError
+from src.data.exposures import AlignmentLog, read_alignment
+from src.data.frames import is_cut_short
+from src.data.settings import alignment_paths, scan_settings
+from src.prepare.check_cache import check_stored, check_windows
+from src.prepare.check_reading import check_rates
+from src.prepare.check_setup import (
+    Expected,
+    check_description,
+    check_log_names,
+    check_normalization,
+)
+from src.prepare.counting import PreparedSplit
+from src.prepare.findings import listed
+from src.prepare.prepare import scan_folders
+from src.prepare.verdict import content_problems
+
+READERS = 16  # a network drive answers many at the same time
+
+
+def quick_check(cfg: CfgNode) -> list[str]:
+    """Return what would make a training wrong, each with the way out; an empty list is good.
+
+    Frames that are left out because something of them is missing are no problem here: the line
+    that scanning logs about each split counts and names them.
+    """
+    settings, data = scan_settings(cfg), cfg.DATA
+    splits = tuple(dict.fromkeys((data.TRAIN_SPLIT, data.VAL_SPLIT)))
+    try:
+        description = read_description(settings.root)
+    except DescriptionError as error:
+        return [str(error)]
+    problems: list[str] = []
+    log = _read_logs(alignment_paths(cfg), problems)
+    prepared, is_whole = [], True
+    for name in splits:
+        scans, found = scan_folders(settings, name, description)
+        problems += found
+        is_whole = is_whole and not (found and name == data.TRAIN_SPLIT)
+        prepared.append(PreparedSplit(name, scans))
+        for scan in scans:
+            where = f"{name}/{scan.name}"
+            problems += [f"{where}: {line}" for line in check_windows(scan)]
+            problems += check_stored(prepared[-1], scan, settings, log)
+            problems += check_rates(where, scan.frames, prepared[-1].entries[scan.name]).problems
+    problems += _cut_short(prepared)
+    if log is not None:
+        problems += check_log_names(log, settings.root, splits)
+    if is_whole:  # else mean and deviation are of the rest
+        problems += check_normalization(prepared, data.TRAIN_SPLIT, Expected.of(cfg))
+    changes = list(check_description(settings.root, splits, description))
+    return problems + (changes or content_problems(description, str(settings.root)))
+
+
+def _read_logs(paths: list[Path], problems: list[str]) -> AlignmentLog | None:
+    try:
+        return read_alignment(paths)
+    except BadFileError as error:
+        problems.append(str(error))
+        return None
+
+
+def _cut_short(splits: list[PreparedSplit]) -> Iterable[str]:
+    """Find images whose end is missing, by their last bytes."""
+    paths = [
+        path
+        for split in splits
+        for scan in split.scans
+        for frame in scan.frames
+        for path in (frame.blurry, frame.sharp)
+    ]
+    with ThreadPoolExecutor(READERS) as pool:
+        broken = [
+            str(path)
+            for path, is_broken in zip(paths, pool.map(is_cut_short, paths), strict=True)
+            if is_broken
+        ]
+    if broken:
+        yield f"images that are cut short or cannot be read: {listed(broken)}; copy them again"

@@ -1,0 +1,206 @@
+import dataclasses
+import os
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from src.data import voxel_counts
+from src.data.errors import BadFileError
+from src.data.voxel_counts import (
+    SpikeSource,
+    count_frame,
+    count_source,
+    read_index,
+    read_voxels,
+    staleness,
+    write_index,
+)
+from src.data.voxel_statistics import normalization_of
+from tests.data_cases import copy_root, scan, write_miniature
+
+K = 32
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return write_miniature(tmp_path_factory.mktemp("vox"), sequences=1, val_sequences=0, frames=2)
+
+
+@pytest.fixture
+def frame(original, tmp_path):
+    root = copy_root(original, tmp_path / "root")
+    return scan(root / "train/seq_000").frames[1]
+
+
+def test_cache_and_bits_give_the_same_values(frame):
+    count_frame(frame.spikes, K, frame.voxels)
+    for crop in (None, (0, 0, 32, 48), (3, 5, 16, 17), (31, 47, 1, 1)):
+        stored = read_voxels(frame.voxels, K, crop)
+        counted = count_source(frame.spikes, K, crop)
+        assert stored.dtype == counted.dtype == np.uint8
+        assert stored.flags.c_contiguous
+        assert np.array_equal(stored, counted)
+    assert stored.max() <= 2  # 56 ticks in 32 bins
+    assert read_voxels(frame.voxels, K).sum() > 1000
+
+
+def test_entry_holds_exact_sums(frame):
+    entry = count_frame(frame.spikes, K, frame.voxels)
+    counts = np.load(frame.voxels, allow_pickle=False)
+    logs = np.log1p(counts.astype(np.float64))
+    assert entry.num_voxels == counts.size
+    assert entry.event_count == counts.sum()
+    assert entry.sum_log1p == pytest.approx(logs.sum(), rel=1e-12)
+    mean, std = normalization_of([entry])
+    assert (mean, std) == (pytest.approx(logs.mean()), pytest.approx(logs.std()))
+
+
+def test_normalization_is_over_all_voxels_and_keeps_no_order(frame):
+    small = count_frame(frame.spikes, K, None)
+    large = dataclasses.replace(
+        small, num_voxels=3 * small.num_voxels, sum_log1p=0.0, sum_log1p_squared=0.0
+    )
+    mean = float(Fraction(small.sum_log1p) / (4 * small.num_voxels))
+    assert normalization_of([small, large])[0] == pytest.approx(mean, rel=1e-15)
+    assert normalization_of([large, small]) == normalization_of([small, large])
+    with pytest.raises(ValueError, match="no voxels"):
+        normalization_of([])
+
+
+def test_index_round_trip_and_freshness(frame):
+    entry = count_frame(frame.spikes, K, frame.voxels)
+    folder = frame.voxels.parent
+    write_index(folder, {frame.name: entry})
+    assert read_index(folder) == {frame.name: entry}
+    assert staleness(entry, frame.spikes, K, frame.voxels) is None
+    assert staleness(None, frame.spikes, K, frame.voxels) == "its voxels were not made yet"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: (dataclasses.replace(s, start=1), K),
+        lambda s: (dataclasses.replace(s, stop=55), K),
+        lambda s: (s, 16),
+        lambda s: (
+            dataclasses.replace(s, geometry=dataclasses.replace(s.geometry, flip_rows=False)),
+            K,
+        ),
+        lambda s: (dataclasses.replace(s, path=s.path.with_name("000000.dat")), K),
+    ],
+)
+def test_anything_the_counts_depend_on_makes_them_stale(frame, change):
+    entry = count_frame(frame.spikes, K, frame.voxels)
+    assert "made from other spikes" in staleness(entry, *change(frame.spikes), frame.voxels)
+
+
+def test_f40_changed_source_is_seen(frame):
+    entry = count_frame(frame.spikes, K, frame.voxels)
+    status = frame.spikes.path.stat()
+    os.utime(frame.spikes.path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert "made from other spikes" in staleness(entry, frame.spikes, K, frame.voxels)
+    frame.spikes.path.unlink()
+    with pytest.raises(BadFileError, match=r"000001\.dat: cannot be read"):
+        staleness(entry, frame.spikes, K, frame.voxels)
+
+
+def test_stored_file_that_is_gone_or_cut_is_seen(frame):
+    entry = count_frame(frame.spikes, K, frame.voxels)
+    with frame.voxels.open("r+b") as handle:
+        handle.truncate(1000)
+    assert "has not the size" in staleness(entry, frame.spikes, K, frame.voxels)
+    frame.voxels.unlink()
+    assert staleness(entry, frame.spikes, K, frame.voxels) == "its voxel file is missing"
+    assert staleness(entry, frame.spikes, K, None) is None  # only the sums are wanted
+    only_sums = count_frame(frame.spikes, K, None)
+    assert "is missing" in staleness(only_sums, frame.spikes, K, frame.voxels)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": 0, "frames": {}}', '{"format": 2, "frames": {"a": {}}}']
+)
+def test_unusable_index_counts_as_absent(tmp_path, text):
+    (tmp_path / "index.json").write_text(text)
+    assert read_index(tmp_path) == {}
+
+
+def test_a_failed_write_leaves_no_file(frame, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(voxel_counts.np, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        count_frame(frame.spikes, K, frame.voxels)
+    assert not frame.voxels.parent.exists() or list(frame.voxels.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest", "expected"),
+    [
+        (bool, 1, np.uint8),
+        (np.uint8, 255, np.uint8),
+        (np.uint16, 300, np.uint16),
+        (np.int64, 255, np.uint8),
+        (np.int64, 256, np.uint16),
+        (np.uint32, 70000, np.int32),
+        (np.float64, 2.5, np.float32),
+        (np.float16, 2.0, np.float32),
+        (">i2", 7, np.uint8),
+    ],
+)
+def test_any_real_dtype_is_read(tmp_path, dtype, largest, expected):
+    grid = np.zeros((K, 4, 5), dtype)
+    grid[3, 2, 1] = largest
+    np.save(tmp_path / "a.npy", np.asfortranarray(grid))
+    counts = read_voxels(tmp_path / "a.npy", K, (1, 0, 3, 2))
+    assert (counts.dtype, counts.shape) == (expected, (K, 3, 2))
+    assert counts[3, 1, 1] == largest
+    assert counts.sum() == largest
+
+
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [
+        (np.zeros((16, 4, 5), np.uint8), r"has shape \(16, 4, 5\); \(32, H, W\) is needed"),
+        (np.zeros((4, 5, K), np.uint8), "is needed"),
+        (np.zeros((K, 4), np.uint8), "is needed"),
+        (np.zeros((K, 0, 5), np.uint8), "is needed"),
+        (np.full((K, 4, 5), -1), "cannot be negative"),
+        (np.full((K, 4, 5), np.nan), "not finite"),
+        (np.full((K, 4, 5), np.inf, np.float32), "not finite"),
+        (np.zeros((K, 4, 5), complex), "holds complex128"),
+        (np.full((K, 4, 5), None), "cannot be opened"),  # F29: pickled objects
+    ],
+)
+def test_f44_what_are_no_counts_is_refused(tmp_path, grid, expected):
+    np.save(tmp_path / "a.npy", grid, allow_pickle=True)
+    with pytest.raises(BadFileError, match=expected) as error:
+        read_voxels(tmp_path / "a.npy", K)
+    assert "a.npy" in str(error.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x93NUMPY", b"PK\x03\x04 no archive"])
+def test_files_that_are_no_npy(tmp_path, data):
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(BadFileError, match="cannot be opened"):
+        read_voxels(tmp_path / "a.npy", K)
+
+
+def test_archive_and_crop_outside(tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros((K, 4, 5)))
+    with pytest.raises(BadFileError, match="cannot be opened"):
+        read_voxels(tmp_path / "a.npz", K)
+    np.save(tmp_path / "a.npy", np.zeros((K, 4, 5)))
+    with pytest.raises(BadFileError, match="the crop .* leaves it"):
+        read_voxels(tmp_path / "a.npy", K, (2, 0, 3, 5))
+
+
+def test_sums_of_voxels_given_as_real_numbers(tmp_path):
+    grid = np.random.default_rng(0).random((K, 4, 5)) * 3
+    np.save(tmp_path / "a.npy", grid)
+    entry = count_frame(SpikeSource(tmp_path / "a.npy"), K, tmp_path / "a.npy")
+    assert entry.npy_bytes == 0
+    assert entry.event_count == round(grid.sum())
+    assert entry.sum_log1p == pytest.approx(np.log1p(grid).sum(), rel=1e-6)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), grid)  # never written to
