@@ -25,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.config import config_to_text
 from src.data.frames import write_png
-from src.data.spikes.spike_dat import SpikeGeometry
+from src.data.recordings import Recording, require_known_ticks
+from src.data.scanning import InputFolders, scan_inputs
+from src.data.settings import scan_settings
 from src.engine.distributed import choose_device
 from src.engine.precision import choose_precision
 from src.engine.run_directory import RunDirectory, git_commit
@@ -33,7 +35,6 @@ from src.engine.run_log import start_logging
 from src.inference.build import build_lpips, build_restorer
 from src.inference.data_identity import compare_data, describe_folder
 from src.inference.evaluate import evaluate_recordings
-from src.inference.folders import FolderSequence, InputFolders, find_sequences
 from src.inference.load import LoadedModel, load_model
 from src.inference.measure import peak_memory_gib
 from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError
@@ -62,7 +63,7 @@ def run_test(args: argparse.Namespace) -> Path:
     if cfg.MODEL.USE_SPIKE and args.input_spike_vox is None:
         raise ValueError(f"{loaded.identity['file']} needs spikes; give --input_spike_vox DIR")
     logger.info("%s: %s weights", loaded.identity["file"], loaded.identity["weights"] or "plain")
-    sequences = find_sequences(_input_folders(args, loaded))
+    sequences = _find_sequences(args, loaded)
     targets = _output_folders(args.output, sequences)
     device = choose_device(cfg.DEVICE)
     precision = choose_precision(args.precision, device)
@@ -94,7 +95,7 @@ def run_test(args: argparse.Namespace) -> Path:
 
 def _restore_all(
     restorer: Restorer,
-    sequences: list[FolderSequence],
+    sequences: list[Recording],
     targets: dict[str, Path],
     args: argparse.Namespace,
     cfg: CfgNode,
@@ -107,7 +108,7 @@ def _restore_all(
     with tqdm(total=num_frames, unit="frame", disable=not sys.stderr.isatty()) as bar:
 
         def on_frame(
-            sequence: FolderSequence, i: int, image: np.ndarray, scores: FrameScores | None
+            sequence: Recording, i: int, image: np.ndarray, scores: FrameScores | None
         ) -> None:
             write_png(targets[sequence.name] / f"{sequence.frames[i].name}.png", image)
             bar.update()
@@ -137,23 +138,23 @@ def _overrides(args: argparse.Namespace) -> list[str]:
     return overrides
 
 
-def _input_folders(args: argparse.Namespace, loaded: LoadedModel) -> InputFolders:
-    data = loaded.cfg.DATA
-    spikes = args.input_spike_vox
-    if spikes is not None and not loaded.cfg.MODEL.USE_SPIKE:
+def _find_sequences(args: argparse.Namespace, loaded: LoadedModel) -> list[Recording]:
+    """Return all that is to be restored; every file was read once, so that none fails later."""
+    cfg, spikes = loaded.cfg, args.input_spike_vox
+    if spikes is not None and not cfg.MODEL.USE_SPIKE:
         logger.info("%s is an RGB-only model: spikes are not read", loaded.identity["file"])
         spikes = None
-    return InputFolders(
-        blurry=args.input_blur,
-        spikes=spikes,
-        sharp=args.input_sharp,
-        image_endings=tuple(data.IMAGE_EXTS),
-        num_bins=data.K,
-        geometry=None if args.spike_size is None else SpikeGeometry(*args.spike_size),
-    )
+    size = None if args.spike_size is None else tuple(args.spike_size)
+    inputs = InputFolders(args.input_blur, spikes, args.input_sharp, size)
+    sequences = scan_inputs(inputs, scan_settings(cfg))
+    if cfg.MODEL.USE_SPIKE and cfg.DATA.BIN_NORMALIZE:
+        require_known_ticks(sequences)
+    for sequence in sequences:
+        sequence.check()
+    return sequences
 
 
-def _output_folders(output: Path, sequences: list[FolderSequence]) -> dict[str, Path]:
+def _output_folders(output: Path, sequences: list[Recording]) -> dict[str, Path]:
     """Return where the frames of each sequence go; a single sequence needs no folder of its own.
 
     Raises:

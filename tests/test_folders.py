@@ -3,8 +3,9 @@ import pytest
 
 from src.data.description import DataDescription, write_description
 from src.data.errors import BadFileError, DataSetError
+from src.data.scanning import InputFolders, ScanSettings, scan_inputs
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
-from src.inference.folders import InputFolders, find_sequences
+from src.data.voxel_counts import count_frame, write_index
 from tests.folder_cases import (
     FRAME_SIZE,
     NUM_BINS,
@@ -21,8 +22,9 @@ NAMES = ["000000", "000001", "000002"]
 ENDINGS = (".png", ".jpg")
 
 
-def find(blurry, spikes=None, sharp=None, geometry=None):
-    return find_sequences(InputFolders(blurry, spikes, sharp, ENDINGS, NUM_BINS, geometry))
+def find(blurry, spikes=None, sharp=None, size=None):
+    settings = ScanSettings(blurry, NUM_BINS, ENDINGS)
+    return scan_inputs(InputFolders(blurry, spikes, sharp, size), settings)
 
 
 def test_one_sequence_of_plain_folders(tmp_path):
@@ -59,10 +61,34 @@ def test_stored_voxels_win_over_bits_and_equal_them(tmp_path):
     write_dats(tmp_path / "a" / "spike", NAMES)
     (bits,) = find(tmp_path, tmp_path)
     assert bits.frames[0].spikes.path.suffix == ".dat"
-    write_voxels(tmp_path / "a" / "spike_vox", NAMES)
+    folder = tmp_path / "a" / "spike_vox"
+    write_voxels(folder, NAMES)
     (voxels,) = find(tmp_path, tmp_path)
     assert voxels.frames[0].spikes.path.suffix == ".npy"
     assert all(np.array_equal(bits.read_counts(i), voxels.read_counts(i)) for i in range(3))
+
+
+def test_stored_voxels_of_other_spikes_are_counted_again(tmp_path):
+    """Training drops such a frame; here its spikes are at hand, so they are counted."""
+    write_images(tmp_path / "a" / "blur", NAMES)
+    write_dats(tmp_path / "a" / "spike", NAMES)
+    folder = tmp_path / "a" / "spike_vox"
+    (bits,) = find(tmp_path, tmp_path)
+    write_index(
+        folder,
+        {
+            frame.name: count_frame(frame.spikes, NUM_BINS, folder / f"{frame.name}.npy")
+            for frame in bits.frames
+        },
+    )
+    np.save(folder / "000000.npy", np.zeros((NUM_BINS, *SPIKE_SIZE), np.uint8))  # as long
+    write_spikes(tmp_path / "a" / "spike" / "000001.dat", spikes_of(5), SpikeGeometry(*SPIKE_SIZE))
+    (sequence,) = find(tmp_path, tmp_path)
+    assert [frame.voxels is None for frame in sequence.frames] == [False, True, False]
+    assert not sequence.read_counts(0).any()
+    assert np.array_equal(sequence.read_counts(1), counts_of(5))
+    assert np.array_equal(sequence.read_counts(2), counts_of(2))
+    assert sequence.bin_ticks(0).tolist() == [3] * NUM_BINS
 
 
 def test_frames_are_ordered_by_their_numbers(tmp_path):
@@ -82,7 +108,7 @@ def test_a_stream_is_cut_by_the_exposures(tmp_path):
         "\n".join(["frame_idx,t0[ticks],t1[ticks]", *rows])
     )
     write_sidecar(sequence_folder / "spike", SpikeSidecar(*SPIKE_SIZE))
-    with pytest.raises(DataSetError, match="no file beside it says ticks_per_second"):
+    with pytest.raises(DataSetError, match="ticks_per_second is not known"):
         find(tmp_path, tmp_path)
     write_sidecar(sequence_folder / "spike", SpikeSidecar(*SPIKE_SIZE, ticks_per_second=1000.0))
     (sequence,) = find(tmp_path, tmp_path)
@@ -101,11 +127,9 @@ def test_f34_missing_partners_are_all_named(tmp_path):
     with pytest.raises(DataSetError) as raised:
         find(tmp_path / "blur", tmp_path / "vox", tmp_path / "sharp")
     message = str(raised.value)
-    assert "a: no spikes in" in message
-    assert "for 2 frames: 000001, 000002" in message
-    assert "b: no sharp frame in" in message
-    assert "for 1 frames: 000000" in message
-    assert f"sequence c is not in {tmp_path / 'vox'}, which has a, b" in message
+    assert "no voxel file of this name (a/000001, a/000002)" in message
+    assert "no sharp frame of this name (b/000000)" in message
+    assert f"{tmp_path / 'vox'}: sequence c is not in it; it has a, b" in message
     assert len(raised.value.problems) == 3
 
 
@@ -125,10 +149,10 @@ def test_spikes_of_unknown_size_ask_for_it(tmp_path):
     write_dats(tmp_path / "dat", NAMES, sidecar=False)
     with pytest.raises(DataSetError, match="--spike_size HEIGHT WIDTH"):
         find(tmp_path / "blur", tmp_path / "dat")
-    (sequence,) = find(tmp_path / "blur", tmp_path / "dat", geometry=SpikeGeometry(*SPIKE_SIZE))
+    (sequence,) = find(tmp_path / "blur", tmp_path / "dat", size=SPIKE_SIZE)
     assert np.array_equal(sequence.read_counts(1), counts_of(1))
     with pytest.raises(DataSetError, match="sizes that fit"):
-        find(tmp_path / "blur", tmp_path / "dat", geometry=SpikeGeometry(250, 400))
+        find(tmp_path / "blur", tmp_path / "dat", size=(250, 400))
 
 
 def test_what_a_sidecar_does_not_state_comes_from_the_description(tmp_path):
@@ -145,8 +169,10 @@ def test_what_a_sidecar_does_not_state_comes_from_the_description(tmp_path):
 def test_a_stream_of_given_size_lacks_its_rate(tmp_path):
     write_images(tmp_path / "a" / "blur", NAMES)
     write_dats(tmp_path / "a" / "spike", ["stream"], sidecar=False)
-    with pytest.raises(DataSetError, match="says ticks_per_second"):
-        find(tmp_path, tmp_path, geometry=SpikeGeometry(*SPIKE_SIZE))
+    rows = [f"{i},0.0{i},0.0{i + 1}" for i in range(3)]
+    (tmp_path / "a" / "exposures.csv").write_text("\n".join(["frame_idx,t0[s],t1[s]", *rows]))
+    with pytest.raises(DataSetError, match="ticks_per_second is not known"):
+        find(tmp_path, tmp_path, size=SPIKE_SIZE)
 
 
 def test_voxels_with_other_bins_are_refused(tmp_path):

@@ -17,12 +17,12 @@ from src.data.datasets.voxelizer import ticks_per_bin, voxelize_spikes
 from src.data.errors import DataSetError
 from src.data.exposures import read_alignment
 from src.data.normalization import Normalization, normalization_from, normalize_counts
-from src.data.scanning import scan_split
+from src.data.recordings import require_known_ticks
+from src.data.scanning import InputFolders, scan_inputs, scan_split
 from src.data.transforms import AugmentSettings
 from src.data.voxel_counts import count_frame, write_index
 from src.data.voxel_statistics import normalization_of
 from src.engine.training_step import BatchPlacer
-from src.inference.folders import InputFolders, find_sequences
 from src.inference.restore import restore_frames
 from src.inference.tile_settings import TileSettings
 from src.prepare.check_setup import Expected
@@ -207,13 +207,13 @@ def test_testing_takes_the_ticks_from_the_index_beside_voxels(root, tmp_path, ca
     blurry = root / "train/seq_000/blur"
 
     def find(spikes):
-        return find_sequences(InputFolders(blurry, spikes, None, (".png",), K))[0]
+        return scan_inputs(InputFolders(blurry, spikes), settings_of(root))[0]
 
     expected = restored(find(root / "train/seq_000/spike"), norm)
     assert expected.std() > 1
     assert not np.array_equal(expected, restored(find(voxels), Normalization(0.1, 0.5)))
-    with pytest.raises(DataSetError, match=r"give the \.dat files in place of the voxels"):
-        restored(find(voxels), norm)
+    with pytest.raises(DataSetError, match=r"ticks of their bins are not known; add the \.dat"):
+        require_known_ticks([find(voxels)])
     write_index(voxels, entries)
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(restored(find(voxels), norm), expected)

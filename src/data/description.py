@@ -26,6 +26,7 @@ VERDICTS = ("passed", "failed", "unknown")
 ACCEPTED = "accepted: "  # with the reason of a person behind it
 NOT_COMPARED = ("content", "content_of")
 MAX_FILE_BYTES = 1 << 20
+LEVELS_ABOVE = 3  # SEQ/blur, SEQ, SPLIT, ROOT
 
 
 class DescriptionError(ValueError):
@@ -120,6 +121,22 @@ def read_description(root: str | Path) -> DataDescription | None:
     except UnicodeDecodeError as error:
         raise DescriptionError(f"{path}: not a plain YAML file: {error}") from error
     return description_from_text(text, str(path))
+
+
+def find_description(folder: str | Path) -> DataDescription | None:
+    """Return the description of the data root that a folder lies in; None where there is none.
+
+    The folder may be `SEQ/blur`, `SEQ`, `SPLIT` or the root itself.
+
+    Raises:
+        DescriptionError: see `read_description`.
+    """
+    folder = Path(folder).resolve()
+    for place in (folder, *list(folder.parents)[:LEVELS_ABOVE]):
+        description = read_description(place)
+        if description is not None:
+            return description
+    return None
 
 
 def write_description(root: str | Path, description: DataDescription) -> Path:

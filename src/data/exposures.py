@@ -72,8 +72,11 @@ def frame_index(stem: str) -> int:
     """Return the number at the end of a frame's name: `000012` and `img_000012` are 12.
 
     Raises:
-        ValueError: the name does not end in a number.
+        ValueError: the name does not end in a number, or is a decimal number such as a time, of
+            which the last digits do not count frames.
     """
+    if re.fullmatch(r"\d+\.\d+", stem):
+        raise ValueError(f"frame name {stem!r} is a decimal number; rename it like 000000")
     match = re.search(r"(\d+)$", stem)
     if match is None:
         raise ValueError(f"frame name {stem!r} does not end in a number; rename it like 000000")

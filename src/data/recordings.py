@@ -24,10 +24,12 @@ class FrameRecord:
     Attributes:
         name: file name without ending, the same for blurry frame, sharp frame and spikes.
         index: the number at the end of the name.
-        t0, t1: exposure window [t0, t1) in seconds.
+        t0, t1: exposure window [t0, t1) in seconds; None in frames given for testing that need no
+            exposures.
         event_count: spikes in the window; None before they were counted.
-        blurry, sharp: image files.
-        spikes: where the spikes of the window are.
+        blurry: image file.
+        sharp: image file; None in frames given for testing without it.
+        spikes: where the spikes of the window are; None in frames given without them.
         voxels: stored counts [K, Hs, Ws]; None: count from `spikes`.
         t_sharp: instant of the sharp frame in seconds; None where exposures.csv does not say, and
             in frames from the alignment log, which does not hold it.
@@ -37,12 +39,12 @@ class FrameRecord:
 
     name: str
     index: int
-    t0: float
-    t1: float
+    t0: float | None
+    t1: float | None
     event_count: int | None
     blurry: Path
-    sharp: Path
-    spikes: SpikeSource
+    sharp: Path | None
+    spikes: SpikeSource | None
     voxels: Path | None = None
     t_sharp: float | None = None
     seen: FileState | None = None
@@ -134,6 +136,35 @@ class Recording:
         path = frame.voxels or frame.spikes.path
         return read_voxels(path, self.num_bins, crop, self.spike_size, out)
 
+    def check(self) -> None:
+        """Read every file once.
+
+        Raises:
+            DataSetError: all files that cannot be used, or spikes that do not have the shape of
+                the frames.
+        """
+        problems: dict[str, None] = {}  # in order, each once
+        for i, frame in enumerate(self.frames):
+            readers = [self.read_blurry]
+            readers += [] if frame.sharp is None else [self.read_sharp]
+            readers += [] if frame.spikes is None else [self.read_counts]
+            for read in readers:
+                try:
+                    read(i)
+                except BadFileError as error:
+                    problems[str(error)] = None
+        if not problems and self.frames[0].spikes is not None:
+            height, width = self.frame_size
+            rows, columns = self.spike_size
+            # Equal shapes, up to a spike pixel that rounding may add or lose.
+            if abs(rows * width - height * columns) >= max(height, width):
+                problems[
+                    f"{self.name}: spikes of {rows}x{columns} do not have the shape of the frames "
+                    f"of {height}x{width}; both must show the same part of the scene"
+                ] = None
+        if problems:
+            raise DataSetError(self.name, problems)
+
     def read_clip_counts(self, times: Sequence[int], crop: Crop | None = None) -> np.ndarray:
         """Read the voxel counts of several frames: [T, K, h, w]; see `read_counts`.
 
@@ -196,7 +227,7 @@ class Recording:
 
 
 def require_known_ticks(recordings: Sequence[Recording]) -> None:
-    """Refuse spikes of which only voxels are there: nobody knows how long their bins are.
+    """Refuse voxels without spikes, where the ticks of their bins are not known.
 
     Raises:
         DataSetError: naming the sequences.
@@ -211,7 +242,8 @@ def require_known_ticks(recordings: Sequence[Recording]) -> None:
             "DATA.BIN_NORMALIZE",
             [
                 f"sequences {', '.join(unknown)} have voxels but no spikes, so the ticks of their "
-                "bins are not known; add the .dat files, or set DATA.BIN_NORMALIZE False and "
-                "divide the voxels before they are stored"
+                "bins are not known; add the .dat files, or the index.json that "
+                "scripts/prepare_data.py writes beside the voxels, or set DATA.BIN_NORMALIZE "
+                "False and divide the voxels before they are stored"
             ],
         )

@@ -1,12 +1,13 @@
 """Find the sequences of a split and join what belongs to each frame, by name."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.data.description import DataDescription, read_description
+from src.data.description import DataDescription, find_description, read_description
 from src.data.errors import BadFileError, DataSetError, problems_of
 from src.data.exposures import (
     EXPOSURES_NAME,
@@ -19,8 +20,8 @@ from src.data.file_state import file_state
 from src.data.fingerprint import list_sequences
 from src.data.frames import list_frames, read_image
 from src.data.recordings import FrameRecord, ImageReader, Recording
-from src.data.spikes.find import SequenceSpikes, find_spikes
-from src.data.voxel_counts import SpikeSource, VoxelEntry, read_index, staleness
+from src.data.spikes.find import PER_FRAME, STREAM, SequenceSpikes, find_spikes
+from src.data.voxel_counts import INDEX_NAME, SpikeSource, VoxelEntry, read_index, staleness
 
 logger = logging.getLogger(__name__)
 
@@ -131,32 +132,31 @@ def scan_sequence(
         DataSetError: no blurry frames, names without numbers, or spikes of unknown geometry.
     """
     blurry = list_frames(folder / "blur", settings.image_exts)
-    indices = _numbered(folder, blurry)
+    indices = number_frames(folder / "blur", blurry)
     voxel_folder = folder / settings.voxel_dir
-    sharp = list_frames(folder / "sharp", settings.image_exts)
     spikes = find_spikes(folder / settings.spike_dir, voxel_folder, description, blurry)
     index = None
     if records is None:
         records = read_exposures(folder / EXPOSURES_NAME, spikes.ticks_per_second)
     elif settings.use_voxel_cache:
         index = read_index(voxel_folder)
-    join = _Join(folder, settings, sharp, spikes, records, index)
-    frames, dropped = [], []
-    for name in sorted(blurry, key=indices.__getitem__):
-        try:
-            frames.append(join.frame(name, indices[name], blurry[name]))
-        except _CannotJoinError as error:
-            dropped.append(Dropped(folder.name, name, str(error)))
-        except BadFileError as error:
-            dropped.append(Dropped(folder.name, name, f"{error.path.name}: {error.reason}"))
-    strays = join.strays(blurry, set(indices.values()))
+    parts = _Parts(
+        sequence=folder.name,
+        num_bins=settings.num_bins,
+        sharp=list_frames(folder / "sharp", settings.image_exts),
+        spikes=spikes,
+        exposures=records,
+        voxel_folder=voxel_folder if settings.use_voxel_cache else None,
+        index=index,
+    )
+    frames, dropped = _join(parts, blurry, indices)
     return SequenceScan(
         folder.name,
         folder,
         len(blurry),
-        tuple(frames),
-        tuple(dropped),
-        tuple(strays),
+        frames,
+        dropped,
+        tuple(parts.strays(blurry, set(indices.values()))),
         spikes.ticks_per_second,
     )
 
@@ -180,15 +180,28 @@ class _CannotJoinError(ValueError):
 
 
 @dataclass(frozen=True)
-class _Join:
-    """All of a sequence but its blurry frames, ready to be looked up by name."""
+class _Parts:
+    """All of a sequence but its blurry frames, ready to be looked up by name.
 
-    folder: Path
-    settings: ScanSettings
-    sharp: Mapping[str, Path]
-    spikes: SequenceSpikes
-    records: Mapping[int, Exposure]
-    index: Mapping[str, VoxelEntry] | None  # None: stored voxels need not exist yet
+    Attributes:
+        sequence: its name.
+        num_bins: K.
+        sharp: by name; None where there are none to join.
+        spikes: the same.
+        exposures: by number; None where no spikes need them.
+        voxel_folder: where stored counts of `spikes` are; None: count at every reading.
+        index: what was counted there; None: stored counts need not exist yet.
+        counts_stale: count a frame whose stored counts are out of date; False: drop it.
+    """
+
+    sequence: str
+    num_bins: int
+    sharp: Mapping[str, Path] | None = None
+    spikes: SequenceSpikes | None = None
+    exposures: Mapping[int, Exposure] | None = None
+    voxel_folder: Path | None = None
+    index: Mapping[str, VoxelEntry] | None = None
+    counts_stale: bool = False
 
     def frame(self, name: str, index: int, blurry: Path) -> FrameRecord:
         """Return the record of one frame.
@@ -196,41 +209,43 @@ class _Join:
         Raises:
             _CannotJoinError, BadFileError: what is missing.
         """
-        if name not in self.sharp:
+        if self.sharp is not None and name not in self.sharp:
             raise _CannotJoinError("no sharp frame of this name")
-        if index not in self.records:
-            raise _CannotJoinError("no record of its exposure")
-        exposure = self.records[index]
-        source = self._source(name, exposure)
+        exposure = None
+        if self.exposures is not None:
+            exposure = self.exposures.get(index)
+            if exposure is None:
+                raise _CannotJoinError("no record of its exposure")
+        source = None if self.spikes is None else self._source(name, exposure)
         return FrameRecord(
             name=name,
             index=index,
-            t0=exposure.t0,
-            t1=exposure.t1,
-            event_count=exposure.event_count,
+            t0=None if exposure is None else exposure.t0,
+            t1=None if exposure is None else exposure.t1,
+            event_count=None if exposure is None else exposure.event_count,
             blurry=blurry,
-            sharp=self.sharp[name],
+            sharp=None if self.sharp is None else self.sharp[name],
             spikes=source,
-            voxels=self._stored(name, source),
-            t_sharp=exposure.t_sharp,
-            seen=file_state(source.path),
+            voxels=None if source is None else self._stored(name, source),
+            t_sharp=None if exposure is None else exposure.t_sharp,
+            seen=None if source is None else file_state(source.path),
         )
 
     def strays(self, blurry: Mapping[str, Path], indices: set[int]) -> list[Dropped]:
         """Return what has no blurry frame."""
         kinds = {"sharp frame": self.sharp, self.spikes.kind_of_file: self.spikes.files}
         found = [
-            Dropped(self.folder.name, name, kind)
+            Dropped(self.sequence, name, kind)
             for kind, files in kinds.items()
             for name in files
             if name not in blurry
         ]
-        records = [f"{index:06d}" for index in self.records if index not in indices]
-        return found + [Dropped(self.folder.name, name, "exposure") for name in records]
+        records = [f"{index:06d}" for index in self.exposures if index not in indices]
+        return found + [Dropped(self.sequence, name, "exposure") for name in records]
 
-    def _source(self, name: str, exposure: Exposure) -> SpikeSource:
+    def _source(self, name: str, exposure: Exposure | None) -> SpikeSource:
         try:
-            return self.spikes.source_of(name, exposure.t0, exposure.t1)
+            return self.spikes.source_of(name, exposure)
         except LookupError as error:
             raise _CannotJoinError(f"no {self.spikes.kind_of_file} of this name") from error
         except BadFileError:
@@ -240,14 +255,170 @@ class _Join:
 
     def _stored(self, name: str, source: SpikeSource) -> Path | None:
         """Return the stored counts of a frame where they are to be used; they must be fresh."""
-        if not self.settings.use_voxel_cache or source.geometry is None:
+        if self.voxel_folder is None or source.geometry is None:
             return None
-        path = self.folder / self.settings.voxel_dir / f"{name}.npy"
+        path = self.voxel_folder / f"{name}.npy"
         if self.index is not None:
-            why = staleness(self.index.get(name), source, self.settings.num_bins, path)
+            why = staleness(self.index.get(name), source, self.num_bins, path)
+            if why is not None and self.counts_stale:
+                return None
             if why is not None:
                 raise _CannotJoinError(f"{why}; run scripts/prepare_data.py")
         return path
+
+
+def _join(
+    parts: _Parts, blurry: Mapping[str, Path], indices: Mapping[str, int]
+) -> tuple[tuple[FrameRecord, ...], tuple[Dropped, ...]]:
+    """Return the frames that have all that belongs to them, by number, and those that have not."""
+    frames, dropped = [], []
+    for name in sorted(blurry, key=indices.__getitem__):
+        try:
+            frames.append(parts.frame(name, indices[name], blurry[name]))
+        except _CannotJoinError as error:
+            dropped.append(Dropped(parts.sequence, name, str(error)))
+        except BadFileError as error:
+            dropped.append(Dropped(parts.sequence, name, f"{error.path.name}: {error.reason}"))
+    return tuple(frames), tuple(dropped)
+
+
+# ---------------------------------------------------------------- folders given for testing
+
+
+@dataclass(frozen=True)
+class InputFolders:
+    """What the user gives for testing.
+
+    Attributes:
+        blurry: folder of frames, of sequence folders, or of sequence folders with `blur` in them.
+        spikes: the same with `.npy` counts (`spike_vox`) or `.dat` spikes (`spike`).
+        sharp: the same with the ground truth (`sharp`).
+        spike_size: height and width of `.dat` spikes; None: as the files beside them say.
+    """
+
+    blurry: Path
+    spikes: Path | None = None
+    sharp: Path | None = None
+    spike_size: tuple[int, int] | None = None
+
+
+def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]:
+    """Return all sequences of the folders given for testing, sorted by name.
+
+    The rules are those of `scan_sequence`, but every frame must have what is asked for. Files
+    without a blurry frame of their name do not count. Stored counts in `SEQ/spike_vox` that are out
+    of date are replaced by those of the spikes in `SEQ/spike`.
+
+    Raises:
+        DataSetError: naming every frame or sequence that lacks something, and folders without
+            frames.
+    """
+    images = settings.image_exts
+    blurry = _find_folders(inputs.blurry, ("blur",), images)
+    sharp = spikes = None
+    if inputs.sharp is not None:
+        sharp = _find_folders(inputs.sharp, ("sharp",), images)
+    if inputs.spikes is not None:
+        inner = dict.fromkeys((settings.voxel_dir, settings.spike_dir, "spike_vox", "spike"))
+        spikes = _find_folders(inputs.spikes, tuple(inner), (".npy", ".dat"))
+    problems: list[str] = []
+    recordings = []
+    for name, folder in blurry.items():
+        try:
+            frames = list_frames(folder, images)
+            indices = number_frames(folder, frames)
+            parts = _Parts(name, settings.num_bins)
+            if sharp is not None:
+                partner = _partner(name, blurry, sharp, inputs.sharp)
+                parts = replace(parts, sharp=list_frames(partner, images))
+            if spikes is not None:
+                partner = _partner(name, blurry, spikes, inputs.spikes)
+                parts = _with_spikes(parts, partner, frames, inputs.spike_size, settings)
+        except (BadFileError, DataSetError) as error:
+            problems += problems_of(error)
+            continue
+        found, dropped = _join(parts, frames, indices)
+        problems += [by_reason(dropped)] if dropped else []
+        recordings.append(Recording(name, found, settings.num_bins))
+    if problems:
+        raise DataSetError(str(inputs.blurry), problems)
+    return recordings
+
+
+def _with_spikes(
+    parts: _Parts,
+    folder: Path,
+    blurry: Mapping[str, Path],
+    size: tuple[int, int] | None,
+    settings: ScanSettings,
+) -> _Parts:
+    """Return the parts of a sequence with the spikes in a folder of `.npy` or `.dat` files."""
+    bits = folder.with_name(settings.spike_dir)
+    is_cache = (folder / INDEX_NAME).is_file() and bool(list_frames(bits, [".dat"]))
+    if not is_cache:  # what is given is all there is; voxels count before bits
+        bits = folder / "none" if list_frames(folder, [".npy"]) else folder
+    spikes = find_spikes(bits, folder, find_description(folder), blurry, size)
+    table = bits.parent / EXPOSURES_NAME
+    exposures = None
+    if spikes.kind == STREAM or (spikes.kind == PER_FRAME and table.is_file()):
+        exposures = read_exposures(table, spikes.ticks_per_second)
+    parts = replace(parts, spikes=spikes, exposures=exposures)
+    if is_cache:
+        parts = replace(parts, voxel_folder=folder, index=read_index(folder), counts_stale=True)
+    return parts
+
+
+def _find_folders(
+    root: Path, inner_names: tuple[str, ...], endings: tuple[str, ...]
+) -> dict[str, Path]:
+    """Return sequence name -> folder that holds its files; one entry if `root` is a sequence."""
+    if not root.is_dir():
+        reason = "is a file; name the folder that holds it" if root.exists() else "no such folder"
+        raise DataSetError(str(root), [reason])
+    here = _folder_with_files(root, inner_names, endings)
+    if here is not None:
+        name = root.resolve().name
+        return {root.resolve().parent.name if name in inner_names else name: here}
+    entries = [entry for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."]
+    found = {
+        entry.name: folder
+        for entry in sorted(entries, key=_natural_order)
+        if (folder := _folder_with_files(entry, inner_names, endings)) is not None
+    }
+    if not found:
+        places = " or ".join([str(root), f"{root}/SEQ", *(f"{root}/SEQ/{n}" for n in inner_names)])
+        raise DataSetError(str(root), [f"no {', '.join(endings)} files in {places}"])
+    return found
+
+
+def _folder_with_files(
+    folder: Path, inner_names: tuple[str, ...], endings: tuple[str, ...]
+) -> Path | None:
+    for candidate in (folder, *(folder / name for name in inner_names)):
+        if candidate.is_dir() and any(
+            path.suffix.lower() in endings and not path.name.startswith(".")
+            for path in candidate.iterdir()
+        ):
+            return candidate
+    return None
+
+
+def _partner(
+    name: str, blurry: Mapping[str, Path], others: Mapping[str, Path] | None, root: Path | None
+) -> Path | None:
+    """Return the folder that belongs to a sequence; a lone one belongs to a lone one."""
+    if others is None:
+        return None
+    if len(blurry) == len(others) == 1:
+        return next(iter(others.values()))
+    if name not in others:
+        raise DataSetError(str(root), [f"sequence {name} is not in it; it has {', '.join(others)}"])
+    return others[name]
+
+
+def _natural_order(path: Path) -> list[tuple[str, int]]:
+    """Return a key that sorts `f2` before `f10`."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", path.name)]
 
 
 def _sequence_folders(split_folder: Path) -> list[Path]:
@@ -260,18 +431,21 @@ def _sequence_folders(split_folder: Path) -> list[Path]:
     return folders
 
 
-def _numbered(folder: Path, blurry: Mapping[str, Path]) -> dict[str, int]:
+def number_frames(folder: Path, blurry: Mapping[str, Path]) -> dict[str, int]:
+    """Return the number of each blurry frame of a folder: the one at the end of its name.
+
+    Raises:
+        DataSetError: no frame, a name without such a number, or a number that occurs twice.
+    """
     if not blurry:
-        raise DataSetError(str(folder / "blur"), ["no image files; blurry frames are needed there"])
+        raise DataSetError(str(folder), ["no image files; blurry frames are needed there"])
     try:
         indices = {name: frame_index(name) for name in blurry}
     except ValueError as error:
-        raise DataSetError(str(folder / "blur"), [str(error)]) from error
+        raise DataSetError(str(folder), [str(error)]) from error
     twice = [index for index, count in Counter(indices.values()).items() if count > 1]
     if twice:
-        raise DataSetError(
-            str(folder / "blur"), [f"frames numbered {twice} exist under several names"]
-        )
+        raise DataSetError(str(folder), [f"frames numbered {twice} exist under several names"])
     return indices
 
 

@@ -2,12 +2,12 @@
 
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from src.data.description import DataDescription
 from src.data.errors import BadFileError, DataSetError
-from src.data.exposures import SNAP_TICKS, window_ticks
+from src.data.exposures import SNAP_TICKS, Exposure, window_ticks
 from src.data.frames import list_frames
 from src.data.spikes.spike_dat import (
     SIDECAR_NAME,
@@ -17,7 +17,7 @@ from src.data.spikes.spike_dat import (
     locate_sidecar,
     read_sidecar,
 )
-from src.data.voxel_counts import SpikeSource
+from src.data.voxel_counts import SpikeSource, VoxelEntry, read_index
 
 PER_FRAME, STREAM, VOXELS = "per frame", "stream", "voxels"
 
@@ -32,7 +32,8 @@ class SequenceSpikes:
         files: name without ending -> file; empty for a stream.
         stream: the file of a stream.
         geometry: how bits lie; None for voxels.
-        ticks_per_second: None where nobody says.
+        ticks_per_second: None where no file states it.
+        index: of voxels, what the index beside them says by frame name.
     """
 
     kind: str
@@ -40,18 +41,20 @@ class SequenceSpikes:
     stream: Path | None
     geometry: SpikeGeometry | None
     ticks_per_second: float | None
+    index: Mapping[str, VoxelEntry] = field(default_factory=dict)
 
     @property
     def kind_of_file(self) -> str:
         """What one of the files is called in messages."""
         return "voxel file" if self.kind == VOXELS else "spike file"
 
-    def source_of(self, name: str, t0: float, t1: float) -> SpikeSource:
+    def source_of(self, name: str, exposure: Exposure | None) -> SpikeSource:
         """Return where the spikes of a frame are.
 
         Args:
             name: the frame.
-            t0, t1: its exposure [t0, t1) in seconds, from the start of the sequence.
+            exposure: in seconds from the start of the sequence; None where it is not known, which
+                only a stream needs.
 
         Raises:
             KeyError: there is no file of this name.
@@ -59,17 +62,21 @@ class SequenceSpikes:
             BadFileError: the file cannot be read as spikes.
         """
         if self.kind == VOXELS:
-            return SpikeSource(self.files[name])
+            entry = self.index.get(name)
+            ticks = (0, 0) if entry is None else (entry.start, entry.stop)
+            return SpikeSource(self.files[name], None, *ticks)
         path = self.stream or self.files[name]
         try:
             num_ticks = SpikeFile(path, self.geometry).num_ticks
         except (OSError, ValueError) as error:
             raise BadFileError(path, str(error)) from error
         if self.stream is None:
-            self._check_length(num_ticks, t0, t1)
+            if exposure is not None:
+                self._check_length(num_ticks, exposure)
             return SpikeSource(path, self.geometry, 0, num_ticks)
         if self.ticks_per_second is None:
             raise ValueError(f"{path.name} is a stream, but ticks_per_second is not known")
+        t0, t1 = exposure.t0, exposure.t1
         start, stop = window_ticks(t0, t1, self.ticks_per_second)
         if start < 0 or stop > num_ticks:
             raise ValueError(
@@ -78,10 +85,11 @@ class SequenceSpikes:
             )
         return SpikeSource(path, self.geometry, start, stop)
 
-    def _check_length(self, num_ticks: int, t0: float, t1: float) -> None:
+    def _check_length(self, num_ticks: int, exposure: Exposure) -> None:
         """A file cut to its exposure has the ticks of it, rounded up or down."""
         if self.ticks_per_second is None:
             return
+        t0, t1 = exposure.t0, exposure.t1
         expected = (t1 - t0) * self.ticks_per_second
         if abs(expected - num_ticks) >= 1 - SNAP_TICKS:
             raise ValueError(
@@ -95,15 +103,22 @@ def find_spikes(
     voxel_folder: Path,
     description: DataDescription | None,
     blurry_names: Collection[str],
+    size: tuple[int, int] | None = None,
 ) -> SequenceSpikes:
     """Return the spikes of a sequence.
 
     A single `.dat` beside several blurry frames is the stream of the sequence; otherwise each
     `.dat` belongs to the frame of its name. Without `.dat` the voxel files are the spikes.
 
+    Args:
+        spike_folder: where `.dat` files may be.
+        voxel_folder: where `.npy` files may be.
+        description: of the data set.
+        blurry_names: names of the blurry frames.
+        size: see `stated_spikes`.
+
     Raises:
-        DataSetError: neither spikes nor voxels, or spikes whose geometry nobody says, or of which a
-            file beside them and dataset.yaml say different things.
+        DataSetError: neither spikes nor voxels, or what `stated_spikes` refuses.
     """
     files = list_frames(spike_folder, [".dat"])
     if not files:
@@ -114,40 +129,60 @@ def find_spikes(
             )
             raise DataSetError(str(spike_folder.parent), [problem])
         rate = None if description is None else description.ticks_per_second
-        return SequenceSpikes(VOXELS, voxels, None, None, rate)
+        return SequenceSpikes(VOXELS, voxels, None, None, rate, read_index(voxel_folder))
     first = next(iter(files.values()))
-    known = _geometry_of(first, description)
+    known = stated_spikes(first, description, size)
     for path in files.values():
-        if path.with_suffix(".yaml").is_file() and _geometry_of(path, description) != known:
+        if path.with_suffix(".yaml").is_file() and stated_spikes(path, description, size) != known:
             raise DataSetError(str(path), [f"its .yaml differs from that of {first.name}"])
     if len(files) == 1 and set(files) != set(blurry_names):
         return SequenceSpikes(STREAM, {}, first, known.geometry, known.ticks_per_second)
     return SequenceSpikes(PER_FRAME, files, None, known.geometry, known.ticks_per_second)
 
 
-def _geometry_of(path: Path, description: DataDescription | None) -> SpikeSidecar:
-    """Return what is known about a `.dat`: from the file beside it, else from dataset.yaml."""
+def stated_spikes(
+    path: Path, description: DataDescription | None, size: tuple[int, int] | None = None
+) -> SpikeSidecar:
+    """Return what is known about a `.dat`: from the file beside it, else from dataset.yaml.
+
+    Args:
+        path: the spikes.
+        description: of the data set.
+        size: height and width that the user states; it must not contradict the files.
+
+    Raises:
+        DataSetError: the size is not known, or two of the three state different things.
+    """
     try:
         beside = read_sidecar(path, entries_of(description))
+        overall = described_sidecar(description)
+        given = None if size is None else SpikeSidecar(*size, **entries_of(description))
     except ValueError as error:
         raise DataSetError(str(path), [str(error)]) from error
-    overall = described_sidecar(description)
-    if beside is None and overall is None:
+    stated = beside or overall or given
+    if stated is None:
         raise DataSetError(
             str(path),
             [
                 "the size of the spike sensor is not known; a .dat file does not hold it. Write "
                 f"{path.parent / SIDECAR_NAME} with lines like 'height: 250', 'width: 400', "
                 "'ticks_per_second: 20000', or spike_height, spike_width and ticks_per_second "
-                "into dataset.yaml at the data root"
+                "into dataset.yaml at the data root; src/test.py takes it as --spike_size "
+                "HEIGHT WIDTH too"
             ],
         )
-    if beside is None or overall is None:
-        return beside or overall
-    problem = contradiction(path, beside, overall)
+    problem = None
+    if beside is not None and overall is not None:
+        problem = contradiction(path, beside, overall)
+    if problem is None and size is not None and size != (stated.height, stated.width):
+        file = locate_sidecar(path)[0] if beside is not None else "dataset.yaml of the data root"
+        problem = (
+            f"{file} says height: {stated.height}, width: {stated.width}, --spike_size says "
+            f"{size[0]} {size[1]}; correct the one that is wrong"
+        )
     if problem is not None:
         raise DataSetError(str(path), [problem])
-    return beside
+    return stated
 
 
 def contradiction(path: Path, beside: SpikeSidecar, overall: SpikeSidecar) -> str | None:
