@@ -5,13 +5,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models.vgg import cfgs, make_layers
 
 from src.losses.charbonnier import check_images
 from src.losses.vgg_weights import TURN_OFF, load_vgg_features
 
 CONVOLUTIONS_PER_BLOCK = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-LAYER_PLANS = {"vgg16": "D", "vgg19": "E"}
 CRITERIA = {"l1": F.l1_loss, "l2": F.mse_loss}
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,6 +25,19 @@ def layer_positions(backbone: str) -> dict[str, int]:
             index += 2
         index += 1  # pooling
     return positions
+
+
+def vgg_features(backbone: str) -> nn.Sequential:
+    """Return torchvision's `features` with random weights; importing torchvision takes 3 s."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for block, count in enumerate(CONVOLUTIONS_PER_BLOCK[backbone]):
+        width = min(64 * 2**block, 512)
+        for _ in range(count):
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
 
 
 class VGGPerceptualLoss(nn.Module):
@@ -65,7 +76,7 @@ class VGGPerceptualLoss(nn.Module):
         self.positions = sorted(positions[layer] for layer in layers)
         self.criterion = criterion
         stored = load_vgg_features(backbone, weights)
-        self.features = make_layers(cfgs[LAYER_PLANS[backbone]])[: self.positions[-1] + 1]
+        self.features = vgg_features(backbone)[: self.positions[-1] + 1]
         self._load(stored)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)

@@ -146,9 +146,18 @@ def _segments(kinds: np.ndarray) -> tuple[Segment, ...]:
     )
 
 
-@torch.compiler.disable
-@torch.inference_mode(False)  # a plan made while testing must serve a later training
 def build_plan(
+    batch: int, size: Size, window: Size, shift: Size, chunk_tokens: int, device: torch.device
+) -> WindowPlan:
+    """Plan the windows of `batch` volumes, see `_build_plan`; torch.compile leaves it out."""
+    build = _build_plan
+    if torch.compiler.is_compiling():  # as a decorator it would import the compiler, 2.4 s
+        build = torch.compiler.disable(_build_plan)
+    return build(batch, size, window, shift, chunk_tokens, device)
+
+
+@torch.inference_mode(False)  # a plan made while testing must serve a later training
+def _build_plan(
     batch: int, size: Size, window: Size, shift: Size, chunk_tokens: int, device: torch.device
 ) -> WindowPlan:
     """Plan the windows of `batch` volumes.
