@@ -24,6 +24,7 @@ from yacs.config import CfgNode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.config import config_to_text
+from src.data.description import find_description
 from src.data.frames import write_png
 from src.data.recordings import Recording, require_known_ticks
 from src.data.scanning import InputFolders, scan_inputs
@@ -32,12 +33,9 @@ from src.engine.distributed import choose_device
 from src.engine.precision import choose_precision
 from src.engine.run_directory import RunDirectory, git_commit
 from src.engine.run_log import start_logging
-from src.inference.build import build_lpips, build_restorer
-from src.inference.data_identity import compare_data, describe_folder
-from src.inference.evaluate import evaluate_recordings
-from src.inference.load import LoadedModel, load_model
-from src.inference.measure import peak_memory_gib
-from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError
+from src.inference.evaluate import build_lpips, evaluate_recordings, peak_memory_gib
+from src.inference.load import LoadedModel, compare_data, load_model
+from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError, build_restorer
 from src.metrics.report import FrameScores, Report, format_table
 from src.paths import atomic_write, free_name
 
@@ -68,7 +66,7 @@ def run_test(args: argparse.Namespace) -> Path:
     device = choose_device(cfg.DEVICE)
     precision = choose_precision(args.precision, device)
     restorer = build_restorer(cfg, loaded.model.to(device), device, precision.autocast_dtype)
-    data = compare_data(loaded.data, describe_folder(args.input_blur))
+    data = compare_data(loaded.data, find_description(args.input_blur))
     started = time.perf_counter()
     report = _restore_all(restorer, sequences, targets, args, cfg)
     costs = _costs(restorer, time.perf_counter() - started, sum(map(len, sequences)))

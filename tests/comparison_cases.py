@@ -5,7 +5,7 @@ from torch import nn
 
 from src.comparison.scores import BLURRY, SPIKE, TWIN, ComparedFrame, ComparedFrames
 from src.inference.restore import Normalization, Restorer
-from src.inference.tile_settings import TileSettings
+from src.inference.tiling import TileSettings
 from tests.inference_cases import Video
 
 METRICS = ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "lpips", "edge_sharpness", "edge_error")

@@ -4,6 +4,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from src.inference.tiling import (
+    blend_clips,
+    blend_tiles,
+    mirror_to,
+    padded_size,
+    plan_space,
+    plan_time,
+)
+
 
 class Identity(nn.Module):
     """Returns the blurry frames."""
@@ -80,3 +89,30 @@ class Video:
 class Named:
     def __init__(self, name):
         self.name = name
+
+
+def tile_clip(net, clip, settings, scale=1):
+    """Return `net(clip)` computed tile by tile; for any network on frames, without spikes.
+
+    Args:
+        net: Takes [B, t, C, h, w], returns [B, t, C', h * scale, w * scale].
+        clip: Frames [B, T, C, H, W].
+        settings: How to cut.
+        scale: Enlargement by the network.
+
+    Returns:
+        [B, T, C', H * scale, W * scale] on the CPU.
+    """
+    num_frames, _, height, width = clip.shape[1:]
+    clip_plan, indices = plan_time(num_frames, settings)
+    size = padded_size((height, width), settings)
+    padded = mirror_to(clip, size)
+    rows, columns = plan_space(size, settings, scale=scale)
+
+    def run_clip(frames: list[int]) -> torch.Tensor:
+        part = padded[:, frames]
+        whole = blend_tiles(lambda y, x: net(part[..., y, x]), rows, columns)
+        return whole[..., : height * scale, : width * scale].transpose(0, 1)
+
+    frames = list(blend_clips(run_clip, clip_plan, indices))[:num_frames]
+    return torch.stack(frames, dim=1)

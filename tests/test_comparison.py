@@ -13,7 +13,7 @@ from src.config import config_to_text, load_config
 from src.data.description import DataDescription, description_to_text
 from src.engine.run_directory import RunDirectory
 from src.inference.evaluate import evaluate_recordings
-from src.inference.tile_settings import TileSettings
+from src.inference.tiling import TileSettings
 from src.paths import REPO_ROOT
 from tests.comparison_cases import NamedVideo, compared, restorer
 

@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from src import test as entry
-from src.data.description import description_from_text, read_description, write_description
-from src.inference.data_identity import compare_data, describe_folder, describe_root
+from src.data.description import (
+    describe_root,
+    description_from_text,
+    find_description,
+    read_description,
+    write_description,
+)
+from src.inference.load import compare_data
 from tests.data_cases import write_miniature
 from tests.training_cases import make_trainer, write_run
 
@@ -18,8 +24,8 @@ def test_the_description_of_a_folder_is_found_above_it(tmp_path):
     text = describe_root(root)
     assert description_from_text(text, "here") == read_description(root)
     for folder in ("val/seq_000/blur", "val/seq_000", "val", "."):
-        assert describe_folder(root / folder) == text
-    assert describe_folder(tmp_path / "a") == ""
+        assert find_description(root / folder) == read_description(root)
+    assert find_description(tmp_path / "a") is None
     assert describe_root(tmp_path / "a") == ""
 
 
@@ -28,11 +34,16 @@ def test_only_the_kind_of_data_counts(tmp_path, caplog):
     trained = describe_root(root)
     other = dataclasses.replace(read_description(root), source="else", fingerprint=())
     write_description(root, other)
-    assert compare_data(trained, describe_root(root))["differences"] == []
-    assert compare_data("", trained)["differences"] == []
+    assert compare_data(trained, read_description(root))["differences"] == []
+    assert compare_data("", other)["differences"] == []
+    assert compare_data(trained, None) == {
+        "trained_on": trained,
+        "tested_on": "",
+        "differences": [],
+    }
     assert caplog.text == ""
     write_description(root, dataclasses.replace(other, blur_kind="blur_gamma", threshold=1.0))
-    found = compare_data(trained, describe_root(root))
+    found = compare_data(trained, read_description(root))
     expected = ["blur_kind was blur, is blur_gamma", "threshold was 2.0, is 1.0"]
     assert found["differences"] == expected
     assert found["trained_on"] == trained

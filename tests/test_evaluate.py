@@ -11,7 +11,7 @@ from src.inference.restore import (
     Normalization,
     Restorer,
 )
-from src.inference.tile_settings import TileSettings
+from src.inference.tiling import TileSettings
 from src.metrics.psnr_ssim import psnr
 from src.metrics.report import merge_reports, score_frame
 from tests.inference_cases import Identity, OutOfMemoryAbove, TemporalMean, Video

@@ -19,7 +19,7 @@ from src.engine.precision import choose_precision
 from src.engine.schedule import warmup_cosine
 from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
 from src.inference.restore import Restorer
-from src.inference.tile_settings import TileSettings
+from src.inference.tiling import TileSettings
 from src.models.spike_temporal_sa import SpikeTemporalSA
 from src.utils.attention import AttentionSettings, ChunkSettings
 from tests.model_cases import SMALL, build_tiny_vrt, build_with_spike, clip_and_voxels, wake_up

@@ -23,8 +23,8 @@ from src.data.transforms import AugmentSettings
 from src.data.voxel_counts import count_frame, write_index
 from src.data.voxel_statistics import normalization_of
 from src.engine.training_step import BatchPlacer
-from src.inference.restore import restore_frames
-from src.inference.tile_settings import TileSettings
+from src.inference.restore import Restorer
+from src.inference.tiling import TileSettings
 from src.prepare.check_setup import Expected
 from src.prepare.checking import check
 from src.prepare.prepare import PrepareSettings, prepare
@@ -192,7 +192,7 @@ class SpikesAsImage(torch.nn.Module):
 
 
 def restored(source, norm):
-    frames = restore_frames(SpikesAsImage(), source, TileSettings(2, 32, 1, 8), norm, "cpu")
+    frames = Restorer(SpikesAsImage(), TileSettings(2, 32, 1, 8), norm, "cpu").restore(source)
     return np.stack([image[..., 0] for _, image in frames])
 
 
@@ -221,7 +221,8 @@ def test_testing_takes_the_ticks_from_the_index_beside_voxels(root, tmp_path, ca
 
 def test_sources_without_normalised_bins_are_not_asked_for_ticks():
     assert not hasattr(Video(2), "bin_ticks")
-    list(restore_frames(SpikesAsImage(), Video(2), TileSettings(0, 0, 0, 0), NORMS[1], "cpu"))
+    whole = Restorer(SpikesAsImage(), TileSettings(0, 0, 0, 0), NORMS[1], "cpu")
+    list(whole.restore(Video(2)))
 
 
 # ---------------------------------------------------------------- preparation and configuration

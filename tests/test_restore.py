@@ -11,11 +11,10 @@ from src.inference.restore import (
     Restorer,
     TileMemoryError,
     on_spikes,
-    restore_frames,
     scene_grid,
     to_uint8,
 )
-from src.inference.tile_settings import TileSettings
+from src.inference.tiling import TileSettings
 from tests.inference_cases import Identity, OutOfMemoryAbove, SpikesAsImage, TemporalMean, Video
 
 WHOLE = TileSettings(0, 0, 0, 0)
@@ -23,7 +22,7 @@ SMALL = TileSettings(3, 16, 1, 6)
 
 
 def restored(model, video, settings, **options):
-    frames = list(restore_frames(model, video, settings, Normalization(), "cpu", **options))
+    frames = list(Restorer(model, settings, Normalization(), "cpu", **options).restore(video))
     assert [i for i, _ in frames] == list(range(len(video)))
     return np.stack([image for _, image in frames])
 
@@ -54,7 +53,9 @@ def test_tiles_of_frames_and_spikes_show_the_same_region(blend, factor, tile, ov
         mean = np.log1p(video.read_counts(i).astype(np.float64)).mean(axis=0)
         mean = (mean - 1.0) / 2.0  # the normalisation below
         expected.append(np.kron(mean, np.ones((factor, factor))))
-    frames = list(restore_frames(SpikesAsImage(), video, settings, Normalization(1.0, 2.0), "cpu"))
+    frames = list(
+        Restorer(SpikesAsImage(), settings, Normalization(1.0, 2.0), "cpu").restore(video)
+    )
     for (_, image), mean in zip(frames, expected, strict=True):
         # Not all are exactly equal: a value may lie on the edge between two 8-bit values.
         difference = np.abs(image[..., 0] - np.clip(mean, 0, 1) * 255)
@@ -118,7 +119,7 @@ def test_frames_do_not_depend_on_when_they_are_taken():
     video = Video(8)
     at_once = restored(TemporalMean(), video, SMALL)
     slowly = []
-    for _, image in restore_frames(TemporalMean(), video, SMALL, Normalization(), "cpu"):
+    for _, image in Restorer(TemporalMean(), SMALL, Normalization(), "cpu").restore(video):
         restored(TemporalMean(), Video(3, seed=5), SMALL)  # another video in between
         slowly.append(image)
     assert np.array_equal(at_once, np.stack(slowly))
@@ -156,7 +157,7 @@ def test_every_frame_is_read_once_and_few_are_alive():
 def test_f49_out_of_memory_means_smaller_tiles(caplog):
     video = Video(4, (200, 120), (100, 60))
     model = OutOfMemoryAbove(70)
-    norm = Normalization(0.0, 1.0)
+    norm = Normalization()
     restorer = Restorer(model, TileSettings(2, 0, 0, 0), norm, "cpu")
     with caplog.at_level(logging.WARNING):
         images = np.stack([image for _, image in restorer.restore(video)])
@@ -171,7 +172,7 @@ def test_f49_out_of_memory_means_smaller_tiles(caplog):
 
 
 def test_out_of_memory_with_the_smallest_tile_says_what_to_do():
-    restorer = Restorer(OutOfMemoryAbove(10), SMALL, Normalization(0.0, 1.0), "cpu")
+    restorer = Restorer(OutOfMemoryAbove(10), SMALL, Normalization(), "cpu")
     with pytest.raises(TileMemoryError, match="VAL.TILE_FRAMES") as raised:
         list(restorer.restore(Video(2, (128, 128), (64, 64))))
     assert "Tried to allocate 2 GiB" in str(raised.value)
@@ -192,7 +193,7 @@ class OnlyFirstTrains(nn.Module):
 @pytest.mark.parametrize("num_taken", [1, 5])
 def test_model_modes_are_restored_and_no_mode_leaks(num_taken):
     model = OnlyFirstTrains()
-    frames = restore_frames(model, Video(5), SMALL, Normalization(), "cpu")
+    frames = Restorer(model, SMALL, Normalization(), "cpu").restore(Video(5))
     for _ in range(num_taken):
         next(frames)
         assert torch.is_grad_enabled()

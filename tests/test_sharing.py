@@ -9,9 +9,7 @@ from torch import nn
 
 from src.inference.evaluate import evaluate_recordings
 from src.inference.restore import Normalization, Restorer
-from src.inference.sharing import share_out
-from src.inference.tile_settings import TileSettings
-from src.inference.tiling import frames_of_clips, plan_axis
+from src.inference.tiling import TileSettings, frames_of_clips, plan_axis, share_out
 from src.metrics.report import merge_reports
 from tests.inference_cases import Video
 

@@ -18,10 +18,10 @@ from src.data.scanning import InputFolders, scan_inputs
 from src.data.settings import scan_settings
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.engine.checkpoints import save_checkpoint
-from src.inference.build import build_lpips, build_restorer, build_tile_settings
-from src.inference.evaluate import evaluate_recordings
+from src.inference.evaluate import build_lpips, evaluate_recordings
 from src.inference.load import load_model
-from src.inference.tile_settings import TileSettings
+from src.inference.restore import build_restorer, build_tile_settings
+from src.inference.tiling import TileSettings
 from src.models.build import build_model
 from src.paths import REPO_ROOT
 from tests.folder_cases import (

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from src.inference.mirroring import mirror_to, mirrored_to_multiple
-from src.inference.tile_settings import TileSettings
 from src.inference.tiling import (
+    TileSettings,
     blend_clips,
+    mirror_to,
+    mirrored_to_multiple,
     padded_size,
     plan_axis,
-    tile_clip,
 )
+from tests.inference_cases import tile_clip
 
 GOLDENS = Path(__file__).parent / "goldens"
 GOLDEN_CASES = json.loads((GOLDENS / "tiling.json").read_text())

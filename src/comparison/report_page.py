@@ -19,9 +19,9 @@ from src.comparison.report_runs import describe_method, describe_runs
 from src.comparison.report_tables import Cell, make_table, number
 from src.comparison.result import Comparison
 from src.comparison.scores import BLURRY, METHODS, SPIKE, TWIN
-from src.inference.pictures import enlarge_to
 from src.metrics.paired import FEW_SEQUENCES, Interval, PairedDifference
 from src.paths import atomic_write
+from src.pictures.strips import enlarge_to
 
 ZOOM_WIDTH_PX = 320
 # Metric: what it is called, how many decimals, which direction is better.

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from src.comparison.scores import BLURRY, SPIKE, TWIN, ComparedFrame, FrameImages
-from src.inference.pictures import Column, write_strip
 from src.pictures.regions import busiest_region, densest_region
+from src.pictures.strips import Column, write_strip
 
 WIDEST_PX = 640
 ZOOM = 4

@@ -25,9 +25,8 @@ from src.comparison.scores import (
 from src.data.recordings import Recording
 from src.engine.distributed import choose_device
 from src.engine.run_directory import git_commit
-from src.inference.build import build_lpips, build_restorer
-from src.inference.measure import peak_memory_gib
-from src.inference.restore import Restorer
+from src.inference.evaluate import build_lpips, peak_memory_gib
+from src.inference.restore import Restorer, build_restorer
 from src.metrics.paired import PairedDifference, paired_difference
 from src.metrics.report import METRICS, Scores, json_safe
 

@@ -16,7 +16,7 @@ import yaml
 from src.data.fingerprint import SplitFingerprint, fingerprint_differences
 from src.data.plain_yaml import load_plain_mapping
 from src.data.yaml_edit import replace_entry
-from src.paths import atomic_write
+from src.paths import atomic_write, resolve
 
 FILE_NAME = "dataset.yaml"
 BLUR_KINDS = ("blur", "blur_gamma", "recorded", "unknown")
@@ -121,6 +121,12 @@ def read_description(root: str | Path) -> DataDescription | None:
     except UnicodeDecodeError as error:
         raise DescriptionError(f"{path}: not a plain YAML file: {error}") from error
     return description_from_text(text, str(path))
+
+
+def describe_root(root: str | Path) -> str:
+    """Return the description of a data root as text, empty where it has none."""
+    description = read_description(resolve(root))
+    return "" if description is None else description_to_text(description)
 
 
 def find_description(folder: str | Path) -> DataDescription | None:

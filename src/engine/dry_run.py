@@ -4,8 +4,8 @@ import logging
 import time
 
 from src.engine.trainer import Trainer
-from src.inference.build import build_restorer
-from src.inference.measure import peak_memory_gib
+from src.inference.evaluate import peak_memory_gib
+from src.inference.restore import build_restorer
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from src.engine.phases import PHASES, PhaseClock
 from src.engine.progress import Meter
 from src.engine.run_log import Scalars
 from src.engine.training_step import StepOutcome
-from src.inference.measure import peak_memory_gib
+from src.inference.evaluate import peak_memory_gib
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from src.data.description import describe_root
 from src.data.frames import write_png
 from src.data.recordings import Recording
 from src.engine.distributed import Ranks
@@ -18,14 +19,12 @@ from src.engine.heartbeat import AFTER_VALIDATION
 from src.engine.run_directory import RunDirectory, git_commit
 from src.engine.run_log import Scalars
 from src.engine.signals import StoppedError, StopSignals
-from src.inference.build import build_lpips, build_restorer
-from src.inference.data_identity import describe_root
-from src.inference.evaluate import evaluate_recordings
-from src.inference.pictures import Column, make_strip
-from src.inference.restore import Restorer
-from src.inference.sharing import share_out
+from src.inference.evaluate import build_lpips, evaluate_recordings
+from src.inference.restore import Restorer, build_restorer
+from src.inference.tiling import share_out
 from src.metrics.report import FrameScores, Report, merge_reports
 from src.paths import atomic_write
+from src.pictures.strips import Column, make_strip
 
 PICTURES_PER_VALIDATION = 4
 logger = logging.getLogger(__name__)

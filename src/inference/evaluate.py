@@ -1,13 +1,20 @@
 """Restores recordings and scores them: one way for validation during training and for testing."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from yacs.config import CfgNode
 
 from src.inference.restore import FrameSource, NonFiniteOutputError, Restorer
-from src.metrics.lpips_metric import LpipsMetric
+from src.metrics.lpips_metric import LpipsMetric, LpipsUnavailableError
 from src.metrics.report import FrameScores, Report, score_frame
+from src.paths import resolve
+
+if sys.platform != "win32":
+    import resource
 
 
 class NamedFrame(Protocol):
@@ -43,7 +50,7 @@ def evaluate_recordings(
 ) -> Report:
     """Restore every frame of the recordings and score it against the sharp one.
 
-    Ranks that share the work give their parts each, see `src.inference.sharing`, and join the
+    Ranks that share the work evaluate the parts of `src.inference.tiling.share_out` and join the
     results by `src.metrics.report.merge_reports`.
 
     Args:
@@ -80,6 +87,17 @@ def evaluate_recordings(
     return Report(rows, describe_protocol(restorer, asked.describe()), notes)
 
 
+def build_lpips(cfg: CfgNode, device: str | torch.device) -> tuple[LpipsMetric | None, list[str]]:
+    """Return LPIPS, or None with a note that says why there is none."""
+    if not cfg.VAL.LPIPS:
+        return None, ["LPIPS was not measured: VAL.LPIPS is false"]
+    weights = resolve(cfg.VAL.LPIPS_WEIGHTS) if cfg.VAL.LPIPS_WEIGHTS else ""
+    try:
+        return LpipsMetric(weights, device), []
+    except LpipsUnavailableError as error:
+        return None, [f"LPIPS was not measured: {error}"]
+
+
 def describe_protocol(restorer: Restorer, tiles: str) -> str:
     """Return in words how restored frames are made and scored; stands beside every number."""
     numbers = "float32" if restorer.autocast_dtype is None else str(restorer.autocast_dtype)[6:]
@@ -102,3 +120,16 @@ def _score(
     except ValueError as error:
         raise ValueError(f"{recording.name}/{frame}: {error}") from error
     return FrameScores(recording.name, frame, scores, blurry)
+
+
+def peak_memory_gib(device: torch.device) -> tuple[float | None, str]:
+    """Return the largest memory so far in GiB, and whose it is; None where the system is silent.
+
+    On a CUDA device it is what tensors used there, otherwise the memory of this process.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30, f"tensors on {device}"
+    if sys.platform == "win32":
+        return None, "not measured on Windows"
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, "process"

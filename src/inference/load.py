@@ -1,6 +1,8 @@
 """Finds the weights to test, and builds the model that they belong to."""
 
+import dataclasses
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,18 @@ from torch import nn
 from yacs.config import CfgNode
 
 from src.config import config_from_text, load_config
+from src.data.description import (
+    DataDescription,
+    description_differences,
+    description_from_text,
+    description_to_text,
+)
 from src.engine.run_directory import RunDirectory
 from src.models.build import build_model
 from src.models.torch_file import read_torch_file
 from src.models.weights import NESTED_UNDER, load_weights
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,3 +102,37 @@ def _choose(weights: str, stored: dict[str, Any], checkpoint: Path) -> str:
             f"{checkpoint} holds no averaged weights (TRAIN.EMA_DECAY was 0); use --weights auto"
         )
     return weights
+
+
+def compare_data(trained_on: str, tested_on: DataDescription | None) -> dict[str, Any]:
+    """Compare the data that a model was trained and is tested on; warn where their kind differs.
+
+    Which sequences they are does not matter: a test set is another one. What matters is how blur
+    and spikes were made.
+
+    Args:
+        trained_on: description in the checkpoint, empty where it has none.
+        tested_on: description of the tested data.
+
+    Returns:
+        Both as text and their differences, for the report.
+
+    Raises:
+        DescriptionError: the text is no description.
+    """
+    differences = []
+    if trained_on and tested_on is not None:
+        trained = description_from_text(trained_on, "data description of the checkpoint")
+        kinds = (
+            dataclasses.replace(data, source="any", offsets=(), fingerprint=())
+            for data in (trained, tested_on)
+        )
+        differences = description_differences(*kinds)
+    if differences:
+        logger.warning(
+            "trained on another kind of data than this: %s; the scores say nothing about data of "
+            "the kind it was trained on",
+            "; ".join(differences),
+        )
+    tested = "" if tested_on is None else description_to_text(tested_on)
+    return {"trained_on": trained_on, "tested_on": tested, "differences": differences}

@@ -8,21 +8,27 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
-from src.data.normalization import Normalization, normalize_counts, to_unit
-from src.inference.mirroring import mirror_to
-from src.inference.modes import evaluating, number_format
-from src.inference.tile_settings import TileSettings
+from src.data.normalization import (
+    Normalization,
+    normalization_from,
+    normalize_counts,
+    to_unit,
+)
 from src.inference.tiling import (
+    TileSettings,
     blend_clips,
     blend_tiles,
     frames_of_clips,
+    mirror_to,
     padded_size,
     plan_space,
     plan_time,
@@ -200,18 +206,32 @@ class Restorer:
         return restored[0].float()
 
 
-def restore_frames(
+def build_tile_settings(cfg: CfgNode) -> TileSettings:
+    """Return how `VAL` says that videos are cut."""
+    return TileSettings(
+        frames=cfg.VAL.TILE_FRAMES,
+        size_px=cfg.VAL.TILE_SIZE,
+        overlap_frames=cfg.VAL.OVERLAP_FRAMES if cfg.VAL.TILE_FRAMES else 0,
+        overlap_px=cfg.VAL.OVERLAP_SIZE if cfg.VAL.TILE_SIZE else 0,
+        blend=cfg.VAL.BLEND,
+    )
+
+
+def build_restorer(
+    cfg: CfgNode,
     model: nn.Module,
-    source: FrameSource,
-    settings: TileSettings,
-    norm: Normalization,
     device: str | torch.device,
     autocast_dtype: torch.dtype | None = None,
-    use_spikes: bool = True,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (frame number, restored uint8 RGB [H, W, 3]) of one video; see `Restorer`."""
-    restorer = Restorer(model, settings, norm, device, autocast_dtype, use_spikes)
-    return restorer.restore(source)
+) -> Restorer:
+    """Return a restorer for a model that was built from `cfg` and is on `device`."""
+    return Restorer(
+        model,
+        build_tile_settings(cfg),
+        normalization_from(cfg),
+        device,
+        autocast_dtype,
+        use_spikes=cfg.MODEL.USE_SPIKE,
+    )
 
 
 @dataclass(frozen=True)
@@ -287,3 +307,31 @@ def to_uint8(frame: torch.Tensor, name: str) -> np.ndarray:
         )
     pixels = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
     return pixels.permute(1, 2, 0).contiguous().numpy()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode; afterwards every module is in the mode it was in before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def number_format(device_type: str, autocast_dtype: torch.dtype | None) -> Iterator[None]:
+    """Compute in `autocast_dtype`; None: in float32 with TF32 off, so that scores compare."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        if autocast_dtype is None:
+            for backend in backends:
+                backend.allow_tf32 = False
+        with torch.autocast(device_type, autocast_dtype, enabled=autocast_dtype is not None):
+            yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed

@@ -1,4 +1,4 @@
-"""Tiles in time and space: where they lie, what each one weighs, how they become one result.
+"""Clips in time and tiles in space: how a video is cut, and how the parts become one result.
 
 Every axis is planned by itself. A plan gives each tile a weight per position, and the weights of
 all tiles at a position sum to one; the weight of a tile in the clip is the product over the axes.
@@ -11,14 +11,73 @@ Two rules make the weights:
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from src.inference.mirroring import mirror_to, mirrored_to_multiple
-from src.inference.tile_settings import TileSettings
+BLENDS = ("smooth", "reference")
+SMALLEST_TILE_PX = 64  # VRT's coarsest windows cover 64 pixels
+
+
+@dataclass(frozen=True)
+class TileSettings:
+    """How a video is cut.
+
+    Attributes:
+        frames: Frames per clip; 0: all at once.
+        size_px: Side of a square tile in RGB pixels; 0: whole frames.
+        overlap_frames: Frames that neighbouring clips share.
+        overlap_px: Pixels that neighbouring tiles share.
+        blend: `smooth` or `reference`, see above.
+        window: Frames, rows and columns of VRT's attention window, to whose multiples whole axes
+            are mirrored in `reference`.
+    """
+
+    frames: int = 12
+    size_px: int = 256
+    overlap_frames: int = 2
+    overlap_px: int = 24
+    blend: str = "smooth"
+    window: tuple[int, int, int] = (6, 8, 8)
+
+    def __post_init__(self) -> None:
+        if self.blend not in BLENDS:
+            raise ValueError(f"blend: expected one of {', '.join(BLENDS)}, got {self.blend!r}")
+        for what, size, overlap in (
+            ("frames", self.frames, self.overlap_frames),
+            ("size_px", self.size_px, self.overlap_px),
+        ):
+            if size < 0 or overlap < 0:
+                raise ValueError(f"tile {what} {size} and overlap {overlap} must not be negative")
+            if size and overlap >= size:
+                raise ValueError(f"tile {what} {size} must be larger than the overlap {overlap}")
+        if self.blend == "reference" and self.size_px % self.window[2]:
+            raise ValueError(
+                f"tile size_px {self.size_px}: blend 'reference' needs a multiple of the window "
+                f"{self.window[2]}"
+            )
+
+    def halved(self, height: int, width: int) -> "TileSettings | None":
+        """Return settings with tiles of half the side, for frames of that size; None at the end.
+
+        Whole frames first become tiles of half the longer side. The overlap stays where it is
+        between an eighth and half of the tile. The result is a multiple of 8 pixels.
+        """
+        longest = max(height, width)
+        size = min(self.size_px, longest) if self.size_px else longest
+        half = max(SMALLEST_TILE_PX, math.ceil(size / 16) * 8)
+        if half >= size:
+            return None
+        overlap = min(max(self.overlap_px, half // 8), half // 2)
+        return replace(self, size_px=half, overlap_px=overlap)
+
+    def describe(self) -> str:
+        """Return the settings as words for a report."""
+        frames = f"{self.frames} frames overlap {self.overlap_frames}" if self.frames else "all"
+        space = f"{self.size_px} px overlap {self.overlap_px}" if self.size_px else "whole frames"
+        return f"tiles: {frames} x {space}, blend {self.blend}"
 
 
 @dataclass(frozen=True)
@@ -182,6 +241,29 @@ def frames_of_clips(plan: AxisPlan, num_frames: int, clips: range) -> range:
     return range(plan.starts[clips.start], ends[clips.stop - 1])
 
 
+def share_out(num_clips: Sequence[int], rank: int, world_size: int) -> list[tuple[int, range]]:
+    """Return this rank's part: numbers of recordings with the clips of each.
+
+    All clips of all recordings stand in one row, which is cut into pieces that differ by one clip
+    at most. A rank whose piece begins inside a recording also has to run the clips before it that
+    reach into it (`blend_clips`), one as a rule. With more ranks than clips some have nothing.
+
+    Args:
+        num_clips: Clips in time of each recording.
+        rank: This rank.
+        world_size: All ranks.
+    """
+    total = sum(num_clips)
+    begin, end = (total * edge // world_size for edge in (rank, rank + 1))
+    shares, before = [], 0
+    for recording, count in enumerate(num_clips):
+        first, last = max(begin - before, 0), min(end - before, count)
+        if first < last:
+            shares.append((recording, range(first, last)))
+        before += count
+    return shares
+
+
 def blend_tiles(
     run_tile: Callable[[slice, slice], torch.Tensor], rows: AxisPlan, columns: AxisPlan
 ) -> torch.Tensor:
@@ -207,38 +289,6 @@ def blend_tiles(
             bottom, right = top + rows.size, left + columns.size
             whole[..., top * scale : bottom * scale, left * scale : right * scale] += tile * weight
     return whole
-
-
-def tile_clip(
-    net: Callable[[torch.Tensor], torch.Tensor],
-    clip: torch.Tensor,
-    settings: TileSettings,
-    scale: int = 1,
-) -> torch.Tensor:
-    """Return `net(clip)` computed tile by tile; for any network on frames, without spikes.
-
-    Args:
-        net: Takes [B, t, C, h, w], returns [B, t, C', h * scale, w * scale].
-        clip: Frames [B, T, C, H, W].
-        settings: How to cut.
-        scale: Enlargement by the network.
-
-    Returns:
-        [B, T, C', H * scale, W * scale] on the CPU.
-    """
-    num_frames, _, height, width = clip.shape[1:]
-    clip_plan, indices = plan_time(num_frames, settings)
-    size = padded_size((height, width), settings)
-    padded = mirror_to(clip, size)
-    rows, columns = plan_space(size, settings, scale=scale)
-
-    def run_clip(frames: list[int]) -> torch.Tensor:
-        part = padded[:, frames]
-        whole = blend_tiles(lambda y, x: net(part[..., y, x]), rows, columns)
-        return whole[..., : height * scale, : width * scale].transpose(0, 1)
-
-    frames = list(blend_clips(run_clip, clip_plan, indices))[:num_frames]
-    return torch.stack(frames, dim=1)
 
 
 def plan_time(num_frames: int, settings: TileSettings) -> tuple[AxisPlan, list[int]]:
@@ -287,3 +337,22 @@ def padded_size(size: tuple[int, int], settings: TileSettings) -> tuple[int, int
         for length, multiple in zip(size, settings.window[1:], strict=True)
     )
     return height, width
+
+
+def mirrored_to_multiple(length: int, multiple: int) -> list[int]:
+    """Return positions 0..length-1, then the last ones backwards up to a multiple.
+
+    The last position is repeated. At most `length` positions are appended, as published.
+    """
+    positions = list(range(length))
+    return positions + positions[::-1][: -length % multiple]
+
+
+def mirror_to(clip: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Return [..., H, W] enlarged to `size` by its last rows and columns in reverse order."""
+    for axis, length in zip((-2, -1), size, strict=True):
+        missing = length - clip.shape[axis]
+        if missing:
+            tail = clip.narrow(axis, clip.shape[axis] - missing, missing).flip(axis)
+            clip = torch.cat([clip, tail], dim=axis)
+    return clip
