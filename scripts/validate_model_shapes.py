@@ -82,10 +82,11 @@ def watched(model: nn.Module) -> list[tuple[str, str, nn.Module]]:
     parts = [(f"vrt.stage{i}", "RGB features [B, C, T, h, w]") for i in range(1, 8)]
     parts += [(f"vrt.stage8.{i}", "features") for i in range(len(model.vrt.stage8))]
     if isinstance(model, VRTWithSpike):
-        for i in range(len(model.fuse.scales)):
+        attended, fused = "attended [B, T', C, h', w']", "fused [B, T, C, h, w], replaces"
+        for i in range(len(model.cross_attn_fuse.fuse_blocks)):
             parts.append((f"spike_encoder.scales.{i}", "spike features [B, C, T', h', w']"))
-            parts.append((f"spike_tsa.{i}", "after self-attention over time"))
-            parts.append((f"fuse.scales.{i}", f"fused, replaces vrt.stage{i + 1}"))
+            parts.append((f"spike_temporal_sa.blocks.{i}", attended))
+            parts.append((f"cross_attn_fuse.fuse_blocks.{i}", f"{fused} vrt.stage{i + 1}"))
     return [(name, what, model.get_submodule(name)) for name, what in parts]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from src.config_schema import SCHEMA, Key
+from src.config_schema import FORMER_KEYS, SCHEMA, Key
 from src.paths import resolve
 
 
@@ -165,10 +165,13 @@ def _parse_overrides(overrides: list[str], problems: list[str]) -> dict[str, Any
 
 
 def _unknown(dotted: str, keys: dict[str, Key]) -> str:
-    near = difflib.get_close_matches(dotted, keys, n=1, cutoff=0.6)
-    if not near:
+    upper, name = dotted.upper(), dotted.upper().rpartition(".")[2]  # every known key is upper case
+    near = difflib.get_close_matches(upper, keys, n=1, cutoff=0.6)
+    if name in FORMER_KEYS:
+        near = [FORMER_KEYS[name]]
+    elif not near:
         last = {key.rpartition(".")[2]: key for key in keys}
-        near = [last[n] for n in difflib.get_close_matches(dotted.rpartition(".")[2], last, n=1)]
+        near = [last[n] for n in difflib.get_close_matches(name, last, n=1)]
     return f"{dotted}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
@@ -178,6 +181,7 @@ def _convert(dotted: str, value: Any, key: Key) -> tuple[Any, str | None]:
     if isinstance(key.default, int) and not isinstance(key.default, bool):
         wanted = wanted.replace("a number", "a whole number")
     problem = f"{dotted}: expected {wanted}, got {value!r}"
+    value = key.spellings.get(str(value).lower(), value)
     if isinstance(key.default, list):
         if not isinstance(value, list | tuple):
             return None, problem

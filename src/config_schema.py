@@ -4,8 +4,8 @@ The tree is the single source of the defaults, of the checks and of the table in
 `docs/CONFIG_GUIDE.md`. Lists and numbers are written as a YAML file would hold them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 Value = Any
@@ -21,12 +21,14 @@ class Key:
         meaning: One sentence for the configuration guide.
         rule: What the value must be, in words, and the test; `None` allows every value.
         optional_path: The value names a file that must exist unless it is empty.
+        spellings: Other ways to write some values, by their text in lower case.
     """
 
     default: Value
     meaning: str
     rule: tuple[str, Callable[[Value], bool]] | None = None
     optional_path: bool = False
+    spellings: Mapping[str, Value] = field(default_factory=dict)
 
 
 def one_of(*choices: str) -> tuple[str, Callable[[Value], bool]]:
@@ -81,6 +83,9 @@ def _part() -> dict[str, Key]:
         "LR_MULTIPLIER": Key(1.0, "Its learning rate, in units of the schedule's.", POSITIVE),
     }
 
+
+# What keys are called in older code, for the hint at an unknown key.
+FORMER_KEYS = {"NUM_VOXEL_BINS": "DATA.K"}
 
 SCHEMA: dict[str, Any] = {
     "SEED": Key(123, "Seed of weights, data order and augmentation.", NOT_NEGATIVE),
@@ -145,8 +150,18 @@ SCHEMA: dict[str, Any] = {
         ),
         "LAYERS": Key(4, "Number of scales; VRT has four.", ("4", lambda v: v == 4)),
         "SPIKE_ENCODER": {
-            "TEMPORAL_STRIDES": Key([1, 1, 1], "Stride in time of scales 2-4.", POSITIVE_LIST),
-            "SPATIAL_STRIDES": Key([2, 2, 2], "Stride in space of scales 2-4.", POSITIVE_LIST),
+            "TEMPORAL_STRIDES": Key(
+                [1, 1, 1],
+                "Stride in time of scales 2-4.",
+                POSITIVE_LIST,
+                spellings={"none": [1, 1, 1]},
+            ),
+            "SPATIAL_STRIDES": Key(
+                [2, 2, 2],
+                "Stride in space of scales 2-4.",
+                POSITIVE_LIST,
+                spellings={"none": [2, 2, 2]},
+            ),
         },
         "SPIKE_TSA": _chunking(),
         "FUSE": {
@@ -183,6 +198,7 @@ SCHEMA: dict[str, Any] = {
             "auto",
             "Precision; auto is bf16 on a GPU that has it, fp16 on other GPUs, fp32 on a CPU.",
             one_of("auto", "bf16", "fp16", "fp32"),
+            spellings={"true": "auto", "false": "fp32"},
         ),
         "OOM_RETRY": Key(
             True,

@@ -35,7 +35,7 @@ def twin_attention(module, query, source, bias=None):
 
 def twin_bias(block, x, source):
     """-slope * distance in time, written with loops."""
-    heads, frames = block.settings.heads, (x.shape[2], source.shape[2])
+    heads, frames = block.heads, (x.shape[1], source.shape[1])
     bias = torch.zeros(heads, *frames, dtype=torch.float64)
     for h, i, j in itertools.product(range(heads), *map(range, frames)):
         distance = abs((i + 0.5) / frames[0] - (j + 0.5) / frames[1]) * frames[0]
@@ -43,18 +43,22 @@ def twin_bias(block, x, source):
     return bias
 
 
+def twin_mlp(layers, x):
+    hidden = F.gelu(x @ layers[0].weight.t() + layers[0].bias)
+    return hidden @ layers[2].weight.t() + layers[2].bias
+
+
 def twin_block(block, x, source=None):
     """The block written down for one long list of pixel sequences, nothing chunked."""
-    tokens = rearrange(x, "b c t h w -> b t (h w) c")
+    tokens = rearrange(x, "b t c h w -> b t (h w) c")
     if source is None:
-        normed = block.norm1(tokens)
+        normed = block.ln1(tokens)
         tokens = tokens + twin_attention(block.attn, normed, normed)
-        norm = block.norm2
+        tokens = tokens + twin_mlp(block.mlp, block.ln2(tokens))
     else:
-        other = rearrange(source, "b c t h w -> b t (h w) c")
+        other = rearrange(source, "b t c h w -> b t (h w) c")
         tokens = tokens + twin_attention(
-            block.attn, block.norm_rgb(tokens), block.norm_spike(other), twin_bias(block, x, source)
+            block.attn, block.ln_q(tokens), block.ln_kv(other), twin_bias(block, x, source)
         )
-        norm = block.norm_mlp
-    tokens = tokens + block.mlp.fc2(F.gelu(block.mlp.fc1(norm(tokens))))
-    return rearrange(tokens, "b t (h w) c -> b c t h w", h=x.shape[3])
+        tokens = tokens + twin_mlp(block.ffn, block.ln_ffn(tokens))
+    return rearrange(tokens, "b t (h w) c -> b t c h w", h=x.shape[3])

@@ -6,7 +6,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from src.models.integrate_vrt import VRTWithSpike
-from src.utils.attention import AttentionSettings
 from third_party.VRT.models.network_vrt import VRT
 
 SCALES = (0, 1, 2, 3, 2, 1, 0)
@@ -124,13 +123,10 @@ def build_tiny_vrt(seed=0, **changes):
 VRTS = {"look-alike": build_look_alike, "ours": build_tiny_vrt}
 
 
-SMALL = AttentionSettings(heads=2)
-
-
 def build_with_spike(vrt, bins=3, seed=1, **settings):
     torch.manual_seed(seed)
     width = vrt.state_dict()["stage1.linear1.weight"].shape[0]
-    settings = {"tsa": SMALL, "fuse": SMALL} | settings
+    settings = {"tsa_heads": 2, "fuse_heads": 2} | settings
     return VRTWithSpike(vrt, bins, [width] * 4, **settings)
 
 
@@ -144,7 +140,7 @@ def clip_and_voxels(batch=1, frames=2, size=(16, 24), spike_size=None, bins=3, s
 def wake_up(model, seed=3):
     """Give the fusion's last projections values, as training does."""
     generator = torch.Generator().manual_seed(seed)
-    for fuse in model.fuse.scales:
-        for last in (fuse.attn.out_proj, fuse.mlp.fc2):
+    for fuse in model.cross_attn_fuse.fuse_blocks:
+        for last in (fuse.attn.out_proj, fuse.ffn[2]):
             last.weight.data.normal_(0, 0.3, generator=generator)
     return model

@@ -8,8 +8,8 @@ import torch
 from src.models.fusion.cross_attn_temporal import (
     TemporalCrossAttnFuse,
 )
-from src.models.spike_temporal_sa import SpikeTemporalSA
-from src.utils.attention import AttentionSettings, ChunkSettings, plan_chunks
+from src.models.spike_temporal_sa import TemporalSelfAttentionBlock
+from src.utils.attention import ChunkSettings, plan_chunks, set_recomputation
 from tests.attention_cases import (
     CHANNELS,
     HEADS,
@@ -19,10 +19,10 @@ from tests.attention_cases import (
 )
 
 CHUNKINGS = [
-    ChunkSettings(max_batch_tokens=tokens, shape=shape)
+    ChunkSettings(max_batch_tokens=tokens, chunk_shape=shape)
     for tokens, shape in [(1, "square"), (60, "square"), (60, "wide"), (60, "tall"), (500, "wide")]
 ] + [
-    ChunkSettings(adaptive=False, chunk_size_px=side, shape=shape)
+    ChunkSettings(adaptive_chunk=False, chunk_size=side, chunk_shape=shape)
     for side, shape in [(1, "wide"), (4, "square"), (4, "tall"), (64, "square")]
 ]
 
@@ -30,13 +30,13 @@ CHUNKINGS = [
 @pytest.mark.parametrize("chunks", CHUNKINGS, ids=str)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
 def test_blocks_equal_their_twins_however_chunked(chunks, memory_format):
-    settings = AttentionSettings(heads=HEADS, chunks=chunks)
+    settings = {"heads": HEADS, "chunk_cfg": chunks}
     rgb, spike = (
-        m.contiguous(memory_format=memory_format)
+        m.contiguous(memory_format=memory_format).transpose(1, 2)
         for m in random_maps((2, CHANNELS, 4, 7, 9), (2, CHANNELS, 2, 7, 9), dtype=torch.float64)
     )
-    attend = with_random_weights(SpikeTemporalSA(CHANNELS, settings)).double()
-    fuse = with_random_weights(TemporalCrossAttnFuse(CHANNELS, settings)).double()
+    attend = with_random_weights(TemporalSelfAttentionBlock(CHANNELS, **settings)).double()
+    fuse = with_random_weights(TemporalCrossAttnFuse(CHANNELS, **settings)).double()
     with torch.no_grad():
         torch.testing.assert_close(attend(rgb), twin_block(attend, rgb), rtol=0, atol=1e-12)
         fused = fuse(rgb, spike)
@@ -46,24 +46,17 @@ def test_blocks_equal_their_twins_however_chunked(chunks, memory_format):
 
 @pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=2)))
 def test_gradients_do_not_depend_on_chunks_or_recomputation(flags):
-    rgb, spike = random_maps((1, CHANNELS, 3, 6, 5), (1, CHANNELS, 3, 6, 5), dtype=torch.float64)
+    rgb, spike = random_maps((1, 3, CHANNELS, 6, 5), (1, 3, CHANNELS, 6, 5), dtype=torch.float64)
     rgb.requires_grad_()
 
-    def gradients(settings):
-        block = with_random_weights(TemporalCrossAttnFuse(CHANNELS, settings)).double()
+    def gradients(chunk_cfg=None, attn=False, ffn=False):
+        block = with_random_weights(TemporalCrossAttnFuse(CHANNELS, HEADS, chunk_cfg=chunk_cfg))
+        set_recomputation(block.double(), attn=attn, ffn=ffn)
         out = block(rgb, spike).square().sum()
         return torch.autograd.grad(out, [rgb, *block.parameters()])
 
-    plain = gradients(AttentionSettings(heads=HEADS))
-    chunked = gradients(
-        AttentionSettings(
-            heads=HEADS,
-            chunks=ChunkSettings(max_batch_tokens=21),
-            use_checkpoint_attn=flags[0],
-            use_checkpoint_ffn=flags[1],
-        )
-    )
-    for got, want in zip(chunked, plain, strict=True):
+    chunked = gradients({"max_batch_tokens": 21}, *flags)
+    for got, want in zip(chunked, gradients(), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 
@@ -83,15 +76,14 @@ def saved_elements(block, x):
 
 
 def test_recomputation_keeps_only_the_input_of_a_chunk():
-    (x,) = random_maps((1, CHANNELS, 5, 16, 16))
-    chunks = ChunkSettings(max_batch_tokens=5 * 16)
-    parameters = sum(p.numel() for p in SpikeTemporalSA(CHANNELS).parameters())
+    (x,) = random_maps((1, 5, CHANNELS, 16, 16))
+    chunks = {"max_batch_tokens": 5 * 16}
+    block = TemporalSelfAttentionBlock(CHANNELS, HEADS, chunk_cfg=chunks)
+    parameters = sum(p.numel() for p in block.parameters())
     kept = {}
     for flag in (False, True):
-        settings = AttentionSettings(
-            heads=HEADS, chunks=chunks, use_checkpoint_attn=flag, use_checkpoint_ffn=flag
-        )
-        kept[flag] = saved_elements(SpikeTemporalSA(CHANNELS, settings), x)
+        set_recomputation(block, attn=flag, ffn=flag)
+        kept[flag] = saved_elements(block, x)
     assert kept[True] <= x.numel() + parameters
     assert kept[False] > 10 * x.numel()
 
@@ -99,9 +91,9 @@ def test_recomputation_keeps_only_the_input_of_a_chunk():
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_no_chunk_is_larger_than_the_limit(adaptive):
     """Counted where the work is done: the tokens that the attention branch gets at a time."""
-    chunks = ChunkSettings(adaptive, max_batch_tokens=100, chunk_size_px=4)
-    block = TemporalCrossAttnFuse(CHANNELS, AttentionSettings(HEADS, chunks=chunks))
-    rgb, spike = random_maps((2, CHANNELS, 2, 13, 11), (2, CHANNELS, 5, 13, 11))
+    chunks = ChunkSettings(adaptive, max_batch_tokens=100, chunk_size=4)
+    block = TemporalCrossAttnFuse(CHANNELS, HEADS, chunk_cfg=chunks)
+    rgb, spike = random_maps((2, 2, CHANNELS, 13, 11), (2, 5, CHANNELS, 13, 11))
     seen = []
     block.attn.register_forward_hook(
         lambda _, inputs, out: seen.append(inputs[0].shape[0] * inputs[0].shape[2])
@@ -124,7 +116,7 @@ def areas_of(extent, frames, settings):
 @pytest.mark.parametrize("adaptive", [True, False])
 @pytest.mark.parametrize("extent", [(1, 30, 50), (3, 7, 5), (2, 1, 40)])
 def test_chunks_cover_the_map_within_the_limit(shape, adaptive, extent):
-    settings = ChunkSettings(adaptive, max_batch_tokens=300, chunk_size_px=8, shape=shape)
+    settings = ChunkSettings(adaptive, max_batch_tokens=300, chunk_size=8, chunk_shape=shape)
     areas = areas_of(extent, 5, settings)
     assert sum(areas) == extent[0] * extent[1] * extent[2]
     assert max(areas) <= (300 // 5 if adaptive else 64)
@@ -136,17 +128,17 @@ def test_chunk_sizes_by_hand():
     assert plan_chunks((1, 64, 64), 5, default) == ([1], [64], [64])
     assert plan_chunks((5, 64, 64), 5, default) == ([2, 2, 1], [64], [64])
     assert plan_chunks((1, 256, 256), 5, default) == ([1], [86, 86, 84], [86, 86, 84])
-    wide = plan_chunks((1, 256, 256), 5, ChunkSettings(shape="wide"))
+    wide = plan_chunks((1, 256, 256), 5, ChunkSettings(chunk_shape="wide"))
     assert wide == ([1], [43] * 5 + [41], [128, 128])
-    tall = ChunkSettings(adaptive=False, shape="tall")
+    tall = ChunkSettings(adaptive_chunk=False, chunk_shape="tall")
     assert plan_chunks((2, 256, 256), 5, tall) == ([1, 1], [128] * 2, [32] * 8)
 
 
 def test_settings_refuse_what_cannot_be():
     for bad, message in [
-        ({"shape": "round"}, "CHUNK_SHAPE is 'round'"),
+        ({"chunk_shape": "round"}, "CHUNK_SHAPE is 'round'"),
         ({"max_batch_tokens": 0}, "MAX_BATCH_TOKENS is 0"),
-        ({"chunk_size_px": 0}, "CHUNK_SIZE is 0"),
+        ({"chunk_size": 0}, "CHUNK_SIZE is 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             ChunkSettings(**bad)
@@ -156,4 +148,4 @@ def test_settings_refuse_what_cannot_be():
         ({"mlp_ratio": 0.0}, "MLP_RATIO is 0.0"),
     ]:
         with pytest.raises(ValueError, match=message):
-            AttentionSettings(**bad)
+            TemporalSelfAttentionBlock(CHANNELS, **bad)

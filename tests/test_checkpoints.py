@@ -94,7 +94,7 @@ def test_plain_weights_are_no_checkpoint(tmp_path):
 
 def test_a_later_format_is_refused(tmp_path):
     torch.save({"format": 99, "progress": {}}, tmp_path / "last.pth")
-    with pytest.raises(ValueError, match="format 99; this version reads up to 1"):
+    with pytest.raises(ValueError, match="format 99; this version reads up to 2"):
         load_checkpoint(tmp_path / "last.pth")
 
 

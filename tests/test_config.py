@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from src.config import (
     ConfigError,
@@ -80,6 +81,77 @@ def test_f56_all_problems_are_listed_at_once(tmp_path):
     ]
     assert problems[: len(expected)] == expected
     assert problems[len(expected)].startswith("DATA.ROOT: folder nowhere does not exist")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("data: {num_voxel_bins: 16}", "DATA.K"),
+        ("MODEL: {NUM_VOXEL_BINS: 16}", "DATA.K"),
+        ("train: {optim: {lr: 1}}", "TRAIN.OPTIM.LR"),
+        ("Data: {Clip_Lenght: 5}", "DATA.CLIP_LEN"),
+        ("EPOCHS: 3", "TRAIN.EPOCHS"),
+    ],
+)
+def test_the_hint_ignores_case_and_knows_former_names(tmp_path, text, key):
+    (problem,) = problems_of(write(tmp_path, text), check_paths=False)
+    assert problem.endswith(f"unknown key; did you mean '{key}'?")
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", "auto"), ("False", "fp32"), ("bf16", "bf16")])
+def test_amp_may_be_a_boolean(tmp_path, text, value):
+    path = write(tmp_path, f"TRAIN: {{AMP: {text}}}")
+    assert value == load_config(path, check_paths=False).TRAIN.AMP
+    plain = write(tmp_path, "SEED: 1")
+    assert value == load_config(plain, ["TRAIN.AMP", text], check_paths=False).TRAIN.AMP
+
+
+def test_null_strides_are_the_default_ones(tmp_path):
+    text = "MODEL: {SPIKE_ENCODER: {TEMPORAL_STRIDES: null, SPATIAL_STRIDES: null}}"
+    encoder = load_config(write(tmp_path, text), check_paths=False).MODEL.SPIKE_ENCODER
+    assert (encoder.TEMPORAL_STRIDES, encoder.SPATIAL_STRIDES) == ([1, 1, 1], [2, 2, 2])
+    assert "TRAIN.AMP" in problems_of(write(tmp_path, "TRAIN: {AMP: null}"), check_paths=False)[0]
+
+
+DOCUMENTED = """
+SEED
+DATA: ROOT TRAIN_SPLIT VAL_SPLIT CLIP_LEN CROP_SIZE K NORM.MEAN NORM.STD IMAGE_EXTS SPIKE_DIR
+      VOXEL_CACHE_DIRNAME USE_PRECOMPUTED_VOXELS ALIGN_LOG_PATHS USE_RAM_CACHE CACHE_SIZE_GB
+MODEL: USE_SPIKE VRT_CFG CHANNELS_PER_SCALE LAYERS USE_CHECKPOINT_ATTN USE_CHECKPOINT_FFN PRETRAINED
+MODEL.SPIKE_ENCODER: TEMPORAL_STRIDES SPATIAL_STRIDES
+MODEL.SPIKE_TSA: HEADS DROPOUT MLP_RATIO ADAPTIVE_CHUNK MAX_BATCH_TOKENS CHUNK_SIZE CHUNK_SHAPE
+MODEL.FUSE: TYPE HEADS DROPOUT MLP_RATIO ADAPTIVE_CHUNK MAX_BATCH_TOKENS CHUNK_SIZE CHUNK_SHAPE
+            TIME_SLOPE
+TRAIN: EPOCHS BATCH_SIZE GRADIENT_ACCUMULATION_STEPS NUM_WORKERS AMP GRAD_CLIP OPTIM.LR OPTIM.BETAS
+       OPTIM.WEIGHT_DECAY SCHED.WARMUP_STEPS SCHED.ETA_MIN VAL_EVERY VISUAL_EVERY
+LOSS: CHARBONNIER.DELTA CHARBONNIER.WEIGHT VGG_PERCEPTUAL.LAYERS VGG_PERCEPTUAL.WEIGHT
+      VGG_PERCEPTUAL.BACKBONE VGG_PERCEPTUAL.CRITERION VGG_PERCEPTUAL.WEIGHTS
+LOG: TENSORBOARD SAVE_DIR
+"""
+
+
+def test_the_baseline_shows_every_documented_key_at_its_default():
+    """Two keys name files in its place: of VRT's options and of the flow estimator."""
+    section, documented = "", set()
+    for word in DOCUMENTED.split():
+        if word.endswith(":"):
+            section = word[:-1] + "."
+        else:
+            documented.add(section + word)
+    text = (REPO_ROOT / "configs/deblur/vrt_spike_baseline.yaml").read_text(encoding="utf-8")
+    shown = dict(leaves(yaml.safe_load(text)))
+    assert documented <= shown.keys()
+    defaults = dict(leaves(get_defaults()))
+    different = {key for key in shown if shown[key] != defaults[key]}
+    assert different <= {"MODEL.SPYNET", "MODEL.VRT_CFG"}
+
+
+def leaves(tree, prefix=""):
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 @pytest.mark.parametrize(("text", "value"), [("2e-4", 2e-4), ("1", 1.0), ("0.5", 0.5)])

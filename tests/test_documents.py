@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.config import load_config, walk_schema
+from src.config_schema import FORMER_KEYS
 from src.paths import REPO_ROOT
 
 DOCUMENTS = sorted(
@@ -138,7 +139,7 @@ def unknown_keys(document: Document) -> list[str]:
     lonely = [
         code
         for code in document.code
-        if LONELY_KEY.fullmatch(code) and code not in parts | NOT_KEYS
+        if LONELY_KEY.fullmatch(code) and code not in parts | NOT_KEYS | FORMER_KEYS.keys()
     ]
     return dotted + lonely
 

@@ -221,7 +221,10 @@ def test_f25_a_checkpoint_of_the_first_format_goes_on(tmp_path):
     trainer.resume("auto")
     stored = load_checkpoint(folder / "last.pth")
     assert trainer.progress.step == trainer.progress.validated_step == 2
+    raw = read_torch_file(folder / "last.pth", "a checkpoint")["model"]
+    assert sum(key.startswith(("spike_tsa.", "fuse.")) for key in raw) == 4 * (12 + 14)
     own = trainer.state.state_dict()
+    assert list(own["model"]) == list(stored["model"])  # the optimizer's state goes by this order
     assert all(torch.equal(own["model"][key], value) for key, value in stored["model"].items())
     first = stored["optimizer"]["state"][0]["exp_avg"]
     assert torch.equal(own["optimizer"]["state"][0]["exp_avg"], first)

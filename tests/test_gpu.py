@@ -20,9 +20,8 @@ from src.engine.schedule import warmup_cosine
 from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
 from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings
-from src.models.spike_temporal_sa import SpikeTemporalSA
-from src.utils.attention import AttentionSettings, ChunkSettings
-from tests.model_cases import SMALL, build_tiny_vrt, build_with_spike, clip_and_voxels, wake_up
+from src.models.spike_temporal_sa import TemporalSelfAttentionBlock
+from tests.model_cases import build_tiny_vrt, build_with_spike, clip_and_voxels, wake_up
 from tests.training_cases import read_checkpoint, train_command, write_run
 from tests.vrt_cases import smallest_net, smooth_clip
 
@@ -105,12 +104,11 @@ def test_restoring_equals_the_cpu():
 
 
 def test_chunks_bound_the_memory_of_attention():
-    features = torch.randn(1, 32, 5, 128, 128, device=DEVICE)
+    features = torch.randn(1, 5, 32, 128, 128, device=DEVICE)
     peaks = []
     for tokens in (10**9, 5 * 1024):
-        block = SpikeTemporalSA(
-            32, AttentionSettings(heads=4, chunks=ChunkSettings(max_batch_tokens=tokens))
-        ).to(DEVICE)
+        chunks = {"MAX_BATCH_TOKENS": tokens}
+        block = TemporalSelfAttentionBlock(32, heads=4, chunk_cfg=chunks).to(DEVICE)
         with torch.no_grad():
             block(features)
             torch.cuda.synchronize()
@@ -122,8 +120,8 @@ def test_chunks_bound_the_memory_of_attention():
 
 
 def test_a_compiled_block_equals_the_eager_one():
-    block = SpikeTemporalSA(8, SMALL).to(DEVICE)
-    features = torch.randn(1, 8, 3, 8, 8, device=DEVICE)
+    block = TemporalSelfAttentionBlock(8, heads=2).to(DEVICE)
+    features = torch.randn(1, 3, 8, 8, 8, device=DEVICE)
     with torch.no_grad():
         torch.testing.assert_close(
             torch.compile(block)(features), block(features), rtol=1e-4, atol=1e-4

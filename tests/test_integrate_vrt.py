@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from src.models.integrate_vrt import RGBOnly, SpikeOpened, VRTWithSpike, open_vrt
 from src.models.padding import pad_clip
-from src.utils.attention import AttentionSettings, ChunkSettings
 from tests.model_cases import (
     VRTS,
     build_look_alike,
@@ -106,7 +105,9 @@ def test_every_new_parameter_gets_a_gradient(build):
         assert all(p.grad is not None for p in new.values()), "DDP needs one for each"
         with_gradient.append({k for k, p in new.items() if p.grad.abs().max() > 0})
         optimizer.step()
-    last = {k for k in new if k.startswith("fuse.") and ("out_proj" in k or ".fc2." in k)}
+    last = {
+        k for k in new if k.startswith("cross_attn_fuse.") and ("out_proj" in k or ".ffn.2." in k)
+    }
     assert with_gradient[0] == last
     # A bias of the keys moves all scores of a query alike, which the softmax does not see; it
     # shares its tensor with the biases of query and value, so the tensor has a gradient.
@@ -209,7 +210,6 @@ def test_pinned_keys():
     model = build_with_spike(build_look_alike())
     attention = ["attn.in_proj_weight", "attn.in_proj_bias"]
     attention += [f"attn.out_proj.{x}" for x in ("weight", "bias")]
-    mlp = [f"mlp.{layer}.{x}" for layer in ("fc1", "fc2") for x in ("weight", "bias")]
 
     def norms(*names):
         return [f"{name}.{x}" for name in names for x in ("weight", "bias")]
@@ -219,9 +219,10 @@ def test_pinned_keys():
         stem = "0.0" if i == 0 else "0"
         convolutions = [stem] + [f"{b}.conv{c}" for b in (1, 2) for c in (1, 2)]
         want |= {f"spike_encoder.scales.{i}.{key}" for key in norms(*convolutions)}
-        want |= {f"spike_tsa.{i}.{key}" for key in attention + mlp + norms("norm1", "norm2")}
-        fuse = attention + mlp + norms("norm_rgb", "norm_spike", "norm_mlp")
-        want |= {f"fuse.scales.{i}.{key}" for key in fuse}
+        block = attention + norms("ln1", "ln2", "mlp.0", "mlp.2")
+        want |= {f"spike_temporal_sa.blocks.{i}.{key}" for key in block}
+        block = attention + norms("ln_q", "ln_kv", "ln_ffn", "ffn.0", "ffn.2")
+        want |= {f"cross_attn_fuse.fuse_blocks.{i}.{key}" for key in block}
     assert set(model.state_dict()) == want
     plain = {f"vrt.{key}" for key in build_look_alike().state_dict()}
     assert set(RGBOnly(build_look_alike()).state_dict()) == plain
@@ -239,10 +240,10 @@ def test_temporal_strides_and_any_spike_resolution():
 
 def test_the_result_does_not_depend_on_chunks():
     rgb, voxels = clip_and_voxels(2, 3)
-    small = AttentionSettings(2, chunks=ChunkSettings(max_batch_tokens=37))
+    small = {"MAX_BATCH_TOKENS": 37}
     models = [
         wake_up(build_with_spike(build_look_alike(), **settings))
-        for settings in ({}, {"tsa": small, "fuse": small})
+        for settings in ({}, {"tsa_chunk_cfg": small, "fuse_chunk_cfg": small})
     ]
     torch.testing.assert_close(models[0](rgb, voxels), models[1](rgb, voxels), rtol=0, atol=1e-5)
 
@@ -262,8 +263,8 @@ def test_the_result_does_not_depend_on_chunks():
             r"has 4",
         ),
         ({"temporal_strides": (1, 1)}, r"TEMPORAL_STRIDES is \[1, 1\]; 4 scales need 3 strides"),
-        ({"tsa": AttentionSettings(heads=3)}, "HEADS is 3; it must divide the 8 channels"),
-        ({"fuse": AttentionSettings(heads=5)}, "HEADS is 5; it must divide the 8 channels"),
+        ({"tsa_heads": 3}, "HEADS is 3; it must divide the 8 channels"),
+        ({"fuse_heads": 5}, "HEADS is 5; it must divide the 8 channels"),
     ],
 )
 def test_what_cannot_match_vrt_is_refused_at_construction(settings, message):

@@ -44,7 +44,7 @@ def test_output_gain_scales_what_an_untrained_model_adds(cfg):
 
 def test_time_slope_reaches_every_scale(cfg):
     cfg.MODEL.FUSE.TIME_SLOPE = 3.0
-    assert [fuse.time_slope for fuse in build_model(cfg).fuse.scales] == [3.0] * 4
+    assert [fuse.time_slope for fuse in build_model(cfg).cross_attn_fuse.fuse_blocks] == [3.0] * 4
 
 
 def test_both_kinds_start_from_the_same_vrt_and_the_seed_alone_decides(cfg):
@@ -73,20 +73,14 @@ def test_settings_arrive(cfg):
     fuse.HEADS, fuse.ADAPTIVE_CHUNK, fuse.CHUNK_SIZE, fuse.CHUNK_SHAPE = 1, False, 5, "tall"
     cfg.MODEL.USE_CHECKPOINT_FFN = False
     model = build_model(cfg)
-    for block in model.spike_tsa:
-        settings = block.settings
-        assert (settings.heads, settings.dropout, settings.mlp_ratio) == (2, 0.25, 3.0)
-        assert (settings.chunks.adaptive, settings.chunks.max_batch_tokens) == (True, 77)
-        assert (block.attn.heads, block.attn.dropout, block.mlp.dropout) == (2, 0.25, 0.25)
-        assert block.mlp.fc1.out_features == 24
-    for block in model.fuse.scales:
-        chunks = block.settings.chunks
-        assert (block.settings.heads, chunks.adaptive) == (1, False)
-        assert (chunks.chunk_size_px, chunks.shape) == (5, "tall")
-        assert (block.settings.use_checkpoint_attn, block.settings.use_checkpoint_ffn) == (
-            True,
-            False,
-        )
+    for block in model.spike_temporal_sa.blocks:
+        assert (block.chunks.adaptive_chunk, block.chunks.max_batch_tokens) == (True, 77)
+        assert (block.attn.heads, block.attn.dropout, block.mlp[3].p) == (2, 0.25, 0.25)
+        assert block.mlp[0].out_features == 24
+    for block in model.cross_attn_fuse.fuse_blocks:
+        assert (block.attn.heads, block.chunks.adaptive_chunk) == (1, False)
+        assert (block.chunks.chunk_size, block.chunks.chunk_shape) == (5, "tall")
+        assert (block.use_checkpoint_attn, block.use_checkpoint_ffn) == (True, False)
     assert [m.shape[2:] for m in model.encode_spikes(torch.zeros(1, 4, 3, 8, 8))] == [
         (4, 8, 8),
         (2, 8, 8),
@@ -153,7 +147,7 @@ def test_f26_our_weights_load_whole(tmp_path, wrap):
     assert torch.equal(target(*inputs), source(*inputs))
 
 
-MISSING = ("spike_encoder", "spike_tsa", "fuse")
+MISSING = ("spike_encoder", "spike_temporal_sa", "cross_attn_fuse")
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -241,11 +235,12 @@ def test_the_table_of_shapes(cfg, tmp_path, capsys):
     assert validate_model_shapes.main(arguments) == 0
     rows = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line]
     shapes = {row[0]: row[-1].strip() for row in rows}
-    assert shapes["spike_tsa.0"] == "1 x 8 x 2 x 8 x 12"
-    assert shapes["fuse.scales.3"] == shapes["vrt.stage4"] == "1 x 8 x 2 x 2 x 3"
+    assert shapes["spike_temporal_sa.blocks.0"] == "1 x 2 x 8 x 8 x 12"
+    assert shapes["vrt.stage4"] == "1 x 8 x 2 x 2 x 3"
+    assert shapes["cross_attn_fuse.fuse_blocks.3"] == "1 x 2 x 8 x 2 x 3"
     assert shapes["output"] == "1 x 2 x 3 x 16 x 24"
-    assert [name for name in shapes if name.startswith("fuse.")] == [
-        f"fuse.scales.{i}" for i in range(4)
+    assert [name for name in shapes if name.startswith("cross_attn_fuse.")] == [
+        f"cross_attn_fuse.fuse_blocks.{i}" for i in range(4)
     ]
     parts = [[cell for cell in row if cell] for row in rows[-5:]]
     numbers = {part[0]: int(part[1].replace(",", "")) for part in parts}

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from src.models.integrate_vrt import open_vrt
-from src.utils.attention import AttentionSettings
+from src.utils.attention import set_recomputation
 from tests.model_cases import VRTS, build_look_alike, build_with_spike, clip_and_voxels, wake_up
 
 
@@ -37,9 +37,9 @@ def test_copies_are_independent(build, duplicate):
 def test_recomputation_changes_nothing(build):
     """Inside the attentions and around the whole model, which fuses a second time in backward."""
     rgb, voxels = clip_and_voxels()
-    settings = AttentionSettings(2, use_checkpoint_attn=True, use_checkpoint_ffn=True)
     plain = wake_up(build_with_spike(build()))
-    inner = wake_up(build_with_spike(build(), tsa=settings, fuse=settings))
+    inner = wake_up(build_with_spike(build()))
+    set_recomputation(inner, attn=True, ffn=True)
 
     def gradients(model, run):
         model.zero_grad()
@@ -60,8 +60,8 @@ def test_recomputation_changes_nothing(build):
 def test_compiled():
     """One graph, forward and backward; the call-time fusion does not break it."""
     torch.compiler.reset()
-    flat = AttentionSettings(heads=8)  # heads of width 1: the smallest graph
-    model = wake_up(build_with_spike(build_look_alike(), tsa=flat, fuse=flat)).double()
+    flat = {"tsa_heads": 8, "fuse_heads": 8}  # heads of width 1: the smallest graph
+    model = wake_up(build_with_spike(build_look_alike(), **flat)).double()
     rgb, voxels = (x.double() for x in clip_and_voxels())  # some gradients are very small
     want = gradients_of(model, rgb, voxels)
     model.zero_grad()

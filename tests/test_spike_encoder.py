@@ -53,5 +53,5 @@ def test_refusals():
         SpikeEncoder3D(3, [4] * 4, temporal_strides=[1, 1])
     with pytest.raises(ValueError, match=r"SPATIAL_STRIDES is \[2, 0, 2\]"):
         SpikeEncoder3D(3, [4] * 4, spatial_strides=[2, 0, 2])
-    with pytest.raises(ValueError, match="at least 1: K=0"):
+    with pytest.raises(ValueError, match="in_bins is 0; it must be at least 1"):
         SpikeEncoder3D(0, [4] * 4)

@@ -11,9 +11,9 @@ from src.models.fusion.cross_attn_temporal import (
     TemporalCrossAttnFuse,
     resize_frames,
 )
-from src.models.spike_temporal_sa import SpikeTemporalSA
+from src.models.spike_temporal_sa import TemporalSelfAttentionBlock
 from src.models.temporal_attention import PixelsLastAttention, TemporalAttention, time_bias
-from src.utils.attention import AttentionSettings
+from src.utils.attention import set_recomputation
 from tests.attention_cases import (
     CHANNELS,
     HEADS,
@@ -56,10 +56,10 @@ def test_time_bias_by_hand():
 
 
 def test_the_order_of_spike_frames_matters_only_with_a_time_slope():
-    x, spikes = random_maps((1, CHANNELS, 3, 2, 2), (1, CHANNELS, 3, 2, 2))
+    x, spikes = random_maps((1, 3, CHANNELS, 2, 2), (1, 3, CHANNELS, 2, 2))
     for slope, matters in ((0.0, False), (8.0, True)):
         fuse = with_random_weights(TemporalCrossAttnFuse(CHANNELS, time_slope=slope))
-        same = torch.allclose(fuse(x, spikes), fuse(x, spikes.flip(2)), atol=1e-5)
+        same = torch.allclose(fuse(x, spikes), fuse(x, spikes.flip(1)), atol=1e-5)
         assert same is not matters
 
 
@@ -116,8 +116,8 @@ def test_parameters_are_those_of_multihead_attention():
 
 
 def test_under_autocast_the_block_is_as_close_as_its_twin():
-    block = with_random_weights(SpikeTemporalSA(CHANNELS, AttentionSettings(heads=HEADS)))
-    (x,) = random_maps((1, CHANNELS, 5, 4, 4))
+    block = with_random_weights(TemporalSelfAttentionBlock(CHANNELS, HEADS))
+    (x,) = random_maps((1, 5, CHANNELS, 4, 4))
     with torch.no_grad():
         exact = block(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -130,34 +130,35 @@ def test_under_autocast_the_block_is_as_close_as_its_twin():
 @pytest.mark.parametrize("recompute", [False, True])
 def test_dropout(recompute):
     """Without dropout no random number is drawn; with it, recomputation repeats the same draw."""
-    (x,) = random_maps((1, CHANNELS, 3, 4, 4))
-    flags = {"use_checkpoint_attn": recompute, "use_checkpoint_ffn": recompute}
+    (x,) = random_maps((1, 3, CHANNELS, 4, 4))
     before = torch.get_rng_state()
-    block = with_random_weights(SpikeTemporalSA(CHANNELS, AttentionSettings(heads=HEADS, **flags)))
+    block = with_random_weights(TemporalSelfAttentionBlock(CHANNELS, HEADS))
+    set_recomputation(block, attn=recompute, ffn=recompute)
     torch.set_rng_state(before)
     block(x).sum().backward()
     assert torch.equal(torch.get_rng_state(), before)
 
-    dropping = SpikeTemporalSA(CHANNELS, AttentionSettings(HEADS, dropout=0.5, **flags))
+    dropping = TemporalSelfAttentionBlock(CHANNELS, HEADS, dropout=0.5)
+    set_recomputation(dropping, attn=recompute, ffn=recompute)
     dropping.load_state_dict(block.state_dict())
     torch.manual_seed(5)
     out = dropping(x)
-    gradient = torch.autograd.grad(out.sum(), dropping.mlp.fc1.weight)[0]
+    gradient = torch.autograd.grad(out.sum(), dropping.mlp[0].weight)[0]
     assert not torch.allclose(out, block(x))
-    plain = SpikeTemporalSA(CHANNELS, AttentionSettings(HEADS, dropout=0.5))
+    plain = TemporalSelfAttentionBlock(CHANNELS, HEADS, dropout=0.5)
     plain.load_state_dict(block.state_dict())
     torch.manual_seed(5)
-    want = torch.autograd.grad(plain(x).sum(), plain.mlp.fc1.weight)[0]
+    want = torch.autograd.grad(plain(x).sum(), plain.mlp[0].weight)[0]
     torch.testing.assert_close(gradient, want)
     torch.testing.assert_close(dropping.eval()(x), block(x))
 
 
 def test_pixels_do_not_see_each_other():
-    block = with_random_weights(SpikeTemporalSA(CHANNELS, AttentionSettings(heads=HEADS)))
-    (x,) = random_maps((1, CHANNELS, 3, 4, 4))
+    block = with_random_weights(TemporalSelfAttentionBlock(CHANNELS, HEADS))
+    (x,) = random_maps((1, 3, CHANNELS, 4, 4))
     other = x.clone()
-    other[:, :, 2, 1, 2] += 1
-    changed = (block(x) != block(other)).any(1)[0]
+    other[:, 2, :, 1, 2] += 1
+    changed = (block(x) != block(other)).any(2)[0]
     assert changed[:, 1, 2].all(), "every frame of the pixel"
     changed[:, 1, 2] = False
     assert not changed.any()
@@ -166,15 +167,15 @@ def test_pixels_do_not_see_each_other():
 def test_resize_by_hand():
     frame = torch.tensor([[0.0, 2.0], [4.0, 6.0]]).view(1, 1, 1, 2, 2)
     want = torch.tensor([0.0, 0.5, 1.5, 2.0])
-    got = resize_frames(frame.expand(1, 1, 3, 2, 2), (4, 4))
-    torch.testing.assert_close(got[0, 0, 2], want[None] + 2 * want[:, None])
+    got = resize_frames(frame.expand(1, 3, 1, 2, 2), (4, 4))
+    torch.testing.assert_close(got[0, 2, 0], want[None] + 2 * want[:, None])
     assert resize_frames(frame, (2, 2)) is frame
 
 
 def test_multi_scale_fusion_starts_as_the_identity_for_any_frames_and_sizes():
-    fuse = MultiScaleTemporalCrossAttnFuse([8, 4], AttentionSettings(heads=2))
-    rgb = random_maps((1, 8, 5, 6, 8), (1, 4, 5, 3, 4))
-    spike = random_maps((1, 8, 3, 3, 4), (1, 4, 2, 3, 4))
+    fuse = MultiScaleTemporalCrossAttnFuse([8, 4], heads=2)
+    rgb = random_maps((1, 5, 8, 6, 8), (1, 5, 4, 3, 4))
+    spike = random_maps((1, 3, 8, 3, 4), (1, 2, 4, 3, 4))
     assert all(torch.equal(x, y) for x, y in zip(fuse(rgb, spike), rgb, strict=True))
     woken = with_random_weights(fuse)(rgb, spike)
     assert all(
@@ -182,5 +183,7 @@ def test_multi_scale_fusion_starts_as_the_identity_for_any_frames_and_sizes():
     )
     with pytest.raises(ValueError, match="1 RGB and 2 spike maps for 2 scales"):
         fuse(rgb[:1], spike)
-    with pytest.raises(ValueError, match="differ in batch or channels"):
-        fuse.scales[0](rgb[0], spike[1])
+    with pytest.raises(ValueError, match=r"\[1, 2, 4, 6, 8\]; \[B=1, T, C=8, H, W\] is needed"):
+        fuse.fuse_blocks[0](rgb[0], spike[1])
+    with pytest.raises(ValueError, match=r"\[B=1, T, C=8, H, W\] is needed"):
+        fuse.fuse_blocks[0](rgb[0], spike[0].repeat(2, 1, 1, 1, 1))

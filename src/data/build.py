@@ -86,6 +86,17 @@ def build_val_recordings(cfg: CfgNode) -> list[Recording]:
     return recordings
 
 
+def build_val_dataset(cfg: CfgNode) -> SpikeDeblurDataset:
+    """Return the validation clips as float samples; validation itself restores whole sequences.
+
+    Raises:
+        BadFileError: no alignment log.
+        DataSetError: what is wrong with the data.
+    """
+    settings = ClipSettings(cfg.DATA.CLIP_LEN)
+    return SpikeDeblurDataset(build_val_recordings(cfg), settings, norm=normalization_from(cfg))
+
+
 def build_train_loader(
     cfg: CfgNode,
     dataset: SpikeDeblurDataset | WatchedDataset,

@@ -2,7 +2,7 @@
 
 A checkpoint is a dict that `torch.load(weights_only=True)` reads:
 
-    format      int, 1
+    format      int, 2; files of format 1 have other names of weights and are converted on loading
     model       state dict of the model
     ema         the same of the averaged weights, where TRAIN.EMA_DECAY is set
     optimizer, scaler, schedule    their state dicts
@@ -27,9 +27,10 @@ import torch
 
 from src.engine.run_directory import give_second_name
 from src.models.torch_file import read_torch_file
+from src.models.weights import convert_keys
 from src.paths import atomic_write, flush_folder
 
-FORMAT = 1
+FORMAT = 2
 LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
 NAMES = (LAST, PREVIOUS, BEST)  # in the order of preference at equal steps
 logger = logging.getLogger(__name__)
@@ -128,6 +129,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     if state["format"] > FORMAT:
         raise ValueError(f"{path}: format {state['format']}; this version reads up to {FORMAT}")
+    for part in ("model", "ema"):
+        if part in state:
+            state[part] = convert_keys(state[part])
     return state
 
 

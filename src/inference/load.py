@@ -21,7 +21,7 @@ from src.data.description import (
 from src.engine.run_directory import RunDirectory
 from src.models.build import build_model
 from src.models.torch_file import read_torch_file
-from src.models.weights import NESTED_UNDER, load_weights
+from src.models.weights import NESTED_UNDER, convert_keys, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def load_model(
     arguments = yaml.safe_load(stored["vrt"]) if is_ours and "vrt" in stored else None
     model = build_model(cfg, read_weights=False, vrt_arguments=arguments)
     load_weights(model, checkpoint.resolve(), parts=NESTED_UNDER if part is None else (part,))
-    if is_ours and (difference := set(stored["model"]) ^ set(model.state_dict())):
+    if is_ours and (difference := set(convert_keys(stored["model"])) ^ set(model.state_dict())):
         raise ValueError(
             f"{checkpoint}: {len(difference)} weights do not belong to the model of its own "
             f"configuration, such as {min(difference)}; was MODEL changed by an override?"

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from yacs.config import CfgNode
 from src.models.integrate_vrt import RGBOnly, VRTWithSpike
 from src.models.weights import load_weights
 from src.paths import resolve
-from src.utils.attention import AttentionSettings, ChunkSettings
+from src.utils.attention import ChunkSettings, set_recomputation
 from third_party.VRT.models.network_vrt import VRT
 
 logger = logging.getLogger(__name__)
@@ -51,12 +52,13 @@ def build_model(
                 channels_per_scale=model_cfg.CHANNELS_PER_SCALE,
                 temporal_strides=model_cfg.SPIKE_ENCODER.TEMPORAL_STRIDES,
                 spatial_strides=model_cfg.SPIKE_ENCODER.SPATIAL_STRIDES,
-                tsa=_attention(model_cfg, "SPIKE_TSA"),
-                fuse=_attention(model_cfg, "FUSE"),
+                **_attention_arguments("tsa", model_cfg.SPIKE_TSA),
+                **_attention_arguments("fuse", model_cfg.FUSE),
                 fuse_time_slope=model_cfg.FUSE.TIME_SLOPE,
             )
         else:
             model = RGBOnly(vrt)
+    set_recomputation(model, attn=model_cfg.USE_CHECKPOINT_ATTN, ffn=model_cfg.USE_CHECKPOINT_FFN)
     if read_weights and model_cfg.PRETRAINED:
         load_weights(model, model_cfg.PRETRAINED)
     return model
@@ -112,18 +114,13 @@ def read_vrt_arguments(path: str | Path) -> dict[str, Any]:
     return arguments
 
 
-def _attention(model_cfg: CfgNode, part: str) -> AttentionSettings:
-    section = model_cfg[part]
-    return AttentionSettings(
-        heads=section.HEADS,
-        dropout=section.DROPOUT,
-        mlp_ratio=section.MLP_RATIO,
-        chunks=ChunkSettings(
-            adaptive=section.ADAPTIVE_CHUNK,
-            max_batch_tokens=section.MAX_BATCH_TOKENS,
-            chunk_size_px=section.CHUNK_SIZE,
-            shape=section.CHUNK_SHAPE,
-        ),
-        use_checkpoint_attn=model_cfg.USE_CHECKPOINT_ATTN,
-        use_checkpoint_ffn=model_cfg.USE_CHECKPOINT_FFN,
-    )
+def _attention_arguments(prefix: str, section: CfgNode) -> dict[str, Any]:
+    """Return the arguments of `VRTWithSpike` that begin with `prefix`."""
+    return {
+        f"{prefix}_heads": section.HEADS,
+        f"{prefix}_dropout": section.DROPOUT,
+        f"{prefix}_mlp_ratio": section.MLP_RATIO,
+        f"{prefix}_chunk_cfg": {
+            field.name: section[field.name.upper()] for field in fields(ChunkSettings)
+        },
+    }

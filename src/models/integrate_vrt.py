@@ -19,7 +19,7 @@ from src.models.fusion.cross_attn_temporal import TIME_SLOPE, MultiScaleTemporal
 from src.models.padding import NUM_SCALES, pad_clip, pad_spikes, size_rule_of
 from src.models.spike_encoder3d import SpikeEncoder3D
 from src.models.spike_temporal_sa import SpikeTemporalSA
-from src.utils.attention import AttentionSettings
+from src.utils.attention import ChunkConfig
 
 AfterStage = Callable[[int, torch.Tensor], torch.Tensor]
 
@@ -100,7 +100,13 @@ def check_scales(vrt: nn.Module, channels: Sequence[int], spatial_strides: Seque
 
     Raises:
         ValueError: another width than VRT's, or a scale that is coarser than VRT's.
+        TypeError: no VRT.
     """
+    if not isinstance(vrt, nn.Module) or not hasattr(vrt, "forward_features"):
+        raise TypeError(
+            f"vrt_backbone is a {type(vrt).__name__}; a VRT is needed, a module with stage1 ... "
+            "stage8 and forward_features"
+        )
     shapes = {key: value.shape for key, value in vrt.state_dict().items()}
     widths = [shapes[f"stage{i}.linear1.weight"][0] for i in range(1, NUM_SCALES + 1)]
     if list(channels) != widths:
@@ -130,7 +136,10 @@ class _StageFusion:
         self.spike_maps = spike_maps
 
     def __call__(self, index: int, features: torch.Tensor) -> torch.Tensor:
-        return self.fuse.scales[index](features, self.spike_maps[index])
+        fused = self.fuse.fuse_blocks[index](
+            features.transpose(1, 2), self.spike_maps[index].transpose(1, 2)
+        )
+        return fused.transpose(1, 2)
 
 
 class VRTWithSpike(nn.Module):
@@ -144,8 +153,14 @@ class VRTWithSpike(nn.Module):
         channels_per_scale: width of the spike features; must be VRT's of stages 1 to 4.
         temporal_strides: of the spike encoder, scales 2 to 4.
         spatial_strides: the same for height and width; no scale may be coarser than VRT's.
-        tsa: self-attention over time on the spike features.
-        fuse: cross-attention over time.
+        tsa_heads: heads of the self-attention over time on the spike features.
+        tsa_dropout: its dropout.
+        tsa_mlp_ratio: hidden width of its MLP, in channels.
+        tsa_chunk_cfg: how it cuts pixels into chunks, see `ChunkSettings.of`.
+        fuse_heads: heads of the cross-attention over time; the next three as above.
+        fuse_dropout: its dropout.
+        fuse_mlp_ratio: hidden width of its FFN, in channels.
+        fuse_chunk_cfg: how it cuts pixels into chunks.
         fuse_time_slope: how strongly a frame prefers its own spikes, see `time_bias`.
 
     Raises:
@@ -160,8 +175,14 @@ class VRTWithSpike(nn.Module):
         channels_per_scale: Sequence[int] = (96, 96, 96, 96),
         temporal_strides: Sequence[int] = (1, 1, 1),
         spatial_strides: Sequence[int] = (2, 2, 2),
-        tsa: AttentionSettings | None = None,
-        fuse: AttentionSettings | None = None,
+        tsa_heads: int = 4,
+        tsa_dropout: float = 0.0,
+        tsa_mlp_ratio: float = 2,
+        tsa_chunk_cfg: ChunkConfig = None,
+        fuse_heads: int = 4,
+        fuse_dropout: float = 0.0,
+        fuse_mlp_ratio: float = 2,
+        fuse_chunk_cfg: ChunkConfig = None,
         fuse_time_slope: float = TIME_SLOPE,
     ) -> None:
         super().__init__()
@@ -169,8 +190,17 @@ class VRTWithSpike(nn.Module):
         self.spike_encoder = SpikeEncoder3D(
             spike_bins, channels_per_scale, temporal_strides, spatial_strides
         )
-        self.spike_tsa = nn.ModuleList(SpikeTemporalSA(c, tsa) for c in channels_per_scale)
-        self.fuse = MultiScaleTemporalCrossAttnFuse(channels_per_scale, fuse, fuse_time_slope)
+        self.spike_temporal_sa = SpikeTemporalSA(
+            channels_per_scale, tsa_heads, tsa_dropout, tsa_mlp_ratio, tsa_chunk_cfg
+        )
+        self.cross_attn_fuse = MultiScaleTemporalCrossAttnFuse(
+            channels_per_scale,
+            fuse_heads,
+            fuse_dropout,
+            fuse_mlp_ratio,
+            fuse_chunk_cfg,
+            fuse_time_slope,
+        )
         self.size_rule = size_rule_of(vrt_backbone)
         open_vrt(vrt_backbone)
         self.vrt = vrt_backbone
@@ -202,13 +232,12 @@ class VRTWithSpike(nn.Module):
                 f"{list(spike_vox.shape)}; needed are grids [B={batch}, T={frames}, K, Hs, Ws]"
             )
         spike_maps = self.encode_spikes(pad_spikes(spike_vox, size, extent))
-        restored = self.vrt.forward_opened(padded, _StageFusion(self.fuse, spike_maps))
+        restored = self.vrt.forward_opened(padded, _StageFusion(self.cross_attn_fuse, spike_maps))
         return crop_clip(restored, rgb_clip, extent)
 
     def encode_spikes(self, spike_vox: torch.Tensor) -> list[torch.Tensor]:
         """Return the spike features that are fused, one map [B, C_i, T_i, H_i, W_i] per scale."""
-        maps = self.spike_encoder(spike_vox)
-        return [attend(x) for attend, x in zip(self.spike_tsa, maps, strict=True)]
+        return self.spike_temporal_sa(self.spike_encoder(spike_vox))
 
 
 class RGBOnly(nn.Module):

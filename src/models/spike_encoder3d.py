@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from src.utils.attention import require_int, require_widths
+
 
 class ResidualBlock3D(nn.Module):
     """ReLU(x + conv(ReLU(conv(x)))), width and size unchanged."""
@@ -43,11 +45,10 @@ class SpikeEncoder3D(nn.Module):
         spatial_strides: Sequence[int] = (2, 2, 2),
     ) -> None:
         super().__init__()
-        widths = list(channels_per_scale)
+        widths = require_widths("channels_per_scale", channels_per_scale)
         _check_strides("TEMPORAL_STRIDES", temporal_strides, len(widths))
         _check_strides("SPATIAL_STRIDES", spatial_strides, len(widths))
-        if in_bins < 1 or min(widths) < 1:
-            raise ValueError(f"bins and channels must be at least 1: K={in_bins}, {widths}")
+        require_int("in_bins", in_bins)
         self.in_bins = in_bins
         first = nn.Conv3d(in_bins, widths[0], 3, padding=1)
         stems = [nn.Sequential(first, nn.ReLU())]

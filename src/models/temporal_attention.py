@@ -190,17 +190,9 @@ class TemporalAttention(nn.Module):
         )
 
 
-class TemporalMLP(nn.Module):
-    """Linear, GELU, linear, on the last axis."""
-
-    def __init__(self, channels: int, ratio: float, dropout: float = 0.0) -> None:
-        super().__init__()
-        hidden = max(1, int(channels * ratio))
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-        self.dropout = dropout
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [..., C] to [..., C]."""
-        x = self.fc2(F.gelu(self.fc1(x)))
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+def feed_forward(channels: int, ratio: float, dropout: float = 0.0) -> nn.Sequential:
+    """Return linear, GELU, linear, dropout on the last axis; the hidden width is C * ratio."""
+    hidden = max(1, int(channels * ratio))
+    return nn.Sequential(
+        nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels), nn.Dropout(dropout)
+    )

@@ -18,6 +18,23 @@ logger = logging.getLogger(__name__)
 NESTED_UNDER = ("ema", "model", "params_ema", "params")
 VRT_PREFIX = "vrt."
 MAX_NAMED = 8
+# Names in earlier checkpoints: of a part of the model, then of the layers in its blocks.
+FORMER_NAMES = {
+    "spike_tsa": (
+        "spike_temporal_sa.blocks",
+        {"norm1": "ln1", "norm2": "ln2", "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2"},
+    ),
+    "fuse.scales": (
+        "cross_attn_fuse.fuse_blocks",
+        {
+            "norm_rgb": "ln_q",
+            "norm_spike": "ln_kv",
+            "norm_mlp": "ln_ffn",
+            "mlp.fc1": "ffn.0",
+            "mlp.fc2": "ffn.2",
+        },
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +123,25 @@ def read_state_dict(path: Path, parts: tuple[str, ...] = NESTED_UNDER) -> dict[s
     broken = [key for key, value in stored.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise ValueError(f"{path}: values that are not finite (NaN or inf) in {_named(broken)}")
-    return {_strip(key): value for key, value in stored.items()}
+    return convert_keys(stored)
+
+
+def convert_keys(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a state dict under the current names, whatever version of this project wrote it.
+
+    Prefixes of DDP and torch.compile are removed, the names in `FORMER_NAMES` replaced. The order
+    stays, so the state of an optimizer, which goes by order, still fits.
+    """
+    return {_current_name(_strip(key)): value for key, value in stored.items()}
+
+
+def _current_name(key: str) -> str:
+    for former, (current, layers) in FORMER_NAMES.items():
+        if key.startswith(former + "."):
+            scale, _, rest = key.removeprefix(former + ".").partition(".")
+            layer, _, parameter = rest.rpartition(".")
+            return f"{current}.{scale}.{layers.get(layer, layer)}.{parameter}"
+    return key
 
 
 def _strip(key: str) -> str:

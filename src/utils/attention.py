@@ -1,8 +1,10 @@
 """Attention blocks that treat every pixel alone, run in spatial chunks to bound memory."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -15,57 +17,84 @@ CHUNK_SHAPES = {"square": (1.0, 1.0), "wide": (0.5, 2.0), "tall": (2.0, 0.5)}
 
 @dataclass(frozen=True)
 class ChunkSettings:
-    """How the pixels of a map are cut into chunks.
+    """How the pixels of a map are cut into chunks; the fields are the keys of the YAML section.
 
     Attributes:
-        adaptive: take the largest chunk with at most `max_batch_tokens` tokens; otherwise a chunk
-            has the area of a square of `chunk_size_px`, one clip of the batch at a time.
+        adaptive_chunk: take the largest chunk with at most `max_batch_tokens` tokens; otherwise a
+            chunk has the area of a square of `chunk_size`, one clip of the batch at a time.
         max_batch_tokens: tokens (pixels x frames) of one chunk.
-        chunk_size_px: side of a square chunk.
-        shape: "square", "wide" (half as high, twice as wide) or "tall".
+        chunk_size: side of a square chunk in pixels.
+        chunk_shape: "square", "wide" (half as high, twice as wide) or "tall".
     """
 
-    adaptive: bool = True
+    adaptive_chunk: bool = True
     max_batch_tokens: int = 49152
-    chunk_size_px: int = 64
-    shape: str = "square"
+    chunk_size: int = 64
+    chunk_shape: str = "square"
 
     def __post_init__(self) -> None:
-        if self.shape not in CHUNK_SHAPES:
-            raise ValueError(f"CHUNK_SHAPE is {self.shape!r}; write one of {list(CHUNK_SHAPES)}")
-        if self.max_batch_tokens < 1:
-            raise ValueError(f"MAX_BATCH_TOKENS is {self.max_batch_tokens}; it must be at least 1")
-        if self.chunk_size_px < 1:
-            raise ValueError(f"CHUNK_SIZE is {self.chunk_size_px}; it must be at least 1 pixel")
+        require_int("MAX_BATCH_TOKENS", self.max_batch_tokens)
+        require_int("CHUNK_SIZE", self.chunk_size)
+        if self.chunk_shape not in CHUNK_SHAPES:
+            raise ValueError(
+                f"CHUNK_SHAPE is {self.chunk_shape!r}; write one of {list(CHUNK_SHAPES)}"
+            )
+
+    @classmethod
+    def of(cls, chunk_cfg: "ChunkConfig") -> "ChunkSettings":
+        """Return the settings that a `chunk_cfg` describes.
+
+        Args:
+            chunk_cfg: settings, a mapping with the keys of the YAML section in any case, or None
+                for the defaults.
+
+        Raises:
+            ValueError: an unknown key or an impossible value.
+            TypeError: something else than a mapping.
+        """
+        if isinstance(chunk_cfg, cls):
+            return chunk_cfg
+        if chunk_cfg is None:
+            return cls()
+        if not isinstance(chunk_cfg, Mapping):
+            raise TypeError(f"chunk_cfg is {chunk_cfg!r}; a dict or ChunkSettings is needed")
+        known = [field.name for field in fields(cls)]
+        given = {str(key).lower(): value for key, value in chunk_cfg.items()}
+        for name in given:
+            if name not in known:
+                names = ", ".join(name.upper() for name in known)
+                raise ValueError(f"chunk_cfg has an unknown key {name.upper()!r}; it takes {names}")
+        return cls(**given)
 
 
-@dataclass(frozen=True)
-class AttentionSettings:
-    """One temporal attention block: attention over time, then a two-layer MLP.
+ChunkConfig = ChunkSettings | Mapping[str, Any] | None
 
-    Attributes:
-        heads: number of heads; must divide the channels.
-        dropout: probability, on attention weights and after the MLP.
-        mlp_ratio: hidden width of the MLP = `int(channels * mlp_ratio)`.
-        chunks: how pixels are cut into chunks.
-        use_checkpoint_attn: recompute the attention of a chunk in the backward pass.
-        use_checkpoint_ffn: recompute the MLP of a chunk in the backward pass.
+
+def require_int(name: str, value: Any, hint: str = "") -> None:
+    """Check that an argument is a whole number above 0.
+
+    Raises:
+        TypeError: it is something else, a list for example.
+        ValueError: it is below 1.
     """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r}; a whole number is needed{hint}")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1{hint}")
 
-    heads: int = 4
-    dropout: float = 0.0
-    mlp_ratio: float = 2.0
-    chunks: ChunkSettings = field(default_factory=ChunkSettings)
-    use_checkpoint_attn: bool = False
-    use_checkpoint_ffn: bool = False
 
-    def __post_init__(self) -> None:
-        if self.heads < 1:
-            raise ValueError(f"HEADS is {self.heads}; it must be at least 1")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"DROPOUT is {self.dropout}; it must lie in [0, 1)")
-        if self.mlp_ratio <= 0:
-            raise ValueError(f"MLP_RATIO is {self.mlp_ratio}; it must be above 0")
+def require_widths(name: str, value: Any) -> list[int]:
+    """Return the widths of all scales as a list.
+
+    Raises:
+        TypeError: not a list or tuple of whole numbers.
+        ValueError: a number below 1.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}; a list with one width per scale is needed")
+    for width in value:
+        require_int(f"an entry of {name}", width)
+    return list(value)
 
 
 def plan_chunks(
@@ -79,8 +108,8 @@ def plan_chunks(
         settings: the limits.
     """
     batch, height, width = extent
-    row_factor, column_factor = CHUNK_SHAPES[settings.shape]
-    if settings.adaptive:
+    row_factor, column_factor = CHUNK_SHAPES[settings.chunk_shape]
+    if settings.adaptive_chunk:
         area = max(1, settings.max_batch_tokens // num_frames)
         if height * width <= area:
             return _cut(batch, area // (height * width)), _cut(height, height), _cut(width, width)
@@ -88,8 +117,8 @@ def plan_chunks(
         columns = min(width, area // rows)
         rows = min(height, area // columns)
     else:
-        rows = max(1, int(settings.chunk_size_px * row_factor))
-        columns = max(1, int(settings.chunk_size_px * column_factor))
+        rows = max(1, int(settings.chunk_size * row_factor))
+        columns = max(1, int(settings.chunk_size * column_factor))
     return _cut(batch, 1), _cut(height, rows), _cut(width, columns)
 
 
@@ -105,11 +134,32 @@ class BaseChunkableAttention(nn.Module):
     A subclass writes `attend(tokens, *sources)`, the attention branch, and `transform(tokens)`, the
     MLP branch, both on tokens [b, t, p, C]; both are added to the tokens. Peak memory follows the
     chunk, not the frame, in the backward pass too when both recomputations are on.
+
+    Attributes:
+        use_checkpoint_attn: recompute the attention of a chunk in the backward pass.
+        use_checkpoint_ffn: recompute the MLP of a chunk in the backward pass.
     """
 
-    def __init__(self, settings: AttentionSettings | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 4,
+        dropout: float = 0.0,
+        mlp_ratio: float = 2,
+        chunk_cfg: ChunkConfig = None,
+    ) -> None:
         super().__init__()
-        self.settings = AttentionSettings() if settings is None else settings
+        require_int("dim", dim, " (the multi-scale modules take one width per scale)")
+        require_int("HEADS", heads)
+        if dim % heads:
+            raise ValueError(f"HEADS is {heads}; it must divide the {dim} channels")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"DROPOUT is {dropout}; it must lie in [0, 1)")
+        if mlp_ratio <= 0:
+            raise ValueError(f"MLP_RATIO is {mlp_ratio}; it must be above 0")
+        self.dim, self.heads, self.dropout = dim, heads, dropout
+        self.chunks = ChunkSettings.of(chunk_cfg)
+        self.use_checkpoint_attn = self.use_checkpoint_ffn = False
 
     def attend(self, tokens: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
         """Return the attention branch, [b, t, p, C]."""
@@ -120,18 +170,29 @@ class BaseChunkableAttention(nn.Module):
         raise NotImplementedError
 
     def run_chunks(self, x: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
-        """Return x + attention, then + MLP, for maps [B, C, T, H, W] of one size H, W.
+        """Return x + attention, then + MLP, for maps [B, T, C, H, W] of one size H, W.
 
-        The result lies in memory as `x` does, so that what follows computes the same bits.
+        Inside they are views [B, C, T, H, W], the layout of convolutions; nothing is copied. The
+        result lies in memory as `x` does, so that what follows computes the same bits.
+
+        Raises:
+            ValueError: another shape, or maps of different batch size.
         """
+        for features in (x, *sources):
+            if features.ndim != 5 or features.shape[2] != self.dim or len(features) != len(x):
+                raise ValueError(
+                    f"features have shape {list(features.shape)}; [B={len(x)}, T, C={self.dim}, "
+                    "H, W] is needed"
+                )
+        x, *sources = (features.transpose(1, 2) for features in (x, *sources))
         frames = max(part.shape[2] for part in (x, *sources))
         extent = (x.shape[0], x.shape[3], x.shape[4])
-        plan = plan_chunks(extent, frames, self.settings.chunks)
+        plan = plan_chunks(extent, frames, self.chunks)
         cuts = [(axis, n) for axis, n in zip((0, 3, 4), plan, strict=True) if len(n) > 1]
         out = self._run_pieces((x, *sources), cuts)
-        if out.stride() == x.stride():
-            return out
-        return torch.empty_like(x, dtype=out.dtype).copy_(out)
+        if out.stride() != x.stride():
+            out = torch.empty_like(x, dtype=out.dtype).copy_(out)
+        return out.transpose(1, 2)
 
     def _run_pieces(
         self, maps: tuple[torch.Tensor, ...], cuts: list[tuple[int, list[int]]]
@@ -146,23 +207,28 @@ class BaseChunkableAttention(nn.Module):
         return torch.cat(pieces, axis)
 
     def _run_chunk(self, *maps: torch.Tensor) -> torch.Tensor:
-        settings = self.settings
-        both = settings.use_checkpoint_attn and settings.use_checkpoint_ffn
+        both = self.use_checkpoint_attn and self.use_checkpoint_ffn
         return self._recompute(both, self._chunk, *maps)
 
     def _chunk(self, *maps: torch.Tensor) -> torch.Tensor:
-        settings = self.settings
-        both = settings.use_checkpoint_attn and settings.use_checkpoint_ffn
+        both = self.use_checkpoint_attn and self.use_checkpoint_ffn
         height = maps[0].shape[3]
         tokens, *sources = (rearrange(m, "b c t h w -> b t (h w) c") for m in maps)
-        attn_alone = settings.use_checkpoint_attn and not both
+        attn_alone = self.use_checkpoint_attn and not both
         tokens = tokens + self._recompute(attn_alone, self.attend, tokens, *sources)
-        ffn_alone = settings.use_checkpoint_ffn and not both
+        ffn_alone = self.use_checkpoint_ffn and not both
         tokens = tokens + self._recompute(ffn_alone, self.transform, tokens)
         return rearrange(tokens, "b t (h w) c -> b c t h w", h=height)
 
     def _recompute(self, is_wanted: bool, function: Callable, *maps: torch.Tensor) -> torch.Tensor:
         if not (is_wanted and torch.is_grad_enabled()):
             return function(*maps)
-        draws = self.training and self.settings.dropout > 0
+        draws = self.training and self.dropout > 0
         return checkpoint(function, *maps, use_reentrant=False, preserve_rng_state=draws)
+
+
+def set_recomputation(model: nn.Module, *, attn: bool, ffn: bool) -> None:
+    """Choose for every chunked attention in a model what its backward pass computes again."""
+    for module in model.modules():
+        if isinstance(module, BaseChunkableAttention):
+            module.use_checkpoint_attn, module.use_checkpoint_ffn = attn, ffn

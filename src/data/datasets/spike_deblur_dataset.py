@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from yacs.config import CfgNode
 
 from src.data.errors import BadFileError, BadSample, DataSetError
 from src.data.normalization import Normalization, normalize_counts, to_unit
@@ -99,6 +100,28 @@ class SpikeDeblurDataset(Dataset):
         if norm.bin_normalize:
             require_known_ticks(self.recordings)
         self._grids = _crop_grids(self.recordings, settings)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, split: str) -> "SpikeDeblurDataset":
+        """Return the clips of a split as float samples.
+
+        Args:
+            cfg: the configuration.
+            split: DATA.TRAIN_SPLIT or "train" for random crops, DATA.VAL_SPLIT or "val" for whole
+                frames.
+
+        Raises:
+            ValueError: another split.
+            BadFileError: no alignment log.
+            DataSetError: what is wrong with the data.
+        """
+        from src.data.build import build_train_dataset, build_val_dataset
+
+        if split in ("train", cfg.DATA.TRAIN_SPLIT):
+            return build_train_dataset(cfg, as_uint8=False)
+        if split in ("val", cfg.DATA.VAL_SPLIT):
+            return build_val_dataset(cfg)
+        raise ValueError(f"split is {split!r}; the splits are 'train' and 'val'")
 
     def __len__(self) -> int:
         return len(self.clips)

@@ -1,4 +1,4 @@
-"""Cross-attention over time: RGB features ask, spike features answer."""
+"""Cross-attention over time: queries come from RGB features, keys and values from spikes."""
 
 from collections.abc import Sequence
 
@@ -7,111 +7,118 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from src.models.temporal_attention import TemporalAttention, TemporalMLP, time_bias
-from src.utils.attention import AttentionSettings, BaseChunkableAttention
+from src.models.temporal_attention import TemporalAttention, feed_forward, time_bias
+from src.utils.attention import BaseChunkableAttention, ChunkConfig, require_widths
 
 TIME_SLOPE = 8.0
 
 
 class TemporalCrossAttnFuse(BaseChunkableAttention):
-    """Per pixel, over time: X = Fr + MHA(LN Fr, LN Fs), out = X + MLP(LN X).
+    """Per pixel, over time: X = Fr + MHA(LN Fr, LN Fs), out = X + FFN(LN X).
 
     The last projections of both branches start at zero, so a new block returns Fr. Therefore only
     they have a nonzero gradient in the first step; everything before them follows in the second.
 
     Args:
-        channels: C of both features.
-        settings: heads, MLP and chunks.
+        dim: C, channels of both features.
+        heads: number of heads; must divide `dim`.
+        dropout: probability, on attention weights and after the FFN.
+        mlp_ratio: hidden width of the FFN is `int(dim * mlp_ratio)`.
+        chunk_cfg: how pixels are cut into chunks, see `ChunkSettings.of`.
         time_slope: how strongly the first head prefers the spikes of its own frame, see
             `time_bias`; 0: no preference, the order of the spike frames then has no influence.
     """
 
     def __init__(
         self,
-        channels: int,
-        settings: AttentionSettings | None = None,
+        dim: int,
+        heads: int = 4,
+        dropout: float = 0.0,
+        mlp_ratio: float = 2,
+        chunk_cfg: ChunkConfig = None,
         time_slope: float = TIME_SLOPE,
     ) -> None:
-        super().__init__(settings)
+        super().__init__(dim, heads, dropout, mlp_ratio, chunk_cfg)
         self.time_slope = time_slope
-        self.norm_rgb = nn.LayerNorm(channels)
-        self.norm_spike = nn.LayerNorm(channels)
-        self.attn = TemporalAttention(channels, self.settings.heads, self.settings.dropout)
-        self.norm_mlp = nn.LayerNorm(channels)
-        self.mlp = TemporalMLP(channels, self.settings.mlp_ratio, self.settings.dropout)
-        for last in (self.attn.out_proj, self.mlp.fc2):
+        self.ln_q = nn.LayerNorm(dim)
+        self.ln_kv = nn.LayerNorm(dim)
+        self.attn = TemporalAttention(dim, heads, dropout)
+        self.ln_ffn = nn.LayerNorm(dim)
+        self.ffn = feed_forward(dim, mlp_ratio, dropout)
+        for last in (self.attn.out_proj, self.ffn[2]):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, rgb: torch.Tensor, spike: torch.Tensor) -> torch.Tensor:
+    def forward(self, Fr: torch.Tensor, Fs: torch.Tensor) -> torch.Tensor:
         """Fuse spike features into RGB features.
 
         Args:
-            rgb: [B, C, Tq, H, W].
-            spike: [B, C, Tk, Hs, Ws]; resized per frame where Hs, Ws are not H, W.
+            Fr: RGB features, [B, Tq, C, H, W].
+            Fs: spike features, [B, Tk, C, h, w]; resized per frame where h, w are not H, W.
 
         Returns:
-            [B, C, Tq, H, W], in memory like `rgb`.
+            [B, Tq, C, H, W], in memory like `Fr`.
 
         Raises:
-            ValueError: batch or channels differ.
+            ValueError: another shape, or the batch differs.
         """
-        if rgb.shape[:2] != spike.shape[:2]:
-            raise ValueError(
-                f"RGB features {list(rgb.shape)} and spike features {list(spike.shape)} "
-                "differ in batch or channels"
-            )
-        return self.run_chunks(rgb, resize_frames(spike, rgb.shape[-2:]))
+        return self.run_chunks(Fr, resize_frames(Fs, Fr.shape[-2:]))
 
     def attend(self, tokens: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """Return the attention branch of RGB tokens [b, tq, p, C], spike tokens [b, tk, p, C]."""
         bias = None
         if self.time_slope:
             frames = tokens.shape[1], source.shape[1]
-            bias = time_bias(self.settings.heads, *frames, self.time_slope).to(tokens)
-        return self.attn(self.norm_rgb(tokens), self.norm_spike(source), bias)
+            bias = time_bias(self.heads, *frames, self.time_slope).to(tokens)
+        return self.attn(self.ln_q(tokens), self.ln_kv(source), bias)
 
     def transform(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the MLP branch of tokens [b, tq, p, C]."""
-        return self.mlp(self.norm_mlp(tokens))
+        """Return the FFN branch of tokens [b, tq, p, C]."""
+        return self.ffn(self.ln_ffn(tokens))
 
 
 class MultiScaleTemporalCrossAttnFuse(nn.Module):
-    """One `TemporalCrossAttnFuse` per scale."""
+    """One `TemporalCrossAttnFuse` per scale, in `fuse_blocks`."""
 
     def __init__(
         self,
-        channels_per_scale: Sequence[int],
-        settings: AttentionSettings | None = None,
+        channels_per_scale: Sequence[int] = (96, 96, 96, 96),
+        heads: int = 4,
+        dropout: float = 0.0,
+        mlp_ratio: float = 2,
+        chunk_cfg: ChunkConfig = None,
         time_slope: float = TIME_SLOPE,
     ) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(
-            TemporalCrossAttnFuse(channels, settings, time_slope) for channels in channels_per_scale
+        self.fuse_blocks = nn.ModuleList(
+            TemporalCrossAttnFuse(dim, heads, dropout, mlp_ratio, chunk_cfg, time_slope)
+            for dim in require_widths("channels_per_scale", channels_per_scale)
         )
 
     def forward(
-        self, rgb: Sequence[torch.Tensor], spike: Sequence[torch.Tensor]
+        self, Fr_list: Sequence[torch.Tensor], Fs_list: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
         """Fuse maps scale by scale; shapes as in `TemporalCrossAttnFuse`.
 
         Raises:
             ValueError: the number of maps is not the number of scales.
         """
-        if not len(rgb) == len(spike) == len(self.scales):
+        if not len(Fr_list) == len(Fs_list) == len(self.fuse_blocks):
             raise ValueError(
-                f"{len(rgb)} RGB and {len(spike)} spike maps for {len(self.scales)} scales"
+                f"{len(Fr_list)} RGB and {len(Fs_list)} spike maps for "
+                f"{len(self.fuse_blocks)} scales"
             )
-        return [fuse(r, s) for fuse, r, s in zip(self.scales, rgb, spike, strict=True)]
+        maps = zip(self.fuse_blocks, Fr_list, Fs_list, strict=True)
+        return [fuse(Fr, Fs) for fuse, Fr, Fs in maps]
 
 
 def resize_frames(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize each frame of [B, C, T, H, W] to `size`, bilinearly, pixel centres kept.
+    """Resize each frame of [B, T, C, H, W] to `size`, bilinearly, pixel centres kept.
 
     Returns `x` itself where the size fits already.
     """
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    frames = rearrange(x, "b c t h w -> (b t) c h w")
+    frames = rearrange(x, "b t c h w -> (b t) c h w")
     frames = F.interpolate(frames, size=tuple(size), mode="bilinear", align_corners=False)
-    return rearrange(frames, "(b t) c h w -> b c t h w", b=x.shape[0])
+    return rearrange(frames, "(b t) c h w -> b t c h w", b=x.shape[0])
