@@ -41,12 +41,12 @@ NORM = {  # mean and deviation of log1p(count), written into the configuration
     "folders, recorded": [0.785507, 0.231875],
 }
 WEIGHTS = {
-    "fuse.scales": 0.24814853,
+    "cross_attn_fuse.fuse_blocks": 0.24814853,
     "spike_encoder.scales": 0.04479762,
-    "spike_tsa.0": -0.11026960,
-    "spike_tsa.1": 0.33442796,
-    "spike_tsa.2": -0.17913827,
-    "spike_tsa.3": 0.10242938,
+    "spike_temporal_sa.blocks.0": -0.11026960,
+    "spike_temporal_sa.blocks.1": 0.33442796,
+    "spike_temporal_sa.blocks.2": -0.17913827,
+    "spike_temporal_sa.blocks.3": 0.10242938,
     "vrt.conv_after_body": -0.22164222,
     "vrt.conv_first": -0.00857552,
     "vrt.conv_last": 0.03371635,
@@ -330,7 +330,8 @@ def test_weights_after_four_steps(checkpoint):
     parts: dict[str, list[torch.Tensor]] = {}
     for key, value in checkpoint["model"].items():
         if value.is_floating_point():
-            name = ".".join(key.split(".")[:2])
+            depth = 3 if key.startswith("spike_temporal_sa.") else 2
+            name = ".".join(key.split(".")[:depth])
             parts.setdefault(name, []).append(value.flatten())
     found = {name: project(torch.cat(values).numpy()) for name, values in parts.items()}
     assert found == pytest.approx(WEIGHTS, abs=5e-6)
