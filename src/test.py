@@ -27,8 +27,7 @@ from src.config import config_to_text
 from src.data.description import find_description
 from src.data.frames import write_png
 from src.data.recordings import Recording, require_known_ticks
-from src.data.scanning import InputFolders, scan_inputs
-from src.data.settings import scan_settings
+from src.data.scanning import InputFolders, scan_inputs, scan_settings
 from src.engine.distributed import choose_device
 from src.engine.precision import choose_precision
 from src.engine.run_directory import RunDirectory, git_commit

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data import stalls
+from src.data import errors
 from src.data.errors import BadFileError, DataSetError
 from src.data.frames import list_frames, read_image, write_png
 
@@ -76,7 +76,7 @@ def test_f39_stalled_drive_is_tried_again(tmp_path, monkeypatch):
         return read_bytes(self)
 
     monkeypatch.setattr(type(path), "read_bytes", stall)
-    monkeypatch.setattr(stalls, "RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(errors, "RETRY_PAUSES_S", (0.0, 0.0))
     assert np.array_equal(read_image(path), RGB)
     failures += [OSError(errno.EIO, "Input/output error")] * 3
     with pytest.raises(BadFileError, match="Input/output error"):

@@ -2,22 +2,23 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from src.data import build, stalls, workers
-from src.data.build import workers_that_fit
+from src.data import build, errors, workers
+from src.data.build import shared_memory_bytes, workers_that_fit
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
 from src.data.errors import BadFileError
 from src.data.exposures import read_alignment
 from src.data.recordings import Recording
 from src.data.scanning import scan_split
-from src.data.spikes.spike_dat import SpikeFile
 from src.data.voxel_counts import count_source, open_voxels
 from src.data.workers import (
     WatchedDataset,
@@ -179,7 +180,7 @@ def test_f39_spikes_on_a_stalled_drive_are_read_again(tmp_path, monkeypatch, spi
     root = write_miniature(tmp_path, sequences=1, val_sequences=0, frames=2, spikes=spikes)
     path = sorted((root / "train/seq_000").glob("spike*/000000.*"))[0]
     failures = [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale handle")]
-    monkeypatch.setattr(stalls, "RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(errors, "RETRY_PAUSES_S", (0.0, 0.0))
 
     def failing(function):
         def call(*arguments, **options):
@@ -196,7 +197,7 @@ def test_f39_spikes_on_a_stalled_drive_are_read_again(tmp_path, monkeypatch, spi
     else:
         source = scan(root / "train/seq_000").frames[0].spikes
         expected = count_source(source, 32)
-        monkeypatch.setattr(SpikeFile, "_read_all", failing(SpikeFile._read_all))
+        monkeypatch.setattr(Path, "open", failing(Path.open))
         read = lambda: count_source(source, 32)  # noqa: E731
     assert np.array_equal(read(), expected)
     assert failures == []
@@ -216,13 +217,14 @@ def test_f38_fewer_workers_where_shared_memory_is_small(caplog):
 
 def test_f38_ranks_of_a_machine_share_its_memory(monkeypatch):
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    alone = build._shared_memory_bytes()
+    alone = shared_memory_bytes()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert build._shared_memory_bytes() == pytest.approx(alone / 8, rel=0.05)
+    assert shared_memory_bytes() == pytest.approx(alone / 8, rel=0.05)
 
 
 def test_f38_a_full_shared_memory_trains_without_loader_processes(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(build, "_shared_memory_bytes", lambda: 1000)
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda _: free)
     trainer = make_trainer(write_run(tmp_path, TRAIN__NUM_WORKERS=2, TRAIN__MAX_STEPS=1))
     trainer.fit()
     assert trainer.progress.step == 1

@@ -11,12 +11,12 @@ from src.data.voxel_counts import (
     SpikeSource,
     count_frame,
     count_source,
+    normalization_of,
     read_index,
     read_voxels,
     staleness,
     write_index,
 )
-from src.data.voxel_statistics import normalization_of
 from tests.data_cases import copy_root, scan, write_miniature
 
 K = 32

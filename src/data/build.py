@@ -22,8 +22,7 @@ from src.data.frames import read_image
 from src.data.normalization import normalization_from
 from src.data.recordings import ImageReader, Recording, require_known_ticks
 from src.data.samplers import ClipBatchSampler
-from src.data.scanning import scan_split
-from src.data.settings import alignment_paths, scan_settings
+from src.data.scanning import alignment_paths, scan_settings, scan_split
 from src.data.transforms import AugmentSettings
 from src.data.workers import WatchedDataset
 from src.paths import resolve
@@ -131,7 +130,7 @@ def build_train_loader(
         num_steps=num_steps,
     )
     batch_bytes = _batch_bytes(dataset, train.BATCH_SIZE)
-    workers = workers_that_fit(train.NUM_WORKERS, batch_bytes, _shared_memory_bytes())
+    workers = workers_that_fit(train.NUM_WORKERS, batch_bytes, shared_memory_bytes())
     is_forking = workers > 0 and sys.platform == "linux"
     return DataLoader(
         dataset,
@@ -207,7 +206,7 @@ def _batch_bytes(dataset: SpikeDeblurDataset, batch_size: int) -> int:
     return batch_size * sum(sample[name].nbytes for name in ("blur", "sharp", "spike_vox"))
 
 
-def _shared_memory_bytes() -> int | None:
+def shared_memory_bytes() -> int | None:
     """Return the free shared memory of one of the ranks on this machine, which share it."""
     if not SHARED_MEMORY.is_dir():
         return None

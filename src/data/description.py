@@ -14,8 +14,7 @@ from pathlib import Path
 import yaml
 
 from src.data.fingerprint import SplitFingerprint, fingerprint_differences
-from src.data.plain_yaml import load_plain_mapping
-from src.data.yaml_edit import replace_entry
+from src.data.yaml_text import load_plain_mapping, replace_entry
 from src.paths import atomic_write, resolve
 
 FILE_NAME = "dataset.yaml"

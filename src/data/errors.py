@@ -1,9 +1,21 @@
-"""What cannot be read: the error inside the data code, and the value a loader hands on instead."""
+"""Files that cannot be used: errors, drives that stall, files that change during a run."""
 
+import errno
+import logging
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+
+# A network drive that stalls returns one of these; waiting helps, unlike for a missing file.
+PASSING_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+RETRY_PAUSES_S = (0.1, 0.5, 2.0)
+
+Result = TypeVar("Result")
 
 
 class BadFileError(ValueError):
@@ -64,3 +76,65 @@ class BadSample:
 
     name: str
     reason: str
+
+
+def with_patience(path: str | Path, action: Callable[[], Result]) -> Result:
+    """Return what `action` returns; repeat it with pauses where the drive of `path` stalls.
+
+    Only calls that return an error can be repeated. Bytes of a memory-mapped file (`.npy`) are read
+    when they are touched; where the drive fails then, the system ends the process with SIGBUS, and
+    `src/data/workers.py` reports the loader process and the clip it was reading.
+
+    Raises:
+        OSError: another error, or still an error after the last pause.
+    """
+    for pause in RETRY_PAUSES_S:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in PASSING_ERRORS:
+                raise
+            logger.warning("%s: %s; trying again in %.1f s", path, error.strerror, pause)
+            time.sleep(pause)
+    return action()
+
+
+@dataclass(frozen=True)
+class FileState:
+    """Size and time of last change of a file."""
+
+    num_bytes: int
+    mtime_ns: int
+
+
+def file_state(path: Path) -> FileState:
+    """Return the state of a file.
+
+    Raises:
+        BadFileError: it cannot be looked at.
+    """
+    try:
+        status = with_patience(path, path.stat)
+    except OSError as error:
+        raise BadFileError(path, f"cannot be read: {error.strerror}") from error
+    return FileState(status.st_size, status.st_mtime_ns)
+
+
+def refuse_changed(path: Path, seen: FileState) -> None:
+    """Refuse a file that is not the one that was seen when the run began.
+
+    Raises:
+        BadFileError: it changed, or is gone.
+    """
+    now = file_state(path)
+    if now != seen:
+        raise BadFileError(
+            path,
+            f"changed under the run: it had {seen.num_bytes} bytes when the run began and has "
+            f"{now.num_bytes} now{_same_size(seen, now)}; what was counted from it no longer "
+            "holds. Stop the run, run scripts/prepare_data.py, start it again",
+        )
+
+
+def _same_size(seen: FileState, now: FileState) -> str:
+    return ", written again since" if seen.num_bytes == now.num_bytes else ""

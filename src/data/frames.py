@@ -7,8 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.errors import BadFileError, DataSetError, refuse_undecodable
-from src.data.stalls import with_patience
+from src.data.errors import BadFileError, DataSetError, refuse_undecodable, with_patience
 from src.paths import atomic_write
 
 PNG_SIGNATURE = b"\x89PNG"

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.datasets.voxelizer import ticks_per_bin
-from src.data.errors import BadFileError, DataSetError
-from src.data.file_state import FileState, refuse_changed
+from src.data.errors import BadFileError, DataSetError, FileState, refuse_changed
 from src.data.frame_cache import FrameStore
 from src.data.frames import read_image
 from src.data.voxel_counts import Crop, SpikeSource, count_source, open_voxels, read_voxels

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from src.data.description import DataDescription, find_description, read_description
-from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.errors import BadFileError, DataSetError, file_state, problems_of
 from src.data.exposures import (
     EXPOSURES_NAME,
     AlignmentLog,
@@ -16,12 +18,12 @@ from src.data.exposures import (
     frame_index,
     read_exposures,
 )
-from src.data.file_state import file_state
 from src.data.fingerprint import list_sequences
 from src.data.frames import list_frames, read_image
 from src.data.recordings import FrameRecord, ImageReader, Recording
 from src.data.spikes.find import PER_FRAME, STREAM, SequenceSpikes, find_spikes
 from src.data.voxel_counts import INDEX_NAME, SpikeSource, VoxelEntry, read_index, staleness
+from src.paths import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,27 @@ class ScanSettings:
     spike_dir: str = "spike"
     voxel_dir: str = "spike_vox"
     use_voxel_cache: bool = True
+
+
+def scan_settings(cfg: CfgNode) -> ScanSettings:
+    """Return where things lie below the data root."""
+    data = cfg.DATA
+    return ScanSettings(
+        root=resolve(data.ROOT),
+        num_bins=data.K,
+        image_exts=tuple(data.IMAGE_EXTS),
+        spike_dir=data.SPIKE_DIR,
+        voxel_dir=data.VOXEL_CACHE_DIRNAME,
+        use_voxel_cache=data.USE_PRECOMPUTED_VOXELS,
+    )
+
+
+def alignment_paths(cfg: CfgNode) -> list[Path]:
+    """Return the alignment logs: those of the configuration, else the one named after the root."""
+    if cfg.DATA.ALIGN_LOG_PATHS:
+        return [resolve(path) for path in cfg.DATA.ALIGN_LOG_PATHS]
+    name = resolve(cfg.DATA.ROOT).name
+    return [resolve(cfg.LOG.SAVE_DIR) / "logs" / f"align_{name}.txt"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from src.data.fingerprint import fingerprint_data, fingerprint_differences, list
 from src.data.recordings import Recording
 from src.data.scanning import SequenceScan
 from src.data.transforms import crop_grid
-from src.data.yaml_edit import number_text
+from src.data.yaml_text import number_text
 from src.prepare.check_cache import RUN_PREPARE
 from src.prepare.counting import PreparedSplit
 from src.prepare.prepare import normalization_texts

@@ -14,8 +14,8 @@ from src.data.exposures import Exposure, read_alignment, write_alignment
 from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
 from src.data.frame_cache import store_frames
 from src.data.scanning import ScanSettings, SequenceScan, scan_sequence, summarize
-from src.data.voxel_statistics import normalization_of
-from src.data.yaml_edit import number_text, set_values
+from src.data.voxel_counts import normalization_of
+from src.data.yaml_text import number_text, set_values
 from src.paths import atomic_write
 from src.prepare.counting import PreparedSplit, count_spikes
 

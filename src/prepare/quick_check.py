@@ -15,7 +15,7 @@ from src.data.description import DescriptionError, read_description
 from src.data.errors import BadFileError
 from src.data.exposures import AlignmentLog, read_alignment
 from src.data.frames import is_cut_short
-from src.data.settings import alignment_paths, scan_settings
+from src.data.scanning import alignment_paths, scan_settings
 from src.prepare.check_cache import check_stored, check_windows
 from src.prepare.check_reading import check_rates
 from src.prepare.check_setup import (

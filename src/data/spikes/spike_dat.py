@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from src.data.plain_yaml import load_plain_mapping
+from src.data.yaml_text import load_plain_mapping
 from src.paths import atomic_write
 
 SIDECAR_NAME = "spike.yaml"

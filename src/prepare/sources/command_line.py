@@ -9,7 +9,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from src.data.errors import DataSetError
-from src.data.settings import scan_settings
+from src.data.scanning import scan_settings
 from src.data.simulation.simulator import TRANSFERS
 from src.prepare.sources.registry import SOURCES
 from src.prepare.sources.run import run_plan

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from src.data.yaml_edit import number_text, replace_entry, set_values
+from src.data.yaml_text import number_text, replace_entry, set_values
 
 NORM = {"DATA": {"NORM": {"MEAN": "0.5", "STD": "0.25"}}}
 
