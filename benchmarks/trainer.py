@@ -28,13 +28,12 @@ from torch import nn
 
 from benchmarks.vrt import PeakMemory
 from src.config import load_config
-from src.engine.distributed import Ranks
-from src.engine.parameter_groups import build_optimizer
-from src.engine.run_directory import RunDirectory
-from src.engine.schedule import build_schedule
+from src.engine.optim import build_optimizer, build_schedule
+from src.engine.processes import Ranks
 from src.engine.trainer import Trainer
 from src.losses.build import build_loss
 from src.paths import REPO_ROOT
+from src.run_directory import RunDirectory
 from tests.training_cases import SMALLEST_VRT, write_run
 
 CPU = torch.device("cpu")

@@ -23,10 +23,10 @@ from src.comparison.result import Comparison, compare_runs
 from src.comparison.runs import path_of_page, trained_run, twin_overrides
 from src.config import ConfigError, load_config
 from src.data.build import build_val_recordings
-from src.engine.run_directory import RunDirectory
 from src.inference.restore import NonFiniteOutputError, TileMemoryError
 from src.metrics.report import format_table
 from src.paths import REPO_ROOT, atomic_write
+from src.run_directory import RunDirectory
 
 
 def main() -> int:

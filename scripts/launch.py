@@ -21,16 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.engine.signals import (
     EXIT_CODE_FILE,
     STOPPING,
+    StopSignals,
     adopt_orphans,
     die_with_parent,
     end_orphans,
     exit_code,
-    remember_signals,
-    remembered,
 )
 
+stop = StopSignals()
 if __name__ == "__main__":
-    remember_signals()  # the imports below take seconds
+    stop.listen()  # the imports below take seconds
 
 from yacs.config import CfgNode
 
@@ -82,10 +82,10 @@ def main() -> int:
         print(f"no GPU: {args.num_processes} process(es) train on the CPU", file=sys.stderr)
     processes = args.num_processes or num_gpus
     environment = _environment(cfg, args.max_restarts)
-    return _Job().run(_commands(args, cfg, processes), environment)
+    return Job().run(_commands(args, cfg, processes), environment)
 
 
-class _Job:
+class Job:
     """The commands of a job, one after the other, none of which outlives this process.
 
     Signals go on to the command that runs, each one once: it has a session of its own, so what a
@@ -104,7 +104,7 @@ class _Job:
         for number in STOPPING:
             signal.signal(number, self._pass_on)
         adopt_orphans()
-        self.received[:0] = remembered()  # now that none can come unseen
+        self.received[:0] = [stop.number] if stop.number else []  # now that none can come unseen
 
     def run(self, commands: list[list[str]], environment: dict[str, str]) -> int:
         """Run the commands; stop at the first that fails, or at a signal, with its exit code."""
@@ -162,7 +162,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", default=DEFAULT_CONFIG, help="YAML file")
     parser.add_argument("--num_processes", type=int, help="default: one per GPU, else one")
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint")
-    parser.add_argument("--dry_run", action="store_true", help="one step, one save, one tile")
+    parser.add_argument("--dry_run", action="store_true", help="measure memory and time")
     parser.add_argument("--max_restarts", type=int, default=0, help="of processes that die")
     parser.add_argument("--nnodes", type=int, default=1, help="machines that run this command")
     parser.add_argument("--node_rank", type=int, default=0, help="number of this machine")

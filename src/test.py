@@ -28,15 +28,15 @@ from src.data.description import find_description
 from src.data.frames import write_png
 from src.data.recordings import Recording, require_known_ticks
 from src.data.scanning import InputFolders, scan_inputs, scan_settings
-from src.engine.distributed import choose_device
-from src.engine.precision import choose_precision
-from src.engine.run_directory import RunDirectory, git_commit
-from src.engine.run_log import start_logging
+from src.engine.log import start_logging
+from src.engine.processes import choose_device
+from src.engine.step import choose_precision
 from src.inference.evaluate import build_lpips, evaluate_recordings, peak_memory_gib
 from src.inference.load import LoadedModel, compare_data, load_model
 from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError, build_restorer
 from src.metrics.report import FrameScores, Report, format_table
 from src.paths import atomic_write, free_name
+from src.run_directory import RunDirectory, git_commit
 
 logger = logging.getLogger(__name__)
 

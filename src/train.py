@@ -21,36 +21,37 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.engine.signals import (
+    StoppedError,
     StopSignals,
     die_with_parent,
     end_loader_processes,
     exit_code,
     forget_handed_on,
     hand_on,
-    remember_signals,
 )
 
+stop = StopSignals()
 if __name__ == "__main__":
-    remember_signals()  # the imports below take seconds
+    stop.listen()  # the imports below take seconds
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from yacs.config import CfgNode
 
 from src.config import ConfigError, load_config
 from src.data.errors import DataSetError
-from src.engine.distributed import Ranks, choose_device, join_ranks
-from src.engine.dry_run import dry_run
-from src.engine.run_directory import RunDirectory, write_run_record
-from src.engine.run_log import log_thread_error, start_logging
+from src.engine.cost import dry_run
+from src.engine.log import log_thread_error, start_logging
+from src.engine.processes import Ranks, choose_device, join_ranks
 from src.engine.trainer import Trainer
 from src.paths import free_name
 from src.prepare.quick_check import quick_check
+from src.run_directory import RunDirectory, write_run_record
 
 logger = logging.getLogger("train")
 
 
 def main() -> int:
-    """Load the configuration, go on where the run was left, train to the end."""
+    """Load the configuration, resume where the run was left, train to the end."""
     args = parse_arguments()
     threading.excepthook = log_thread_error
     forget_handed_on()
@@ -62,9 +63,10 @@ def main() -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     try:
-        device, stall_minutes = choose_device(cfg.DEVICE), cfg.TRAIN.STALL_MINUTES
-        with StopSignals().listening() as stop, join_ranks(device, stall_minutes, stop) as ranks:
+        with join_ranks(choose_device(cfg.DEVICE), cfg.TRAIN.STALL_MINUTES, stop) as ranks:
             return hand_on(exit_code(train(cfg, ranks, args, stop)))
+    except StoppedError:
+        return hand_on(exit_code(stop.number))
     except (ArithmeticError, OSError, RuntimeError, ValueError) as error:
         # Data, weights, device or disk at fault: the sentence for the user, the place for the log.
         logger.error("%s", error)
@@ -108,7 +110,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
     parser.add_argument("--resume", default="auto", help="auto (default), never, or a checkpoint")
-    parser.add_argument("--dry_run", action="store_true", help="one step, one save, one tile")
+    parser.add_argument("--dry_run", action="store_true", help="measure memory and time")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
     return parser.parse_intermixed_args()
 

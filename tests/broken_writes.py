@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from src.engine.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from src.engine.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 
 LARGE = 40_000_000  # numbers of four bytes
 

@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src import train
-from src.engine.checkpoints import _tensors
+from src.engine.checkpoint import named_tensors
 from src.engine.trainer import Trainer
 from src.engine.validation import Validation
 
@@ -75,9 +75,9 @@ def _poison(trainer: Trainer) -> None:
 
 def _keep_digest(trainer: Trainer, path: Path) -> None:
     """Add a line with the counters and what the step may have moved."""
-    state, digest = trainer.state.state_dict(), hashlib.sha256()
+    state, digest = trainer.checkpoints.state_dict(), hashlib.sha256()
     for part in ("model", "ema", "optimizer"):
-        for name, tensor in _tensors(state[part], part):
+        for name, tensor in named_tensors(state[part], part):
             digest.update(name.encode() + tensor.numpy().tobytes())
     entry = {"skipped": trainer.progress.skipped_steps, "digest": digest.hexdigest()}
     with path.open("a") as handle:

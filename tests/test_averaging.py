@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.engine.averaging import WeightAverage
+from src.engine.optim import WeightAverage
 from src.inference.load import load_model
 from tests.model_cases import build_tiny_vrt, build_with_spike, clip_and_voxels
 from tests.training_cases import assert_same_state, make_trainer, read_checkpoint, write_run

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from src.config import config_to_text, get_defaults
-from src.engine.checkpoints import (
+from src.engine.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from src.engine.resume_rules import resume_conflicts
+from src.engine.resume import resume_conflicts
 
 
 def state(step: int) -> dict:

@@ -11,10 +11,10 @@ from src.comparison.runs import TrainedRun, check_comparable
 from src.comparison.scores import SPIKE, TWIN, compare_frames
 from src.config import config_to_text, load_config
 from src.data.description import DataDescription, description_to_text
-from src.engine.run_directory import RunDirectory
 from src.inference.evaluate import evaluate_recordings
 from src.inference.tiling import TileSettings
 from src.paths import REPO_ROOT
+from src.run_directory import RunDirectory
 from tests.comparison_cases import NamedVideo, compared, restorer
 
 DEMO = REPO_ROOT / "configs/deblur/demo.yaml"

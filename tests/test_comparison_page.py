@@ -14,10 +14,10 @@ from src.comparison.result import Comparison
 from src.comparison.runs import TrainedRun
 from src.comparison.scores import ALL_METRICS, SPIKE, TWIN, FrameImages
 from src.config import config_to_text, load_config
-from src.engine.run_directory import RunDirectory
 from src.metrics.motion_edges import find_motion_edges
 from src.metrics.paired import Interval, paired_difference
 from src.paths import REPO_ROOT
+from src.run_directory import RunDirectory
 from tests.comparison_cases import compared, grey
 
 VOID = {"meta", "img"}

@@ -15,7 +15,7 @@ from src.config import (
     load_config,
     walk_schema,
 )
-from src.engine.parameter_groups import build_optimizer, read_rules
+from src.engine.optim import build_optimizer, read_rules
 from src.models.build import build_model
 from src.models.integrate_vrt import RGBOnly, VRTWithSpike
 from src.paths import REPO_ROOT

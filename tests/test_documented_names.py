@@ -14,7 +14,7 @@ from src.config import load_config
 from src.config_schema import FORMER_KEYS
 from src.data.datasets.spike_deblur_dataset import SpikeDeblurDataset
 from src.data.datasets.voxelizer import voxelize
-from src.engine.checkpoints import load_checkpoint
+from src.engine.checkpoint import load_checkpoint
 from src.inference.load import load_model
 from src.losses.charbonnier import CharbonnierLoss
 from src.losses.vgg_perceptual import VGGPerceptualLoss

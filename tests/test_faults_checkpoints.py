@@ -9,21 +9,21 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from src import run_directory
 from src.config import load_config
 from src.data.description import read_description, write_description
-from src.engine import run_directory
-from src.engine.checkpoints import (
+from src.engine.checkpoint import (
     CheckpointWriteError,
     find_checkpoint,
     keep_damaged_aside,
     load_checkpoint,
     save_checkpoint,
 )
-from src.engine.distributed import Ranks
-from src.engine.resume_rules import weight_differences
-from src.engine.run_directory import RunDirectory
+from src.engine.processes import Ranks
+from src.engine.resume import weight_differences
 from src.models.torch_file import read_torch_file
 from src.paths import REPO_ROOT, atomic_write
+from src.run_directory import RunDirectory
 from tests.training_cases import make_trainer, read_checkpoint, write_run
 
 GOLDEN = REPO_ROOT / "tests" / "goldens" / "checkpoint_format1.pth.gz"
@@ -130,7 +130,7 @@ def test_f20_a_rank_whose_main_rank_could_not_write_the_best_one_keeps_the_score
 
     trainer = make_trainer(write_run(tmp_path))
     trainer.progress.best_psnr, trainer.progress.best_step = 20.0, 1
-    trainer.ranks = trainer.saver.ranks = SecondOfTwo(1, 1, torch.device("cpu"))
+    trainer.ranks = trainer.checkpoints.ranks = SecondOfTwo(1, 1, torch.device("cpu"))
     trainer.keep_best(30.0)
     assert (trainer.progress.best_psnr, trainer.progress.best_step) == (20.0, 1)
 
@@ -183,7 +183,7 @@ def test_f21_a_new_start_needs_room_beside_what_it_keeps_aside(tmp_path, monkeyp
     trainer.progress.step = 1
     for name in ("last.pth", "previous.pth", "best.pth"):
         trainer.save(name)
-    usage, size = shutil.disk_usage(tmp_path), trainer.state.checkpoint_bytes()
+    usage, size = shutil.disk_usage(tmp_path), trainer.checkpoints.bytes_needed()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * size))
     again = make_trainer(config)
     before = sorted(again.run.checkpoints.parent.rglob("*.pth"))
@@ -223,7 +223,7 @@ def test_f25_a_checkpoint_of_the_first_format_goes_on(tmp_path):
     assert trainer.progress.step == trainer.progress.validated_step == 2
     raw = read_torch_file(folder / "last.pth", "a checkpoint")["model"]
     assert sum(key.startswith(("spike_tsa.", "fuse.")) for key in raw) == 4 * (12 + 14)
-    own = trainer.state.state_dict()
+    own = trainer.checkpoints.state_dict()
     assert list(own["model"]) == list(stored["model"])  # the optimizer's state goes by this order
     assert all(torch.equal(own["model"][key], value) for key, value in stored["model"].items())
     first = stored["optimizer"]["state"][0]["exp_avg"]

@@ -26,7 +26,7 @@ from src.data.workers import (
     describe_death,
     run_watched,
 )
-from src.engine.checkpoints import load_checkpoint
+from src.engine.checkpoint import load_checkpoint
 from tests.data_cases import align, scan, settings_of, write_miniature
 from tests.training_cases import make_trainer, one_thread, train_command, write_run
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.engine.precision import choose_precision
+from src.engine.step import choose_precision
 from src.losses.vgg_weights import VGG_FILES
 from src.metrics.lpips_metric import WEIGHTS_FILE
 from src.pictures.animation import write_pages

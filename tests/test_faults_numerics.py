@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from src.engine.checkpoints import _tensors, load_checkpoint, save_checkpoint
-from src.engine.memory import StepMemoryError, split_batch
-from src.engine.precision import Precision
+from src.engine.checkpoint import load_checkpoint, named_tensors, save_checkpoint
 from src.engine.progress import Progress
-from src.engine.training_step import StepOutcome
+from src.engine.step import Precision, StepMemoryError, StepOutcome, split_batch
 from tests.test_ranks import run_faulty, write_two_rank_run
 from tests.test_training_step import Mixer, batch_of, make_step
 from tests.training_cases import make_trainer, read_checkpoint, write_run
@@ -39,7 +37,7 @@ def test_f41_f43_nan_in_gradients_alone_skips_the_step_and_nothing_moves(tmp_pat
     spoil(trainer, {1})
     for batches in trainer.batches():
         outcome = trainer.step(batches)
-        state = trainer.state.state_dict()
+        state = trainer.checkpoints.state_dict()
         states.append({part: _copy(state[part]) for part in ("model", "ema", "optimizer")})
         assert math.isfinite(outcome.losses["total"])
     assert trainer.progress.skipped_steps == 1
@@ -63,7 +61,7 @@ def test_f41_f45_nan_on_one_of_two_ranks_skips_the_step_on_both(tmp_path, proces
     assert len(set(digests)) == 3
     for name in ("last.pth", "best.pth", "previous.pth"):
         state = load_checkpoint(tmp_path / "outputs" / "ckpts" / "run" / name)
-        assert all(bool(tensor.isfinite().all()) for _, tensor in _tensors(state))
+        assert all(bool(tensor.isfinite().all()) for _, tensor in named_tensors(state))
         assert state["progress"]["best_psnr"] > 0
 
 

@@ -1,7 +1,9 @@
 """F03, F08 to F12: a training that is asked to stop finishes its step, saves, and leaves."""
 
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -9,14 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from scripts import launch
 from scripts.launch import code_of_command
 from src import train
 from src.config import ConfigError, get_defaults
-from src.engine import saving, signals
-from src.engine import trainer as trainer_module
-from src.engine.run_log import log_thread_error
+from src.engine import checkpoint, signals
+from src.engine.log import log_thread_error
 from src.engine.signals import (
     EXIT_CODE_FILE,
     REPEAT_SECONDS,
@@ -25,7 +27,6 @@ from src.engine.signals import (
     exit_code,
     forget_handed_on,
     hand_on,
-    remember_signals,
 )
 from src.paths import REPO_ROOT
 from tests.training_cases import (
@@ -106,14 +107,14 @@ def test_f11_a_signal_in_validation_leaves_between_tiles_and_it_is_made_up_for(t
 def test_f11_a_signal_while_saving_lets_the_file_be_written(tmp_path, monkeypatch):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=3)
     trainer, written = make_trainer(config), []
-    write = saving.save_checkpoint
+    write = checkpoint.save_checkpoint
 
     def interrupted(path, state, **options):
         trainer.stop.ask(signal.SIGTERM)
         write(path, state, **options)
         written.append(path.name)
 
-    monkeypatch.setattr(saving, "save_checkpoint", interrupted)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", interrupted)
     assert trainer.fit() == signal.SIGTERM
     assert written == ["last.pth"]  # once: it holds this step already
     assert read_checkpoint(tmp_path)["progress"]["step"] == 1
@@ -209,16 +210,6 @@ def _handlers():
 
 
 @pytest.mark.usefixtures("handlers")
-def test_f11_signals_before_anything_can_take_them_are_kept(monkeypatch):
-    monkeypatch.setattr(signals, "_early", [])
-    remember_signals()
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.raise_signal(number)
-    with StopSignals().listening() as stop:
-        assert stop.number == signal.SIGUSR1
-
-
-@pytest.mark.usefixtures("handlers")
 def test_f08_a_loader_process_passes_over_the_first_request_to_stop():
     signals.leave_stopping_to_the_parent()
     for number in STOPPING:
@@ -229,14 +220,15 @@ def test_f08_a_loader_process_passes_over_the_first_request_to_stop():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # a second one ends it
 
 
-def test_f08_loader_processes_of_a_training_leave_signals_to_it(tmp_path, monkeypatch):
-    note = tmp_path / "note"
-    monkeypatch.setattr(
-        trainer_module, "leave_stopping_to_the_parent", lambda: note.write_text(str(os.getpid()))
-    )
+def test_f08_loader_processes_of_a_training_leave_signals_to_it(tmp_path):
     trainer = make_trainer(write_run(tmp_path, TRAIN__NUM_WORKERS=1))
-    next(trainer.batches())
-    assert int(note.read_text()) != os.getpid()
+    batches = trainer.batches()
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in STOPPING:  # a whole group of processes gets them
+        os.kill(worker.pid, number)
+    next(batches)
+    assert worker.is_alive()
 
 
 UNMOVED = "trap '' USR1; kill -USR1 $PPID; sleep 0.2; touch {}"
@@ -244,7 +236,7 @@ UNMOVED = "trap '' USR1; kill -USR1 $PPID; sleep 0.2; touch {}"
 
 @pytest.mark.usefixtures("handlers")
 def test_the_launcher_does_not_begin_a_command_after_a_signal(tmp_path):
-    job = launch._Job()
+    job = launch.Job()
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     commands = [["bash", "-c", UNMOVED.format(tmp_path / name)] for name in ("first", "second")]
     assert job.run(commands, dict(os.environ)) == 85
@@ -260,19 +252,20 @@ def test_a_signal_while_a_command_is_being_started_is_passed_on(monkeypatch):
         return start(*arguments, **options)
 
     monkeypatch.setattr(subprocess, "Popen", interrupted)
-    assert launch._Job().run([["sleep", "5"]], dict(os.environ)) == 143
+    assert launch.Job().run([["sleep", "5"]], dict(os.environ)) == 143
 
 
 WAITING = """
 import sys, time
 sys.path.insert(0, {root!r})
 from src.engine.signals import StopSignals
-with StopSignals().listening() as stop:
-    print("ready", flush=True)
-    while not stop.number:
-        time.sleep(0.01)
-    print("asked", flush=True)
-    time.sleep(60)
+stop = StopSignals()
+stop.listen()
+print("ready", flush=True)
+while not stop.number:
+    time.sleep(0.01)
+print("asked", flush=True)
+time.sleep(60)
 """
 
 
@@ -290,45 +283,39 @@ def test_f08_a_second_signal_leaves_at_once_but_not_an_echo_of_the_first():
         assert process.wait(timeout=5) == 143
 
 
-def test_f11_no_signal_is_lost_while_the_process_begins_to_listen(monkeypatch):
-    install = signal.signal
-    stop = StopSignals()
-
-    def interrupted(number, handler):
-        before = install(number, handler)
-        if number == signal.SIGUSR1 and not stop.number:
-            os.kill(os.getpid(), number)  # right after its handler was installed
-        return before
-
-    monkeypatch.setattr(signal, "signal", interrupted)
-    with stop.listening():
-        deadline = time.monotonic() + 5
-        while not stop.number and time.monotonic() < deadline:
-            time.sleep(0.01)
-        monkeypatch.undo()
-    assert stop.number == signal.SIGUSR1
-
-
-IMPATIENT = """
-import sys, time
+WAITING_FOR_A_RANK = """
+import sys
 sys.path.insert(0, {root!r})
-from src.engine.signals import StopSignals
-with StopSignals().listening() as stop:
-    with stop.impatient(0.3):
-        print("ready", flush=True)
-        time.sleep(0.5)
-        print("no signal", flush=True)
-        time.sleep(60)
+from src.engine import processes
+from src.train import main, stop
+stop.listen()
+processes.JOIN_SECONDS = 0.3
+print("ready", flush=True)
+sys.exit(main())
 """
 
 
 def test_f11_ranks_that_wait_for_each_other_at_the_start_leave_at_a_signal(tmp_path, processes):
-    code = IMPATIENT.format(root=str(REPO_ROOT))
-    handed_on = tmp_path / "code"
-    process = processes([sys.executable, "-c", code], env={EXIT_CODE_FILE: str(handed_on)})
-    assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "no signal\n"]
+    """The other rank never comes."""
+    config, handed_on = write_run(tmp_path), tmp_path / "code"
+    code = WAITING_FOR_A_RANK.format(root=str(REPO_ROOT))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    store = TCPStore("127.0.0.1", int(port), is_master=True, wait_for_workers=False)
+    group = {
+        "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": store.host, "MASTER_PORT": port,
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
+    environment = {**one_thread(), **group, EXIT_CODE_FILE: str(handed_on)}
+    process = processes(
+        [sys.executable, "-c", code, "--config", str(config), "DEVICE", "cpu"], env=environment
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(3)
+    assert process.poll() is None  # it waits
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=5) == 85
+    assert process.wait(timeout=20) == 85
     assert handed_on.read_text() == "85"
 
 
@@ -432,7 +419,7 @@ def test_f10_f11_two_ranks_leave_a_validation_that_one_of_them_is_slow_in(tmp_pa
     output, _ = process.communicate(timeout=60)
     assert time.monotonic() - asked_at < 30  # a tile takes 60
     assert (process.returncode, handed_on.read_text()) == (0, "85"), output
-    assert "validation at step 1 left; it is done on resuming" in output
+    assert "validation at step 1 stopped; it is repeated on resume" in output
     assert "stopped by SIGUSR1 at step 1 of 4" in output
     assert read_checkpoint(tmp_path)["progress"]["validated_step"] == 0
 

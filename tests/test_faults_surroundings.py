@@ -14,12 +14,12 @@ import torch
 
 from src import train
 from src.config import load_config
-from src.engine import run_log
-from src.engine.distributed import Ranks
-from src.engine.run_directory import RunDirectory, write_run_record
-from src.engine.run_log import Scalars, log_thread_error, start_logging
+from src.engine import log as run_log
+from src.engine.log import Scalars, log_thread_error, start_logging
+from src.engine.processes import Ranks
 from src.engine.signals import StopSignals
 from src.paths import REPO_ROOT, free_name
+from src.run_directory import RunDirectory, write_run_record
 from tests.training_cases import make_trainer, one_thread, read_checkpoint, run_train, write_run
 
 NEEDS_DEV_FULL = pytest.mark.skipif(
@@ -67,7 +67,7 @@ FULL = """
 import logging, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from src.engine.run_log import start_logging
+from src.engine.log import start_logging
 start_logging(Path({log!r}), is_main=True)
 for number in range(3):
     logging.getLogger("train").info("line %d", number)

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from src.config import get_defaults
-from src.engine.parameter_groups import (
+from src.engine.optim import (
     GradientRules,
     PartRule,
     build_optimizer,
+    build_schedule,
     freeze,
     optimizer_groups,
     read_rules,
 )
-from src.engine.schedule import build_schedule
 from tests.training_cases import (
     assert_same_state,
     make_trainer,

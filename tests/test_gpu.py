@@ -14,10 +14,8 @@ import pytest
 import torch
 
 from src.data.normalization import Normalization, normalize_counts
-from src.engine.parameter_groups import GradientRules
-from src.engine.precision import choose_precision
-from src.engine.schedule import warmup_cosine
-from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
+from src.engine.optim import GradientRules, WarmupCosine
+from src.engine.step import BatchPlacer, StepDraws, TrainingStep, choose_precision
 from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings
 from src.models.spike_temporal_sa import TemporalSelfAttentionBlock
@@ -145,7 +143,7 @@ def _losses_of_training(precision):
     torch.manual_seed(0)
     model = spike_model().to(DEVICE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    schedule = warmup_cosine(optimizer, peak=1e-3, warmup_steps=0, total_steps=10, eta_min=0.0)
+    schedule = WarmupCosine(optimizer, peak=1e-3, warmup_steps=0, total_steps=10, eta_min=0.0)
     step = TrainingStep(
         model,
         _charbonnier,

@@ -1,4 +1,4 @@
-"""What a run says about itself: pace, phases, the alignment's reach, the line of the log."""
+"""What a run reports: times, the alignment's reach, the line of the log."""
 
 import copy
 import re
@@ -8,15 +8,16 @@ import torch
 from torch import nn
 
 from src.engine.alignment_watch import AlignmentWatch, Reach, alarms, scalars_of
-from src.engine.interval_log import IntervalLog
-from src.engine.pace import Pace
-from src.engine.phases import PhaseClock
-from src.engine.training_step import StepOutcome
+from src.engine.clock import Clock
+from src.engine.log import StepLog
+from src.engine.step import StepOutcome
 from third_party.VRT.models.deformable import FlowGuidedDeformConv
 from third_party.VRT.models.warping import pixel_grid
 
+CPU = torch.device("cpu")
 
-class Clock:
+
+class Hand:
     """A clock that is set by hand."""
 
     seconds = 0.0
@@ -29,42 +30,41 @@ class Clock:
 
 
 def test_time_left_by_hand():
-    clock = Clock()
-    pace = Pace(clock)
-    assert pace.seconds_left(900, 1000, 100) is None  # resumed, nothing measured yet
-    clock.spend(500)  # building the model is no step
-    pace.start()
-    clock.spend(30)
-    pace.step_done()  # the slow first step is all there is
-    assert pace.seconds_left(901, 1000, 100) == 30 * 99
+    hand = Hand()
+    clock = Clock(CPU, hand)
+    assert clock.seconds_left(900, 1000, 100) is None  # resumed, nothing measured yet
+    hand.spend(500)  # building the model is no step
+    clock.start()
+    hand.spend(30)
+    clock.step_done()  # the slow first step is all there is
+    assert clock.seconds_left(901, 1000, 100) == 30 * 99
     for _ in range(4):
-        clock.spend(2)
-        pace.step_done()
-    assert pace.seconds_per_step == 2
-    assert pace.seconds_left(905, 1000, 100) == 2 * 95
-    with pace.validation():
-        clock.spend(50)
-    clock.spend(2)
-    pace.step_done()
-    assert pace.seconds_per_step == 2  # validation is no part of a step
-    assert pace.seconds_left(906, 1000, 100) == 2 * 94 + 50  # the one at step 1000
-    assert pace.seconds_left(800, 1000, 100) == 2 * 200 + 3 * 50  # at 800 itself, 900, 1000
-    assert pace.seconds_left(801, 1050, 100) == 2 * 249 + 3 * 50  # 900, 1000, and the end
-    assert pace.seconds_left(1000, 1000, 100) == 50
-    assert pace.seconds_left(1050, 1050, 100) == 50
+        hand.spend(2)
+        clock.step_done()
+    assert clock.step_s == 2
+    assert clock.seconds_left(905, 1000, 100) == 2 * 95
+    with clock.validation():
+        hand.spend(50)
+    hand.spend(2)
+    clock.step_done()
+    assert clock.step_s == 2  # validation is no part of a step
+    assert clock.seconds_left(906, 1000, 100) == 2 * 94 + 50  # the one at step 1000
+    assert clock.seconds_left(800, 1000, 100) == 2 * 200 + 3 * 50  # at 800 itself, 900, 1000
+    assert clock.seconds_left(801, 1050, 100) == 2 * 249 + 3 * 50  # 900, 1000, and the end
+    assert clock.seconds_left(1000, 1000, 100) == 50
+    assert clock.seconds_left(1050, 1050, 100) == 50
 
 
-def test_phases_are_summed_and_start_over():
-    phases = PhaseClock(torch.device("cpu"))
+def test_parts_are_summed_and_start_over():
+    hand = Hand()
+    clock = Clock(CPU, hand)
     for _ in range(2):
-        with phases.measure("forward"):
-            torch.zeros(10).sum()
-    with phases.measure("backward"):
-        pass
-    taken = phases.take()
-    assert set(taken) == {"forward", "backward"}
-    assert taken["forward"] > 0
-    assert phases.take() == {}
+        with clock.measure("forward"):
+            hand.spend(2)
+    with clock.measure("data"):
+        hand.spend(1)
+    assert clock.take() == {"forward": 4.0, "data": 1.0}
+    assert clock.take() == {}
 
 
 def make_stage(max_residue=5.0) -> FlowGuidedDeformConv:
@@ -196,46 +196,44 @@ class KeptScalars:
 
 
 def test_an_alarm_is_told_when_it_begins(caplog):
-    interval = IntervalLog("exp", torch.device("cpu"), PhaseClock(torch.device("cpu")))
-    interval.pace.start()
+    log = StepLog("exp", Clock(CPU))
     one, other = Reach(9.0, 10.0, 1.0, 0.9, 1.0), Reach(8.0, 10.0, 1.0, 0.8, 1.0)
     told = []
     for reaches in ({"stage1": one}, {"stage1": other, "stage2": one}, {}, {"stage1": other}):
         caplog.clear()
-        interval.add(outcome(1.0), data_seconds=0.0)
-        interval.write(1, 10, 10, KeptScalars(), reaches)
+        log.add(outcome(1.0))
+        log.write(1, 10, 10, KeptScalars(), reaches)
         told.append([r.getMessage()[12:18] for r in caplog.records if r.levelname == "WARNING"])
     assert told == [["stage1"], ["stage2"], [], ["stage1"]]
 
 
 def test_the_line_of_a_resumed_run_by_hand(caplog):
     """Steps 901 to 910 of 1000 take 2 s each, the first 30 s; a validation is due at the end."""
-    clock, scalars = Clock(), KeptScalars()
-    interval = IntervalLog("exp", torch.device("cpu"), PhaseClock(torch.device("cpu")))
-    interval.pace = Pace(clock)
-    interval.pace.start()
+    hand, scalars = Hand(), KeptScalars()
+    log = StepLog("exp", Clock(CPU, hand))
     for step in range(901, 911):
-        clock.spend(30 if step == 901 else 2)
-        with interval.phases.measure("forward"):
-            pass
-        interval.add(outcome(step - 900, is_finite=step != 910), data_seconds=0.5)
+        with log.clock.measure("data"):
+            hand.spend(0.5)
+        with log.clock.measure("forward"):
+            hand.spend(29.5 if step == 901 else 1.5)
+        log.add(outcome(step - 900, is_finite=step != 910))
     saturated = Reach(9.0, 10.0, 1.0, 0.9, 1.0)
     with caplog.at_level("INFO"):
-        interval.write(910, 1000, 1000, scalars, {"stage1": saturated})
+        log.write(910, 1000, 1000, scalars, {"stage1": saturated})
     line, alarm = caplog.messages
     assert line.startswith("exp step 910/1000: loss 5.00000, lr 2.00e-04, gradient 0.250, 2.000 s")
     assert line.endswith("left 03:00 without validation")  # how long one takes is not known yet
-    assert "data 100%" in line
+    assert "(data 10%, forward 90%)" in line
     assert alarm.startswith("exp step 910: stage1: the alignment offsets stand at 90%")
     assert scalars.values["loss/total"] == (910, 5.0)  # the skipped step does not count
     assert scalars.values["time/data_s"] == (910, 0.5)
     assert scalars.values["lr/spynet"] == (910, 2.5e-5)
     assert scalars.values["alignment/alarms"] == (910, 1.0)
-    clock.spend(2)
-    interval.add(outcome(7.0), data_seconds=0.0)
-    with interval.pace.validation():
-        clock.spend(60)
+    hand.spend(2)
+    log.add(outcome(7.0))
+    with log.clock.validation():
+        hand.spend(60)
     with caplog.at_level("INFO"):
-        interval.write(911, 1000, 1000, scalars, {})
+        log.write(911, 1000, 1000, scalars, {})
     assert caplog.messages[-1].endswith("left 03:58")  # 89 steps of 2 s, one validation of 60 s
     assert scalars.values["loss/total"] == (911, 7.0)  # started over

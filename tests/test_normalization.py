@@ -21,7 +21,7 @@ from src.data.recordings import require_known_ticks
 from src.data.scanning import InputFolders, scan_inputs, scan_split
 from src.data.transforms import AugmentSettings
 from src.data.voxel_counts import count_frame, normalization_of, write_index
-from src.engine.training_step import BatchPlacer
+from src.engine.step import BatchPlacer
 from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings
 from src.prepare.check_setup import Expected

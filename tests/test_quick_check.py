@@ -9,7 +9,7 @@ import torch
 from src.config import load_config
 from src.data.errors import DataSetError
 from src.data.exposures import read_exposures, write_exposures
-from src.engine.distributed import Ranks
+from src.engine.processes import Ranks
 from src.prepare.quick_check import quick_check
 from src.train import refuse_wrong_data
 from tests.prepare_cases import rewrite, run, touch_later, write_prepared

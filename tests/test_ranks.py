@@ -5,30 +5,32 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed import HashStore
+from torch.distributed import DistNetworkError, HashStore
 
 from scripts import launch
 from src.config import load_config
-from src.engine import distributed, heartbeat, saving
-from src.engine.distributed import Ranks, join_ranks
-from src.engine.heartbeat import (
+from src.engine import checkpoint, stall
+from src.engine import processes as engine_processes
+from src.engine.log import Scalars
+from src.engine.processes import Ranks, join_ranks
+from src.engine.signals import StoppedError, StopSignals
+from src.engine.stall import (
     STAGES,
     START_FACTOR,
-    Heartbeat,
     Place,
+    StallWatch,
     Watched,
     late_ranks,
     seconds_still,
 )
-from src.engine.run_directory import RunDirectory
-from src.engine.run_log import Scalars
-from src.engine.signals import StoppedError, StopSignals
 from src.engine.trainer import Trainer
+from src.run_directory import RunDirectory
 from tests.training_cases import (
     assert_same_state,
     one_thread,
@@ -145,7 +147,9 @@ def test_f51_a_main_rank_that_writes_is_behind_those_that_wait_for_it(tmp_path, 
     cfg = load_config(config)
     ranks = Ranks(0, 1, torch.device("cpu"), place)
     trainer = Trainer(cfg, ranks, RunDirectory.of(cfg))
-    monkeypatch.setattr(saving, "save_checkpoint", place.note("write", saving.save_checkpoint))
+    monkeypatch.setattr(
+        checkpoint, "save_checkpoint", place.note("write", checkpoint.save_checkpoint)
+    )
     for name in ("_write", "_write_pictures"):
         function = place.note("write", getattr(trainer.validation, name))
         monkeypatch.setattr(trainer.validation, name, function)
@@ -181,85 +185,92 @@ class Left(BaseException):
     """Stands for the end of the process."""
 
 
+def watch_of(store, rank: int, world_size: int, stall_s: float, stop=None) -> StallWatch:
+    return StallWatch(store, rank, world_size, stall_s, StopSignals() if stop is None else stop)
+
+
 def test_the_first_rank_in_time_warns_and_then_ends_the_run(monkeypatch, caplog):
-    monkeypatch.setattr(heartbeat.os, "_exit", lambda code: (_ for _ in ()).throw(Left(code)))
+    monkeypatch.setattr(stall.os, "_exit", lambda code: (_ for _ in ()).throw(Left(code)))
     monkeypatch.setattr(logging, "shutdown", lambda: None)
-    beats = [Heartbeat(HashStore(), rank, 3, stall_s=30.0) for rank in range(3)]
+    watches = [watch_of(HashStore(), rank, 3, stall_s=30.0) for rank in range(3)]
     step = STAGES.index("computing a step")
     ranks = watched(Place(4, step - 1), Place(4, step), Place(4, step), beat_at=100.0)
-    for beat in beats:
-        beat._judge(ranks, now=9.0)
+    for watch in watches:
+        watch.judge(ranks, now=9.0)
     assert caplog.text == ""
-    for beat in beats:
-        beat._judge(ranks, now=11.0)
-        beat._judge(ranks, now=12.0)
+    for watch in watches:
+        watch.judge(ranks, now=11.0)
+        watch.judge(ranks, now=12.0)
     assert caplog.text.count("nothing has moved for 11 s") == 1
     assert "the others wait for rank 0 on host (loading data, 4 steps done)" in caplog.text
-    beats[0]._judge(ranks, now=31.0)
-    beats[2]._judge(ranks, now=31.0)
-    with pytest.raises(Left, match=str(heartbeat.EXIT_STALLED)):
-        beats[1]._judge(ranks, now=31.0)
+    watches[0].judge(ranks, now=31.0)
+    watches[2].judge(ranks, now=31.0)
+    with pytest.raises(Left, match=str(stall.EXIT_STALLED)):
+        watches[1].judge(ranks, now=31.0)
     with pytest.raises(Left):
-        beats[2]._judge(ranks, now=46.0)  # nobody has ended it
+        watches[2].judge(ranks, now=46.0)  # nobody has ended it
 
 
-def test_time_in_which_a_rank_did_not_run_does_not_count(monkeypatch):
-    """A cluster suspends the whole job for an hour, then lets it go on."""
-    now = [0.0]
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(heartbeat.os, "_exit", lambda code: (_ for _ in ()).throw(Left(code)))
-    beat = Heartbeat(HashStore(), 0, 2, stall_s=60.0)
+class GoneStore:
+    """A store whose keeper is gone."""
 
-    def turns(seconds: list[float]) -> None:
-        waits = iter(seconds)
+    def set_timeout(self, _):
+        pass
 
-        def wait(_: float) -> bool:
-            passed = next(waits, None)
-            now[0] += passed or 0.0
-            return passed is None
-
-        beat._stop.wait = wait
-        beat._run()
-
-    beat.at("computing a step", 3)
-    turns([5.0, 3600.0, 5.0, 5.0])
-    with pytest.raises(Left):  # awake all the time, and rank 1 has never been heard
-        turns([5.0] * 100)
+    def set(self, *_):
+        raise DistNetworkError("Connection was lost")
 
 
-def test_places_travel_through_the_store():
-    store = HashStore()
-    beats = [Heartbeat(store, rank, 2, stall_s=0.6) for rank in range(2)]
-    beats[0].at("validating", 7)
-    beats[0].part_done()
-    beats[0]._write()
-    ranks = watched(Place(), Place())
-    beats[1]._read(ranks)  # rank 1 has written nothing yet
-    assert (ranks[0].place, ranks[0].place.part) == (Place(7, STAGES.index("validating")), 1)
-    assert ranks[0].place.describe() == "validating, 7 steps done"
-    assert ranks[1].place.describe() == "starting up"
-    assert json.loads(store.get("0"))["beat"] == 1
-    for beat in beats:
-        beat.start()
-        beat.stop()
-        assert not beat._thread.is_alive()
+def test_a_rank_that_stands_still_without_the_store_ends_by_itself(monkeypatch, caplog):
+    left = threading.Event()
+    monkeypatch.setattr(stall.os, "_exit", lambda _: left.set())
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    watch = watch_of(GoneStore(), 1, 2, stall_s=0.3)
+    watch.at("computing a step", 4)
+    watch.start()
+    assert left.wait(10)
+    watch.stop()
+    assert "(computing a step, 4 steps done), and rank 0 or torchrun" in caplog.text
+    assert "Connection was lost" in caplog.text
 
 
-def test_the_others_hear_of_a_signal_to_one_rank():
+def test_places_travel_through_the_store_and_so_do_signals():
     store, stops = HashStore(), [StopSignals() for _ in range(3)]
-    beats = [Heartbeat(store, rank, 3, stall_s=0.6, stop=stops[rank]) for rank in range(3)]
+    first, second, _ = (watch_of(store, n, 3, stall_s=0.6, stop=stops[n]) for n in range(3))
+    first.at("validating", 7)
+    first.part_done()
     stops[1].ask(signal.SIGUSR1)
-    for beat in beats:
-        beat._write()
-    beats[0]._read(watched(Place(), Place(), Place()))  # rank 2 was not asked
+    second.exchange()  # the others have written nothing yet
+    first.exchange()
+    assert json.loads(store.get("0")) == {
+        **{"step": 7, "stage": STAGES.index("validating"), "part": 1, "beat": 1, "asked": 0},
+        "host": os.uname().nodename,
+    }
     assert (stops[0].number, stops[0].elsewhere) == (0, signal.SIGUSR1)
     with pytest.raises(StoppedError, match="SIGUSR1"):
         stops[0].raise_if_asked()
-    stops[0].ask(signal.SIGTERM)  # its own first one, so it goes on saving
+    stops[0].ask(signal.SIGTERM)  # its own first one, so it still saves
     assert stops[0].number == signal.SIGTERM
+    assert Place(7, STAGES.index("validating")).describe() == "validating, 7 steps done"
+    assert Place().describe() == "starting up"
 
 
-def test_f51_a_rank_may_wait_for_hours_where_the_heartbeat_judges(monkeypatch):
+def test_ranks_meet_in_python_and_leave_where_one_does_not_come():
+    store, stop = HashStore(), StopSignals()
+    ranks = [Ranks(n, 2, torch.device("cpu"), None, store, stop) for n in range(2)]
+    waiting = threading.Thread(target=ranks[0].meet, args=("start", 30.0))
+    waiting.start()
+    assert waiting.is_alive()
+    ranks[1].meet("start", 30.0)
+    waiting.join(5)
+    assert not waiting.is_alive()
+    stop.ask(signal.SIGTERM)
+    with pytest.raises(StoppedError, match="not all ranks have come to: validation 3"):
+        ranks[0].meet("validation 3", 0.2)
+    Ranks(0, 1, torch.device("cpu")).meet("start", 0.0)  # alone
+
+
+def test_f51_a_rank_may_wait_for_hours_where_the_stall_watch_judges(monkeypatch):
     class Begun(Exception):
         pass
 
@@ -267,18 +278,19 @@ def test_f51_a_rank_may_wait_for_hours_where_the_heartbeat_judges(monkeypatch):
         raise Begun(timeout.total_seconds())
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(distributed, "_open_store", torch.distributed.HashStore)
-    # A heartbeat that runs would end this process.
-    monkeypatch.setattr(Heartbeat, "start", lambda beat: watching.append(beat.stop_signals))
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    # A watch that runs would end this process.
+    monkeypatch.setattr(StallWatch, "start", lambda watch: watching.append(watch.stop_signals))
     monkeypatch.setattr(torch.distributed, "init_process_group", begin)
-    stop, watching = StopSignals(), []
+    stop, watching, store = StopSignals(), [], HashStore()
+    store.set("vrt_spike/0/start/1", "here")  # the other rank
     with pytest.raises(Begun) as begun, join_ranks(torch.device("cpu"), 0.2, stop):
         pass
     assert begun.value.args[0] > 6 * 60 * START_FACTOR  # seconds; 24 would end healthy runs
     assert watching == [stop]  # from before the group, which would wait without a word
     with pytest.raises(Begun) as begun, join_ranks(torch.device("cpu"), stall_minutes=0):
         pass
-    assert begun.value.args[0] == distributed.NEVER.total_seconds()
+    assert begun.value.args[0] == engine_processes.NEVER.total_seconds()
     assert len(watching) == 1
 
 

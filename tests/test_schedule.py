@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from src.engine.optim import WarmupCosine, learning_rate_factor
 from src.engine.progress import count_steps
-from src.engine.schedule import learning_rate_factor, set_rates, warmup_cosine
 
 
 def test_warm_up_is_linear_and_the_cosine_ends_at_the_floor():
@@ -24,7 +24,7 @@ def test_a_warm_up_longer_than_the_run_is_cut_to_a_tenth():
 def test_schedule_sets_the_rate_of_the_optimiser():
     weight = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([weight], lr=2e-4)
-    schedule = warmup_cosine(optimizer, peak=2e-4, warmup_steps=2, total_steps=4, eta_min=1e-7)
+    schedule = WarmupCosine(optimizer, peak=2e-4, warmup_steps=2, total_steps=4, eta_min=1e-7)
     rates = []
     for _ in range(4):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -37,7 +37,7 @@ def schedule_of(total_steps: int, steps: int):
     weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [{"params": [w], "lr": lr} for w, lr in zip(weights, (2e-4, 3e-5), strict=True)]
     optimizer = torch.optim.AdamW(groups)
-    schedule = warmup_cosine(
+    schedule = WarmupCosine(
         optimizer, peak=2e-4, warmup_steps=2, total_steps=total_steps, eta_min=1e-7
     )
     for _ in range(steps):
@@ -54,7 +54,6 @@ def test_a_loaded_schedule_gives_the_rates_of_its_own_length(length):
     optimizer, schedule = schedule_of(length, steps=0)
     optimizer.load_state_dict(old_optimizer.state_dict())
     schedule.load_state_dict(old.state_dict())
-    set_rates(schedule)
     assert [group["lr"] for group in optimizer.param_groups] == expected
     assert schedule.get_last_lr() == expected
 

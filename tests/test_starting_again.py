@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from src.engine import saving
-from src.engine.checkpoints import CheckpointWriteError
-from src.engine.distributed import Ranks
-from src.engine.run_directory import RunDirectory
-from src.engine.start_note import REPEATED_BY, StartNote
+from src.engine import checkpoint
+from src.engine.checkpoint import CheckpointWriteError
+from src.engine.processes import Ranks
+from src.engine.resume import REPEATED_BY, StartNote
+from src.run_directory import RunDirectory
 from tests.test_ranks import run_faulty, write_two_rank_run
 from tests.training_cases import make_trainer, read_checkpoint, write_run
 
@@ -111,7 +111,7 @@ def test_a_kill_before_the_new_last_one_is_written_leaves_the_run(config, tmp_pa
     path = tmp_path / "outputs" / "ckpts" / "run" / "best.pth"
     trainer = make_trainer(config)
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "save_checkpoint", killed)
+        patch.setattr(checkpoint, "save_checkpoint", killed)
         with pytest.raises(KeyboardInterrupt):
             trainer.resume(str(path))
     trainer = make_trainer(config)
@@ -144,8 +144,8 @@ def test_nothing_is_changed_before_every_rank_has_read_the_path(config, tmp_path
             seen.append({path.name: path.stat().st_ino for path in folder.iterdir()})
 
     trainer = make_trainer(config)
-    trainer.saver.ranks = Waiting(0, 1, torch.device("cpu"))
-    trainer.saver.ranks.wait()
+    trainer.checkpoints.ranks = Waiting(0, 1, torch.device("cpu"))
+    trainer.checkpoints.ranks.wait()
     trainer.resume(str(folder / "best.pth"))
     assert seen[0] == seen[1]
     assert [len(names) for names in seen] == [3, 3, 1]
@@ -156,7 +156,7 @@ def test_f20_a_path_whose_state_cannot_be_written_ends_the_start(config, tmp_pat
         raise CheckpointWriteError(path, OSError("No space left on device"))
 
     folder = tmp_path / "outputs" / "ckpts" / "run"
-    monkeypatch.setattr(saving, "save_checkpoint", full)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", full)
     with pytest.raises(CheckpointWriteError, match="No space left on device"):
         make_trainer(config).resume(str(folder / "best.pth"))
     assert sorted(path.name for path in folder.iterdir()) == [

@@ -16,7 +16,7 @@ from src.data.description import DataDescription, write_description
 from src.data.frames import read_image, write_png
 from src.data.scanning import InputFolders, scan_inputs, scan_settings
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
-from src.engine.checkpoints import save_checkpoint
+from src.engine.checkpoint import save_checkpoint
 from src.inference.evaluate import build_lpips, evaluate_recordings
 from src.inference.load import load_model
 from src.inference.restore import build_restorer, build_tile_settings

@@ -9,11 +9,9 @@ import torch
 from torch import nn
 
 from src.data.normalization import Normalization, normalize_counts, to_unit
-from src.engine.parameter_groups import GradientRules, freeze
-from src.engine.precision import Precision, choose_precision
-from src.engine.progress import DroppedClips, Meter, Stopwatch
-from src.engine.schedule import warmup_cosine
-from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
+from src.engine.optim import GradientRules, WarmupCosine, freeze
+from src.engine.progress import DroppedClips
+from src.engine.step import BatchPlacer, Precision, StepDraws, TrainingStep, choose_precision
 
 CPU = torch.device("cpu")
 
@@ -51,7 +49,7 @@ def part_of(batch: dict, clips: slice) -> dict:
 
 def make_step(model: nn.Module, *, lr=0.1, grad_clip=0.0, precision=None) -> TrainingStep:
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    schedule = warmup_cosine(optimizer, peak=lr, warmup_steps=0, total_steps=10, eta_min=0.0)
+    schedule = WarmupCosine(optimizer, peak=lr, warmup_steps=0, total_steps=10, eta_min=0.0)
     return TrainingStep(
         model,
         squared_error,
@@ -100,9 +98,6 @@ def test_f41_a_step_that_is_not_finite_changes_nothing():
     assert not outcome.is_finite
     torch.testing.assert_close(model.scale.detach(), before, equal_nan=True)
     assert step.schedule.last_epoch == 0  # the schedule did not advance either
-    meter = Meter()
-    meter.add(outcome)
-    assert meter.means() == {}
 
 
 def test_a_micro_batch_without_samples_adds_nothing():
@@ -167,14 +162,7 @@ def test_frozen_parts_are_found_by_name():
     ]
 
 
-def test_what_is_taken_from_the_stopwatch_starts_over():
-    clock = Stopwatch()
-    assert clock.take("data") == 0.0  # nothing measured yet
-    clock.seconds.update(data=1.0, step=3.0)
-    assert (clock.take("data"), clock.take("data"), clock.take("step")) == (1.0, 0.0, 3.0)
-
-
-def test_dropped_clips_are_borne_up_to_their_share():
+def test_dropped_clips_are_tolerated_up_to_their_share():
     bad = SimpleNamespace(name="seq/000003", reason="truncated")
     counter = DroppedClips(max_fraction=0.25, at_least=4, batch_size=1)
     counter.count([{"dropped": [bad]}])  # one of at least four

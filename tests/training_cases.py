@@ -10,10 +10,10 @@ import yaml
 
 from scripts.prepare_data import main as prepare_data
 from src.config import load_config
-from src.engine.distributed import Ranks
-from src.engine.run_directory import RunDirectory
+from src.engine.processes import Ranks
 from src.engine.trainer import Trainer
 from src.paths import REPO_ROOT
+from src.run_directory import RunDirectory
 from tests.data_cases import write_miniature
 
 SMALLEST_VRT = {

@@ -6,7 +6,7 @@ from src.comparison.report_tables import Cell, make_table, number
 from src.comparison.result import Comparison
 from src.comparison.runs import TrainedRun
 from src.comparison.scores import SPIKE, TWIN
-from src.engine.resume_rules import config_differences
+from src.engine.resume import config_differences
 from src.metrics import motion_edges
 from src.metrics.paired import NUM_RESAMPLES
 

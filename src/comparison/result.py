@@ -23,12 +23,12 @@ from src.comparison.scores import (
     compare_frames,
 )
 from src.data.recordings import Recording
-from src.engine.distributed import choose_device
-from src.engine.run_directory import git_commit
+from src.engine.processes import choose_device
 from src.inference.evaluate import build_lpips, peak_memory_gib
 from src.inference.restore import Restorer, build_restorer
 from src.metrics.paired import PairedDifference, paired_difference
 from src.metrics.report import METRICS, Scores, json_safe
+from src.run_directory import git_commit
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import yaml
 from yacs.config import CfgNode
 
 from src.data.description import text_differences
-from src.engine.checkpoints import load_checkpoint
-from src.engine.resume_rules import COMPARED, FREE_TO_CHANGE, config_differences
-from src.engine.run_directory import RunDirectory
+from src.engine.checkpoint import load_checkpoint
+from src.engine.resume import COMPARED, FREE_TO_CHANGE, config_differences
 from src.inference.load import LoadedModel, load_model
+from src.run_directory import RunDirectory
 
 TWIN_SUFFIX = "_rgb_twin"
 # May differ although it changes what comes out: it is what the comparison is about.

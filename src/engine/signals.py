@@ -4,30 +4,26 @@
     SIGTERM             kill, systemd, scancel, torchrun        143
     SIGINT              Ctrl-C                                  130
     SIGUSR1             SLURM before the time limit, requeue     85
-    SIGHUP              a terminal that is closed               none, training goes on
+    SIGHUP              a terminal that is closed               none, training continues
 
-All ranks stop after the same step, see `Trainer.must_stop`. In the processes of a training nothing
-but this module installs signal handlers.
+The handler sets a flag and the loop looks at it between two steps, where all ranks agree to stop,
+see `Trainer.must_stop`. Nothing else in a training installs signal handlers. This module imports
+nothing that takes time, so that a process can listen before its other imports.
 """
 
 import ctypes
-import logging
 import multiprocessing
 import os
 import signal
-import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 EXIT_CODE_FILE = "VRT_SPIKE_EXIT_CODE_FILE"
-EXIT_REQUEUE = 85  # EX_TEMPFAIL is 75 and used by others; the same command goes on
+EXIT_REQUEUE = 85  # EX_TEMPFAIL is 75 and used by others; the same command resumes
 # The terminal, a launcher and torchrun may all pass on one and the same signal.
 REPEAT_SECONDS = 2.0
-JOIN_SECONDS = 30.0  # between the slowest and the fastest rank's imports, after a signal
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 STOPPING = tuple(
     getattr(signal, name)
@@ -35,20 +31,13 @@ STOPPING = tuple(
     if name in signal.Signals.__members__  # Windows has no SIGUSR1
 )
 
-_early: list[tuple[int, float]] = []  # signals that came before anything could take them, and when
-logger = logging.getLogger(__name__)
-
 
 class StoppedError(Exception):
     """Leaves a long piece of work, such as a validation, between two of its parts."""
 
 
 class StopSignals:
-    """What a process has been asked.
-
-    The handlers do nothing by themselves: the system writes each signal's number into a socket,
-    and a thread reads it there. So a second signal ends a process that waits inside a library,
-    for a rank that is gone for example, and would never come to a handler written in Python.
+    """Whether this process was asked to stop.
 
     Attributes:
         number: The first signal that asked to stop; 0 while none has come.
@@ -60,81 +49,39 @@ class StopSignals:
         self.number = self.elsewhere = 0
         self._since = 0.0
 
-    @contextmanager
-    def listening(self) -> Iterator["StopSignals"]:
-        """Take signals until the block ends; only in the main thread."""
-        reader, writer = socket.socketpair()
-        writer.setblocking(False)
-        thread = threading.Thread(target=self._read, args=(reader,), daemon=True)
-        thread.start()
-        # The socket first: in between a signal would be neither remembered nor read.
-        before_fd = signal.set_wakeup_fd(writer.fileno())
-        before = {number: signal.signal(number, _leave_to_the_thread) for number in STOPPING}
+    def listen(self) -> None:
+        """Take signals from now on; only in the main thread. A closed terminal ends nothing."""
+        for number in STOPPING:
+            signal.signal(number, lambda number, _: self.ask(number))
         if "SIGHUP" in signal.Signals.__members__:
-            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number in remembered()[:1]:
-            self.ask(number)
-        try:
-            yield self
-        finally:
-            signal.set_wakeup_fd(before_fd)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            writer.shutdown(socket.SHUT_RDWR)  # ends the thread, whoever has forked meanwhile
-            writer.close()
-            thread.join()
-            reader.close()
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def ask(self, number: int) -> None:
         """Take note of a signal; leave the process at once if it repeats an earlier one."""
         now = time.monotonic()
         if not self.number:
             self.number, self._since = number, now
-            logger.warning(
-                "%s: the step is finished and saved, then the run ends; once more to leave at once",
-                signal.Signals(number).name,
+            line = (
+                f"{signal.Signals(number).name}: the current step is finished and saved, then the "
+                "run ends; send it again to leave at once\n"
             )
+            with suppress(OSError):  # a handler may not use logging or print
+                os.write(2, line.encode())
         elif now - self._since > REPEAT_SECONDS:
             os._exit(exit_code(number))
+
+    def seconds_since(self) -> float:
+        """Return how long ago the first signal came; 0 where none has come."""
+        return time.monotonic() - self._since if self.number else 0.0
 
     def raise_if_asked(self) -> None:
         """Leave a long piece of work.
 
         Raises:
-            StoppedError: A signal has come.
+            StoppedError: A signal has come to this rank or to another one.
         """
         if number := self.number or self.elsewhere:
             raise StoppedError(signal.Signals(number).name)
-
-    @contextmanager
-    def impatient(self, seconds: float = JOIN_SECONDS) -> Iterator[None]:
-        """Leave the process where a signal has come and the block takes much longer still.
-
-        For work of no consequence that may never end: ranks that wait for each other at the start,
-        where the signal has ended one of them before it could take it.
-        """
-        done = threading.Event()
-
-        def watch() -> None:
-            while not done.wait(0.2):
-                if self.number and time.monotonic() - self._since > seconds:
-                    code = exit_code(self.number)
-                    hand_on(code)
-                    os._exit(code)
-
-        thread = threading.Thread(target=watch, name="impatient", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
-    def _read(self, reader: socket.socket) -> None:
-        while numbers := reader.recv(64):
-            for number in numbers:
-                if number in STOPPING:
-                    self.ask(number)
 
 
 def exit_code(number: int) -> int:
@@ -142,17 +89,6 @@ def exit_code(number: int) -> int:
     if number == 0:
         return 0
     return EXIT_REQUEUE if signal.Signals(number).name == "SIGUSR1" else 128 + number
-
-
-def remember_signals() -> None:
-    """Note signals from now on, while modules are imported, for what takes them later."""
-    for number in STOPPING:
-        signal.signal(number, _remember)
-
-
-def remembered() -> list[int]:
-    """Return the signals that were noted."""
-    return [number for number, _ in _early]
 
 
 def hand_on(code: int) -> int:
@@ -185,7 +121,6 @@ def leave_stopping_to_the_parent() -> None:
     Ctrl-C, scancel and torchrun signal whole process groups, loader processes among them. The
     first SIGTERM is passed over; a second one ends the process, so that it can be removed.
     """
-    signal.set_wakeup_fd(-1)  # the socket of the process that this one was forked from
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _pass_over_once)
@@ -239,18 +174,6 @@ def end_orphans(number: int, seconds: float) -> None:
 def _children() -> list[int]:
     lists = Path("/proc/self/task").glob("*/children")  # there on Linux only
     return [int(pid) for path in lists for pid in path.read_text(encoding="ascii").split()]
-
-
-def _remember(number: int, frame: object) -> None:
-    del frame
-    now = time.monotonic()
-    if _early and now - _early[0][1] > REPEAT_SECONDS:
-        os._exit(exit_code(number))
-    _early.append((number, now))
-
-
-def _leave_to_the_thread(number: int, frame: object) -> None:
-    del number, frame
 
 
 def _pass_over_once(number: int, frame: object) -> None:

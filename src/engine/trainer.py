@@ -1,11 +1,10 @@
-"""Training: fetch, step, log, validate, save, until the schedule ends."""
+"""Training: fetch, step, log, save, validate, until the schedule ends."""
 
 import logging
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,31 +12,39 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from src.data.build import build_train_dataset, build_train_loader, build_val_recordings
+from src.data.normalization import Normalization
 from src.data.workers import WatchedDataset, run_watched
 from src.engine.alignment_watch import AlignmentWatch
-from src.engine.averaging import WeightAverage
-from src.engine.checkpoints import BEST, LAST
-from src.engine.distributed import Ranks, wrap_model
-from src.engine.heartbeat import AFTER_VALIDATION
-from src.engine.interval_log import IntervalLog
-from src.engine.memory import MemoryGuard
-from src.engine.parameter_groups import GradientRules, build_optimizer, freeze, read_rules
-from src.engine.precision import choose_precision
-from src.engine.progress import DroppedClips, Progress, Stopwatch, count_steps
-from src.engine.run_directory import RunDirectory
-from src.engine.run_log import Scalars
-from src.engine.run_state import RunState, identity_of
-from src.engine.saving import Saver
-from src.engine.schedule import build_schedule
+from src.engine.checkpoint import BEST, LAST, Checkpoints
+from src.engine.log import Scalars, StepLog
+from src.engine.optim import (
+    GradientRules,
+    WeightAverage,
+    build_optimizer,
+    build_schedule,
+    freeze,
+    read_rules,
+)
+from src.engine.processes import Ranks, wrap_model
+from src.engine.progress import DroppedClips, Progress, SkippedSteps, count_steps
+from src.engine.resume import identity_of
 from src.engine.signals import StopSignals, leave_stopping_to_the_parent
-from src.engine.skipped_steps import SkippedSteps
-from src.engine.training_step import BatchPlacer, StepDraws, TrainingStep
+from src.engine.stall import AFTER_VALIDATION
+from src.engine.step import (
+    Batch,
+    BatchPlacer,
+    MemoryGuard,
+    StepDraws,
+    StepOutcome,
+    TrainingStep,
+    choose_precision,
+)
 from src.engine.validation import Validation
 from src.losses.build import build_loss
 from src.models.build import build_model, read_vrt_arguments
+from src.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
-Batch = dict[str, Any]
 
 
 class Trainer:
@@ -54,12 +61,11 @@ class Trainer:
         self, cfg: CfgNode, ranks: Ranks, run: RunDirectory, stop: StopSignals | None = None
     ) -> None:
         """Build the parts of the run; `stop` says when to leave, by default never."""
-        self.stop, self.stopped_by = StopSignals() if stop is None else stop, 0
         self.cfg, self.ranks, self.run = cfg, ranks, run
-        self.progress, self.clock = Progress(), Stopwatch()
-        self.dataset = build_train_dataset(cfg)
-        self.clips = WatchedDataset(self.dataset, cfg.TRAIN.NUM_WORKERS)
+        self.stop, self.stopped_by = StopSignals() if stop is None else stop, 0
         train = cfg.TRAIN
+        self.dataset = build_train_dataset(cfg)
+        self.clips = WatchedDataset(self.dataset, train.NUM_WORKERS)
         self.clips_per_step = (
             train.BATCH_SIZE * train.GRADIENT_ACCUMULATION_STEPS * ranks.world_size
         )
@@ -70,44 +76,37 @@ class Trainer:
         vrt_arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
         self.model = build_model(cfg, vrt_arguments=vrt_arguments)
         freeze(self.model, train.FREEZE)
-        self.rules = read_rules(cfg)
-        self.precision = choose_precision(train.AMP, ranks.device)
-        self.train_step = self._build_step(wrap_model(self.model, ranks))
+        wrapped = wrap_model(self.model, ranks)
+        self.train_step = build_step(cfg, wrapped, ranks, self.dataset.norm, self.total_steps)
         self.average = WeightAverage(self.model, train.EMA_DECAY) if train.EMA_DECAY else None
-        identity = identity_of(cfg, vrt_arguments, self.clips_per_step, self.precision.name)
-        self.state = RunState(
-            run.name, self.model, self.average, self.train_step, self.progress, identity
+        self.progress = Progress()
+        averaged = {} if self.average is None else {"ema": self.average}
+        self.checkpoints = Checkpoints(
+            run,
+            ranks,
+            {  # all that changes while the run trains
+                "model": self.model,
+                **averaged,
+                "optimizer": self.train_step.optimizer,
+                "scaler": self.train_step.scaler,
+                "schedule": self.train_step.schedule,
+                "progress": self.progress,
+            },
+            identity_of(cfg, vrt_arguments, self.clips_per_step, self.train_step.precision.name),
         )
-        self.saver = Saver(run, ranks, self.state)
         self.skipped = SkippedSteps(run, ranks, self.progress, self.train_step.scaler)
-        shape = (cfg.DATA.CLIP_LEN, cfg.DATA.CROP_SIZE)
-        self.memory = MemoryGuard(ranks, shape, may_retry=train.OOM_RETRY)
-        recordings = build_val_recordings(cfg)
-        self.validation = Validation(cfg, ranks, run, recordings, self.stop)
         self.dropped = DroppedClips(
             cfg.DATA.MAX_BAD_FRACTION,
             at_least=len(self.dataset) // ranks.world_size,
             batch_size=train.BATCH_SIZE,
             progress=self.progress,
         )
+        shape = (cfg.DATA.CLIP_LEN, cfg.DATA.CROP_SIZE)
+        self.memory = MemoryGuard(ranks, shape, may_retry=train.OOM_RETRY)
+        self.validation = Validation(cfg, ranks, run, build_val_recordings(cfg), self.stop)
         self.alignment = AlignmentWatch(self.model)
-        self.interval = IntervalLog(run.name, ranks.device, self.train_step.phases)
-
-    def _build_step(self, wrapped: nn.Module) -> TrainingStep:
-        data, train, device = self.cfg.DATA, self.cfg.TRAIN, self.ranks.device
-        shape = (data.CLIP_LEN, data.CROP_SIZE, data.K)
-        optimizer = build_optimizer(self.model, self.cfg)
-        schedule = build_schedule(optimizer, self.cfg, self.total_steps)
-        return TrainingStep(
-            wrapped,
-            build_loss(self.cfg).to(device),
-            optimizer,
-            schedule,
-            self.precision,
-            BatchPlacer(device, self.dataset.norm, shape),
-            GradientRules(train.GRAD_CLIP, self.rules),
-            StepDraws(self.cfg.SEED, self.ranks.rank, self.ranks.world_size),
-        )
+        self.clock = self.train_step.clock
+        self.log = StepLog(run.name, self.clock)
 
     def fit(self) -> int:
         """Train from the current step to the last one.
@@ -121,35 +120,33 @@ class Trainer:
             logger.info("%s", self.progress.finished(self.run.checkpoints))
             return 0
         self.describe()
-        scalars = Scalars(
-            self.run.events,
-            enabled=self.cfg.LOG.TENSORBOARD and self.ranks.is_main,
-            first_step=step,
-        )
+        is_enabled = self.cfg.LOG.TENSORBOARD and self.ranks.is_main
+        scalars = Scalars(self.run.events, enabled=is_enabled, first_step=step)
         try:
-            run_watched(self.clips, lambda: self._run_steps(scalars))
+            run_watched(self.clips, lambda: self._train(scalars))
         finally:
             scalars.close()
         if not self._is_unfinished():
             logger.info("%s", self.progress.finished(self.run.checkpoints))
         return self.stopped_by
 
-    def _run_steps(self, scalars: Scalars) -> None:
-        self.interval.pace.start()
+    def _train(self, scalars: Scalars) -> None:
+        """The loop."""
+        self.clock.start()
         if self._is_validation_pending():
             self.validate(scalars)  # a kill came between saving and validating
         with self._progress_bar() as bar:
             for batches in self.batches():
-                self.interval.add(self.step(batches), self.clock.take("data"))
+                self.log.add(self.step(batches))
                 bar.update()
                 if self._is_due("LOG_EVERY"):
-                    self._log(scalars)
+                    self._write_log(scalars)
                 if self._is_save_due():
                     self.save(LAST)
                 if self._is_due("VAL_EVERY"):
                     self.validate(scalars)
         if self._is_unfinished() and not self.stopped_by:
-            self.must_stop()  # it came in the last validation
+            self.must_stop()  # the signal came in the last validation
 
     def must_stop(self) -> bool:
         """Whether a rank was asked to stop: then every rank stops here, and the run is saved."""
@@ -157,10 +154,10 @@ class Trainer:
         self.stopped_by = self.ranks.largest(self.stop.number)
         if not self.stopped_by:
             return False
-        if self.progress.step and self.saver.step_of_last != self.progress.step:
-            self.saver.save(LAST, must_succeed=True)
+        if self.progress.step and self.checkpoints.step_of_last != self.progress.step:
+            self.checkpoints.save(LAST, must_succeed=True)
         logger.info(
-            "%s: stopped by %s at step %d of %d, the same command goes on",
+            "%s: stopped by %s at step %d of %d, the same command resumes",
             *(self.run.name, signal.Signals(self.stopped_by).name),
             *(self.progress.step, self.total_steps),
         )
@@ -186,8 +183,8 @@ class Trainer:
             self.dropped.count(group)
             yield group
 
-    def step(self, batches: list[Batch]) -> Any:
-        """Do one optimiser step and count it; return its `StepOutcome`.
+    def step(self, batches: list[Batch]) -> StepOutcome:
+        """Do one optimiser step and count it.
 
         Raises:
             FloatingPointError: Too many steps in a row had gradients that are not finite.
@@ -206,22 +203,22 @@ class Trainer:
 
     def validate(self, scalars: Scalars) -> None:
         """Restore the validation sequences; write scores and pictures; keep the best weights."""
-        step, pace = self.progress.step, self.interval.pace
+        step = self.progress.step
         is_last = step == self.total_steps
-        with pace.validation():
+        with self.clock.validation():
             psnr = self.validation(
-                self.evaluated_model, step, scalars, is_last=is_last, pace=pace.seconds_per_step
+                self.evaluated_model, step, scalars, is_last=is_last, pace=self.clock.step_s
             )
         if psnr is None:
             logger.info(
-                "%s: validation at step %d left; it is done on resuming", self.run.name, step
+                "%s: validation at step %d stopped; it is repeated on resume", self.run.name, step
             )
             return
-        scalars.add(step, {"time/validation_s": pace.validation_seconds})
+        scalars.add(step, {"time/validation_s": self.clock.validation_s})
         if self.progress.is_best(psnr):
             self.keep_best(psnr)
         self.progress.validated_step = step
-        if self.saver.step_of_last == step:
+        if self.checkpoints.step_of_last == step:
             self.save(LAST, AFTER_VALIDATION)  # with the score
 
     def keep_best(self, psnr: float) -> None:
@@ -241,28 +238,28 @@ class Trainer:
     def save(self, name: str, stage: str = "saving") -> bool:
         """Write a checkpoint; at the end of the run it has to succeed."""
         self.ranks.at(stage, self.progress.step)
-        return self.saver.save(name, must_succeed=self.progress.step >= self.total_steps)
+        return self.checkpoints.save(name, must_succeed=self.progress.step >= self.total_steps)
 
     def resume(self, choice: str) -> None:
-        """Go on from where `choice` says: `auto` (this run's checkpoint), `never`, or a path."""
-        self.saver.resume(choice)
+        """Resume from what `choice` names: `auto` (this run's checkpoint), `never`, or a path."""
+        self.checkpoints.resume(choice)
 
     def describe(self) -> None:
         """Log the numbers that follow from the configuration before work starts."""
-        train = self.cfg.TRAIN
+        train, name = self.cfg.TRAIN, self.run.name
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         logger.info(
             "%s: %.2f M trained parameters, %s on %s, steps %d to %d",
-            *(self.run.name, trained / 1e6, self.precision.name, self.ranks.device),
+            *(name, trained / 1e6, self.train_step.precision.name, self.ranks.device),
             *(self.progress.step, self.total_steps),
         )
         logger.info(
             "%s: %d clips a step (%d rank(s) x %d x %d accumulated) out of %d training clips",
-            *(self.run.name, self.clips_per_step, self.ranks.world_size, train.BATCH_SIZE),
+            *(name, self.clips_per_step, self.ranks.world_size, train.BATCH_SIZE),
             *(train.GRADIENT_ACCUMULATION_STEPS, len(self.dataset)),
         )
-        for rule in self.rules:
-            logger.info("%s: %s is %s", self.run.name, rule.part, rule.describe())
+        for rule in read_rules(self.cfg):
+            logger.info("%s: %s is %s", name, rule.part, rule.describe())
 
     def _is_due(self, interval: str, step: int | None = None) -> bool:
         step = self.progress.step if step is None else step
@@ -280,14 +277,9 @@ class Trainer:
         done, step = self.progress.validated_step, self.progress.step
         return done < step <= self.total_steps and self._is_due("VAL_EVERY")
 
-    def _log(self, scalars: Scalars) -> None:
-        self.interval.write(
-            self.progress.step,
-            self.total_steps,
-            self.cfg.TRAIN.VAL_EVERY,
-            scalars,
-            self.alignment.reaches(),
-        )
+    def _write_log(self, scalars: Scalars) -> None:
+        step, val_every = self.progress.step, self.cfg.TRAIN.VAL_EVERY
+        self.log.write(step, self.total_steps, val_every, scalars, self.alignment.reaches())
 
     def _progress_bar(self) -> tqdm:
         return tqdm(
@@ -298,3 +290,21 @@ class Trainer:
             dynamic_ncols=True,
             disable=not (self.ranks.is_main and sys.stderr.isatty()),
         )
+
+
+def build_step(
+    cfg: CfgNode, model: nn.Module, ranks: Ranks, norm: Normalization, total_steps: int
+) -> TrainingStep:
+    """Return the optimiser step of a configuration over `model`, which is on the ranks' device."""
+    data, train, device = cfg.DATA, cfg.TRAIN, ranks.device
+    optimizer = build_optimizer(model, cfg)
+    return TrainingStep(
+        model,
+        build_loss(cfg).to(device),
+        optimizer,
+        build_schedule(optimizer, cfg, total_steps),
+        choose_precision(train.AMP, device),
+        BatchPlacer(device, norm, (data.CLIP_LEN, data.CROP_SIZE, data.K)),
+        GradientRules(train.GRAD_CLIP, read_rules(cfg)),
+        StepDraws(cfg.SEED, ranks.rank, ranks.world_size),
+    )

@@ -14,17 +14,17 @@ from yacs.config import CfgNode
 from src.data.description import describe_root
 from src.data.frames import write_png
 from src.data.recordings import Recording
-from src.engine.distributed import Ranks
-from src.engine.heartbeat import AFTER_VALIDATION
-from src.engine.run_directory import RunDirectory, git_commit
-from src.engine.run_log import Scalars
+from src.engine.log import Scalars
+from src.engine.processes import SHARE_SECONDS, Ranks
 from src.engine.signals import StoppedError, StopSignals
+from src.engine.stall import AFTER_VALIDATION
 from src.inference.evaluate import build_lpips, evaluate_recordings
 from src.inference.restore import Restorer, build_restorer
 from src.inference.tiling import share_out
 from src.metrics.report import FrameScores, Report, merge_reports
 from src.paths import atomic_write
 from src.pictures.strips import Column, make_strip
+from src.run_directory import RunDirectory, git_commit
 
 PICTURES_PER_VALIDATION = 4
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Validation:
         come to the end of their share.
 
         The main rank writes `outputs/metrics/val_<exp>_<step>.json`, the scalars, and at every
-        TRAIN.VISUAL_EVERY steps and at the end the pictures. A file that cannot be written is told.
+        TRAIN.VISUAL_EVERY steps and at the end the pictures. A failed write is a warning.
 
         Args:
             model: The weights to score.
@@ -80,6 +80,7 @@ class Validation:
         pictures = _Pictures(self.recordings[:PICTURES_PER_VALIDATION] if is_shown else [])
         report = self._evaluate(restorer, recordings, clips, pictures)
         self.ranks.at("done with its share of the validation", step)
+        self.ranks.meet(f"validation {step}", SHARE_SECONDS)
         gathered = self.ranks.gather((report, pictures.strips))
         reports = [report for report, _ in gathered]
         if None in reports:
@@ -87,10 +88,10 @@ class Validation:
         merged = merge_reports(reports)
         self.ranks.at(AFTER_VALIDATION, step)
         if self.ranks.is_main:
-            self._tell(merged, step, scalars)
-            with self._borne():
+            self._log(merged, step, scalars)
+            with self._tolerating():
                 self._write(merged, step, pace)
-            with self._borne():
+            with self._tolerating():
                 self._write_pictures([strips for _, strips in gathered], step, scalars)
         return merged.means["psnr_rgb"]
 
@@ -138,7 +139,7 @@ class Validation:
         train = self.cfg.TRAIN
         return step % train.VISUAL_EVERY < train.VAL_EVERY
 
-    def _tell(self, report: Report, step: int, scalars: Scalars) -> None:
+    def _log(self, report: Report, step: int, scalars: Scalars) -> None:
         means, blurry = report.means, report.blurry_means
         scalars.add(step, {f"val/{name}": value for name, value in means.items()})
         logger.info(
@@ -148,13 +149,13 @@ class Validation:
         )
 
     @contextmanager
-    def _borne(self) -> Iterator[None]:
-        """Say that a file could not be written, on a full disk for example, and go on."""
+    def _tolerating(self) -> Iterator[None]:
+        """Warn where a file could not be written, on a full disk for example, and continue."""
         try:
             yield
         except OSError as error:
             logger.warning(
-                "%s: a file of the validation could not be written: %s; training goes on",
+                "%s: a file of the validation could not be written: %s; training continues",
                 *(self.run.name, error),
             )
 

@@ -18,10 +18,10 @@ from src.data.description import (
     description_from_text,
     description_to_text,
 )
-from src.engine.run_directory import RunDirectory
 from src.models.build import build_model
 from src.models.torch_file import read_torch_file
 from src.models.weights import NESTED_UNDER, convert_keys, load_weights
+from src.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 

@@ -16,15 +16,11 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from yacs.config import CfgNode
 
 from src.config import config_to_text
 from src.paths import REPO_ROOT, atomic_write, free_name, resolve
-
-if sys.platform == "win32":
-    fcntl = None
-else:
-    import fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -83,18 +79,22 @@ class RunDirectory:
         """
         path = self.checkpoints.with_name(f".{self.name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as handle:
-            if fcntl is not None:  # Windows has no such locks
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise RuntimeError(
-                        f"run {self.name} is being trained by another process (it holds {path}); "
-                        "stop that one, or choose another EXP_NAME"
-                    ) from error
-            for left in self.checkpoints.glob(".partial-*"):  # of a kill inside a write
-                left.unlink()
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise RuntimeError(
+                f"run {self.name} is being trained by another process (it holds {path}); "
+                "stop that one, or choose another EXP_NAME"
+            ) from error
+        except (NotImplementedError, OSError) as error:
+            logger.warning("%s: no lock, do not start this run twice (%s)", path, error)
+        for left in self.checkpoints.glob(".partial-*"):  # of a kill inside a write
+            left.unlink()
+        try:
             yield
+        finally:
+            lock.release()
 
     def check_writable(self) -> None:
         """Write into every folder of the run, so that none fails after hours.
@@ -110,7 +110,7 @@ class RunDirectory:
                 (folder / ".writable").unlink(missing_ok=True)  # another run looks at them, too
             except OSError as error:
                 raise OSError(
-                    f"{folder}: the run cannot write there ({error.strerror or error}); mend the "
+                    f"{folder}: the run cannot write there ({error.strerror or error}); fix the "
                     "rights of the folder, or choose another LOG.SAVE_DIR"
                 ) from error
 

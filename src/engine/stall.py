@@ -6,10 +6,9 @@ are ordered, and all ranks pass the same ones: when nothing has moved for a whil
 behind are what the others wait for. A rank whose thread does not write any more, because its
 process is stopped or its machine gone, is named too.
 
-After a third of the time the lowest rank that is not late warns, after all of it that rank says
+After a third of the time the lowest rank that is not late warns, after all of it that rank logs
 what happened and ends its process with `EXIT_STALLED`; torchrun then ends the others. No clocks
-are compared: each rank only sees whether what it reads has changed. Time in which a rank itself did
-not run does not count, so a job that a cluster suspends goes on when it is let go on.
+are compared: each rank only sees whether what it reads has changed.
 """
 
 import json
@@ -26,7 +25,7 @@ from torch.distributed import DistNetworkError, DistStoreError, Store
 from src.engine.signals import StopSignals
 
 EXIT_STALLED = 75
-AFTER_VALIDATION = "writing what the validation gave"
+AFTER_VALIDATION = "writing the results of the validation"
 STAGES = (  # in the order of the loop
     "logging",
     "saving",
@@ -107,40 +106,28 @@ def seconds_still(ranks: dict[int, Watched], now: float) -> float:
     return now - max(seen.moved_at for seen in ranks.values())
 
 
-def forgive(ranks: dict[int, Watched], seconds: float) -> None:
-    """Take seconds that nobody saw out of what the ranks are judged by."""
-    for seen in ranks.values():
-        seen.moved_at += seconds
-        seen.beat_at += seconds
-
-
-class Heartbeat:
+class StallWatch:
     """Writes this rank's place and watches those of the others.
 
     Args:
-        store: Where the places are written; a connection of its own, as it is used by a thread.
+        store: Where the places are written.
         rank: This rank.
         world_size: All ranks.
         stall_s: Seconds without any movement after which the run is given up.
-        stop: What this rank has been asked; the others hear of it, so that all leave a long
+        stop: The stop signals of this rank; the others hear of them, so that all leave a long
             validation.
     """
 
     def __init__(
-        self,
-        store: Store,
-        rank: int,
-        world_size: int,
-        stall_s: float,
-        stop: StopSignals | None = None,
+        self, store: Store, rank: int, world_size: int, stall_s: float, stop: StopSignals
     ) -> None:
-        self.stop_signals = StopSignals() if stop is None else stop
-        self.store, self.rank, self.world_size, self.stall_s = store, rank, world_size, stall_s
+        self.store, self.rank, self.stall_s, self.stop_signals = store, rank, stall_s, stop
         self.interval_s = min(10.0, stall_s / 12)
+        now = time.monotonic()
+        self._ranks = {r: Watched(Place(), "?", -1, now, now) for r in range(world_size)}
         self._place, self._beats, self._has_warned = Place(), 0, False
-        self._turned_at = time.monotonic()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="stall watch", daemon=True)
         store.set_timeout(timedelta(seconds=self.interval_s * SILENT_BEATS))
 
     def start(self) -> None:
@@ -157,68 +144,31 @@ class Heartbeat:
         self._place = Place(step, STAGES.index(stage), 0)
 
     def part_done(self) -> None:
-        """Note that something inside a stage was done, such as a frame of a validation."""
+        """Note that something inside a stage was done, such as a tile of a validation."""
         place = self._place
         self._place = Place(place.step, place.stage, place.part + 1)
 
-    def _run(self) -> None:
-        now = time.monotonic()
-        ranks = {r: Watched(Place(), "?", -1, now, now) for r in range(self.world_size)}
-        while not self._stop.wait(self.interval_s):
-            forgive(ranks, self._seconds_away())
-            try:
-                self._write()
-                self._read(ranks)
-            except (DistNetworkError, DistStoreError, RuntimeError) as error:
-                self._go_on_alone(error)
-                return
-            self._judge(ranks, self._turned_at)
-
-    def _go_on_alone(self, error: RuntimeError) -> None:
-        """Watch only this rank: who keeps the store, rank 0 or torchrun, is gone or stopped."""
-        place, moved_at = self._place, time.monotonic()
-        while not self._stop.wait(self.interval_s):
-            moved_at += self._seconds_away()
-            now, before, place = time.monotonic(), place, self._place
-            if (place, place.part) != (before, before.part):
-                moved_at = now
-            elif now - moved_at > self.stall_s:
-                logger.error(
-                    "this rank stands still for %.0f s (%s), and rank 0 or torchrun, which keeps "
-                    "the ranks' places, does not answer: %s",
-                    *(now - moved_at, place.describe(), str(error).splitlines()[0]),
-                )
-                logging.shutdown()
-                os._exit(EXIT_STALLED)
-
-    def _seconds_away(self) -> float:
-        """Return for how long this process did not run since the turn before, 0 as a rule."""
-        now = time.monotonic()
-        away, self._turned_at = now - self._turned_at - self.interval_s, now
-        return away if away > self.interval_s else 0.0
-
-    def _write(self) -> None:
+    def exchange(self) -> None:
+        """Write this rank's place and read those of the others."""
         self._beats += 1
-        place = self._place
         message = {
-            "step": place.step,
-            "stage": place.stage,
-            "part": place.part,
+            "step": self._place.step,
+            "stage": self._place.stage,
+            "part": self._place.part,
             "beat": self._beats,
             "host": socket.gethostname(),
             "asked": self.stop_signals.number,
         }
+        self._ranks[self.rank].update(message, time.monotonic())
         self.store.set(str(self.rank), json.dumps(message))
-
-    def _read(self, ranks: dict[int, Watched]) -> None:
-        keys = [str(rank) for rank in ranks]
-        known = [key for key in keys if self.store.check([key])]
+        known = [str(rank) for rank in self._ranks if self.store.check([str(rank)])]
         for key, value in zip(known, self.store.multi_get(known), strict=True):
             message = json.loads(value)
-            ranks[int(key)].update(message, time.monotonic())
+            self._ranks[int(key)].update(message, time.monotonic())
             self.stop_signals.elsewhere = self.stop_signals.elsewhere or message["asked"]
 
-    def _judge(self, ranks: dict[int, Watched], now: float) -> None:
+    def judge(self, ranks: dict[int, Watched], now: float) -> None:
+        """Warn, or end this process, where no rank has moved for too long."""
         still, limit = seconds_still(ranks, now), self.stall_s
         if any(seen.place == Place() for seen in ranks.values()):
             limit *= START_FACTOR
@@ -233,11 +183,35 @@ class Heartbeat:
             return
         if still >= limit:
             logger.error("the run stands still for %.0f s; %s", still, _describe(ranks, late))
-            logging.shutdown()
-            os._exit(EXIT_STALLED)
+            _leave()
         if not self._has_warned:
             self._has_warned = True
             logger.warning("nothing has moved for %.0f s; %s", still, _describe(ranks, late))
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.interval_s):
+            try:
+                self.exchange()
+            except (DistNetworkError, DistStoreError, RuntimeError) as error:
+                self._judge_alone(str(error).splitlines()[0])
+            else:
+                self.judge(self._ranks, time.monotonic())
+
+    def _judge_alone(self, reason: str) -> None:
+        """Watch only this rank: rank 0 or torchrun, which keeps the store, is gone or stopped."""
+        still = time.monotonic() - self._ranks[self.rank].moved_at
+        if still > self.stall_s:
+            logger.error(
+                "this rank stands still for %.0f s (%s), and rank 0 or torchrun, which keeps the "
+                "ranks' places, does not answer: %s",
+                *(still, self._place.describe(), reason),
+            )
+            _leave()
+
+
+def _leave() -> None:
+    logging.shutdown()
+    os._exit(EXIT_STALLED)
 
 
 def _describe(ranks: dict[int, Watched], late: list[int]) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,14 +10,18 @@ from datetime import timedelta
 
 import torch
 from torch import distributed, nn
+from torch.distributed import Store
 from torch.nn.parallel import DistributedDataParallel
 
-from src.engine.heartbeat import Heartbeat
-from src.engine.signals import StopSignals
+from src.engine.signals import StoppedError, StopSignals
+from src.engine.stall import StallWatch
 
-# A rank may wait for hours while another one validates; whether the run moves the heartbeat judges.
-WITH_HEARTBEAT, NEVER = timedelta(hours=12), timedelta(days=7)
+# A rank may wait for hours while another one validates; the stall watch judges whether ranks move.
+WITH_WATCH, NEVER = timedelta(hours=12), timedelta(days=7)
 STARTED_AGAIN = "TORCHELASTIC_RESTART_COUNT"  # set by torchrun
+POLL_SECONDS = 0.1
+JOIN_SECONDS = 30.0  # between the slowest and the fastest rank's imports, after a signal
+SHARE_SECONDS = 300.0  # in which the others leave a validation, after a signal
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,17 @@ class Ranks:
         rank: Its number.
         world_size: How many there are.
         device: Where it computes.
-        heartbeat: Tells the other ranks where this one is; None for a single rank.
+        watch: Tells the other ranks where this one is; None for a single rank.
+        store: What the ranks share; None for a single rank.
+        stop: The stop signals of this rank.
     """
 
     rank: int
     world_size: int
     device: torch.device
-    heartbeat: Heartbeat | None = None
+    watch: StallWatch | None = None
+    store: Store | None = None
+    stop: StopSignals | None = None
 
     @property
     def is_main(self) -> bool:
@@ -46,14 +55,31 @@ class Ranks:
         return self.world_size > 1
 
     def at(self, stage: str, step: int) -> None:
-        """Note where this rank is, one of `heartbeat.STAGES`, after `step` optimiser steps."""
-        if self.heartbeat is not None:
-            self.heartbeat.at(stage, step)
+        """Note where this rank is, one of `stall.STAGES`, after `step` optimiser steps."""
+        if self.watch is not None:
+            self.watch.at(stage, step)
 
     def part_done(self) -> None:
-        """Note that a part of a long stage is done, such as a frame of a validation."""
-        if self.heartbeat is not None:
-            self.heartbeat.part_done()
+        """Note that a part of a long stage is done, such as a tile of a validation."""
+        if self.watch is not None:
+            self.watch.part_done()
+
+    def meet(self, name: str, patience_s: float) -> None:
+        """Wait until every rank has come to the meeting of this name, for hours if need be.
+
+        Unlike a collective call this waits in Python, where signal handlers run.
+
+        Raises:
+            StoppedError: This rank was asked to stop more than `patience_s` ago and not all came.
+        """
+        if self.store is None:
+            return
+        self.store.set(f"{name}/{self.rank}", "here")
+        keys = [f"{name}/{rank}" for rank in range(self.world_size)]
+        while not self.store.check(keys):
+            if self.stop.seconds_since() > patience_s:
+                raise StoppedError(f"not all ranks have come to: {name}")
+            time.sleep(POLL_SECONDS)
 
     def gather(self, value: object) -> list:
         """Return the values of all ranks in rank order; every rank has to call it."""
@@ -112,35 +138,40 @@ def join_ranks(
     Args:
         device: Of this rank.
         stall_minutes: After so long without any movement the ranks that are late are named and the
-            run ends, see `heartbeat.py`; 0: it may wait for ever.
-        stop: What this rank has been asked, for the other ranks to hear.
+            run ends, see `stall.py`; 0: it may wait for ever.
+        stop: The stop signals of this rank.
+
+    Raises:
+        StoppedError: A signal came and the other ranks did not.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
+    stop = StopSignals() if stop is None else stop
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size == 1:
-        yield Ranks(rank, world_size, device)
+        yield Ranks(rank, world_size, device, stop=stop)
         return
-    heartbeat = None
-    with (StopSignals() if stop is None else stop).impatient():
-        if stall_minutes:  # before the group, which would wait for a missing rank without a word
-            heartbeat = Heartbeat(_open_store(), rank, world_size, 60 * stall_minutes, stop)
-            heartbeat.start()
-        # The heartbeat can say who is late; the timeout is what is left if it fails.
-        timeout = WITH_HEARTBEAT if stall_minutes else NEVER
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-    yield Ranks(rank, world_size, device, heartbeat)
-    if heartbeat is not None:
-        heartbeat.stop()
+    store, watch = _open_store(), None
+    if stall_minutes:  # before the group, which would wait for a missing rank without a word
+        watch = StallWatch(store, rank, world_size, 60 * stall_minutes, stop)
+        watch.start()
+    ranks = Ranks(rank, world_size, device, watch, store, stop)
+    ranks.meet("start", JOIN_SECONDS)
+    # The watch names who is late; the timeout is what is left if it fails.
+    timeout = WITH_WATCH if stall_minutes else NEVER
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    yield ranks
+    if watch is not None:
+        watch.stop()
     distributed.destroy_process_group()
 
 
-def _open_store() -> distributed.Store:
-    """Connect to torchrun's store once more, so that nothing else waits on the connection."""
+def _open_store() -> Store:
+    """Connect to torchrun's store once more, so that no collective call waits on the connection."""
     store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(minutes=1)))
     attempt = os.environ.get(STARTED_AGAIN, "0")
-    return distributed.PrefixStore(f"heartbeat/{attempt}", store)
+    return distributed.PrefixStore(f"vrt_spike/{attempt}", store)
 
 
 def wrap_model(model: nn.Module, ranks: Ranks) -> nn.Module:

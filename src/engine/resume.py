@@ -1,14 +1,19 @@
-"""What may not change between two parts of one run, and how changes are named."""
+"""What a resumed run may change, how changes are named, and whether a start is a repeated one."""
 
+import json
 import logging
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 import yaml
+from yacs.config import CfgNode
 
-from src.config import config_from_text, walk_schema
-from src.data.description import text_differences
+from src.config import config_from_text, config_to_text, walk_schema
+from src.data.description import description_to_text, read_description, text_differences
+from src.paths import atomic_write, resolve
+from src.run_directory import RunDirectory
 
 MAX_NAMED = 5
 logger = logging.getLogger(__name__)
@@ -53,12 +58,30 @@ FREE_TO_CHANGE = (
     "TRAIN.STALL_MINUTES",
 )
 
-
 # Consequences of several settings, compared instead of them.
 COMPARED = {
     "clips_per_step": "ranks x BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS (clips per step)",
     "precision": "number format that TRAIN.AMP gives on this device",
 }
+# What counts the starts, and what stays the same in all of them.
+REPEATED_BY = {
+    "TORCHELASTIC_RESTART_COUNT": "TORCHELASTIC_RUN_ID",
+    "SLURM_RESTART_COUNT": "SLURM_JOB_ID",
+}
+
+
+def identity_of(
+    cfg: CfgNode, vrt_arguments: dict[str, Any], clips_per_step: int, precision: str
+) -> dict[str, Any]:
+    """Return what a checkpoint says about its run besides its state."""
+    description = read_description(resolve(cfg.DATA.ROOT))
+    return {
+        "config": config_to_text(cfg),
+        "vrt": yaml.safe_dump(vrt_arguments, sort_keys=False),
+        "data": "" if description is None else description_to_text(description),
+        "clips_per_step": clips_per_step,
+        "precision": precision,
+    }
 
 
 def resume_conflicts(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
@@ -129,3 +152,37 @@ def config_differences(first: str, second: str, ignored: tuple[str, ...]) -> lis
         if old != new and not dotted.startswith(ignored):
             differences.append(f"{dotted}: the checkpoint has {old!r}, the configuration {new!r}")
     return differences
+
+
+class StartNote:
+    """A small file beside the run's folder: which start has done what its `--resume` asked for.
+
+    Without it a start that was killed before it came to that would go on from an older run.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.path = run.checkpoints.with_name(f".{run.name}.start.json")
+
+    def write(self) -> None:
+        """Note that this start has put the run where it was asked to begin."""
+        names = {name: os.environ.get(name, "") for name in REPEATED_BY.values()}
+        with atomic_write(self.path) as partial:
+            partial.write_text(json.dumps(names), encoding="utf-8")
+
+    def is_repeated(self) -> bool:
+        """Whether this process is started again after a start that has written the note."""
+        if not self.path.exists():
+            return False
+        try:
+            noted = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError:
+            return False
+        return isinstance(noted, dict) and any(
+            _count(counter) > 0 and noted.get(name) == os.environ.get(name, "")
+            for counter, name in REPEATED_BY.items()
+        )
+
+
+def _count(name: str) -> int:
+    text = os.environ.get(name, "0")
+    return int(text) if text.isdecimal() else 0

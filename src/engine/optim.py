@@ -1,12 +1,15 @@
-"""Named parts of VRT that a run leaves untrained, trains later, or trains more slowly."""
+"""What changes the weights: groups of parameters, learning rates, gradient rules, the average."""
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from yacs.config import CfgNode
 
 # How the parameters of a part are recognised in a state dict.
@@ -134,3 +137,100 @@ class GradientRules:
             if "non-finite" not in str(error):
                 raise
             return torch.tensor(float("nan"))
+
+
+def learning_rate_factor(step: int, warmup_steps: int, total_steps: int, floor: float) -> float:
+    """Return the share of the peak learning rate that step `step` (from 0) uses.
+
+    Linear from 1/warmup_steps to 1 over the warm-up, then a half cosine to `floor`, which the
+    last step reaches. A warm-up that would take the whole run is cut to a tenth of it.
+    """
+    warmup_steps = (
+        min(warmup_steps, total_steps // 10) if warmup_steps >= total_steps else warmup_steps
+    )
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    share = min(1.0, (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+class WarmupCosine(LambdaLR):
+    """Linear warm-up, then a half cosine; each group keeps its share of the rate.
+
+    Args:
+        optimizer: Its groups have their own peak as learning rate.
+        peak: The rate that the floor is relative to.
+        warmup_steps: Steps of the warm-up.
+        total_steps: Steps of the whole run.
+        eta_min: The rate of the last step.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        peak: float,
+        warmup_steps: int,
+        total_steps: int,
+        eta_min: float,
+    ) -> None:
+        floor = eta_min / peak
+        super().__init__(
+            optimizer, lambda step: learning_rate_factor(step, warmup_steps, total_steps, floor)
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at the step of `state_dict`, after the optimiser was loaded.
+
+        The rates are those of this schedule. The optimiser carries those of the run that saved it,
+        which are others where the run has been made longer since.
+        """
+        super().load_state_dict(state_dict)
+        self._last_lr = [
+            base * factor(self.last_epoch)
+            for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+def build_schedule(optimizer: Optimizer, cfg: CfgNode, total_steps: int) -> WarmupCosine:
+    """Return the schedule that TRAIN.SCHED describes."""
+    train = cfg.TRAIN
+    return WarmupCosine(
+        optimizer,
+        peak=train.OPTIM.LR,
+        warmup_steps=train.SCHED.WARMUP_STEPS,
+        total_steps=total_steps,
+        eta_min=train.SCHED.ETA_MIN,
+    )
+
+
+class WeightAverage:
+    """The exponential moving average of a model's weights: average = d average + (1 - d) weights.
+
+    It starts from the initial weights, so that its state is a state dict like the model's and
+    nothing has to be counted. Buffers are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self._averaged.requires_grad_(requires_grad=False)
+        self._averaged.n_averaged.fill_(1)  # 0 would copy the weights at the first update
+
+    @property
+    def model(self) -> nn.Module:
+        """The model with the averaged weights."""
+        return self._averaged.module
+
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after one optimiser step that was not skipped."""
+        self._averaged.update_parameters(model)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the averaged weights under the model's own keys."""
+        return self.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over averaged weights."""
+        self.model.load_state_dict(state)

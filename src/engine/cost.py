@@ -1,0 +1,221 @@
+"""What a training costs on this machine: `train.py --dry_run`."""
+
+import logging
+import time
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from src.engine.optim import freeze
+from src.engine.step import Batch, StepMemoryError
+from src.engine.trainer import Trainer, build_step
+from src.inference.evaluate import peak_memory_gib
+from src.inference.restore import build_restorer
+from src.models.build import build_model
+
+TIMED_STEPS, TIMED_SECONDS = 3, 30.0  # after the first step, which is slow
+GB = 1e9
+MEMORIES_GB = (12, 24, 48, 80)
+RESERVE = 0.15  # share that stays free: the context of CUDA, fragmentation, work spaces of cuDNN
+CROPS_PX = (256, 224, 192, 160, 128, 96, 64)
+SMALL_CROP_PX, SMALL_CLIPS = 64, (1, 4)  # what the line of memory is fitted to
+logger = logging.getLogger(__name__)
+
+
+def dry_run(trainer: Trainer) -> None:
+    """Try what a run does, at the configured sizes; log seconds, memory and days; keep nothing.
+
+    Raises:
+        StepMemoryError: A step does not fit; settings that do are logged before.
+    """
+    trainer.describe()
+    number = min(1 + TIMED_STEPS, trainer.total_steps)
+    groups = list(islice(trainer.batches(), number))
+    if not groups:  # stopped by a signal
+        return
+    data_s = trainer.clock.take()["data"] / len(groups)
+    logger.info("data of a step: %.2f s, mean of %d", data_s, len(groups))
+    try:
+        seconds = _time_steps(trainer, groups)
+    except StepMemoryError:
+        log_settings(trainer, groups[0])
+        raise
+    _save_once(trainer)
+    _restore_one_clip(trainer)
+    gib, whose = peak_memory_gib(trainer.ranks.device)
+    if gib is not None:
+        logger.info("peak memory: %.2f GiB (%s)", gib, whose)
+    days = trainer.total_steps * seconds / 86400
+    logger.info(
+        "%d steps take %.2f days (%.1f hours), loading and validation not counted",
+        *(trainer.total_steps, days, 24 * days),
+    )
+    log_settings(trainer, groups[0])
+
+
+def _time_steps(trainer: Trainer, groups: list[list[Batch]]) -> float:
+    """Do a step, and the others where they take seconds only; return the seconds of one."""
+    began = time.perf_counter()
+    outcome = trainer.step(groups[0])
+    seconds = max(trainer.ranks.gather(time.perf_counter() - began))
+    logger.info(
+        "one step: %.2f s for %d micro-batches; loss %.5f, gradient norm %.3f",
+        *(seconds, len(groups[0]), outcome.losses["total"], outcome.grad_norm),
+    )
+    more = groups[1 : 1 + int(TIMED_SECONDS / seconds)]
+    if not more:
+        return seconds
+    began = time.perf_counter()
+    for group in more:
+        trainer.step(group)
+    seconds = (time.perf_counter() - began) / len(more)
+    logger.info("the first step is slow; the next %d: %.2f s each", len(more), seconds)
+    return seconds
+
+
+def _save_once(trainer: Trainer) -> None:
+    path, began = trainer.run.checkpoints / "dry_run.pth", time.perf_counter()
+    trainer.checkpoints.save(path.name, must_succeed=True)
+    if trainer.ranks.is_main:
+        size = path.stat().st_size
+        path.unlink()
+        logger.info("one save: %.2f s, %.1f MB", time.perf_counter() - began, size / 1e6)
+
+
+def _restore_one_clip(trainer: Trainer) -> None:
+    recording = trainer.validation.recordings[0]
+    restorer = build_restorer(trainer.cfg, trainer.model, trainer.ranks.device)
+    began = time.perf_counter()
+    _, image = next(iter(restorer.restore(recording)))
+    seconds = time.perf_counter() - began
+    size = f"{image.shape[1]} x {image.shape[0]}"
+    logger.info("first validation clip of %s at %s: %.2f s", recording.name, size, seconds)
+
+
+def log_settings(trainer: Trainer, batches: list[Batch]) -> None:
+    """Log settings that fit common GPUs, from steps of small clips on this one."""
+    if not trainer.ranks.is_main:
+        return
+    samples = [batch for batch in batches if batch["blur"] is not None]
+    if trainer.ranks.device.type != "cuda" or not samples:
+        logger.info("for settings that fit GPUs of 12 to 80 GB run this on a machine with one")
+        return
+    laws = {choice: measure_law(trainer, samples[0], choice) for choice in (True, False)}
+    data, train = trainer.cfg.DATA, trainer.cfg.TRAIN
+    clips = train.BATCH_SIZE * train.GRADIENT_ACCUMULATION_STEPS
+    logger.info("settings for %d clips per GPU and step; %.0f%% stay free", clips, 100 * RESERVE)
+    for memory in MEMORIES_GB:
+        found = settings_that_fit(memory, laws, data.CLIP_LEN, data.CROP_SIZE, clips)
+        words = "nothing fits; lower DATA.CLIP_LEN" if found is None else found.describe()
+        logger.info("%d GB: %s", memory, words)
+
+
+@dataclass(frozen=True)
+class MemoryLaw:
+    """Bytes of a training: `fixed + per_pixel x pixels` of all frames of a micro-batch."""
+
+    fixed: float
+    per_pixel: float
+
+    def __call__(self, pixels: int) -> float:
+        """Return the bytes for a micro-batch."""
+        return self.fixed + self.per_pixel * pixels
+
+
+def fit_law(measured: dict[int, float]) -> MemoryLaw:
+    """Return the line through two measurements by pixels; it never falls or starts below zero.
+
+    Raises:
+        ValueError: Not two numbers of pixels.
+    """
+    if len(measured) != 2:
+        raise ValueError(f"a line needs two different sizes, got {measured}")
+    (small, low), (large, high) = sorted(measured.items())
+    slope = (high - low) / (large - small)
+    if slope <= 0 or low - slope * small < 0:
+        return MemoryLaw(0.0, max(high / large, low / small))
+    return MemoryLaw(low - slope * small, slope)
+
+
+def measure_law(trainer: Trainer, batch: Batch, recomputes: bool) -> MemoryLaw:
+    """Return the memory of a training on this CUDA device, with or without recomputation.
+
+    A second model is trained for two steps on small pieces of a real batch, with its optimiser and
+    losses. DDP's buckets are not counted.
+    """
+    cfg, ranks, device = trainer.cfg.clone(), trainer.ranks, trainer.ranks.device
+    cfg.defrost()
+    cfg.MODEL.USE_CHECKPOINT_ATTN = cfg.MODEL.USE_CHECKPOINT_FFN = recomputes
+    cfg.freeze()
+    before = torch.cuda.memory_allocated(device)
+    model = build_model(cfg, read_weights=False).to(device)
+    freeze(model, cfg.TRAIN.FREEZE)
+    step = build_step(cfg, model, ranks, trainer.dataset.norm, trainer.total_steps)
+    average = sum(t.nbytes for t in model.state_dict().values()) if trainer.average else 0
+    peaks = {}
+    for clips in SMALL_CLIPS:
+        piece = small_batch(batch, clips)
+        step([piece, piece], 0)  # makes the optimiser's state, chooses kernels
+        torch.cuda.reset_peak_memory_stats(device)
+        step([piece, piece], 1)
+        pixels = piece["blur"].numel() // 3
+        peaks[pixels] = torch.cuda.max_memory_allocated(device) - before + average
+    return fit_law(peaks)
+
+
+def small_batch(batch: Batch, clips: int) -> Batch:
+    """Return a small crop of the first clip of a collated batch, repeated."""
+    side = min(SMALL_CROP_PX, batch["blur"].shape[-1])
+    spike_side = side * batch["spike_vox"].shape[-1] // batch["blur"].shape[-1]
+    sides = {"blur": side, "sharp": side, "spike_vox": spike_side}
+    first = {name: batch[name][:1, ..., :n, :n] for name, n in sides.items()}
+    first["bin_ticks"] = batch["bin_ticks"][:1]
+    repeated = {name: value.repeat_interleave(clips, dim=0) for name, value in first.items()}
+    return {**repeated, "meta": batch["meta"][:1] * clips, "dropped": []}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that fit; `gb` is what they need without the reserve."""
+
+    clips: int
+    accumulation: int
+    recomputes: bool
+    crop_px: int
+    gb: float
+
+    def describe(self) -> str:
+        """Return the memory, and the settings as they are given to a command."""
+        recomputes = str(self.recomputes).lower()
+        return (
+            f"{self.gb:.1f} GB with TRAIN.BATCH_SIZE {self.clips} "
+            f"TRAIN.GRADIENT_ACCUMULATION_STEPS {self.accumulation} "
+            f"DATA.CROP_SIZE {self.crop_px} "
+            f"MODEL.USE_CHECKPOINT_ATTN {recomputes} MODEL.USE_CHECKPOINT_FFN {recomputes}"
+        )
+
+
+def settings_that_fit(
+    memory_gb: float, laws: dict[bool, MemoryLaw], frames: int, crop_px: int, clips_per_rank: int
+) -> Settings | None:
+    """Return the best settings of the same effective batch that fit into `memory_gb`, or None.
+
+    The crop decides what can be learnt, so it is given up last. At one crop, keeping intermediates
+    is faster than recomputing them, and larger micro-batches are faster than small ones.
+
+    Args:
+        memory_gb: Of the GPU.
+        laws: Memory by whether intermediates are recomputed.
+        frames: DATA.CLIP_LEN.
+        crop_px: The crop that is wanted; smaller ones are tried where it does not fit.
+        clips_per_rank: Clips of one rank in one optimiser step.
+    """
+    divisors = [n for n in range(clips_per_rank, 0, -1) if clips_per_rank % n == 0]
+    for crop in (crop_px, *(c for c in CROPS_PX if c < crop_px)):
+        for recomputes in (False, True):
+            for clips in divisors:
+                needed = laws[recomputes](clips * frames * crop**2) / GB
+                if needed <= memory_gb * (1 - RESERVE):
+                    return Settings(clips, clips_per_rank // clips, recomputes, crop, needed)
+    return None

@@ -1,0 +1,86 @@
+"""What `train.py --dry_run` measures and which settings it derives."""
+
+import pytest
+import torch
+
+from src.engine import cost
+from src.engine.cost import MemoryLaw, fit_law, measure_law, settings_that_fit, small_batch
+from tests.training_cases import make_trainer, run_train, write_run
+
+LAWS = {False: MemoryLaw(0.0, 100_000.0), True: MemoryLaw(0.0, 20_000.0)}
+
+
+def test_f57_dry_run_reports_and_keeps_nothing(tmp_path):
+    output = run_train(write_run(tmp_path), "--dry_run")
+    for words in ("data of a step:", "one step:", "one save:", "first validation clip", "peak mem"):
+        assert words in output
+    assert "4 steps take 0.00 days" in output
+    assert "run this on a machine with one" in output  # settings need a GPU
+    assert not list((tmp_path / "outputs" / "ckpts").rglob("*.pth"))
+
+
+def test_the_line_goes_through_both_points():
+    law = fit_law({200: 700.0, 800: 1300.0})
+    assert law == MemoryLaw(500.0, 1.0)
+    assert law(600) == 1100.0
+    assert fit_law({200: 100.0, 800: 800.0}) == MemoryLaw(0.0, 1.0)  # never below zero
+    with pytest.raises(ValueError, match="two different sizes"):
+        fit_law({200: 1.0})
+
+
+def test_settings_keep_the_effective_batch_and_give_up_the_crop_last():
+    def found(memory_gb, laws=LAWS):
+        return settings_that_fit(memory_gb, laws, frames=5, crop_px=256, clips_per_rank=6)
+
+    # 5 x 256 x 256 pixels: 32.8 GB a clip when kept, 6.6 GB when recomputed
+    assert found(80).describe() == (
+        "65.5 GB with TRAIN.BATCH_SIZE 2 TRAIN.GRADIENT_ACCUMULATION_STEPS 3 DATA.CROP_SIZE 256 "
+        "MODEL.USE_CHECKPOINT_ATTN false MODEL.USE_CHECKPOINT_FFN false"
+    )
+    small, smaller = found(12), found(6)  # of which 10.2 and 5.1 GB are used
+    assert (small.clips, small.recomputes, small.crop_px) == (1, True, 256)
+    assert (smaller.clips, smaller.recomputes, smaller.crop_px) == (1, True, 224)
+    full = {choice: MemoryLaw(6e9, law.per_pixel) for choice, law in LAWS.items()}
+    assert found(6, full) is None
+
+
+@pytest.fixture(name="trainer")
+def _trainer(tmp_path):
+    return make_trainer(write_run(tmp_path, TRAIN__EMA_DECAY=0.5, TRAIN__BATCH_SIZE=2))
+
+
+def test_a_small_batch_is_a_crop_of_a_real_one(trainer):
+    batch = next(trainer.batches())[0]
+    small = small_batch(batch, 3)
+    assert small["blur"].shape == (3, *batch["blur"].shape[1:])  # its side is 64 already
+    assert torch.equal(small["spike_vox"][2], batch["spike_vox"][0])
+    batch = {**batch, "blur": batch["blur"].repeat(1, 1, 1, 2, 2)}
+    assert small_batch(batch, 1)["blur"].shape[-1] == 64
+    assert small_batch(batch, 1)["spike_vox"].shape[-1] == batch["spike_vox"].shape[-1] // 2
+
+
+def test_memory_is_measured_on_a_second_model_and_the_run_is_left_alone(trainer, monkeypatch):
+    """The numbers of a GPU are pretended; tests/test_gpu.py measures."""
+    peaks, batch = iter([500, 900]), next(trainer.batches())[0]
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 100)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: next(peaks))
+    law = measure_law(trainer, batch, recomputes=True)
+    averaged = sum(value.nbytes for value in before.values())
+    pixels = 2 * 64 * 64
+    assert law(pixels) == pytest.approx(400 + averaged)
+    assert law(4 * pixels) == pytest.approx(800 + averaged)
+    assert trainer.progress.step == 0
+    assert all(torch.equal(before[k], v) for k, v in trainer.model.state_dict().items())
+
+
+def test_settings_are_logged_for_each_memory(trainer, monkeypatch, caplog):
+    monkeypatch.setattr(cost, "measure_law", lambda _, __, recomputes: LAWS[recomputes])
+    object.__setattr__(trainer.ranks, "device", torch.device("cuda"))
+    with caplog.at_level("INFO"):
+        cost.log_settings(trainer, next(trainer.batches()))
+    assert "settings for 4 clips per GPU and step; 15% stay free" in caplog.text
+    for memory in ("12 GB: ", "24 GB: ", "48 GB: ", "80 GB: "):
+        assert memory in caplog.text
+    assert "TRAIN.BATCH_SIZE 4 TRAIN.GRADIENT_ACCUMULATION_STEPS 1" in caplog.text
