@@ -171,7 +171,7 @@ def _build_plan(
         device: where the index tensors live.
     """
     # Everything here follows from sizes, so it is NumPy: a model of tensors without values, which
-    # `scripts/plan.py` counts memory with, gets real tables.
+    # a test or tool may use, gets real tables.
     window, shift = effective_window(size, window, shift)
     windows, kinds, clips = _sorted_windows(batch, size, window, shift)
     num_tokens = windows.shape[1]
