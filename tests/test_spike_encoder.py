@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.models.spike_encoder3d import ResidualBlock3D, SpikeEncoder3D
+from src.models.spike_encoder3d import SMALL_MAP, Conv3x3x3, ResidualBlock3D, SpikeEncoder3D
 
 
 def test_a_block_by_hand():
@@ -30,6 +30,23 @@ def test_shapes_follow_the_strides(temporal, spatial, frames, sizes):
     maps = encoder(torch.randn(2, 5, 3, 16, 24))
     want = [(2, c, t, *s) for c, t, s in zip((4, 5, 6, 7), frames, sizes, strict=True)]
     assert [tuple(m.shape) for m in maps] == want
+
+
+@pytest.mark.parametrize("stride", [1, (1, 2, 2), (2, 1, 2)])
+def test_small_maps_frame_by_frame_equal_the_3d_convolution(stride, monkeypatch):
+    torch.manual_seed(0)
+    conv = Conv3x3x3(3, 4, stride=stride).double()
+    x = torch.randn(2, 3, 5, 6, 7, dtype=torch.float64, requires_grad=True)
+    assert 2 * 3 * 5 * 6 < SMALL_MAP
+    wanted = torch.nn.functional.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+    weight, ran = torch.randn_like(wanted), []
+    per_frame = conv.per_frame
+    monkeypatch.setattr(conv, "per_frame", lambda x: ran.append(1) or per_frame(x))
+    inputs = (x, conv.weight, conv.bias)
+    results = [(y, *torch.autograd.grad((y * weight).sum(), inputs)) for y in (conv(x), wanted)]
+    assert ran == [1]
+    for ours, twin in zip(*results, strict=True):
+        assert torch.allclose(ours, twin, rtol=0, atol=1e-12)
 
 
 def test_each_bin_and_frame_goes_where_it_belongs():

@@ -7,10 +7,16 @@ from torch.profiler import ProfilerActivity, profile
 from tests import vrt_twin
 from tests.vrt_cases import largest_difference, small_net, smooth_clip
 from third_party.VRT.models import alignment, attention, blocks, chunks, flow
-from third_party.VRT.models.attention import BiasedAttention, attend
-from third_party.VRT.models.deformable import FlowGuidedDeformConv
+from third_party.VRT.models.attention import LeanAttention, attend_windows
+from third_party.VRT.models.deformable import DeformableProduct, FlowGuidedDeformConv
 from third_party.VRT.models.flow import SpyNet
-from third_party.VRT.models.windows import FromWindows, ToWindows, build_plan, effective_window
+from third_party.VRT.models.windows import (
+    FromWindows,
+    Segment,
+    ToWindows,
+    build_plan,
+    effective_window,
+)
 
 CPU = torch.device("cpu")
 
@@ -44,7 +50,7 @@ def test_network_equals_its_twin(frames, changes):
 def gradients(net, function, x):
     net.zero_grad(set_to_none=True)
     function(x).square().mean().backward()
-    return {name: p.grad.clone() for name, p in net.named_parameters()}
+    return {name: p.grad.clone() for name, p in net.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize(
@@ -93,34 +99,96 @@ def test_fused_attention_runs_forward_and_with_a_learned_bias():
     assert not any("attention_math" in name for name in seen)
     seen = operators(lambda: net(x).sum().backward())
     assert seen[fused] > 0
-    assert seen["BiasedAttentionBackward"] > 0
+    assert seen["LeanAttentionBackward"] > 0
     assert not any("attention_math" in name for name in seen)
 
 
-def test_biased_attention_equals_explicit_attention(monkeypatch):
-    monkeypatch.setattr(attention, "LOGITS_AT_ONCE", 100)  # 2 windows at once, 5 in all
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_attention_for_training_equals_explicit_attention(kinds, monkeypatch):
+    """Two mask kinds, several windows at once or one by one; mutual attention at kinds 2."""
+    monkeypatch.setattr(attention, "LOGITS_AT_ONCE", 300)
     torch.manual_seed(0)
-    q, k, v = (torch.randn(5, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    bias = torch.randn(1, 2, 5, 5, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(5, 5, 8, dtype=torch.float64)
+    heads, width, tokens = 2, 4, 8
+    shape = (5, tokens, kinds, 3, heads, width)
+    qkv = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    relative = torch.randn(1, heads, tokens, tokens, dtype=torch.float64, requires_grad=True)
+    blocked = torch.arange(tokens) % 4 < 2
+    mask = torch.where(blocked[:, None] == blocked, 0.0, -100.0).double()
+    masks, segments = {0: None, 2: mask}, (Segment(0, 0, 3), Segment(2, 3, 5))
+    weight = torch.randn(5, tokens, kinds * heads * width, dtype=torch.float64)
 
     def explicit():
-        return vrt_twin.explicit(q, k, v, 0.3, bias)
+        results = []
+        for segment in segments:
+            part, own = qkv[segment.start : segment.stop], masks[segment.kind]
+            bias = relative if own is None else relative + own
+            q, k, v = part[:, :, 0].permute(2, 0, 3, 1, 4)
+            result = [vrt_twin.explicit(q, k, v, 0.3, bias)]
+            if kinds == 2:
+                half = tokens // 2
+                bias = None if own is None else own[None, None, :half, :half]
+                first, second = (x.permute(2, 0, 3, 1, 4) for x in part[:, :, 1].split(half, 1))
+                from_second = vrt_twin.explicit(second[0], first[1], first[2], 0.3, bias)
+                from_first = vrt_twin.explicit(first[0], second[1], second[2], 0.3, bias)
+                result.insert(0, torch.cat((from_second, from_first), dim=1))
+            results.append(torch.cat(result, dim=-1))
+        return torch.cat(results)
 
-    def fused():
-        out = attend(q, k, v, bias, 0.3)
-        assert out.grad_fn.name() == "BiasedAttentionBackward"
-        return out.transpose(1, 2).flatten(2)
+    def lean():
+        out = attend_windows(qkv, relative, masks, segments, 0.3)
+        assert out.grad_fn.name() == "LeanAttentionBackward"
+        return out
 
     results = []
-    for function in (explicit, fused):
+    for function in (explicit, lean):
         out = function()
-        grads = torch.autograd.grad((out * weight).sum(), (q, k, v, bias))
-        results.append((out, *grads))
+        results.append((out, *torch.autograd.grad((out * weight).sum(), (qkv, relative))))
     for ours, twin in zip(*results, strict=True):
         assert largest_difference(ours, twin) < 1e-13
-    apply = BiasedAttention.apply
-    assert torch.autograd.gradcheck(lambda *args: apply(*args, 0.3), (q, k, v, bias))
+
+
+def test_gated_product_has_the_gradient_of_its_formula():
+    torch.manual_seed(0)
+    joined = torch.randn(3, 10, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(blocks.GatedProduct.apply, (joined,))
+    gate, value = joined.chunk(2, dim=-1)
+    ours, twin = blocks.GatedProduct.apply(joined), torch.nn.functional.gelu(gate) * value
+    assert torch.equal(ours, twin)
+    mlp = blocks.GatedMlp(4, 6, 3).double()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    recorded = mlp(x)
+    assert "GatedProductBackward" in operators(lambda: mlp(x).sum().backward())
+    with torch.no_grad():
+        assert largest_difference(mlp(x), recorded) < 1e-14
+
+
+@pytest.mark.parametrize("elements", [1, 2**19])
+def test_deformable_product_has_the_gradient_of_its_formula(elements, monkeypatch):
+    """In pieces of a few rows of one item, and at once."""
+    monkeypatch.setitem(chunks.TAP_ELEMENTS, "cpu", elements)
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 5, 3, dtype=torch.float64, requires_grad=True)
+    position = torch.rand(2, 2, 2, 9, 5, 3, dtype=torch.float64).mul(3).sub(1.5).requires_grad_()
+    factor = torch.rand(2, 2, 9, 5, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, 18, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(DeformableProduct.apply, (x, position, factor, weight))
+
+
+def test_no_flow_estimator_is_a_flow_of_zero():
+    net = small_net(pa_frames=4).double()
+    net.spynet.requires_grad_(requires_grad=False)
+    x = smooth_clip(3, 32, 40, dtype=torch.float64)
+    zeros = [[torch.zeros_like(flow) for flow in side] for side in net.get_flows(x)]
+    net.get_flows = lambda clip: zeros
+    wanted = gradients(net, net, x)
+    del net.get_flows
+    net.spynet = None
+    assert net.get_flows(x) == ([], [])
+    for name, grad in gradients(net, net, x).items():
+        assert largest_difference(grad, wanted[name]) < 1e-9 * max(1.0, float(grad.norm())), name
+    seen = operators(lambda: net(x))
+    assert seen["DeformableProduct"] == 7  # one for each stage, all frames and directions
+    assert seen["aten::grid_sampler_2d"] == 4 * 7  # its pieces: nothing else is warped
 
 
 def test_neighbours_and_flow_run_in_one_batch(monkeypatch):

@@ -3,9 +3,45 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from src.utils.attention import require_int, require_widths
+
+# Below this product of batch, channels, frames and rows, torch computes a 3D convolution on a CPU
+# with its own kernel, which is 1.5 to 4 times slower than oneDNN's.
+SMALL_MAP = 20480
+
+
+class Conv3x3x3(nn.Conv3d):
+    """A 3 x 3 x 3 convolution, padded by 1; small maps on a CPU go through 2D convolutions.
+
+    A frame, the one before it and the one after it, joined on the channel axis, make of the 3D
+    kernel a 2D kernel with three times the input channels.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, stride: int | tuple[int, int, int] = 1
+    ) -> None:
+        super().__init__(channels_in, channels_out, 3, stride=stride, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, T, H, W] to [B, C', T', H', W']."""
+        is_small = x.shape[0] * x.shape[1] * x.shape[2] * x.shape[3] <= SMALL_MAP
+        return self.per_frame(x) if is_small and x.device.type == "cpu" else super().forward(x)
+
+    def per_frame(self, x: torch.Tensor) -> torch.Tensor:
+        """Do the same, one frame of the output at a time."""
+        frames = F.pad(x.permute(0, 2, 3, 4, 1), (0,) * 6 + (1, 1))  # [B, T + 2, H, W, C]
+        step, *stride = self.stride
+        moments = (frames[:, k : frames.shape[1] - 2 + k : step] for k in range(3))
+        joined = torch.cat(list(moments), dim=-1)  # [B, T', H, W, 3 * C]
+        kernel = self.weight.transpose(1, 2).flatten(1, 2)  # [C', 3 * C, 3, 3]
+        out = F.conv2d(
+            joined.flatten(0, 1).permute(0, 3, 1, 2), kernel, self.bias, stride, padding=1
+        )
+        out = out.permute(0, 2, 3, 1).unflatten(0, joined.shape[:2])
+        return out.permute(0, 4, 1, 2, 3)  # channels last in memory
 
 
 class ResidualBlock3D(nn.Module):
@@ -13,8 +49,8 @@ class ResidualBlock3D(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv1 = Conv3x3x3(channels, channels)
+        self.conv2 = Conv3x3x3(channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, C, T, H, W] to the same shape."""
@@ -50,10 +86,10 @@ class SpikeEncoder3D(nn.Module):
         _check_strides("SPATIAL_STRIDES", spatial_strides, len(widths))
         require_int("in_bins", in_bins)
         self.in_bins = in_bins
-        first = nn.Conv3d(in_bins, widths[0], 3, padding=1)
+        first = Conv3x3x3(in_bins, widths[0])
         stems = [nn.Sequential(first, nn.ReLU())]
         for i, (t, s) in enumerate(zip(temporal_strides, spatial_strides, strict=True)):
-            stems.append(nn.Conv3d(widths[i], widths[i + 1], 3, stride=(t, s, s), padding=1))
+            stems.append(Conv3x3x3(widths[i], widths[i + 1], stride=(t, s, s)))
         self.scales = nn.ModuleList(
             nn.Sequential(stem, ResidualBlock3D(width), ResidualBlock3D(width))
             for stem, width in zip(stems, widths, strict=True)

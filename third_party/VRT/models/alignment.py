@@ -64,6 +64,7 @@ def align_neighbours(
     flows_forward: list[Tensor],
     deform: FlowGuidedDeformConv,
     keep: bool = True,
+    span: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
     """Align to each frame the frames after it and, separately, the frames before it.
 
@@ -71,20 +72,23 @@ def align_neighbours(
 
     Args:
         x: features `[B, T, C, H, W]`.
-        flows_backward: by distance g = 1..G, `[B, T-g, 2, H, W]`, bring frame t+g onto t.
-        flows_forward: by distance, `[B, T-g, 2, H, W]`, bring frame t onto t+g.
+        flows_backward: by distance g = 1..G, `[B, T-g, 2, H, W]`, bring frame t+g onto t; empty
+            for no displacement.
+        flows_forward: by distance, `[B, T-g, 2, H, W]`, bring frame t onto t+g; or empty.
         deform: the deformable convolution.
         keep: False computes intermediates again in backward.
+        span: the frames to align to.
 
     Returns:
-        Two tensors `[B, T, C, H, W]`: frames after (0 for the last frame), frames before (0 for
-        the first).
+        Two tensors `[B, frames of span, C, H, W]`: frames after (0 for the last frame), frames
+        before (0 for the first).
     """
     batch, num_frames, dim, height, width = x.shape
     edge = x.new_zeros(batch, 1, dim, height, width)
     if num_frames == 1:
         return edge, edge
-    targets = find_targets(batch, num_frames, len(flows_backward), x.device)
+    start, stop, _ = span.indices(num_frames)
+    targets = find_targets(batch, num_frames, deform.num_neighbours, x.device)
     frames = x.flatten(0, 1)
     flows = [
         torch.cat((b.flatten(0, 1), f.flatten(0, 1)))
@@ -100,25 +104,40 @@ def align_neighbours(
         ]
         picked += [
             _pick(flow, index[rows], gate)
-            for flow, index, gate in zip(flows, targets.flow, gates, strict=True)
+            for flow, index, gate in zip(flows, targets.flow, gates, strict=bool(flows))
         ]
         return deform(frames.index_select(0, targets.current[rows]), *picked)
 
-    per_pixel = TAPS * (3 * deform.deformable_groups + len(flows) * dim)
-    items = pieces_of(IMAGE_ELEMENTS, x.device, per_pixel * height * width)
-    rows = torch.arange(len(targets.current), device=x.device)
-    aligned = map_pieces(piece, (rows,), items, keep)
-    after, before = aligned.view(2, batch, num_frames - 1, dim, height, width)
-    return torch.cat((after, edge), dim=1), torch.cat((edge, before), dim=1)
+    number = torch.arange(len(targets.current), device=x.device).view(2, batch, num_frames - 1)
+    ahead, behind = number[0][:, start:stop], number[1][:, max(start - 1, 0) : stop - 1]
+    rows = torch.cat((ahead.flatten(), behind.flatten()))
+    aligned = map_pieces(piece, (rows,), targets_at_once(deform, x), keep)
+    after, before = (
+        part.view(*number.shape, dim, height, width)
+        for part, number in zip(
+            aligned.split((ahead.numel(), behind.numel())), (ahead, behind), strict=True
+        )
+    )
+    return (
+        torch.cat((after, edge), dim=1) if stop == num_frames else after,
+        torch.cat((edge, before), dim=1) if start == 0 else before,
+    )
 
 
-def align_images(clip: Tensor, flow_backward: Tensor, flow_forward: Tensor) -> Tensor:
+def targets_at_once(deform: FlowGuidedDeformConv, x: Tensor) -> int:
+    """Return how many frames of `[B, T, C, H, W]` are aligned to at once."""
+    per_pixel = TAPS * (3 * deform.deformable_groups + deform.num_neighbours * x.shape[2])
+    return pieces_of(IMAGE_ELEMENTS, x.device, per_pixel * x.shape[3] * x.shape[4])
+
+
+def align_images(clip: Tensor, flow_backward: list[Tensor], flow_forward: list[Tensor]) -> Tensor:
     """Put beside each frame its two neighbours, fetched by the four-nearest warp.
 
     Args:
         clip: `[B, T, C, H, W]`.
-        flow_backward: brings frame t+1 onto t, `[B, T-1, 2, H, W]`.
-        flow_forward: brings frame t onto t+1, `[B, T-1, 2, H, W]`.
+        flow_backward: one flow that brings frame t+1 onto t, `[B, T-1, 2, H, W]`; empty for no
+            displacement.
+        flow_forward: one that brings frame t onto t+1, `[B, T-1, 2, H, W]`; or empty.
 
     Returns:
         `[B, T, 9 * C, H, W]`: the frame, the frame after (4 * C), the frame before (4 * C);
@@ -126,8 +145,10 @@ def align_images(clip: Tensor, flow_backward: Tensor, flow_forward: Tensor) -> T
     """
     batch, num_frames, channels, height, width = clip.shape
     sources = torch.cat((clip[:, 1:], clip[:, :-1])).flatten(0, 1)
-    flows = torch.cat((flow_backward, flow_forward)).flatten(0, 1)
-    fetched = warp_nearest4(sources, flows)
+    if flow_backward:
+        fetched = warp_nearest4(sources, torch.cat((*flow_backward, *flow_forward)).flatten(0, 1))
+    else:
+        fetched = sources.repeat(1, 4, 1, 1)
     after, before = fetched.view(2, batch, num_frames - 1, 4 * channels, height, width)
     edge = clip.new_zeros(batch, 1, 4 * channels, height, width)
     after, before = torch.cat((after, edge), dim=1), torch.cat((edge, before), dim=1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from third_party.VRT.models.chunks import WINDOW_ELEMENTS, pieces_of, recompute
 from third_party.VRT.models.window_attention import PreparedAttention, WindowAttention
@@ -21,6 +22,29 @@ from third_party.VRT.models.windows import (
 MAX_PLANS = 8  # sizes whose window order a group remembers
 
 
+class GatedProduct(torch.autograd.Function):
+    """gelu(h1) * h2 of `[..., 2 * n]` cut into two; both gradients are written to one tensor."""
+
+    @staticmethod
+    def forward(ctx: object, joined: Tensor) -> Tensor:
+        """Map `[..., 2 * n]` to `[..., n]`."""
+        ctx.save_for_backward(joined)
+        gate, value = joined.chunk(2, dim=-1)
+        return F.gelu(gate).mul_(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        """Differentiate."""
+        (joined,) = ctx.saved_tensors
+        gate, value = joined.chunk(2, dim=-1)
+        result = torch.empty_like(joined)
+        grad_gate, grad_value = result.chunk(2, dim=-1)
+        torch.mul(grad, F.gelu(gate), out=grad_value)
+        torch.ops.aten.gelu_backward.grad_input(grad * value, gate, grad_input=grad_gate)
+        return result
+
+
 class GatedMlp(nn.Module):
     """fc2(gelu(fc11(x)) * fc12(x)); `[..., C]` to `[..., C']`."""
 
@@ -30,16 +54,18 @@ class GatedMlp(nn.Module):
         self.fc12 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim_out)
 
-    def joined(self) -> tuple[Tensor, Tensor]:
-        """Join fc11 and fc12, so that both are one product."""
+    def joined(self) -> tuple[Tensor, Tensor] | None:
+        """Join fc11 and fc12, so that both are one product; None without gradients."""
+        if not torch.is_grad_enabled():
+            return None
         weight = torch.cat((self.fc11.weight, self.fc12.weight))
         return weight, torch.cat((self.fc11.bias, self.fc12.bias))
 
     def forward(self, x: Tensor, joined: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Apply the MLP; `joined` is given where many pieces share it."""
-        gate, value = F.linear(x, *(self.joined() if joined is None else joined)).chunk(2, dim=-1)
-        gate = F.gelu(gate)
-        return self.fc2(gate * value if torch.is_grad_enabled() else gate.mul_(value))
+        """Apply the MLP; in training `joined` is given where many pieces share it."""
+        if not torch.is_grad_enabled():  # two products, whose results fit the cache better
+            return self.fc2(F.gelu(self.fc11(x)).mul_(self.fc12(x)))
+        return self.fc2(GatedProduct.apply(F.linear(x, *(joined or self.joined()))))
 
 
 @dataclass(frozen=True)
@@ -75,13 +101,13 @@ class PreparedBlock:
 
     Attributes:
         attention: see there.
-        mlp: joined weight and bias of the MLP.
+        mlp: joined weight and bias of the MLP, or None.
         keep_attn: stochastic-depth factor of the attention part by batch item `[B]`, or None.
         keep_mlp: the same for the MLP part.
     """
 
     attention: PreparedAttention
-    mlp: tuple[Tensor, Tensor]
+    mlp: tuple[Tensor, Tensor] | None
     keep_attn: Tensor | None
     keep_mlp: Tensor | None
 

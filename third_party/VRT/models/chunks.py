@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 # Numbers of array elements, chosen by measurement (benchmarks/vrt.py); no result depends on them.
 WINDOW_ELEMENTS = {"cpu": 2**18, "cuda": 2**26}
 IMAGE_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}
+TAP_ELEMENTS = {"cpu": 2**19, "cuda": 2**28}
 
 
 def pieces_of(budgets: dict[str, int], device: torch.device, elements_per_item: int) -> int:

@@ -147,7 +147,7 @@ class VRT(nn.Module):
             self.conv_first = FrameConv(in_chans, width)
             return
         self.conv_first = FrameConv(9 * in_chans + self.nonblind_denoising, width)
-        self.spynet = SpyNet(FLOW_LEVELS)
+        self.spynet: SpyNet | None = SpyNet(FLOW_LEVELS)  # None: no displacement before alignment
         if spynet_path is None:
             logger.info("flow estimator: random weights, until a state dict is loaded")
         else:
@@ -216,7 +216,7 @@ class VRT(nn.Module):
         """Restore a clip of an allowed size, `pa_frames` > 0."""
         colours = x[:, :, : self.in_chans]
         flows_backward, flows_forward = self.get_flows(colours)
-        images = align_images(colours, flows_backward[0], flows_forward[0])
+        images = align_images(colours, flows_backward[:1], flows_forward[:1])
         if self.nonblind_denoising:
             images = torch.cat((images, x[:, :, self.in_chans :]), dim=2)
         features = self._body(images, flows_backward, flows_forward)
@@ -263,7 +263,8 @@ class VRT(nn.Module):
         Args:
             x: features of `conv_first`, `[B, C0, T, H, W]`.
             flows_backward: entry 4 * (g - 1) + k brings frame t+g onto t at 1 / 2^k of the
-                resolution, `[B, T-g, 2, h, w]`; empty without parallel warping.
+                resolution, `[B, T-g, 2, h, w]`; empty without parallel warping, or where
+                alignment starts from zero displacement.
             flows_forward: likewise, frame t onto t+g.
 
         Returns:
@@ -289,8 +290,10 @@ class VRT(nn.Module):
         """Estimate the flows of a clip `[B, T, C, H, W]` over 1 .. pa_frames / 2 frames.
 
         Returns:
-            Two flat lists as `forward_features` takes them.
+            Two flat lists as `forward_features` takes them; empty without a flow estimator.
         """
+        if self.spynet is None:
+            return [], []
         is_learned = clip.requires_grad or any(p.requires_grad for p in self.spynet.parameters())
         with (
             torch.autocast(clip.device.type, enabled=False),

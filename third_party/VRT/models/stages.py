@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from third_party.VRT.models.alignment import align_neighbours
+from third_party.VRT.models.alignment import align_neighbours, targets_at_once
 from third_party.VRT.models.blocks import BlockSettings, GatedMlp, Group
 from third_party.VRT.models.chunks import WINDOW_ELEMENTS, map_pieces, pieces_of
 from third_party.VRT.models.deformable import FlowGuidedDeformConv
@@ -137,24 +137,37 @@ class Stage(nn.Module):
     ) -> Tensor:
         """Let each frame `[B, T, H, W, C]` see its aligned neighbours."""
         keep = not (self.is_recomputed and torch.is_grad_enabled())
-        with torch.autocast(x.device.type, enabled=False):
-            frames = x.permute(0, 1, 4, 2, 3).contiguous()
-            aligned = align_neighbours(frames, flows_backward, flows_forward, self.pa_deform, keep)
+        frames = x.permute(0, 1, 4, 2, 3).contiguous()
         joined = self.pa_fuse.joined()
 
         def fuse(*rows: Tensor) -> Tensor:
             return self.pa_fuse(torch.cat(rows, dim=-1), joined)
 
-        dim = x.shape[-1]
-        rows = [x, *(part.permute(0, 1, 3, 4, 2) for part in aligned)]
-        rows = tuple(part.reshape(-1, dim) for part in rows)
-        items = pieces_of(WINDOW_ELEMENTS, x.device, dim)
-        return map_pieces(fuse, rows, items, keep).to(x.dtype).view(x.shape)
+        def run(span: slice) -> Tensor:
+            """Align to the frames of the span and fuse."""
+            with torch.autocast(x.device.type, enabled=False):
+                aligned = align_neighbours(
+                    frames, flows_backward, flows_forward, self.pa_deform, keep, span
+                )
+            rows = [x[:, span], *(part.permute(0, 1, 3, 4, 2) for part in aligned)]
+            rows = tuple(part.reshape(-1, x.shape[-1]) for part in rows)
+            items = pieces_of(WINDOW_ELEMENTS, x.device, x.shape[-1])
+            return map_pieces(fuse, rows, items, keep).to(x.dtype).view(x[:, span].shape)
+
+        if torch.is_grad_enabled():
+            return run(slice(None))
+        out = torch.empty_like(x)  # a few frames at a time: nothing aligned lives longer
+        step = max(1, targets_at_once(self.pa_deform, frames) // (2 * len(x)))
+        for start in range(0, x.shape[1], step):
+            span = slice(start, start + step)
+            out[:, span] = run(span)
+        return out
 
 
 def add_linear(linear: nn.Linear, changed: Tensor, x: Tensor) -> Tensor:
     """Return linear(changed) + x in the precision of x."""
-    return linear(changed).to(x.dtype) + x
+    out = linear(changed).to(x.dtype)
+    return out + x if torch.is_grad_enabled() else out.add_(x)
 
 
 class EntryProjection(nn.Sequential):

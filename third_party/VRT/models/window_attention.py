@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from third_party.VRT.models.attention import attend
+from third_party.VRT.models.attention import Masks, attend_windows
 from third_party.VRT.models.windows import BLOCKED, Segment, Size, WindowPlan
 
 
@@ -43,22 +43,22 @@ def position_code(height: int, width: int, dim: int) -> Tensor:
 
 @dataclass(frozen=True)
 class PreparedAttention:
-    """What the windows of one call share: joined weights and logit biases by mask kind.
+    """What the windows of one call share: joined weights and what is added to the logits.
 
     Attributes:
         weight: joined projections to q, k, v, `[3 * width or 6 * width, C]`.
         bias: their bias `[N or 1, 3 * width or 6 * width]`, or None.
         proj_weight: output projection `[C, width or 2 * width]`.
-        self_bias: relative bias plus mask by kind, `[1, heads, N, N]`.
-        mutual_bias: mask by kind, `[1, 1, N / 2, N / 2]` or None; empty without mutual part.
+        relative: learned logits of self attention `[1, heads, N, N]`.
+        masks: fixed logits by mask kind.
         head_dim: channels per head, padding included.
     """
 
     weight: Tensor
     bias: Tensor | None
     proj_weight: Tensor
-    self_bias: dict[int, Tensor]
-    mutual_bias: dict[int, Tensor | None]
+    relative: Tensor
+    masks: Masks
     head_dim: int
 
 
@@ -113,7 +113,7 @@ class WindowAttention(nn.Module):
         return bias.t().reshape(1, self.num_heads, num_tokens, num_tokens)
 
     def prepare(self, plan: WindowPlan, head_multiple: int = 1) -> PreparedAttention:
-        """Join the projections and add up the logit biases, once for all windows of a call.
+        """Join the projections and look the logits up, once for all windows of a call.
 
         Args:
             plan: the windows.
@@ -131,18 +131,13 @@ class WindowAttention(nn.Module):
             if bias is not None:
                 bias = F.pad(bias.view(len(bias), -1, self.head_dim), (0, extra)).flatten(1)
         relative = self.relative_bias(plan.num_tokens)
-        half = plan.num_tokens // 2
-        self_bias, mutual_bias = {}, {}
-        for kind, blocked in plan.blocked.items():
-            mask = None
-            if blocked is not None:
-                mask = torch.zeros_like(blocked, dtype=relative.dtype).masked_fill_(
-                    blocked, BLOCKED
-                )
-            self_bias[kind] = relative if mask is None else relative + mask
-            if self.is_mutual:  # bit 0 is the time axis, which the mutual part does not mask
-                mutual_bias[kind] = None if kind < 2 else mask[None, None, :half, :half]
-        return PreparedAttention(weight, bias, proj, self_bias, mutual_bias, head_dim)
+        masks: Masks = {
+            kind: None
+            if blocked is None
+            else torch.zeros_like(blocked, dtype=relative.dtype).masked_fill_(blocked, BLOCKED)
+            for kind, blocked in plan.blocked.items()
+        }
+        return PreparedAttention(weight, bias, proj, relative, masks, head_dim)
 
     def _joined_projections(self, num_tokens: int) -> tuple[Tensor, Tensor | None]:
         """Join qkv_self and qkv_mut; the position code of the latter becomes a bias."""
@@ -168,31 +163,5 @@ class WindowAttention(nn.Module):
             qkv = F.linear(x, prepared.weight).add_(prepared.bias)
         # [M, N, 1 or 2 kinds, q k v, heads, d]
         qkv = qkv.view(num, num_tokens, -1, 3, self.num_heads, prepared.head_dim)
-        parts = []
-        for segment in segments:
-            part = qkv[segment.start : segment.stop]
-            heads = self._attend_self(part[:, :, 0], prepared.self_bias[segment.kind])
-            if self.is_mutual:
-                mutual = self._attend_mutual(part[:, :, 1], prepared.mutual_bias[segment.kind])
-                heads = torch.cat((mutual, heads), dim=-1)
-            parts.append(heads)
-        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return F.linear(joined, prepared.proj_weight, self.proj.bias)
-
-    def _attend_self(self, qkv: Tensor, bias: Tensor) -> Tensor:
-        """Attend among all tokens of a window: `[M, N, 3, heads, d]` to `[M, N, heads * d]`."""
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return attend(q, k, v, bias.to(q.dtype), self.scale).transpose(1, 2).flatten(2)
-
-    def _attend_mutual(self, qkv: Tensor, bias: Tensor | None) -> Tensor:
-        """Attend from each frame to the other: `[M, N, 3, heads, d]` to `[M, N, heads * d]`.
-
-        What frame 2 asks of frame 1 is stored at frame 1's tokens, and the reverse, as published.
-        """
-        num, num_tokens = qkv.shape[:2]
-        by_frame = qkv.unflatten(1, (2, num_tokens // 2))  # [M, 2, N / 2, 3, heads, d]
-        q = by_frame[:, :, :, 0].flip(1).flatten(0, 1).transpose(1, 2)
-        k = by_frame[:, :, :, 1].flatten(0, 1).transpose(1, 2)
-        v = by_frame[:, :, :, 2].flatten(0, 1).transpose(1, 2)
-        out = attend(q, k, v, None if bias is None else bias.to(q.dtype), self.scale)
-        return out.transpose(1, 2).reshape(num, num_tokens, -1)
+        heads = attend_windows(qkv, prepared.relative, prepared.masks, segments, self.scale)
+        return F.linear(heads, prepared.proj_weight, self.proj.bias)
