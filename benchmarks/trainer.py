@@ -76,7 +76,7 @@ def build_trainer(folder: Path, vrt: str, log_every: int) -> SyntheticTrainer:
     """Return a trainer on miniature data, which it needs to be built and never reads."""
     arguments = SMALLEST_VRT
     if vrt != "smallest":
-        path = REPO_ROOT / f"third_party/VRT/options/deblur/{vrt}.yaml"
+        path = REPO_ROOT / f"configs/vrt/{vrt}.yaml"
         arguments = yaml.safe_load(path.read_text(encoding="utf-8"))
     arguments = {**arguments, "drop_path_rate": 0.0}  # equal work in both
     width = arguments["embed_dims"][0]

@@ -28,7 +28,7 @@ from tests import vrt_twin
 from tests.vrt_cases import fill, smooth_clip
 from third_party.VRT.models.network_vrt import VRT
 
-OPTIONS = Path(__file__).resolve().parents[1] / "third_party/VRT/options/deblur"
+OPTIONS = Path(__file__).resolve().parents[1] / "configs/vrt"
 POLL_S = 0.002
 
 

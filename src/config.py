@@ -5,6 +5,7 @@ overrides are reported at once, each with the nearest valid key or the values th
 """
 
 import difflib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from yacs.config import CfgNode
 
 from src.config_schema import FORMER_KEYS, SCHEMA, Key
 from src.paths import resolve
+
+logger = logging.getLogger(__name__)
+
+VRT_OPTIONS = "configs/vrt"
+# Where they were before configs/vrt; configurations and checkpoints still name it.
+OLD_VRT_OPTIONS = "third_party/VRT/options/deblur"
 
 
 class ConfigError(ValueError):
@@ -108,6 +115,7 @@ def _build(values: dict[str, Any], problems: list[str], source: str, check_paths
             _assign(cfg, dotted, converted)
     if not cfg.EXP_NAME:
         cfg.EXP_NAME = Path(source).stem
+    cfg.MODEL.VRT_CFG = _moved_options(cfg.MODEL.VRT_CFG)
     problems.extend(_cross_checks(cfg))
     if check_paths:
         problems.extend(_missing_paths(cfg))
@@ -115,6 +123,15 @@ def _build(values: dict[str, Any], problems: list[str], source: str, check_paths
         raise ConfigError(source, problems)
     cfg.freeze()
     return cfg
+
+
+def _moved_options(path: str) -> str:
+    """Return the path of VRT's options; an old path of a file that has moved is replaced."""
+    old, new = resolve(path), f"{VRT_OPTIONS}/{Path(path).name}"
+    if old.parent != resolve(OLD_VRT_OPTIONS) or old.is_file() or not resolve(new).is_file():
+        return path
+    logger.warning("MODEL.VRT_CFG: %s does not exist, %s is read", path, new)
+    return new
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

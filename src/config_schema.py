@@ -139,9 +139,7 @@ SCHEMA: dict[str, Any] = {
     },
     "MODEL": {
         "USE_SPIKE": Key(True, "False: plain VRT on the RGB frames alone."),
-        "VRT_CFG": Key(
-            "third_party/VRT/options/deblur/vrt_base.yaml", "YAML file with VRT's arguments."
-        ),
+        "VRT_CFG": Key("configs/vrt/vrt_base.yaml", "YAML file with VRT's arguments."),
         "SPYNET": Key(
             "", "Weights of the flow estimator: a path, 'download', or empty for random ones."
         ),

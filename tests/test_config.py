@@ -16,11 +16,11 @@ from src.config import (
     walk_schema,
 )
 from src.engine.optim import build_optimizer, read_rules
-from src.models.build import build_model
+from src.models.build import build_model, read_vrt_arguments
 from src.models.integrate_vrt import RGBOnly, VRTWithSpike
 from src.paths import REPO_ROOT
 
-CONFIGS = sorted((REPO_ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted((REPO_ROOT / "configs/deblur").glob("*.yaml"))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -243,3 +243,16 @@ def test_every_default_obeys_its_own_rule():
         )
         assert key.rule is None or key.rule[1](default), dotted
         assert key.meaning.endswith("."), dotted
+
+
+@pytest.mark.parametrize("folder", ["", str(REPO_ROOT) + "/"])
+def test_the_former_path_of_vrts_options_is_still_read(folder, caplog):
+    old = f"{folder}third_party/VRT/options/deblur/vrt_tiny.yaml"
+    cfg = config_from_text(f"MODEL: {{VRT_CFG: {old}}}", "a checkpoint")
+    assert cfg.MODEL.VRT_CFG == "configs/vrt/vrt_tiny.yaml"
+    assert f"MODEL.VRT_CFG: {old} does not exist, configs/vrt/vrt_tiny.yaml is read" in caplog.text
+    other = "third_party/VRT/options/deblur/mine.yaml"
+    cfg = config_from_text(f"MODEL: {{VRT_CFG: {other}}}", "a checkpoint")
+    assert cfg.MODEL.VRT_CFG == other
+    with pytest.raises(ValueError, match=r"^MODEL\.VRT_CFG: .*mine\.yaml: No such file"):
+        read_vrt_arguments(other)

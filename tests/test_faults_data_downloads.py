@@ -6,6 +6,7 @@ no archive: `.npz` and `.pth` files are archives that are read in place, and not
 of an archive cannot be written outside its folder.
 """
 
+import hashlib
 import http.client
 import io
 import re
@@ -13,14 +14,10 @@ import re
 import pytest
 import torch
 
-from src.losses import vgg_weights
-from src.losses.vgg_weights import load_vgg_features
 from src.metrics.lpips_metric import LpipsUnavailableError, find_weights
+from src.models import downloads
+from src.models.downloads import WEIGHT_FILES, WeightFile, fetch_weights
 from src.paths import REPO_ROOT
-from third_party.VRT.models import weights as vrt_weights
-from third_party.VRT.models.weights import fetch_spynet
-
-SPYNET = "https://example.org/spynet_sintel_final-3d2a1287.pth"
 
 
 class BrokenStream(io.BytesIO):
@@ -33,10 +30,10 @@ class BrokenStream(io.BytesIO):
         return block
 
 
-def deliver(monkeypatch, module, content, error=None):
+def deliver(monkeypatch, content, error=None):
     stream = BrokenStream(content) if error else io.BytesIO(content)
     stream.error = error
-    monkeypatch.setattr(module.urllib.request, "urlopen", lambda url, timeout: stream)
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", lambda url, timeout: stream)
 
 
 @pytest.fixture
@@ -56,32 +53,45 @@ def hub(tmp_path, monkeypatch):
     ],
 )
 def test_f32_a_broken_download_leaves_nothing(hub, monkeypatch, content, error, words):
-    deliver(monkeypatch, vgg_weights, content, error)
-    with pytest.raises(RuntimeError, match=words) as told:
-        load_vgg_features("vgg16")
-    assert "Get https://download.pytorch.org" in str(told.value)
+    for name, file in WEIGHT_FILES.items():
+        deliver(monkeypatch, content, error)
+        with pytest.raises(RuntimeError, match=words) as caught:
+            fetch_weights(name, "or turn it off")
+        assert f"Get {file.url}" in str(caught.value)
+        assert str(hub / "checkpoints" / file.name) in str(caught.value)
+        assert "or turn it off" in str(caught.value)
     assert [path for path in hub.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize(
-    ("content", "error"),
-    [(b"a page", None), (b"x" * 5000, ConnectionResetError("reset by peer"))],
-)
-def test_f32_a_broken_flow_estimator_leaves_nothing(tmp_path, monkeypatch, content, error):
-    deliver(monkeypatch, vrt_weights, content, error)
-    with pytest.raises((ConnectionError, ValueError), match="spynet"):
-        fetch_spynet(tmp_path / "cache", url=SPYNET)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+def test_f32_a_whole_download_is_kept_and_not_fetched_again(hub, monkeypatch):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    file = WeightFile("https://example.org/net.pth", digest[:8])
+    monkeypatch.setitem(WEIGHT_FILES, "net", file)
+    deliver(monkeypatch, b"weights")
+    path = fetch_weights("net", "")
+    assert path == hub / "checkpoints/net.pth"
+    deliver(monkeypatch, b"other", TimeoutError("must not be asked"))
+    assert fetch_weights("net", "").read_bytes() == b"weights"
+    assert [found.name for found in hub.rglob("*.pth")] == ["net.pth"]
 
 
-def test_f32_a_damaged_file_in_the_cache_is_named_and_kept(hub, monkeypatch):
-    file = vgg_weights.VGG_FILES["vgg16"]
-    cached = hub / "checkpoints" / file.name
-    cached.parent.mkdir(parents=True)
-    cached.write_bytes(b"half of it")
+def test_f32_a_download_has_a_timeout(hub, monkeypatch):
+    def slow(url, timeout):
+        assert 0 < timeout <= 60
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", slow)
+    with pytest.raises(RuntimeError, match=r"spynet.*timed out"):
+        fetch_weights("spynet", "")
+
+
+def test_f32_a_damaged_file_in_the_cache_is_named_and_kept(hub):
+    file = WEIGHT_FILES["vgg16"]
+    file.cached.parent.mkdir(parents=True)
+    file.cached.write_bytes(b"half of it")
     with pytest.raises(RuntimeError, match=r"is damaged or another file.*Delete it and get"):
-        load_vgg_features("vgg16")
-    assert cached.read_bytes() == b"half of it"
+        fetch_weights("vgg16", "")
+    assert file.cached.read_bytes() == b"half of it"
 
 
 def test_f32_lpips_weights_are_never_downloaded(hub):

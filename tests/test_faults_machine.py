@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from src.engine.step import choose_precision
-from src.losses.vgg_weights import VGG_FILES
 from src.metrics.lpips_metric import WEIGHTS_FILE
+from src.models.downloads import WEIGHT_FILES
 from src.pictures.animation import write_pages
 from tests.training_cases import make_trainer, one_thread, train_command, write_run
 
@@ -69,10 +69,10 @@ def test_f54_without_lpips_weights_a_run_trains_and_says_why_there_is_no_score(t
         (
             "LOSS.VGG_PERCEPTUAL.WEIGHT",
             "0.1",
-            VGG_FILES["vgg16"].name,
+            WEIGHT_FILES["vgg16"].name,
             "turn the term off with LOSS.VGG_PERCEPTUAL.WEIGHT 0",
         ),
-        ("MODEL.SPYNET", "download", "spynet_sintel_final", "put the file at"),
+        ("MODEL.SPYNET", "download", "spynet_sintel_final", "put it there"),
     ],
 )
 def test_f54_without_a_network_a_run_ends_before_its_first_step(

@@ -11,10 +11,10 @@ from torchvision.models import vgg16, vgg19
 from torchvision.models.vgg import cfgs, make_layers
 
 from src.config import get_defaults
-from src.losses import vgg_weights
 from src.losses.build import build_loss
 from src.losses.charbonnier import CharbonnierLoss, charbonnier
 from src.losses.vgg_perceptual import VGGPerceptualLoss, layer_positions
+from src.models import downloads
 
 NAME = "vgg16-397923af.pth"
 
@@ -37,7 +37,7 @@ def _no_network(monkeypatch, tmp_path):
         assert timeout > 0, "without a timeout a dropped packet costs minutes"
         raise urllib.error.URLError("Name or service not known")
 
-    monkeypatch.setattr(vgg_weights.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", refuse)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
 
@@ -172,7 +172,8 @@ def test_without_weights_and_network_the_message_says_what_to_do(tmp_path):
 
 def use_as_official(monkeypatch, file):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    monkeypatch.setitem(vgg_weights.VGG_FILES, "vgg16", vgg_weights.VggFile(NAME, digest))
+    url = downloads.WEIGHT_FILES["vgg16"].url
+    monkeypatch.setitem(downloads.WEIGHT_FILES, "vgg16", downloads.WeightFile(url, digest))
 
 
 def test_the_hub_cache_is_used_and_its_hash_checked(tmp_path, monkeypatch, extract):
@@ -187,7 +188,7 @@ def test_the_hub_cache_is_used_and_its_hash_checked(tmp_path, monkeypatch, extra
 
 def test_a_download_is_checked_and_kept(tmp_path, monkeypatch, extract):
     monkeypatch.setattr(
-        vgg_weights.urllib.request, "urlopen", lambda url, timeout: extract.open("rb")
+        downloads.urllib.request, "urlopen", lambda url, timeout: extract.open("rb")
     )
     with pytest.raises(RuntimeError, match=r"what arrived has the SHA-256"):
         VGGPerceptualLoss()
@@ -236,5 +237,5 @@ def test_a_term_of_weight_zero_is_not_built():
     with pytest.raises(ValueError, match="every WEIGHT is 0"):
         build_loss(cfg)
     cfg.LOSS.VGG_PERCEPTUAL.WEIGHT = 0.1
-    with pytest.raises(RuntimeError, match="could not be downloaded"):
+    with pytest.raises(RuntimeError, match="cannot be downloaded"):
         build_loss(cfg)

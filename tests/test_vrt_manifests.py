@@ -10,7 +10,7 @@ import yaml
 from tests.vrt_cases import INDEX, golden_net, manifests, small_net
 from third_party.VRT.models.network_vrt import VRT
 
-OPTIONS = Path(__file__).parents[1] / "third_party/VRT/options/deblur"
+OPTIONS = Path(__file__).parents[1] / "configs/vrt"
 
 
 @pytest.mark.parametrize("task", ["deblur", "denoise", "sr_16frames", "vfi"])

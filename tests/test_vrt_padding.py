@@ -130,7 +130,7 @@ def test_interpolation_needs_its_number_of_frames():
 @torch.no_grad()
 def test_the_shipped_small_network_takes_one_frame():
     """It has no mutual blocks, so one frame is no padding case: its neighbours are just zero."""
-    options = REPO_ROOT / "third_party/VRT/options/deblur/vrt_tiny.yaml"
+    options = REPO_ROOT / "configs/vrt/vrt_tiny.yaml"
     net = VRT(**yaml.safe_load(options.read_text())).eval()
     assert net.min_frames == 1
     clip = smooth_clip(1, 32, 40)

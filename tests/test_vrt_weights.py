@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from tests.vrt_cases import small_net, smooth_clip
-from third_party.VRT.models import weights
 from third_party.VRT.models.flow import SpyNet
-from third_party.VRT.models.weights import fetch_spynet, load_official, load_spynet
+from third_party.VRT.models.weights import load_official, load_spynet
 
 
 def save_named_by_hash(state, folder, stem):
@@ -92,48 +91,11 @@ def test_random_flow_estimator_is_said(caplog):
     assert caplog.text == ""
 
 
-def test_download_is_checked_and_whole(tmp_path):
-    (tmp_path / "server").mkdir()
-    source = save_named_by_hash(convolutions(SpyNet()), tmp_path / "server", "spynet")
-    cache = tmp_path / "cache"
-    path = fetch_spynet(cache, url=source.as_uri())
-    assert path == cache / source.name
-    load_spynet(small_net().spynet, path)
-    source.unlink()  # the second time nothing is fetched
-    assert fetch_spynet(cache, url=source.as_uri()) == path
-    assert [p.name for p in cache.iterdir()] == [path.name]
-
-
 def test_damaged_files_are_refused(tmp_path):
-    (tmp_path / "server").mkdir()
-    source = save_named_by_hash(convolutions(SpyNet()), tmp_path / "server", "spynet")
-    source.write_bytes(source.read_bytes()[:-10])
-    cache = tmp_path / "cache"
-    with pytest.raises(ValueError, match="its name says"):
-        fetch_spynet(cache, url=source.as_uri())
-    assert list(cache.iterdir()) == []  # neither a partial file nor a wrong one
-    cache.joinpath(source.name).write_bytes(b"wrong")
+    path = save_named_by_hash(convolutions(SpyNet()), tmp_path, "spynet")
+    path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="delete it and fetch it again"):
-        fetch_spynet(cache, url=source.as_uri())
-    with pytest.raises(ValueError, match="delete it and fetch it again"):
-        load_spynet(SpyNet(), cache / source.name)
-
-
-def test_no_network_says_where_to_put_the_file(tmp_path):
-    url = (tmp_path / "nowhere" / weights.SPYNET_NAME).as_uri()
-    with pytest.raises(ConnectionError, match=f"put the file at .*{weights.SPYNET_NAME}"):
-        fetch_spynet(tmp_path / "cache", url=url)
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_download_has_a_timeout(tmp_path, monkeypatch):
-    def slow(url, timeout):
-        assert 0 < timeout <= 60
-        raise TimeoutError("timed out")
-
-    monkeypatch.setattr(weights.urllib.request, "urlopen", slow)
-    with pytest.raises(ConnectionError, match=r"cannot download https://.*timed out"):
-        fetch_spynet(tmp_path)
+        load_spynet(SpyNet(), path)
 
 
 @pytest.mark.parametrize(

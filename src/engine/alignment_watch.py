@@ -7,6 +7,7 @@ bound; EDVR, which has no flow, warns where the mean offset is above 50 pixels, 
 limit here too, counted in pixels of the network's full resolution.
 """
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from third_party.VRT.models.deformable import TAPS, FlowGuidedDeformConv
-from third_party.VRT.models.stages import MAX_RESIDUE_PX
+logger = logging.getLogger(__name__)
 
+# What a deformable alignment of our VRT has; the upstream's has other names.
+MEASURED = ("conv_offset", "max_residue", "num_neighbours")
+MAX_RESIDUE_PX = 10.0  # bound of the residue in VRT, at full resolution
 MAX_MEAN_FLOW_PX = 50.0
 MAX_SATURATION = 0.75
 
@@ -44,7 +47,7 @@ class Reach:
 
 
 class AlignmentWatch:
-    """Measures every `FlowGuidedDeformConv` of a model while `observing`.
+    """Measures every deformable alignment of a model while `observing`.
 
     The hooks are there only inside that block, so nothing of this is copied or saved with the
     model. A model without such a module, such as the upstream VRT, gives no numbers.
@@ -57,8 +60,10 @@ class AlignmentWatch:
         self._modules = {
             name: module
             for name, module in model.named_modules()
-            if isinstance(module, FlowGuidedDeformConv)
+            if all(hasattr(module, name) for name in MEASURED)
         }
+        if not self._modules:
+            logger.info("this VRT has no alignment that can be measured: no alignment scalars")
         self._sums: dict[str, list[Tensor]] = {}
 
     @contextmanager
@@ -89,19 +94,20 @@ class AlignmentWatch:
             )
         return found
 
-    def _watch_flows(self, name: str, module: FlowGuidedDeformConv) -> RemovableHandle:
+    def _watch_flows(self, name: str, module: nn.Module) -> RemovableHandle:
         kept = self._sums.setdefault(f"{name}.flow", [])
 
-        def before(module: FlowGuidedDeformConv, inputs: tuple[Tensor, ...]) -> None:
+        def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             flows = torch.stack(inputs[1 + module.num_neighbours :]).detach().float()
             kept.append(torch.linalg.vector_norm(flows, dim=2).mean())
 
         return module.register_forward_pre_hook(before)
 
-    def _watch_residue(self, name: str, module: FlowGuidedDeformConv) -> RemovableHandle:
+    def _watch_residue(self, name: str, module: nn.Module) -> RemovableHandle:
         """Repeat the last convolution of the offset branch, whose input passes through a module."""
         kept = self._sums.setdefault(f"{name}.residue", [])
-        last, count = module.conv_offset[-1], 2 * module.deformable_groups * TAPS
+        last = module.conv_offset[-1]
+        count = last.out_channels * 2 // 3  # y and x of each tap; the rest are its modulations
 
         @torch.no_grad()
         def after(_: nn.Module, __: tuple[Tensor, ...], hidden: Tensor) -> None:

@@ -7,10 +7,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from src.losses.charbonnier import check_images
-from src.losses.vgg_weights import TURN_OFF, load_vgg_features
+from src.models.downloads import fetch_weights
+from src.models.torch_file import UNREADABLE
+from src.paths import resolve
 
 CONVOLUTIONS_PER_BLOCK = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CRITERIA = {"l1": F.l1_loss, "l2": F.mse_loss}
+TURN_OFF = "or turn the term off with LOSS.VGG_PERCEPTUAL.WEIGHT 0"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -38,6 +41,28 @@ def vgg_features(backbone: str) -> nn.Sequential:
             channels = width
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)
+
+
+def read_vgg_features(backbone: str, path: str = "") -> dict[str, torch.Tensor]:
+    """Return the state dict of a VGG file, with keys `features.0.weight` and so on.
+
+    Args:
+        backbone: "vgg16" or "vgg19".
+        path: a file with at least the layers that are used (an extract will do); empty: the file
+            in torch's hub cache, downloaded if it is not there.
+
+    Raises:
+        RuntimeError: no usable weights; the message says which file to put where.
+    """
+    name_a_file = f"or name a file in LOSS.VGG_PERCEPTUAL.WEIGHTS, {TURN_OFF}"
+    file = resolve(path) if path else fetch_weights(backbone, name_a_file)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except UNREADABLE as error:
+        raise RuntimeError(
+            f"LOSS.VGG_PERCEPTUAL.WEIGHTS: {file} cannot be read as weights ({error}). Give a "
+            f"torchvision VGG file or an extract with its `features.*` keys, {TURN_OFF}"
+        ) from error
 
 
 class VGGPerceptualLoss(nn.Module):
@@ -75,7 +100,7 @@ class VGGPerceptualLoss(nn.Module):
             )
         self.positions = sorted(positions[layer] for layer in layers)
         self.criterion = criterion
-        stored = load_vgg_features(backbone, weights)
+        stored = read_vgg_features(backbone, weights)
         self.features = vgg_features(backbone)[: self.positions[-1] + 1]
         self._load(stored)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)

@@ -5,7 +5,6 @@ must lie in torch's hub cache or be given as a path.
 """
 
 import contextlib
-import hashlib
 import io
 import warnings
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+
+from src.models.downloads import sha256_of
 
 WEIGHTS_FILE = "alexnet-owt-7be5be79.pth"
 WEIGHTS_URL = f"https://download.pytorch.org/models/{WEIGHTS_FILE}"
@@ -82,13 +83,10 @@ def find_weights(weights: str | Path = "") -> Path:
 
 
 def _check_sum(path: Path, expected: str) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != expected:
+    found = sha256_of(path)
+    if found != expected:
         raise LpipsUnavailableError(
-            f"{path} is not the published {WEIGHTS_FILE}: its sha256 is {digest.hexdigest()}, "
+            f"{path} is not the published {WEIGHTS_FILE}: its sha256 is {found}, "
             f"expected {expected}; download {WEIGHTS_URL} again"
         )
 

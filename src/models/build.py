@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 from yacs.config import CfgNode
 
+from src.models.downloads import fetch_weights
 from src.models.integrate_vrt import RGBOnly, VRTWithSpike
 from src.models.weights import load_weights
 from src.paths import resolve
@@ -86,21 +87,20 @@ def build_vrt(
 def _spynet_path(setting: str) -> str:
     if setting != "download":
         return str(resolve(setting))
-    # Only this project's VRT has the module; a clone of the upstream needs a path.
-    from third_party.VRT.models.weights import fetch_spynet
-
-    return str(fetch_spynet(Path(torch.hub.get_dir()) / "checkpoints"))
+    return str(fetch_weights("spynet", "or give its path as MODEL.SPYNET"))
 
 
 def read_vrt_arguments(path: str | Path) -> dict[str, Any]:
     """Return VRT's constructor arguments from a YAML file.
 
     Raises:
-        ValueError: not a mapping, or a name that is no argument of VRT.
+        ValueError: not a file, not a mapping, or a name that is no argument of VRT.
     """
     path = resolve(path)
     try:
         arguments = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"MODEL.VRT_CFG: {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"MODEL.VRT_CFG: {path} is not valid YAML: {error}") from error
     if not isinstance(arguments, dict):

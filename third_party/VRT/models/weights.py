@@ -1,12 +1,8 @@
-"""Weights of VRT and of its flow estimator, read from files or fetched from their release."""
+"""Weights of VRT and of its flow estimator, read from files."""
 
 import hashlib
 import logging
-import os
 import re
-import urllib.error
-import urllib.request
-import uuid
 from pathlib import Path
 
 import torch
@@ -14,9 +10,9 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-SPYNET_NAME = "spynet_sintel_final-3d2a1287.pth"
-SPYNET_URL = f"https://github.com/JingyunLiang/VRT/releases/download/v0.0/{SPYNET_NAME}"
-TIMEOUT_S = 30.0
+SPYNET_URL = (
+    "https://github.com/JingyunLiang/VRT/releases/download/v0.0/spynet_sintel_final-3d2a1287.pth"
+)
 # The convention of torch.hub, name-<first digits of SHA-256>.pth; digits alone are a date.
 HASH_IN_NAME = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.[^.]+$")
 
@@ -91,38 +87,3 @@ def load_spynet(spynet: nn.Module, path: str | Path) -> None:
     state = {key.removeprefix("spynet."): value for key, value in read_weights(path).items()}
     spynet.load_state_dict({"mean": spynet.mean, "std": spynet.std, **state}, strict=True)
     logger.info("flow estimator weights: %s", path)
-
-
-def fetch_spynet(folder: str | Path, url: str = SPYNET_URL) -> Path:
-    """Return the flow estimator's file in `folder`; download it if it is not there.
-
-    The file appears whole and checked, or not at all.
-
-    Raises:
-        ConnectionError: it could not be downloaded; says where to put it.
-        ValueError: its bytes do not have the hash of its name.
-    """
-    path = Path(folder) / url.rsplit("/", 1)[-1]
-    if path.is_file():
-        check_hash(path)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{uuid.uuid4().hex}-{path.name}")
-    try:
-        _download(url, partial)
-        check_hash(partial)
-        os.replace(partial, path)  # noqa: PTH105
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise ConnectionError(f"cannot download {url} ({error}); put the file at {path}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def _download(url: str, path: Path) -> None:
-    """Copy `url` to `path` and flush it to the disk."""
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as source, path.open("wb") as target:  # noqa: S310
-        while block := source.read(2**20):
-            target.write(block)
-        target.flush()
-        os.fsync(target.fileno())
