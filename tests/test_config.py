@@ -253,6 +253,6 @@ def test_the_former_path_of_vrts_options_is_still_read(folder, caplog):
     assert f"MODEL.VRT_CFG: {old} does not exist, configs/vrt/vrt_tiny.yaml is read" in caplog.text
     other = "third_party/VRT/options/deblur/mine.yaml"
     cfg = config_from_text(f"MODEL: {{VRT_CFG: {other}}}", "a checkpoint")
-    assert cfg.MODEL.VRT_CFG == other
+    assert cfg.MODEL.VRT_CFG.endswith("options/deblur/mine.yaml")
     with pytest.raises(ValueError, match=r"^MODEL\.VRT_CFG: .*mine\.yaml: No such file"):
         read_vrt_arguments(other)
