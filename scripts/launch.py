@@ -82,14 +82,14 @@ def main() -> int:
         print(f"no GPU: {args.num_processes} process(es) train on the CPU", file=sys.stderr)
     processes = args.num_processes or num_gpus
     environment = _environment(cfg, args.max_restarts)
-    return Job().run(_commands(args, cfg, processes), environment)
+    return Job().run(commands_of(args, cfg, processes), environment)
 
 
 class Job:
     """The commands of a job, one after the other, none of which outlives this process.
 
-    Signals go on to the command that runs, each one once: it has a session of its own, so what a
-    terminal or a cluster sends to the group comes to this process alone. torchrun leaves processes
+    Signals are passed to the running command, each one once: it has a session of its own, so what
+    a terminal or a cluster sends to the group comes to this process alone. torchrun leaves processes
     behind where it is killed, or a signal comes while it starts them: they are waited for, too.
 
     Attributes:
@@ -172,7 +172,7 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def _commands(args: argparse.Namespace, cfg: CfgNode, processes: int) -> list[list[str]]:
+def commands_of(args: argparse.Namespace, cfg: CfgNode, processes: int) -> list[list[str]]:
     """Return the commands of the whole job in order.
 
     Of several machines only the first makes the demo data and the comparison; the others meet it

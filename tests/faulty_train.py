@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src import train
 from src.engine.checkpoint import named_tensors
+from src.engine.processes import Ranks
 from src.engine.trainer import Trainer
-from src.engine.validation import Validation
 
 FAULTY_RANK, FAULTY_STEP = "1", 2
 
@@ -47,16 +47,16 @@ def main() -> int:
 
     Trainer.step = faulty
     if fault == "slow" and os.environ["RANK"] == FAULTY_RANK:
-        before_tile = Validation._before_tile
+        part_done = Ranks.part_done
 
         def slowly(self):
             happened.touch()
             deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                before_tile(self)  # leaves where a rank was asked
+            while time.monotonic() < deadline and not (self.stop.number or self.stop.elsewhere):
+                part_done(self)
                 time.sleep(0.05)
 
-        Validation._before_tile = slowly
+        Ranks.part_done = slowly
     if fault == "absent" and os.environ["RANK"] == FAULTY_RANK:
         time.sleep(600)
     return train.main()

@@ -1,5 +1,6 @@
 """F03, F08 to F12: a training that is asked to stop finishes its step, saves, and leaves."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -43,15 +44,15 @@ LAUNCH = str(REPO_ROOT / "scripts" / "launch.py")
 
 
 def ask_at(trainer, call: int, number: int = signal.SIGTERM) -> None:
-    """Let the signal come while the `call`-th backward pass (from 0) runs."""
-    backward, calls = trainer.train_step._backward, iter(range(1000))
+    """Let the signal come between the `call`-th forward and backward pass (from 0)."""
+    loss_fn, calls = trainer.train_step.loss_fn, itertools.count()
 
-    def interrupted(*args, **kwargs):
+    def interrupted(*args):
         if next(calls) == call:
             trainer.stop.ask(number)
-        return backward(*args, **kwargs)
+        return loss_fn(*args)
 
-    trainer.train_step._backward = interrupted
+    trainer.train_step.loss_fn = interrupted
 
 
 @pytest.mark.parametrize("call", [2, 3])  # the first and the second half of the second step

@@ -99,7 +99,7 @@ def test_f55_tensorboard_without_room_is_told_once(tmp_path, monkeypatch, caplog
     for step in range(2000):  # its thread is the first to see it
         scalars.add(step, {"loss/total": 1.0})
         time.sleep(0.01)
-        if scalars._writer is None:
+        if caplog.records:
             break
     scalars.add_image(1, "val/a", None)
     scalars.close()

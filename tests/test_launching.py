@@ -34,7 +34,7 @@ def commands_for(config: Path, resume: str = "auto", dry_run: bool = False, **ch
     values = {"nnodes": 1, "node_rank": 0, "max_restarts": 0, "rdzv_endpoint": "", "rdzv_id": "x"}
     values |= {"config": str(config), "overrides": ["SEED", "7"], **changes}
     args = argparse.Namespace(resume=resume, dry_run=dry_run, **values)
-    commands = launch._commands(args, load_config(config, args.overrides), processes=1)
+    commands = launch.commands_of(args, load_config(config, args.overrides), processes=1)
     return [" ".join(command) for command in commands]
 
 

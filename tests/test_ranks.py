@@ -15,7 +15,7 @@ from torch.distributed import DistNetworkError, HashStore
 
 from scripts import launch
 from src.config import load_config
-from src.engine import checkpoint, stall
+from src.engine import checkpoint, stall, validation
 from src.engine import processes as engine_processes
 from src.engine.log import Scalars
 from src.engine.processes import Ranks, join_ranks
@@ -147,12 +147,10 @@ def test_f51_a_main_rank_that_writes_is_behind_those_that_wait_for_it(tmp_path, 
     cfg = load_config(config)
     ranks = Ranks(0, 1, torch.device("cpu"), place)
     trainer = Trainer(cfg, ranks, RunDirectory.of(cfg))
-    monkeypatch.setattr(
-        checkpoint, "save_checkpoint", place.note("write", checkpoint.save_checkpoint)
-    )
-    for name in ("_write", "_write_pictures"):
-        function = place.note("write", getattr(trainer.validation, name))
-        monkeypatch.setattr(trainer.validation, name, function)
+    for module, name in (
+        (checkpoint, "save_checkpoint"), (validation, "atomic_write"), (validation, "write_png"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, place.note("write", getattr(module, name)))
     for name in ("largest", "gather"):
         monkeypatch.setattr(Ranks, name, place.note("wait", getattr(Ranks, name)))
     trainer.fit()

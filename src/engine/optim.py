@@ -44,7 +44,7 @@ class PartRule:
 
 
 def read_rules(cfg: CfgNode) -> list[PartRule]:
-    """Return the rules in TRAIN.GROUPS that say something, in the order of `PARTS`."""
+    """Return the rules in TRAIN.GROUPS that are not the default, in the order of `PARTS`."""
     sections = {part: cfg.TRAIN.GROUPS[part.upper()] for part in PARTS}
     rules = [PartRule(p, s.FREEZE_STEPS, s.LR_MULTIPLIER) for p, s in sections.items()]
     return [rule for rule in rules if not rule.is_plain]

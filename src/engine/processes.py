@@ -169,7 +169,7 @@ def join_ranks(
 
 def _open_store() -> Store:
     """Connect to torchrun's store once more, so that no collective call waits on the connection."""
-    store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(minutes=1)))
+    store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(minutes=5)))
     attempt = os.environ.get(STARTED_AGAIN, "0")
     return distributed.PrefixStore(f"vrt_spike/{attempt}", store)
 

@@ -157,7 +157,7 @@ def config_differences(first: str, second: str, ignored: tuple[str, ...]) -> lis
 class StartNote:
     """A small file beside the run's folder: which start has done what its `--resume` asked for.
 
-    Without it a start that was killed before it came to that would go on from an older run.
+    Without it a start that was killed before it came to that would resume from an older run.
     """
 
     def __init__(self, run: RunDirectory) -> None:

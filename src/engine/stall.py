@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 class Place:
     """Where a rank is: the optimiser steps it has done and the stage of the loop, -1 at the start.
 
-    `part` counts what goes on inside a stage, such as frames of a validation; ranks have different
-    numbers of them, so they say that a rank moves, not that it is behind.
+    `part` counts what is done inside a stage, such as tiles of a validation; ranks have different
+    numbers of them, so they show that a rank moves, not that it is behind.
     """
 
     step: int = -1
@@ -182,7 +182,7 @@ class StallWatch:
                 os._exit(EXIT_STALLED)
             return
         if still >= limit:
-            logger.error("the run stands still for %.0f s; %s", still, _describe(ranks, late))
+            logger.error("the run has not moved for %.0f s; %s", still, _describe(ranks, late))
             _leave()
         if not self._has_warned:
             self._has_warned = True
@@ -202,7 +202,7 @@ class StallWatch:
         still = time.monotonic() - self._ranks[self.rank].moved_at
         if still > self.stall_s:
             logger.error(
-                "this rank stands still for %.0f s (%s), and rank 0 or torchrun, which keeps the "
+                "this rank has not moved for %.0f s (%s), and rank 0 or torchrun, which keeps the "
                 "ranks' places, does not answer: %s",
                 *(still, self._place.describe(), reason),
             )

@@ -75,13 +75,12 @@ class Validation:
         self.ranks.at("validating", step)
         restorer = build_restorer(self.cfg, model, self.ranks.device)
         restorer.before_tile = self._before_tile
-        recordings, clips = self._share(restorer)
         is_shown = is_last or self._is_picture_due(step)
-        pictures = _Pictures(self.recordings[:PICTURES_PER_VALIDATION] if is_shown else [])
-        report = self._evaluate(restorer, recordings, clips, pictures)
+        strips: dict[str, np.ndarray] = {}
+        report = self._evaluate(restorer, strips if is_shown else None)
         self.ranks.at("done with its share of the validation", step)
         self.ranks.meet(f"validation {step}", SHARE_SECONDS)
-        gathered = self.ranks.gather((report, pictures.strips))
+        gathered = self.ranks.gather((report, strips))
         reports = [report for report, _ in gathered]
         if None in reports:
             return None
@@ -95,22 +94,33 @@ class Validation:
                 self._write_pictures([strips for _, strips in gathered], step, scalars)
         return merged.means["psnr_rgb"]
 
-    def _evaluate(
-        self,
-        restorer: Restorer,
-        recordings: list[Recording],
-        clips: list[range],
-        pictures: "_Pictures",
-    ) -> Report | None:
-        """Return the scores of this rank's share, None where it was asked to stop."""
-        with self._progress_bar(restorer, recordings, clips) as bar:
+    def _evaluate(self, restorer: Restorer, strips: dict[str, np.ndarray] | None) -> Report | None:
+        """Return the scores of this rank's share, None where it was asked to stop.
 
-            def on_frame(
-                recording: Recording, i: int, image: np.ndarray, scores: FrameScores
-            ) -> None:
-                bar.update()
-                pictures.take(recording, i, image, scores)
+        Args:
+            restorer: The model.
+            strips: Where blur | recon | sharp of the middle frame of some recordings goes, by name.
+        """
+        counts = [restorer.num_clips(recording) for recording in self.recordings]
+        shares = share_out(counts, self.ranks.rank, self.ranks.world_size)
+        recordings = [self.recordings[number] for number, _ in shares]
+        clips = [part for _, part in shares]
+        shown = {recording.name for recording in self.recordings[:PICTURES_PER_VALIDATION]}
+        bar = tqdm(
+            total=sum(map(restorer.num_frames, recordings, clips)),
+            desc="validation",
+            unit="frame",
+            leave=False,
+            disable=not (self.ranks.is_main and sys.stderr.isatty()),
+        )
 
+        def on_frame(recording: Recording, i: int, image: np.ndarray, scores: FrameScores) -> None:
+            bar.update()
+            if strips is not None and recording.name in shown and i == len(recording) // 2:
+                name = f"{recording.name}_{recording.frames[i].name}"
+                strips[name] = _strip(recording, i, image, scores)
+
+        with bar:
             try:
                 return evaluate_recordings(
                     restorer,
@@ -127,12 +137,6 @@ class Validation:
     def _before_tile(self) -> None:
         self.ranks.part_done()
         self.stop.raise_if_asked()
-
-    def _share(self, restorer: Restorer) -> tuple[list[Recording], list[range]]:
-        """Return this rank's recordings, and of each the clips whose frames it restores."""
-        counts = [restorer.num_clips(recording) for recording in self.recordings]
-        shares = share_out(counts, self.ranks.rank, self.ranks.world_size)
-        return [self.recordings[n] for n, _ in shares], [clips for _, clips in shares]
 
     def _is_picture_due(self, step: int) -> bool:
         """Whether this validation is the first since a multiple of the interval."""
@@ -179,32 +183,11 @@ class Validation:
                 scalars.add_image(step, f"val/{name}", strip)
                 write_png(self.run.visuals / f"step_{step:07d}" / f"{name}.png", strip)
 
-    def _progress_bar(
-        self, restorer: Restorer, recordings: list[Recording], clips: list[range]
-    ) -> tqdm:
-        return tqdm(
-            total=sum(map(restorer.num_frames, recordings, clips)),
-            desc="validation",
-            unit="frame",
-            leave=False,
-            disable=not (self.ranks.is_main and sys.stderr.isatty()),
-        )
 
-
-class _Pictures:
-    """Strips blur | recon | sharp of the middle frame of some recordings, where they come by."""
-
-    def __init__(self, recordings: list[Recording]) -> None:
-        self.names = {recording.name for recording in recordings}
-        self.strips: dict[str, np.ndarray] = {}
-
-    def take(self, recording: Recording, i: int, image: np.ndarray, scores: FrameScores) -> None:
-        """Keep the strip if this is the frame that stands for its recording."""
-        if recording.name not in self.names or i != len(recording) // 2:
-            return
-        columns = [
-            Column("blur", recording.read_blurry(i), scores.blurry_scores),
-            Column("recon", image, scores.scores),
-            Column("sharp", recording.read_sharp(i)),
-        ]
-        self.strips[f"{recording.name}_{recording.frames[i].name}"] = make_strip(columns)
+def _strip(recording: Recording, i: int, image: np.ndarray, scores: FrameScores) -> np.ndarray:
+    columns = [
+        Column("blur", recording.read_blurry(i), scores.blurry_scores),
+        Column("recon", image, scores.scores),
+        Column("sharp", recording.read_sharp(i)),
+    ]
+    return make_strip(columns)
