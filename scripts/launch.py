@@ -88,9 +88,10 @@ def main() -> int:
 class Job:
     """The commands of a job, one after the other, none of which outlives this process.
 
-    Signals are passed to the running command, each one once: it has a session of its own, so what
-    a terminal or a cluster sends to the group comes to this process alone. torchrun leaves processes
-    behind where it is killed, or a signal comes while it starts them: they are waited for, too.
+    Signals are passed to the running command, each one once: it has a session of its own, so a
+    terminal or a cluster that signals the group reaches this process alone. torchrun leaves
+    processes behind where it is killed, or a signal comes while it starts them: they are waited
+    for, too.
 
     Attributes:
         received: The signals that have come, those before this object among them.

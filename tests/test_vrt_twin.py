@@ -7,7 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 from tests import vrt_twin
 from tests.vrt_cases import largest_difference, small_net, smooth_clip
 from third_party.VRT.models import alignment, attention, blocks, chunks, flow
-from third_party.VRT.models.attention import LeanAttention, attend_windows
+from third_party.VRT.models.attention import attend_windows
 from third_party.VRT.models.deformable import DeformableProduct, FlowGuidedDeformConv
 from third_party.VRT.models.flow import SpyNet
 from third_party.VRT.models.windows import (
