@@ -16,10 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.comparison.acceptance import overall
-from src.comparison.report_page import write_page
-from src.comparison.report_pictures import write_example
-from src.comparison.result import Comparison, compare_runs
+from src.comparison.compare import Comparison, compare_runs, overall
+from src.comparison.examples import write_example
+from src.comparison.page import write_page
 from src.comparison.runs import path_of_page, trained_run, twin_overrides
 from src.config import ConfigError, load_config
 from src.data.build import build_val_recordings
@@ -62,7 +61,7 @@ def train_and_compare(args: argparse.Namespace) -> int:
 
 
 def write(comparison: Comparison) -> None:
-    """Write page, numbers and picture; print the table, the verdicts and where they lie."""
+    """Write page, numbers and picture; print the table, the result and where they lie."""
     run: RunDirectory = comparison.spike.run
     page, numbers = path_of_page(run), path_of_page(run).with_suffix(".json")
     with atomic_write(numbers) as partial:
@@ -73,11 +72,11 @@ def write(comparison: Comparison) -> None:
     write_example(picture, comparison.examples[0])
     print(f"\n{run.name}: means over {len(comparison.frames.frames)} validation frames")
     print(format_table(comparison.table))
-    for verdict in comparison.verdicts:
-        print(f"{verdict.word:<11} {verdict.rule}: {verdict.found}")
-        if verdict.reason:
-            print(f"{'':<11} {verdict.reason}")
-    print(f"result  {overall(comparison.verdicts)}")
+    for rule in comparison.rules:
+        print(f"{rule.outcome:<11} {rule.rule}: {rule.found}")
+        if rule.reason:
+            print(f"{'':<11} {rule.reason}")
+    print(f"result  {overall(comparison.rules)}")
     print(f"page    {page}\ntable   {numbers}\npicture {picture}")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.comparison import scores as comparison_scores
-from src.comparison.acceptance import judge, overall
+from src.comparison.compare import apply_rules, overall
 from src.comparison.runs import TrainedRun, check_comparable
 from src.comparison.scores import SPIKE, TWIN, compare_frames
 from src.config import config_to_text, load_config
@@ -105,12 +105,12 @@ def scores(psnr, lpips, sharpness, error):
     ],
 )
 def test_the_rules_of_acceptance(twin, spike, words, result):
-    verdicts = judge(scores(*twin), scores(*spike), notes=["LPIPS was not measured: no weights"])
-    assert [verdict.word for verdict in verdicts] == words
-    assert overall(verdicts) == result
-    assert all(bool(verdict.reason) == (verdict.is_met is None) for verdict in verdicts)
+    rules = apply_rules(scores(*twin), scores(*spike), notes=["LPIPS was not measured: no weights"])
+    assert [rule.outcome for rule in rules] == words
+    assert overall(rules) == result
+    assert all(bool(rule.reason) == (rule.is_met is None) for rule in rules)
     if twin[1] is None:
-        assert verdicts[1].reason == "LPIPS was not measured: no weights"
+        assert rules[1].reason == "LPIPS was not measured: no weights"
 
 
 def trained(*overrides, steps=650, data="", **state) -> TrainedRun:

@@ -1,16 +1,17 @@
 """The page of a comparison: one file, well formed, nothing from outside, nothing unescaped."""
 
+import base64
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
-from src.comparison.acceptance import judge
-from src.comparison.report_curves import Axis, difference_plot, line_plot, nice_ticks
-from src.comparison.report_page import render_page
-from src.comparison.report_pictures import ExampleChoice, error_map, motion_region
-from src.comparison.result import Comparison
+from src.comparison.compare import Comparison, apply_rules
+from src.comparison.examples import ExampleChoice, error_map, motion_region
+from src.comparison.page import render_page
+from src.comparison.plots import plot_differences, plot_validations
 from src.comparison.runs import TrainedRun
 from src.comparison.scores import ALL_METRICS, SPIKE, TWIN, FrameImages
 from src.config import config_to_text, load_config
@@ -67,11 +68,11 @@ def comparison() -> Comparison:
         )
         for metric in ALL_METRICS
     }
-    verdicts = judge(frames.means(TWIN), frames.means(SPIKE), notes=["LPIPS: <no weights>"])
+    rules = apply_rules(frames.means(TWIN), frames.means(SPIKE), notes=["LPIPS: <no weights>"])
     frames.notes.append("LPIPS: <no weights>")
     runs = [trained("t", use_spike=False), trained("s", use_spike=True)]
     return Comparison(
-        *runs, frames, differences, verdicts, choice.examples, 0, "cpu", 1.0, "abc+changes"
+        *runs, frames, differences, rules, choice.examples, 0, "cpu", 1.0, "abc+changes"
     )
 
 
@@ -131,23 +132,31 @@ def test_pictures_by_hand():
     assert (bright.astype(int).sum(axis=2) > 500).all()
 
 
-def test_ticks_are_round_numbers():
-    assert nice_ticks(0, 650) == [0, 200, 400, 600]
-    assert nice_ticks(20.1, 21.9) == [20.5, 21.0, 21.5]
-    assert nice_ticks(-0.03, 0.05) == [-0.02, 0.0, 0.02, 0.04]
+def svg(uri: str) -> str:
+    kind, _, content = uri.partition(";base64,")
+    assert kind == "data:image/svg+xml"
+    return base64.b64decode(content).decode()
 
 
-def test_places_on_an_axis():
-    axis = Axis(0.0, 10.0, 100.0, 0.0)
-    assert [axis.place(v) for v in (0, 5, 10)] == [100, 50, 0]
+def test_plots_hold_their_values_and_need_nothing():
+    curves = {TWIN: {4: 21.0, 2: 20.0}, SPIKE: {2: 20.0}}
+    plot = plot_validations(curves, ("blurry input", 19.0))
+    source = svg(plot)
+    assert 'href="http' not in source
+    assert "<script" not in source
+    assert plot == plot_validations(curves, ("blurry input", 19.0)), "equal plots, equal bytes"
+    assert plot != plot_validations(curves | {SPIKE: {2: 20.5}}, ("blurry input", 19.0))
+    assert svg(plot_validations({TWIN: {7: 20.0}, SPIKE: {}}, ("b", float("inf"))))
+    assert plot_validations({TWIN: {}, SPIKE: {}}, ("blurry input", 19.0)) is None
 
 
-def test_plots_of_little():
-    assert line_plot({"a": {}}, level=None, unit="dB").startswith("<p>")
-    assert line_plot({"a": {7: 20.0}}, level=("b", 20.0), unit="dB").count("<circle") == 1
-    infinite = difference_plot([float("inf")], ["a"], mean=1, interval=None, unit="dB")
-    assert infinite.startswith("<p>")
-    many = difference_plot(
-        [0.1] * 1000, ["a"] * 600 + ["b"] * 400, mean=0.1, interval=Interval(0, 1), unit="dB"
-    )
-    assert many.count("<rect") == 334 + 1  # means over three, and the band
+def test_differences_in_a_plot(monkeypatch):
+    drawn = {}
+
+    def record(self, values, edges, **settings):
+        drawn[settings["color"]] = (values.tolist(), edges[0], edges[-1])
+
+    monkeypatch.setattr(Axes, "stairs", record)
+    assert plot_differences([0.5, -0.25, 1.0], ["a", "a", "b"], 0.4, Interval(0.1, 0.7))
+    assert list(drawn.values()) == [([0, -0.25, 0], -0.5, 2.5), ([0.5, 0, 1.0], -0.5, 2.5)]
+    assert plot_differences([float("inf")], ["a"], 1.0, None) is None

@@ -1,7 +1,8 @@
-"""One comparison as a whole: both runs on the same frames, differences, verdicts, examples."""
+"""Two trained runs on the same frames: differences, examples, and whether the gain is accepted."""
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,7 @@ import torch
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from src.comparison.acceptance import Verdict, judge, overall
-from src.comparison.report_pictures import Example, ExampleChoice
+from src.comparison.examples import Example, ExampleChoice
 from src.comparison.runs import TrainedRun, check_comparable
 from src.comparison.scores import (
     ALL_METRICS,
@@ -30,6 +30,89 @@ from src.metrics.paired import PairedDifference, paired_difference
 from src.metrics.report import METRICS, Scores, json_safe
 from src.run_directory import git_commit
 
+MAX_PSNR_LOSS_DB = 0.05
+MAX_LPIPS_GAIN = 0.005
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of acceptance, applied.
+
+    Attributes:
+        rule: What is required.
+        found: What was measured, in words.
+        is_met: Whether it holds; None: not decided.
+        reason: Why it is not decided.
+    """
+
+    rule: str
+    found: str
+    is_met: bool | None
+    reason: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """`pass`, `fail` or `not decided`."""
+        return {True: "pass", False: "fail", None: "not decided"}[self.is_met]
+
+
+def apply_rules(twin: Scores, spike: Scores, *, notes: list[str]) -> list[Rule]:
+    """Apply every rule to the means over frames.
+
+    Args:
+        twin: Metric to mean of the RGB-only twin.
+        spike: The same of VRT+Spike.
+        notes: Why a metric is missing.
+    """
+
+    def rule(
+        text: str, metric: str, holds: Callable[[float, float], bool], words: str, reason: str
+    ) -> Rule:
+        values = spike[metric], twin[metric]
+        if None in values:
+            return Rule(text, "not measured", None, reason)
+        return Rule(text, words.format(*values), holds(*values))
+
+    no_lpips = next((note for note in notes if "LPIPS" in note), "LPIPS was not measured")
+    no_edges = "no frame has enough pixels that move"
+    return [
+        rule(
+            f"PSNR of VRT+Spike >= twin - {MAX_PSNR_LOSS_DB} dB",
+            "psnr_rgb",
+            lambda ours, twins: ours >= twins - MAX_PSNR_LOSS_DB,
+            "{:.3f} dB, twin {:.3f} dB",
+            "PSNR was not measured",
+        ),
+        rule(
+            f"LPIPS of VRT+Spike <= twin + {MAX_LPIPS_GAIN}",
+            "lpips",
+            lambda ours, twins: ours <= twins + MAX_LPIPS_GAIN,
+            "{:.4f}, twin {:.4f}",
+            no_lpips,
+        ),
+        rule(
+            "moving edges are steeper: sharpness of VRT+Spike > twin",
+            "edge_sharpness",
+            lambda ours, twins: ours > twins,
+            "{:.3f}, twin {:.3f} (1: as steep as the sharp frame)",
+            no_edges,
+        ),
+        rule(
+            "and not by overshooting: error of moving edges <= twin",
+            "edge_error",
+            lambda ours, twins: ours <= twins,
+            "{:.3f}, twin {:.3f} (0: equal to the sharp frame)",
+            no_edges,
+        ),
+    ]
+
+
+def overall(rules: list[Rule]) -> str:
+    """Return `accepted`, `not accepted`, or `not decided` where a rule is open and none failed."""
+    if any(rule.is_met is False for rule in rules):
+        return "not accepted"
+    return "accepted" if all(rule.is_met for rule in rules) else "not decided"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -38,8 +121,8 @@ class Comparison:
     Attributes:
         twin, spike: The two runs.
         frames: Scores of every frame.
-        differences: Metric to VRT+Spike less twin, frame by frame; None: not measured.
-        verdicts: The acceptance rules, applied.
+        differences: Metric to VRT+Spike minus twin, frame by frame; None: not measured.
+        rules: The rules of acceptance, applied.
         examples: Frames to show.
         seed: Of the resampling.
         device: Where the frames were restored.
@@ -51,7 +134,7 @@ class Comparison:
     spike: TrainedRun
     frames: ComparedFrames
     differences: dict[str, PairedDifference | None]
-    verdicts: list[Verdict]
+    rules: list[Rule]
     examples: list[Example]
     seed: int
     device: str
@@ -69,8 +152,8 @@ class Comparison:
         return json_safe(
             {
                 "commit": self.commit,
-                "result": overall(self.verdicts),
-                "verdicts": [{**vars(v), "verdict": v.word} for v in self.verdicts],
+                "result": overall(self.rules),
+                "rules": [{**vars(rule), "outcome": rule.outcome} for rule in self.rules],
                 "protocol": self.frames.protocol,
                 "notes": self.frames.notes,
                 "inputs_sha256": self.frames.inputs_sha256,
@@ -139,7 +222,7 @@ def compare_runs(
         spike=spike,
         frames=frames,
         differences=differences,
-        verdicts=judge(frames.means(TWIN), frames.means(SPIKE), notes=notes),
+        rules=apply_rules(frames.means(TWIN), frames.means(SPIKE), notes=notes),
         examples=choice.examples,
         seed=cfg.SEED,
         device=str(device),
