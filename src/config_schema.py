@@ -141,7 +141,9 @@ SCHEMA: dict[str, Any] = {
         "USE_SPIKE": Key(True, "False: plain VRT on the RGB frames alone."),
         "VRT_CFG": Key("configs/vrt/vrt_base.yaml", "YAML file with VRT's arguments."),
         "SPYNET": Key(
-            "", "Weights of the flow estimator: a path, 'download', or empty for random ones."
+            "",
+            "Weights of the flow estimator: a path, 'download', 'none' for no estimator, or empty "
+            "for random ones.",
         ),
         "CHANNELS_PER_SCALE": Key(
             [96, 96, 96, 96], "Spike channels per scale; VRT's widths of stages 1-4.", POSITIVE_LIST

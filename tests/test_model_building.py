@@ -108,6 +108,21 @@ def test_recomputation_reaches_vrt(cfg, monkeypatch):
     assert "spynet_path" not in given
 
 
+def test_without_flow_estimator_nothing_of_it_is_kept(cfg, monkeypatch):
+    cfg.MODEL.SPYNET = "none"
+    model = build.build_model(cfg)
+    assert not any("spynet" in key for key in model.state_dict())
+    clip = torch.rand(1, 2, 3, 64, 64)
+    assert model.vrt.get_flows(clip) == ([], [])
+    assert model(clip, torch.zeros(1, 2, cfg.DATA.K, 32, 32)).shape == clip.shape
+    # A VRT that asks its estimator for flows, finest first.
+    foreign = SimpleNamespace(conv_last=torch.nn.Linear(1, 1), spynet=torch.nn.Linear(1, 1))
+    monkeypatch.setattr(build, "VRT", lambda **kwargs: foreign)
+    flows = build.build_vrt(cfg, {}).spynet(clip[:, 0], clip[:, 1])
+    assert [tuple(flow.shape) for flow in flows] == [(1, 2, 64 >> k, 64 >> k) for k in range(4)]
+    assert not any(flow.any() for flow in flows)
+
+
 def test_a_wrong_vrt_file_is_refused(tmp_path):
     path = tmp_path / "vrt.yaml"
     path.write_text("embed_dim: [8]")

@@ -98,8 +98,12 @@ class AlignmentWatch:
         kept = self._sums.setdefault(f"{name}.flow", [])
 
         def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            flows = torch.stack(inputs[1 + module.num_neighbours :]).detach().float()
-            kept.append(torch.linalg.vector_norm(flows, dim=2).mean())
+            flows = inputs[1 + module.num_neighbours :]
+            if flows:
+                flows = torch.stack(flows).detach().float()
+                kept.append(torch.linalg.vector_norm(flows, dim=2).mean())
+            else:  # no flow estimator
+                kept.append(torch.zeros((), device=inputs[0].device))
 
         return module.register_forward_pre_hook(before)
 

@@ -19,7 +19,18 @@ from src.paths import resolve
 from src.utils.attention import ChunkSettings, set_recomputation
 from third_party.VRT.models.network_vrt import VRT
 
+NO_FLOW = "none"
 logger = logging.getLogger(__name__)
+
+
+class ZeroFlow(nn.Module):
+    """A flow estimator that sees no motion, for a VRT that cannot do without one."""
+
+    def forward(self, ref: torch.Tensor, supp: torch.Tensor) -> list[torch.Tensor]:
+        """Return zeros [N, 2, H / 2^k, W / 2^k], k = 0..3, for frames [N, 3, H, W]."""
+        del supp
+        num, _, height, width = ref.shape
+        return [ref.new_zeros(num, 2, height >> k, width >> k) for k in range(4)]
 
 
 def build_model(
@@ -73,11 +84,15 @@ def build_vrt(
     arguments["use_checkpoint_attn"] = cfg.MODEL.USE_CHECKPOINT_ATTN
     arguments["use_checkpoint_ffn"] = cfg.MODEL.USE_CHECKPOINT_FFN
     if read_weights and not cfg.MODEL.PRETRAINED:  # which holds the flow estimator too
-        if cfg.MODEL.SPYNET:
+        if cfg.MODEL.SPYNET == NO_FLOW:
+            logger.info("no flow estimator: frames are aligned from zero displacement")
+        elif cfg.MODEL.SPYNET:
             arguments["spynet_path"] = _spynet_path(cfg.MODEL.SPYNET)
         elif not arguments.get("spynet_path"):
             logger.warning("MODEL.SPYNET is empty: a flow estimator starts from random weights")
     vrt = VRT(**arguments)
+    if cfg.MODEL.SPYNET == NO_FLOW:
+        vrt.spynet = None if hasattr(vrt, "spynet_is_optional") else ZeroFlow()
     with torch.no_grad():
         for parameter in vrt.conv_last.parameters():
             parameter.mul_(cfg.MODEL.OUTPUT_GAIN)

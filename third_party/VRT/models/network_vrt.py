@@ -76,6 +76,8 @@ class VRT(nn.Module):
         ValueError: arguments that do not fit together, in a sentence that names them.
     """
 
+    spynet_is_optional = True  # `net.spynet = None`: alignment starts from zero displacement
+
     def __init__(
         self,
         upscale: int = 4,
@@ -147,7 +149,7 @@ class VRT(nn.Module):
             self.conv_first = FrameConv(in_chans, width)
             return
         self.conv_first = FrameConv(9 * in_chans + self.nonblind_denoising, width)
-        self.spynet: SpyNet | None = SpyNet(FLOW_LEVELS)  # None: no displacement before alignment
+        self.spynet: SpyNet | None = SpyNet(FLOW_LEVELS)
         if spynet_path is None:
             logger.info("flow estimator: random weights, until a state dict is loaded")
         else:
