@@ -32,9 +32,9 @@ from src.data.datasets.voxelizer import bin_of_tick, count_events, voxelize, vox
 from src.data.frames import read_image
 from src.data.normalization import Normalization, normalize_counts
 from src.data.spikes.spike_dat import SpikeFile
-from src.prepare.sources.registry import SOURCES
+from src.prepare.sources.command_line import SOURCES
+from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.run import run_plan
-from src.prepare.sources.source import SourceOptions
 from tests.spike_cases import voxelize_twin
 
 
@@ -223,7 +223,7 @@ def preparing(data: BenchmarkData, _rounds: int) -> list[Row]:
     """Downloaded GoPro clips to blur, sharp and spikes, by one process and by one for each clip."""
     clips = data.scale.num_clips
     plan = SOURCES["gopro"](SourceOptions(data.downloaded(clips)))
-    num_frames = sum(job.num_units for job in plan.jobs)
+    num_frames = sum(job.num_inputs for job in plan.sequences)
 
     def made_by(workers: int) -> Way:
         def make() -> None:

@@ -29,18 +29,21 @@ from src.data.description import DescriptionError
 from src.data.errors import BadFileError, DataSetError
 from src.data.scanning import alignment_paths, scan_settings
 from src.paths import resolve
-from src.prepare.check_setup import Expected
-from src.prepare.checking import check
+from src.prepare.checks import Expected, check
 from src.prepare.findings import Findings
 from src.prepare.overlay import overlay_splits
-from src.prepare.prepare import PrepareSettings, default_workers, prepare
+from src.prepare.prepare import (
+    PrepareSettings,
+    check_prepared_content,
+    default_workers,
+    prepare,
+)
 from src.prepare.sources.command_line import (
     add_source_arguments,
     after_shard,
     make_from_source,
     source_options,
 )
-from src.prepare.verdict import judge_content
 
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
@@ -167,9 +170,8 @@ def report_check(settings: PrepareSettings, cfg: CfgNode) -> int:
 
 def report_content(settings: PrepareSettings, accepted: str | None) -> int:
     """Look at samples of blur, sharp and spikes where that is to do; return the exit status."""
-    verdict = judge_content(settings, accepted)
-    findings = verdict.findings
-    print("\n".join([f"content: {verdict.content}", *_notes(findings)]))
+    content, findings = check_prepared_content(settings, accepted)
+    print("\n".join([f"content: {content}", *_notes(findings)]))
     if not findings.problems:
         return 0
     print_problems(settings, findings)

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from src.data.errors import DataSetError
 from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.data.voxel_counts import SpikeSource
@@ -32,7 +33,7 @@ def die(_task):
 
 
 def test_f37_killed_process_is_reported():
-    with pytest.raises(RuntimeError, match="counting: a worker process was killed"):
+    with pytest.raises(DataSetError, match="a worker process was killed"):
         list(run_parallel(die, [1, 2], 2, "counting"))
 
 

@@ -24,8 +24,7 @@ from src.data.voxel_counts import count_frame, normalization_of, write_index
 from src.engine.step import BatchPlacer
 from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings
-from src.prepare.check_setup import Expected
-from src.prepare.checking import check
+from src.prepare.checks import Expected, check
 from src.prepare.prepare import PrepareSettings, prepare
 from tests.data_cases import TICKS_PER_FRAME, align, scan, settings_of, write_miniature
 from tests.inference_cases import Video

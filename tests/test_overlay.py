@@ -11,7 +11,7 @@ import pytest
 from scripts.prepare_data import main as prepare_data
 from src.data.frames import read_image
 from src.data.recordings import Recording
-from src.prepare.neighbours import Fit, fit_neighbours
+from src.prepare.content import ExposureFit, fit_exposure
 from src.prepare.overlay import draw_overlay, fringes, outline, write_overlays
 from tests.data_cases import scan, write_miniature
 
@@ -68,11 +68,11 @@ def test_a_scene_that_stands_still_tells_nothing(right):
     recording = recording_of(right)
     blurry = recording.read_blurry(2)
     spikes = recording.read_counts(2).sum(axis=0)
-    fit = fit_neighbours(spikes, {-1: blurry, 0: blurry, 1: blurry})
+    fit = fit_exposure(spikes, {-1: blurry, 0: blurry, 1: blurry})
     assert fit.best is None
     assert "do not tell" in fit.sentence
-    assert fit_neighbours(np.zeros((48, 64)), {0: blurry, 1: blurry}).correlations == {0: 0, 1: 0}
-    assert Fit({0: 0.9}).best is None
+    assert fit_exposure(np.zeros((48, 64)), {0: blurry, 1: blurry}).correlations == {0: 0, 1: 0}
+    assert ExposureFit({0: 0.9}).best is None
 
 
 def test_fringes_are_grey_where_both_agree_in_place(right):

@@ -1,16 +1,17 @@
-"""The user's own folders: sharp frames are filmed, recordings are converted, and proven."""
+"""The user's own folders: sharp frames are simulated from, recordings converted and checked."""
 
 import h5py
 import numpy as np
 import pytest
 
 from src.data.description import DataDescription, read_description, write_description
+from src.data.errors import DataSetError
 from src.data.exposures import read_exposures
 from src.data.frames import list_frames, read_image, write_png
 from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar, write_spikes
 from src.prepare.sources.own import plan
-from src.prepare.sources.source import SourceOptions
+from src.prepare.sources.plan import SourceOptions
 from tests.source_cases import Drift, prepare, prepare_data, tick_errors, write_config, write_video
 from tests.spike_source_cases import (
     RECORDED_FRAMES,
@@ -42,11 +43,10 @@ def write_array(folder, spikes, name, key="arr_0"):
 def make(root, output, **options):
     """Write all sequences of a plan; return it and the notes."""
     planned, notes = plan(SourceOptions(root, **options)), []
-    for job in planned.jobs:
-        folder, units = output / job.split / job.name, []
+    for job in planned.sequences:
+        folder = output / job.split / job.name
         folder.mkdir(parents=True)
-        notes += job.write(folder, units.append)
-        assert sum(units) == job.num_units
+        notes += job.write(folder)
     return planned, notes
 
 
@@ -93,7 +93,7 @@ def test_recordings_in_every_container_become_the_same_stream(tmp_path, way):
         [120, 160, 136]
     )
     assert planned.notes[0].startswith("train/straße 1: recorded frames and spikes; ")
-    assert "sharp frames lie within 0." in notes[-1]
+    assert "stated tick 16.0, measured 16." in notes[-1] or "measured 15.9" in notes[-1]
     assert len(list_frames(ours / "blur", [".png"])) == RECORDED_FRAMES
 
 
@@ -105,7 +105,7 @@ def test_one_file_per_frame_stays_one_per_frame(tmp_path):
     write_stated(folder / "spike" / "spike.yaml")
     planned, notes = make(tmp_path / "in", tmp_path / "out")
     assert "5 files, one per frame" in planned.notes[0]
-    assert "lie within 0." in notes[-1]
+    assert "stated tick 16.0, measured 16." in notes[-1] or "measured 15.9" in notes[-1]
     for k, path in enumerate(sorted((tmp_path / "out" / "val" / "a" / "spike").glob("*.dat"))):
         assert path.name == f"img_{k:03d}.dat"
         file = SpikeFile(path, SpikeGeometry(*SPIKE_SIZE))
@@ -116,17 +116,17 @@ def test_a_table_that_is_off_is_refused_with_the_offset(tmp_path):
     folder = tmp_path / "in" / "train" / "a"
     spikes = write_recorded(folder)
     write_dat(folder, spikes[6:])  # the first six ticks are lost
-    (job,) = plan(SourceOptions(tmp_path / "in")).jobs
-    with pytest.raises(ValueError, match=r"the sharp frames (5\.[5-9]|6\.[0-5]) ticks .* before"):
-        job.write(tmp_path / "out", lambda units: None)
+    (job,) = plan(SourceOptions(tmp_path / "in")).sequences
+    with pytest.raises(DataSetError, match=r"the sharp frame (5\.[5-9]|6\.[0-5]) ticks too early"):
+        job.write(tmp_path / "out")
 
 
 def test_without_t_sharp_nothing_is_claimed(tmp_path):
     folder = tmp_path / "in" / "train" / "a"
     write_dat(folder, write_recorded(folder, t_sharp=False))
     _, notes = make(tmp_path / "in", tmp_path / "out")
-    assert "alignment is not proven" in notes[-1]
-    assert "img_000.png at tick 2" in notes[-1]
+    assert "no t_sharp in exposures.csv" in str(notes)
+    assert "5 of 5 sampled exposures fit their own blurry frame best" in notes[-1]
 
 
 def test_the_description_is_the_users_completed(tmp_path):
@@ -149,7 +149,7 @@ def deviations_of(folder):
     return deviations(folder).values()
 
 
-# ---------------------------------------------------------------- filming
+# ---------------------------------------------------------------- simulating
 
 
 def write_sharp(folder, seed=0, frames=45, as_video=False):
@@ -181,11 +181,11 @@ def test_from_own_frames_to_training_set(tmp_path, capsys):
     assert np.array_equal(first, Drift(0).at(12))
 
 
-def test_what_is_filmed_is_said(tmp_path):
+def test_what_is_simulated_is_said(tmp_path):
     write_sharp(tmp_path / "train" / "a", frames=8)
     planned = plan(SourceOptions(tmp_path, frames_per_second=500.0, frames_averaged=3))
     assert planned.notes == (
         "train/a: sharp high-speed frames, 8 in a",
-        "filmed with 1 tick(s) per frame (interpolator none), 3 frames per exposure, one every 3 "
-        "frames",
+        "simulated with 1 tick(s) per frame (interpolator none), 3 frames per exposure, one every "
+        "3 frames",
     )

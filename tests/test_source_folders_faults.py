@@ -11,7 +11,7 @@ from src.data.frames import write_png
 from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.prepare.sources.own import plan
-from src.prepare.sources.source import SourceOptions
+from src.prepare.sources.plan import SourceOptions
 from tests.data_cases import moving_texture
 from tests.spike_source_cases import RECORDED_FRAMES, SPIKE_SIZE, write_recorded, write_stated
 
@@ -48,9 +48,9 @@ def refused(root, message, **options):
 
 
 def refused_when_written(root, message, **options):
-    (job,) = plan(SourceOptions(root, **options)).jobs
-    with pytest.raises(BadFileError, match=message):
-        job.write(root / "out", lambda units: None)
+    (job,) = plan(SourceOptions(root, **options)).sequences
+    with pytest.raises((BadFileError, DataSetError), match=message):
+        job.write(root / "out")
 
 
 # ---------------------------------------------------------------- what is it?
@@ -93,13 +93,13 @@ def test_f36_empty_folders_and_links_in_a_circle(tmp_path):
 
 def test_f36_a_circle_of_folders_is_not_walked(root, folder):
     (folder / "blur" / "self").symlink_to(folder)
-    assert plan(SourceOptions(root)).jobs[0].num_exposures == RECORDED_FRAMES
+    assert plan(SourceOptions(root)).sequences[0].num_exposures == RECORDED_FRAMES
 
 
 # ---------------------------------------------------------------- options
 
 
-def test_filming_needs_what_no_file_says(tmp_path):
+def test_simulating_needs_what_no_file_says(tmp_path):
     write_png(tmp_path / "train" / "b" / "0.png", moving_texture(1, (8, 16), 0)[0])
     refused(tmp_path, "--frames_per_second is needed(.|\n)*--frames_averaged is needed")
     options = {"frames_per_second": 100.0}
@@ -108,7 +108,7 @@ def test_filming_needs_what_no_file_says(tmp_path):
     refused(tmp_path, "--axes THW does not apply", **options, frames_averaged=1, axes="THW")
 
 
-def test_recordings_are_not_filmed(root):
+def test_recordings_are_not_simulated(root):
     message = "--threshold 3.0 does not apply: the sequences are recorded(.|\n)*--stride 3 does not"
     refused(root, message, stride=3, threshold=3.0)
 
@@ -201,7 +201,7 @@ def test_a_container_of_several_arrays_needs_the_key(root, folder, spikes, key):
         "other": r"is not one of \['label', 'spk'\]; say which array",
     }
     refused(root, expected[key], key=key)
-    assert plan(SourceOptions(root, key="spk")).jobs
+    assert plan(SourceOptions(root, key="spk")).sequences
 
 
 def test_lists_of_events_per_frame_are_not_clear(root, folder, spikes):
@@ -224,8 +224,8 @@ def test_f29_hostile_arrays_are_refused(root, folder):
 def test_f35_a_stream_shorter_than_its_exposures(root, folder):
     path = folder / "spike.dat"
     path.write_bytes(path.read_bytes()[: 192 * 170])
-    (job,) = plan(SourceOptions(root)).jobs
-    notes = job.write(root / "out", lambda units: None)
+    (job,) = plan(SourceOptions(root)).sequences
+    notes = job.write(root / "out")
     assert "2 exposures leave the spikes, which have 170 ticks" in notes[1]
     assert notes[1].endswith("img_003, img_004")
     path.write_bytes(path.read_bytes()[: 192 * 30])
@@ -251,8 +251,8 @@ def test_f35_no_spike_at_all(root, folder, spikes, layout):
 @pytest.mark.parametrize(
     ("stated", "advice"),
     [
-        ({"bit_order": "big"}, "bit_order: little and flip_rows: true, stated are big and true"),
-        ({"flip_rows": "false"}, "bit_order: little and flip_rows: true, stated are little and f"),
+        ({"bit_order": "big"}, "bit_order little, flip_rows true; stated is bit_order big"),
+        ({"flip_rows": "false"}, "bit_order little, flip_rows true; stated is .* flip_rows false"),
     ],
 )
 def test_f35_bits_that_are_stated_wrongly(root, folder, stated, advice):
@@ -271,15 +271,15 @@ def test_spikes_of_something_else_are_refused(root, folder, spikes):
     (folder / "spike.yaml").unlink()
     (root / "dataset.yaml").write_text("source: x\nticks_per_second: 2000\n")
     np.save(folder / "spike.npy", spikes)
-    refused_when_written(root, "do not show the blurry frames .*order of axes", axes="TWH")
-    assert "lie within 0." in str(plan_and_write(root, axes="THW"))
+    refused_when_written(root, "do not look like the sharp frames in any order", axes="TWH")
+    assert "stated tick 16.0, measured 1" in str(plan_and_write(root, axes="THW"))
     np.save(folder / "spike.npy", np.random.default_rng(0).permuted(spikes, axis=2))
-    refused_when_written(root, r"do not show the blurry frames \(correlation 0\.0", axes="THW")
+    refused_when_written(root, "do not look like the sharp frames in any order", axes="THW")
 
 
 def plan_and_write(root, **options):
-    (job,) = plan(SourceOptions(root, **options)).jobs
-    return job.write(root / "good", lambda units: None)
+    (job,) = plan(SourceOptions(root, **options)).sequences
+    return job.write(root / "good")
 
 
 def test_f36_images_that_cannot_be_read_are_named(root, folder):

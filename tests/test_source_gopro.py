@@ -10,7 +10,7 @@ from src.data.exposures import read_alignment, read_exposures
 from src.data.frames import read_image
 from src.data.simulation.blur import blur_window, synthesize_blur
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
-from src.prepare.sources.gopro import clip_windows, parse_clip_name
+from src.prepare.sources.gopro import exposures_of, parse_name
 from tests.source_cases import (
     GOPRO_CLIPS,
     SMALL_GOPRO,
@@ -202,7 +202,7 @@ def test_linear_light_goes_with_gamma(small):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--stride", 3), "--stride: the clips of GoPro say it by their names"),
+        (("--stride", 3), "--stride: the names of GoPro's sequences say it"),
         (("--threshold", 0.5), "1 or more is needed"),
         (("--threshold", -1), "--threshold -1.0: a number above 0"),
         (("--interpolator", "none", "--ticks_per_frame", 8), "need light between the frames"),
@@ -223,14 +223,16 @@ def test_a_folder_without_clips(tmp_path, capsys):
 
 
 def test_names_and_windows_by_hand():
-    name = parse_clip_name("GOPR0384_11_05")
+    name = parse_name("GOPR0384_11_05")
     assert (name.averaged, name.offset) == (11, 5)
     for wrong in ("GOPR0384_11", "GOPR0384_10_00", "seq_000"):
         with pytest.raises(ValueError, match=wrong):
-            parse_clip_name(wrong)
-    windows, notes = clip_windows(36, 11, 5, 8)
+            parse_name(wrong)
+    windows, notes = exposures_of(36, 11, 5, 8)
     assert [(w.index, w.start_tick, w.stop_tick, w.sharp_tick) for w in windows] == [
         (1, 48, 136, 88),
         (2, 136, 224, 176),
     ]
-    assert notes == ["frame 000000 dropped: its exposure begins 5 source frame(s) before the clip"]
+    assert notes == [
+        "frame 000000 dropped: its exposure begins 5 source frame(s) before the sequence"
+    ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.data.frames import read_image
-from src.prepare.sources.released_pairs import find_offset, read_pairs
+from src.prepare.sources.gopro import find_offset, read_pairs
 from src.prepare.sources.video import open_folder
 from tests.source_cases import (
     SMALL_GOPRO,

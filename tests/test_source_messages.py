@@ -7,16 +7,16 @@ from src.data.errors import DataSetError
 from src.data.frames import write_png
 from src.data.spikes.find import contradiction
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_spikes
-from src.prepare.sources.recognition import (
+from src.prepare.sources.command_line import SOURCES
+from src.prepare.sources.plan import (
     GOPRO_FRAMES,
     GOPRO_PAIRS,
     GOPRO_SPIKES,
     RECORDED,
     X4K,
+    SourceOptions,
     recognise,
 )
-from src.prepare.sources.registry import SOURCES
-from src.prepare.sources.source import SourceOptions
 from tests.data_cases import moving_texture
 from tests.spike_source_cases import SPIKE_SIZE, write_gopro_clip, write_recorded, write_stated
 

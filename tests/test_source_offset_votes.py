@@ -3,15 +3,18 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from src.data.errors import BadFileError
 from src.data.frames import write_png
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.data.spikes.spike_parts import SpikeParts
-from src.prepare.sources import spike_proof, spk_gopro_proof
-from src.prepare.sources.spike_proof import FrameProof, OffsetProof, judge_shifts, prove_offset
+from src.prepare.sources.spk_gopro_offset import (
+    FoundFrame,
+    judge_shifts,
+    measure_offset,
+    offset_of,
+)
 from tests.data_cases import moving_texture
 from tests.spike_cases import random_spikes
 
@@ -19,7 +22,7 @@ from tests.spike_cases import random_spikes
 def frames(*shifts, errors=None):
     errors = [0.5] * len(shifts) if errors is None else errors
     return [
-        FrameProof(Path(f"{k}.png"), 100 - 8 * shift, True, error, shift)
+        FoundFrame(Path(f"{k}.png"), 100 - 8 * shift, True, error, shift)
         for k, (shift, error) in enumerate(zip(shifts, errors, strict=True))
     ]
 
@@ -49,62 +52,33 @@ def test_the_surer_frames_decide():
     assert judge_shifts(frames(0.0, 0.01, 0.55, errors=(0.0, 0.1, 1.0))) == (0, True)
 
 
-@pytest.fixture(name="prove")
-def _prove(monkeypatch):
-    """Prove the offset of a clip whose frames are found at shifts by hand, None: not at all."""
-
-    def prove(*shifts, error=1.0, highest=5):
-        found = iter(shifts)
-
-        def match_around(stream, grey, stated, reach):
-            shift = next(found)
-            if shift is None:
-                return None, 0
-            match = {"centre": -8 * shift, "centre_error": error, "correlation": 1.0}
-            return SimpleNamespace(**match, is_decisive=True), stated
-
-        monkeypatch.setattr(spike_proof, "read_grey", lambda *_: np.zeros((2, 2)))
-        monkeypatch.setattr(spike_proof, "match_around", match_around)
-        stream = SimpleNamespace(geometry=None, path_at=lambda tick: Path(f"{tick:.0f}.dat"))
-        sharp = [(k, Path(f"{k}.png")) for k in range(len(shifts) + 1)]  # the first is left out
-        return prove_offset(stream, sharp, 11, highest)
-
-    return prove
+def measured(*shifts, error=1.0, highest=5):
+    """Return what a sequence shows whose frames 1, 2, ... are found at these shifts."""
+    found = [
+        FoundFrame(Path(f"{k}.png"), 8 * 11 * k + 40 - 8 * shift, True, error, shift)
+        for k, shift in enumerate(shifts, start=1)
+    ]
+    stream = SimpleNamespace(path_at=lambda tick: Path(f"{tick:.0f}.dat"))
+    return offset_of(stream, found, 11, highest)
 
 
-def test_outvoted_frames_are_listed(prove):
-    proof = prove(2.0, 2.02, 2.26, 1.98)  # 2.08 ticks off, and rounds to 2 like the others
-    assert (proof.offset, [frame.sharp.name for frame in proof.outliers]) == (2, ["3.png"])
-    assert proof.deviation_ticks == pytest.approx(2.08)
-    proof = prove(2.0, None, 2.0)
-    assert (proof.offset, proof.outliers, len(proof.frames)) == (2, (), 2)
-    assert prove(None, None).offset is None
+def test_outvoted_frames_are_listed():
+    found = measured(2.0, 2.02, 2.26, 1.98)  # 2.08 ticks off, and rounds to 2 like the others
+    assert (found.offset, [frame.sharp.name for frame in found.outliers]) == (2, ["3.png"])
+    assert found.deviation_ticks == pytest.approx(2.08)
+    assert measured().offset is None
 
 
 @pytest.mark.parametrize("shift", [-1.0, 6.0])
-def test_an_offset_that_cannot_be_is_refused(prove, shift):
-    assert prove(5.0, 5.0, 5.0).offset == 5
+def test_an_offset_that_cannot_be_is_refused(shift):
+    assert measured(5.0, 5.0, 5.0).offset == 5
     with pytest.raises(BadFileError, match="fit no offset of 0 to 5 source frames"):
-        prove(shift, shift, shift)
+        measured(shift, shift, shift)
 
 
-def test_frames_that_disagree_name_the_part_of_the_worst(prove):
+def test_frames_that_disagree_name_the_part_of_the_worst():
     with pytest.raises(BadFileError, match=r"^304\.dat: .* 0\.00, 0\.00, 0\.00, 11\.00 source"):
-        prove(0.0, 0.0, 0.0, 11.0)  # the last would be at tick 8 * 11 * 4 + 40 - 88
-
-
-def test_outvoted_frames_are_noted_and_the_surest_one_tells_the_bit_order(monkeypatch):
-    read = []
-    monkeypatch.setattr(
-        spk_gopro_proof, "check_reading", lambda *arguments: read.append(arguments[2].name)
-    )
-    found = frames(0.0, 0.02, 0.55, errors=(0.4, 0.1, 1.0))
-    clip = SimpleNamespace(where="train/a", zz=0, spikes=(), geometry=None)
-    proof = OffsetProof(0, 4.4, tuple(found), (found[2],))
-    (note,) = spk_gopro_proof._judge(clip, None, proof).notes
-    assert "train/a: its spikes show 2.png at tick 95.6, 4.4 ticks from where the other" in note
-    assert "(uncertain by 1.0)" in note
-    assert read == ["1.png"]
+        measured(0.0, 0.0, 0.0, 11.0)  # the last is at tick 8 * 11 * 4 + 40 - 88
 
 
 def test_the_part_that_holds_a_tick_is_named(tmp_path):
@@ -127,5 +101,5 @@ def test_spikes_that_show_nothing_are_named_by_their_part(tmp_path):
         write_png(tmp_path / f"{k}.png", image)
         sharp.append((k, tmp_path / f"{k}.png"))
     with pytest.raises(BadFileError, match=r"1\.dat: .*inspect_spikes\.py .*1\.dat --ref") as told:
-        prove_offset(SpikeParts(paths, geometry), sharp, 11, 0)
+        measure_offset(SpikeParts(paths, geometry), sharp, 11, 0)
     assert "read as 32x48, bit_order little" in str(told.value)

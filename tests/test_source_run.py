@@ -39,21 +39,21 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = [{repo!r}, {tests!r}]
 from tests.source_cases import prepare
-from src.prepare.sources import filming
+from src.prepare.sources import simulate
 from pathlib import Path
-shown, original = [], filming._Exposer.show
+shown, original = [], simulate._BlurCamera.show
 def show(self, frame):
     shown.append(1)
     if len(shown) == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
     original(self, frame)
-filming._Exposer.show = show
+simulate._BlurCamera.show = show
 prepare(Path({config!r}), "gopro", Path({down!r}))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-@pytest.mark.parametrize("at", [10, 60])
+@pytest.mark.parametrize("at", [10, 70])
 def test_a_killed_run_goes_on(downloaded, whole, tmp_path, at, capsys):
     config = write_config(tmp_path, tmp_path / "ours")
     code = KILLED.format(

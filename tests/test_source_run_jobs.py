@@ -14,9 +14,8 @@ import pytest
 from src.data.description import DataDescription, read_description, write_content
 from src.data.errors import DataSetError
 from src.paths import REPO_ROOT
-from src.prepare.sources.output import put_in_place, remove_abandoned, write_root_description
-from src.prepare.sources.run import run_plan
-from src.prepare.sources.source import SourcePlan
+from src.prepare.sources.plan import SourcePlan
+from src.prepare.sources.run import put_in_place, remove_abandoned, run_plan, write_root_description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Toy:
     name: str
     deed: str = ""
     split: str = "train"
-    num_units: int = 3
+    num_inputs: int = 3
     num_exposures: int = 1
     out_bytes: int = 10
     seconds: float = 1.0
@@ -35,9 +34,8 @@ class Toy:
     def identity(self):
         return {"name": self.name}
 
-    def write(self, folder, advance):
+    def write(self, folder):
         (folder / "file").write_text(self.name)
-        advance(3)
         if self.deed == "sleep":
             write_whole(folder / "pid", str(os.getpid()))
             time.sleep(60)
@@ -79,10 +77,10 @@ def test_one_that_fails_does_not_keep_the_others(tmp_path, workers, deed, messag
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_f37_a_killed_worker_is_explained(tmp_path):
-    plan = toys(*(Toy(f"a{i}") for i in range(3)), Toy("b", "die", num_units=1))
+    plan = toys(*(Toy(f"a{i}") for i in range(3)), Toy("b", "die", num_inputs=1))
     with pytest.raises(DataSetError, match="a worker process was killed, probably for lack of"):
         run_plan(plan, tmp_path, workers=2)
-    plan = toys(*(Toy(f"a{i}") for i in range(3)), Toy("b", num_units=1))
+    plan = toys(*(Toy(f"a{i}") for i in range(3)), Toy("b", num_inputs=1))
     run_plan(plan, tmp_path, workers=1)
     assert sorted(path.name for path in (tmp_path / "train").iterdir()) == ["a0", "a1", "a2", "b"]
 
@@ -113,7 +111,7 @@ def test_two_runs_that_make_the_same_do_not_collide(tmp_path):
 def test_a_missing_split_is_announced(tmp_path, caplog):
     with caplog.at_level("INFO"):
         run_plan(toys(Toy("a")), tmp_path, workers=1)
-    assert "no clips for val: a training needs val too" in caplog.text
+    assert "no sequences for val: a training needs val too" in caplog.text
 
 
 SLEEPY = """

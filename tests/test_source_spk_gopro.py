@@ -12,7 +12,7 @@ from src.data.frames import list_frames, read_image, write_png
 from src.data.scanning import scan_sequence
 from src.data.spikes.matching import best_tfp_centre, grey_at_spike_size
 from src.data.spikes.spike_parts import SpikeParts
-from src.prepare.sources.source import SourceOptions
+from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro import plan
 from tests.data_cases import settings_of
 from tests.spike_source_cases import (
@@ -27,12 +27,10 @@ def prepare(root, output, **options):
     """Plan and write all clips; return the plan and the notes of the jobs."""
     planned = plan(SourceOptions(root, **options))
     notes = []
-    for job in planned.jobs:
+    for job in planned.sequences:
         folder = output / job.split / job.name
         folder.mkdir(parents=True)
-        units = []
-        notes += pickle.loads(pickle.dumps(job)).write(folder, units.append)
-        assert sum(units) == job.num_units
+        notes += pickle.loads(pickle.dumps(job)).write(folder)
     write_description(output, planned.description)
     return planned, notes
 
@@ -151,7 +149,7 @@ def test_source_frames_and_spikes_must_agree(tmp_path):
 def test_a_still_clip_is_taken_by_its_name_and_says_so(tmp_path):
     write_gopro_clip(tmp_path, "GOPR0384_11_02", still=True)
     planned = plan(SourceOptions(tmp_path))
-    assert planned.jobs[0].offset == 2
+    assert planned.sequences[0].offset == 2
     assert "too still for its spikes to show the offset; 2 is taken from its name" in str(
         planned.notes
     )
@@ -180,15 +178,15 @@ def test_other_names_of_a_still_clip_are_refused(tmp_path):
 
 def test_identity_changes_with_what_the_output_depends_on(tmp_path):
     write_gopro_clip(tmp_path, "GOPR0384_11_01", whole=True)
-    (job,) = plan(SourceOptions(tmp_path)).jobs
-    assert dict(job.identity) == dict(plan(SourceOptions(tmp_path)).jobs[0].identity)
+    (job,) = plan(SourceOptions(tmp_path)).sequences
+    assert dict(job.identity) == dict(plan(SourceOptions(tmp_path)).sequences[0].identity)
     assert job.identity["spikes"] == "stream of the clip"
     assert job.num_exposures == 3
     assert job.seconds == pytest.approx(44 / 240)
-    (gamma,) = plan(SourceOptions(tmp_path, blur_kind="blur_gamma")).jobs
+    (gamma,) = plan(SourceOptions(tmp_path, blur_kind="blur_gamma")).sequences
     assert gamma.identity != job.identity
     (tmp_path / "Spike_GOPRO_Large_all").rename(tmp_path / "elsewhere")
-    (parts,) = plan(SourceOptions(tmp_path)).jobs
+    (parts,) = plan(SourceOptions(tmp_path)).sequences
     assert parts.identity["spikes"] == "one file per frame"
 
 
@@ -196,11 +194,11 @@ def test_identity_changes_with_what_the_output_depends_on(tmp_path):
 def test_f35_a_stream_that_never_or_always_fires(tmp_path, byte):
     write_gopro_clip(tmp_path, "GOPR0384_11_00", per_frame=False, whole=True)
     path = tmp_path / "Spike_GOPRO_Large_all" / "train" / "GOPR0384_11_00" / "spike.dat"
-    (job,) = plan(SourceOptions(tmp_path)).jobs
+    (job,) = plan(SourceOptions(tmp_path)).sequences
     path.write_bytes(bytes([byte]) * path.stat().st_size)
     message = r"spike\.dat: has (no spike at all|nothing but spikes) in \d+ ticks"
     with pytest.raises(DataSetError, match=message):
         plan(SourceOptions(tmp_path))
     with pytest.raises(BadFileError, match=message):  # damaged after it was planned
-        job.write(tmp_path / "out", lambda units: None)
+        job.write(tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.dat"))

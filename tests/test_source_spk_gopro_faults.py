@@ -7,7 +7,7 @@ import pytest
 from src.data.errors import DataSetError
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, write_spikes
 from src.data.spikes.spike_parts import SpikeParts
-from src.prepare.sources.source import SourceOptions
+from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro import plan
 from tests.spike_cases import random_spikes
 from tests.spike_source_cases import GEOMETRY, write_gopro_clip
@@ -76,15 +76,15 @@ def test_f35_the_size_of_another_sensor(root):
     config.write_text("spike_h: 64\nspike_w: 96\n")
     refused(root, r"ticks of 64x96; 88 ticks are needed")
     config.unlink()
-    assert plan(SourceOptions(root)).jobs[0].clip.geometry == GEOMETRY  # half of the frames
+    assert plan(SourceOptions(root)).sequences[0].geometry == GEOMETRY  # half of the frames
 
 
 def test_the_last_part_may_end_early_and_loses_its_frame(root, tmp_path):
     path = spikes(root) / "000004.dat"
     path.write_bytes(path.read_bytes()[: 192 * 81])
-    (job,) = plan(SourceOptions(root)).jobs
+    (job,) = plan(SourceOptions(root)).sequences
     assert job.num_exposures == 3
-    notes = job.write(tmp_path / "out", lambda units: None)
+    notes = job.write(tmp_path / "out")
     assert notes == [
         f"train/{CLIP}: 000004 is left out: its exposure ends after tick 345, the end of the spikes"
     ]
@@ -102,7 +102,7 @@ def test_missing_folders_are_named(tmp_path):
     refused(tmp_path, "no folder GOPRO_Large;(.|\n)*no folder GOPRO_Large_spike_seq or Spike_GOPRO")
     (tmp_path / PAIRS).mkdir()
     (tmp_path / PARTS).mkdir()
-    refused(tmp_path, "no clips; train, test should hold folders")
+    refused(tmp_path, "no sequences; train, test should hold folders")
 
 
 def test_a_blur_kind_that_was_not_downloaded(root):
@@ -116,7 +116,7 @@ def test_names_that_say_nothing_or_cannot_be(root):
     refused(root, "10 source frames have no middle one")
 
 
-def test_options_of_filming_do_not_apply(root):
+def test_options_of_simulating_do_not_apply(root):
     problems = refused(root, "options", frames_per_second=240.0, axes="SHW", threshold=1.0, seed=3)
     assert [problem.split()[0] for problem in problems] == [
         "--threshold",
@@ -169,26 +169,26 @@ def test_f33_a_frame_that_is_cut_short_and_not_sampled(root, tmp_path, kind):
     """Frames 2 to 4 of 4 are compared with their spikes, the first never is."""
     path = frames(root, kind) / "000001.png"
     path.write_bytes(path.read_bytes()[:-200])
-    (job,) = plan(SourceOptions(root)).jobs
+    (job,) = plan(SourceOptions(root)).sequences
     with pytest.raises(DataSetError, match=rf"{kind}/000001\.png: empty, or its end is missing"):
-        job.write(tmp_path / "out", lambda units: None)
+        job.write(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_other_spikes_of_the_same_size_are_another_identity(root):
     path = spikes(root) / "000002.dat"
-    before = plan(SourceOptions(root)).jobs[0].identity
+    before = plan(SourceOptions(root)).sequences[0].identity
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
-    after = plan(SourceOptions(root)).jobs[0].identity
+    after = plan(SourceOptions(root)).sequences[0].identity
     assert [key for key in before if before[key] != after[key]] == ["spikes_sha256"]
 
 
 def test_spikes_without_frames_are_named(root):
     shutil.copytree(spikes(root), root / PARTS / "test" / "GOPR0385_11_01" / "spike")
     told = plan(SourceOptions(root)).notes
-    assert "not made, GOPRO_Large has no such clip: test/GOPR0385_11_01" in told
+    assert "not made, GOPRO_Large has no such sequence: test/GOPR0385_11_01" in told
 
 
 def test_a_clip_of_one_frame_that_begins_too_early_is_no_short_file(tmp_path):

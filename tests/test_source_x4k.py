@@ -148,7 +148,7 @@ FAULTS = {
     ),
     "missing last frame": (
         lambda d: (d / "train/002/occ008.320/0064.png").unlink(),
-        "64 frames, clips of train have 65",
+        "64 frames, sequences of train have 65",
     ),
     "broken frame": (
         lambda d: cut(d / "train/002/occ008.320/0031.png", 400),
@@ -198,7 +198,7 @@ def test_options_that_cannot_be(downloaded, tmp_path, arguments, message, capsys
 def test_a_folder_without_clips(tmp_path, capsys):
     (tmp_path / "down").mkdir()
     assert prepare(write_config(tmp_path, tmp_path / "ours"), "x4k1000fps", tmp_path / "down") == 1
-    assert "holds no clips; needed are train/002/occ008.320" in capsys.readouterr().err
+    assert "holds no sequences; needed are train/002/occ008.320" in capsys.readouterr().err
 
 
 def test_clips_that_were_not_decoded_yet_come_from_their_videos(tmp_path):

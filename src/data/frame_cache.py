@@ -10,9 +10,7 @@ import errno
 import json
 import logging
 import shutil
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +20,8 @@ from src.data.errors import BadFileError
 from src.data.frames import read_image
 from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.voxel_counts import Crop
+from src.locks import locked
 from src.paths import atomic_write
-
-if sys.platform != "win32":
-    import fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +158,7 @@ def _write(task: tuple[FrameArray, bool]) -> str | None:
     """Write an array that is not fresh; return why it is not there, or None where it is."""
     array, wait = task
     try:
-        with _locked(array.path, wait) as is_mine:
+        with locked(array.path.with_suffix(".lock"), wait=wait) as is_mine:
             if not is_mine:
                 return f"{array.path}: another process is at it"
             if _stored(array) is None:
@@ -231,17 +227,3 @@ def _identity(path: Path) -> list[int]:
     except OSError:
         return [0, 0]
     return [status.st_size, status.st_mtime_ns]
-
-
-@contextmanager
-def _locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold the lock of an array; yield whether it could be had without waiting."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as handle:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-        yield True

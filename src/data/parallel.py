@@ -13,6 +13,8 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
+from src.data.errors import DataSetError
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -34,7 +36,7 @@ def run_parallel(
     must be picklable; processes are started fresh, so nothing of this one leaks into them.
 
     Raises:
-        RuntimeError: a process was killed.
+        DataSetError: a process was killed.
         What `function` raises.
     """
     bar = tqdm(total=len(tasks), desc=label, unit="task", disable=not sys.stderr.isatty())
@@ -52,10 +54,11 @@ def run_parallel(
                     yield numbers[future], future.result()
                     bar.update()
             except BrokenProcessPool as error:
-                raise RuntimeError(
-                    f"{label}: a worker process was killed, probably for lack of memory; what was "
-                    "done is kept, run the same command again with fewer --workers"
-                ) from error
+                reason = (
+                    "a worker process was killed, probably for lack of memory; what was done is "
+                    "kept, run the same command again with fewer --workers"
+                )
+                raise DataSetError(label, [reason]) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

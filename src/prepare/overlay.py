@@ -23,14 +23,14 @@ from src.data.scanning import ScanSettings, scan_split
 from src.paths import atomic_write
 from src.pictures.panels import Panel, make_page, to_grey, write_page
 from src.pictures.regions import busiest_region
-from src.prepare.findings import Findings
-from src.prepare.neighbours import (
-    NAMES,
-    Fit,
-    check_neighbours,
-    fit_neighbours,
-    neighbours_of,
+from src.prepare.content import (
+    FRAME_NAMES,
+    ExposureFit,
+    check_exposures,
+    fit_exposure,
+    frames_around,
 )
+from src.prepare.findings import Findings
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ HOW_TO_READ = (
 def overlay_splits(
     scan: ScanSettings, splits: Sequence[str], log: Path, count: int, folder: Path, seed: int
 ) -> Findings:
-    """Write overlays of prepared splits, as `write_overlays`, and compare all with neighbours.
+    """Write overlays of prepared splits, and check all of them for shifts by exposures.
 
     Returns:
         Where the pages are and, per sequence, whether its spikes fit their own frames.
@@ -67,7 +67,7 @@ def overlay_splits(
     for split, found in recordings.items():
         for recording in found:
             where = f"{split}/{recording.name}"
-            findings.include(check_neighbours(where, recording.frames, scan.num_bins))
+            findings.include(check_exposures(where, recording.frames, scan.num_bins))
     return findings
 
 
@@ -111,23 +111,23 @@ def write_overlays(
     return [index, *pages]
 
 
-def summary_of(fits: Sequence[Fit]) -> str:
-    """Return how many frames fit which neighbour best, as one sentence."""
+def summary_of(fits: Sequence[ExposureFit]) -> str:
+    """Return how many frames fit which blurry frame best, as one sentence."""
     best = [fit.best for fit in fits]
-    names = {**NAMES, 0: "their own frame"}
+    names = {**FRAME_NAMES, 0: "their own frame"}
     parts = [f"{best.count(d)} of {len(fits)} fit {names[d]} best" for d in (0, -1, 1)]
     return f"{'; '.join(parts)}; {best.count(None)} cannot tell"
 
 
-def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, Fit]:
+def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, ExposureFit]:
     """Return the page of frame `i`, uint8 RGB [h, w, 3], and how its spikes fit."""
     frame = recording.frames[i]
     counts = recording.read_counts(i)
-    blurry = {d: read_image(path) for d, path in neighbours_of(frame).items()}
+    blurry = {d: read_image(path) for d, path in frames_around(frame).items()}
     sharp = recording.read_sharp(i)
     spikes = counts.sum(axis=0, dtype=np.float32)
     middle = counts[len(counts) // 3 : max(1, 2 * len(counts) // 3)].sum(axis=0, dtype=np.float32)
-    fit = fit_neighbours(spikes, blurry)
+    fit = fit_exposure(spikes, blurry)
     whole, part = _at_size(spikes, sharp), _at_size(middle, sharp)
     rows = [
         [
@@ -143,7 +143,7 @@ def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, Fit]:
     ]
     region = busiest_region(blurry[min(blurry)], blurry[max(blurry)])
     details = []
-    for distance, name in sorted(NAMES.items()):
+    for distance, name in sorted(FRAME_NAMES.items()):
         if distance in blurry:
             image = fringes(blurry[distance], whole)[region]
             is_alarm = distance != 0 and fit.best == distance
@@ -196,7 +196,7 @@ def _at_size(spikes: np.ndarray, image: np.ndarray) -> np.ndarray:
     return cv2.resize(spikes, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _index_page(pages: Sequence[Path], fits: Sequence[Fit]) -> str:
+def _index_page(pages: Sequence[Path], fits: Sequence[ExposureFit]) -> str:
     """Return the HTML that shows all pages; it names them relative to itself."""
     blocks = []
     for path, fit in zip(pages, fits, strict=True):

@@ -8,7 +8,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.data.description import FILE_NAME, DataDescription, read_description, write_fingerprint
+from src.data.description import (
+    ACCEPTED,
+    FILE_NAME,
+    DataDescription,
+    content_of,
+    read_description,
+    write_content,
+    write_fingerprint,
+)
 from src.data.errors import BadFileError, DataSetError, problems_of
 from src.data.exposures import Exposure, read_alignment, write_alignment
 from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
@@ -17,7 +25,9 @@ from src.data.scanning import ScanSettings, SequenceScan, scan_sequence, summari
 from src.data.voxel_counts import normalization_of
 from src.data.yaml_text import number_text, set_values
 from src.paths import atomic_write
+from src.prepare.content import check_content
 from src.prepare.counting import PreparedSplit, count_spikes
+from src.prepare.findings import Findings, merged
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,52 @@ def prepare(settings: PrepareSettings) -> list[str]:
     lines.append(write_normalization(splits, settings))
     lines.append(_bring_description_up_to_date(settings))
     return lines
+
+
+def check_prepared_content(
+    settings: PrepareSettings, accepted: str | None = None
+) -> tuple[str, Findings]:
+    """Check samples of all sequences and write the result, unless it is known already.
+
+    The result is written to `dataset.yaml`, so that a training can refuse data that failed without
+    decoding a picture. A data set that failed is checked every time, so that its problems are
+    printed again.
+
+    Args:
+        settings: of the data set, which is prepared.
+        accepted: why problems are accepted; None: they are not.
+
+    Returns:
+        the result, as `DataDescription.content`, and what was found; nothing where it was known.
+
+    Raises:
+        DataSetError: sequences that cannot be understood.
+        DescriptionError: a description that cannot be read.
+    """
+    root = settings.scan.root
+    description = read_description(root)
+    known = content_of(description)
+    if known == "passed" or (known.startswith(ACCEPTED) and accepted is None):
+        return known, Findings()
+    splits = scan_splits(settings)
+    findings = check_content(splits, description, settings.scan.num_bins, settings.workers)
+    findings.notes = merged([*findings.notes, *_without_bits(splits)])
+    content = "passed"
+    if findings.problems:
+        content = "failed" if accepted is None else f"{ACCEPTED}{accepted}"
+    if content != known:
+        write_content(root, content)
+    return content, findings
+
+
+def _without_bits(splits: list[PreparedSplit]) -> list[str]:
+    return [
+        f"{split.split}/{scan.name}: voxels without bits, so bit order, flip, threshold and ticks "
+        "are not checked"
+        for split in splits
+        for scan in split.scans
+        if any(frame.spikes.geometry is None for frame in scan.frames)
+    ]
 
 
 def refuse_log_of_another_root(settings: PrepareSettings) -> None:

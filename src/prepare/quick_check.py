@@ -1,33 +1,41 @@
 """Verify within seconds, before a training, that the data are still what they were prepared as.
 
-Names, sizes, times of change and what preparation wrote down are compared, its verdict on the
-content included; no picture is decoded and no spike is counted. `scripts/prepare_data.py
+Names, sizes, times of change and what preparation wrote down are compared, the result of its check
+of the content included; no picture is decoded and no spike is counted. `scripts/prepare_data.py
 --check_only` looks into the files as well.
 """
 
+import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from yacs.config import CfgNode
 
-from src.data.description import DescriptionError, read_description
-from src.data.errors import BadFileError
-from src.data.exposures import AlignmentLog, read_alignment
+from src.data.description import (
+    ACCEPTED,
+    FILE_NAME,
+    DataDescription,
+    DescriptionError,
+    content_of,
+    read_description,
+)
 from src.data.frames import is_cut_short
 from src.data.scanning import alignment_paths, scan_settings
-from src.prepare.check_cache import check_stored, check_windows
-from src.prepare.check_reading import check_rates
-from src.prepare.check_setup import (
+from src.prepare.checks import (
     Expected,
     check_description,
     check_log_names,
     check_normalization,
+    check_rates,
+    check_stored,
+    check_windows,
+    read_log,
 )
 from src.prepare.counting import PreparedSplit
 from src.prepare.findings import listed
 from src.prepare.prepare import scan_folders
-from src.prepare.verdict import content_problems
+
+logger = logging.getLogger(__name__)
 
 READERS = 16  # a network drive answers many at the same time
 
@@ -45,7 +53,7 @@ def quick_check(cfg: CfgNode) -> list[str]:
     except DescriptionError as error:
         return [str(error)]
     problems: list[str] = []
-    log = _read_logs(alignment_paths(cfg), problems)
+    log = read_log(alignment_paths(cfg), problems)
     prepared, is_whole = [], True
     for name in splits:
         scans, found = scan_folders(settings, name, description)
@@ -66,12 +74,26 @@ def quick_check(cfg: CfgNode) -> list[str]:
     return problems + (changes or content_problems(description, str(settings.root)))
 
 
-def _read_logs(paths: list[Path], problems: list[str]) -> AlignmentLog | None:
-    try:
-        return read_alignment(paths)
-    except BadFileError as error:
-        problems.append(str(error))
-        return None
+def content_problems(description: DataDescription | None, where: str) -> list[str]:
+    """Return what keeps a training from data whose content failed its check or was never checked.
+
+    Problems that a person accepted are logged as a warning.
+    """
+    content = "unknown" if description is None else content_of(description)
+    if content == "failed":
+        return [
+            f"{where}/{FILE_NAME}: blur, sharp and spikes do not belong together; "
+            "scripts/prepare_data.py --check_only says where; to train on them nevertheless, run "
+            'it with --accept "REASON" in place of --check_only'
+        ]
+    if content == "unknown":
+        return [
+            f"{where}/{FILE_NAME}: not checked yet whether blur, sharp and spikes belong together; "
+            "run scripts/prepare_data.py once, it takes seconds"
+        ]
+    if content.startswith(ACCEPTED):
+        logger.warning("%s: problems of the data were %s", where, content)
+    return []
 
 
 def _cut_short(splits: list[PreparedSplit]) -> Iterable[str]:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -11,10 +12,16 @@ from yacs.config import CfgNode
 from src.data.errors import DataSetError
 from src.data.scanning import scan_settings
 from src.data.simulation.simulator import TRANSFERS
-from src.prepare.sources.registry import SOURCES
-from src.prepare.sources.run import run_plan
-from src.prepare.sources.source import BLUR_GAMMAS, INTERPOLATORS, Caches, SourceOptions
+from src.prepare.sources import gopro, own, spk_gopro, x4k1000fps
+from src.prepare.sources.plan import BLUR_GAMMAS, INTERPOLATORS, SourceOptions, SourcePlan
+from src.prepare.sources.run import Caches, run_plan
 
+SOURCES: Mapping[str, Callable[[SourceOptions], SourcePlan]] = {
+    "folders": own.plan,
+    "gopro": gopro.plan,
+    "spk_gopro": spk_gopro.plan,
+    "x4k1000fps": x4k1000fps.plan,
+}
 WHOLE = (0, 1)
 
 
@@ -50,7 +57,8 @@ def source_options(given: argparse.Namespace) -> SourceOptions | None:
     names = [field.name for field in dataclasses.fields(SourceOptions)]
     values = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.source is None:
-        lonely = [f"--{name}" for name in values] + ["--shard"] * (given.shard != WHOLE)
+        lonely = [f"--{name}" for name in values if name != "accept"]  # which preparation has, too
+        lonely += ["--shard"] * (given.shard != WHOLE)
         if lonely:
             raise DataSetError("options", [f"{', '.join(lonely)}: only with --source"])
         return None

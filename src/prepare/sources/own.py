@@ -1,6 +1,6 @@
-"""The user's own data: `DIR/{train,val}/SEQ`, filmed from sharp frames, or recorded already.
+"""The user's own data: `DIR/{train,val}/SEQ`, simulated from sharp frames, or recorded already.
 
-    SEQ/000000.png ... , SEQ/NAME.mp4 or a file SEQ.mp4     sharp high-speed frames, to be filmed
+    SEQ/000000.png ... , SEQ/NAME.mp4 or a file SEQ.mp4     sharp high-speed frames to simulate from
     SEQ/{blur,sharp,exposures.csv} with spike.* or spike/   recorded: converted into our layout
 
 What a sequence is, is seen from what lies in it; a mixture is refused.
@@ -11,24 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.data.description import DataDescription, read_description
-from src.data.errors import (
-    BadFileError,
-    DataSetError,
-    problems_of,
-    refuse_undecodable,
-)
+from src.data.errors import BadFileError, DataSetError, problems_of, refuse_undecodable
 from src.data.spikes.arrays import ARRAY_SUFFIXES
-from src.prepare.sources.film_plan import Cameras
-from src.prepare.sources.recognition import GOPRO_PAIRS, GOPRO_SPIKES, X4K, refuse_other
-from src.prepare.sources.recorded_clip import find_recorded
-from src.prepare.sources.recorded_job import RecordedJob
-from src.prepare.sources.simulate import FilmJob, cameras_of, film_description, high_speed_job
-from src.prepare.sources.source import ARRAY_OPTIONS, SourceOptions, SourcePlan, refuse_options
+from src.prepare.sources.plan import (
+    ARRAY_OPTIONS,
+    GOPRO_PAIRS,
+    GOPRO_SPIKES,
+    X4K,
+    SourceOptions,
+    SourcePlan,
+    refuse_options,
+    refuse_other,
+)
+from src.prepare.sources.recorded import RecordedSequence, find_recorded
+from src.prepare.sources.simulate import (
+    SimulatedSequence,
+    cameras_of,
+    own_sequence,
+    simulated_description,
+)
 from src.prepare.sources.video import IMAGE_EXTS, VIDEO_EXTS, open_frames
 
 SPLITS = ("train", "val")
-FILMED, RECORDED = "sharp high-speed frames", "recorded frames and spikes"
-FILM_OPTIONS = (
+SHARP, RECORDED = "sharp high-speed frames", "recorded frames and spikes"
+SIMULATION_OPTIONS = (
     *("blur_kind", "threshold", "transfer", "downscale", "interpolator", "ticks_per_frame"),
     *("frames_averaged", "stride", "frames_per_second", "seed"),
 )
@@ -40,14 +46,17 @@ EXPECTED = (
 
 
 @dataclass(frozen=True)
-class _Sequence:
-    """One sequence of the user; `frames` is the folder or video of sharp frames."""
+class _Found:
+    """One sequence of the user; `path` is its folder, or the video of its sharp frames."""
 
     split: str
     name: str
-    path: Path
     kind: str
-    frames: Path
+    path: Path
+
+    @property
+    def where(self) -> str:
+        return f"{self.split}/{self.name}"
 
 
 def plan(options: SourceOptions) -> SourcePlan:
@@ -57,19 +66,17 @@ def plan(options: SourceOptions) -> SourcePlan:
         DataSetError: everything that is missing, unclear or contradictory.
     """
     refuse_other(options.input, "a folder of own sequences", (GOPRO_PAIRS, GOPRO_SPIKES, X4K))
-    sequences, problems = _find_sequences(options.input)
-    kinds = {sequence.kind for sequence in sequences}
+    found, problems = _find_sequences(options.input)
+    kinds = {sequence.kind for sequence in found}
     if len(kinds) > 1:
-        named = "; ".join(f"{s.split}/{s.name}: {s.kind}" for s in sequences)
+        named = "; ".join(f"{sequence.where}: {sequence.kind}" for sequence in found)
         problems.append(f"two kinds of sequences, which cannot share a description: {named}")
     if problems:
         raise DataSetError(str(options.input), problems)
-    if kinds == {FILMED}:
-        return _plan_filming(sequences, options)
-    return _plan_recorded(sequences, options)
+    return _plan_simulated(found, options) if kinds == {SHARP} else _plan_recorded(found, options)
 
 
-def _find_sequences(root: Path) -> tuple[list[_Sequence], list[str]]:
+def _find_sequences(root: Path) -> tuple[list[_Found], list[str]]:
     """Return the sequences of both splits and what is wrong with them."""
     sequences, problems = [], []
     for split in SPLITS:
@@ -85,13 +92,13 @@ def _find_sequences(root: Path) -> tuple[list[_Sequence], list[str]]:
     if not sequences and not problems:
         found = ", ".join(sorted(path.name for path in root.iterdir())) or "nothing"
         problems.append(f"no sequences in {' and '.join(SPLITS)}; found {found}. {EXPECTED}")
-    names = [(sequence.split, sequence.name) for sequence in sequences]
-    twice = sorted({f"{split}/{name}" for split, name in names if names.count((split, name)) > 1})
+    names = [sequence.where for sequence in sequences]
+    twice = sorted({name for name in names if names.count(name) > 1})
     problems += [f"{name} is there as a folder and as a video; which is meant?" for name in twice]
     return sequences, problems
 
 
-def _classify(split: str, path: Path) -> _Sequence:
+def _classify(split: str, path: Path) -> _Found:
     """Say what a sequence is, from the names in it.
 
     Raises:
@@ -99,24 +106,21 @@ def _classify(split: str, path: Path) -> _Sequence:
     """
     if not path.is_dir():
         if path.is_file() and path.suffix.lower() in VIDEO_EXTS:
-            return _Sequence(split, path.stem, path, FILMED, path)
+            return _Found(split, path.stem, SHARP, path)
         what = "a link that leads nowhere" if path.is_symlink() else "neither a folder nor a video"
         raise DataSetError(str(path), [f"is {what}; {EXPECTED}"])
     inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     images = [entry for entry in inside if _is_file(entry, IMAGE_EXTS)]
     videos = [entry for entry in inside if _is_file(entry, VIDEO_EXTS)]
-    spikes = [entry for entry in inside if _is_spikes(entry)]
-    recorded = [entry for entry in inside if entry.name in RECORDED_NAMES] + spikes
-    found = ", ".join(
-        [f"{len(images)} images"] * bool(images)
-        + [entry.name for entry in dict.fromkeys([*videos, *recorded])]
-        + [entry.name for entry in inside if entry not in [*images, *videos, *recorded]]
-    )
+    recorded = [entry for entry in inside if entry.name in RECORDED_NAMES or _is_spikes(entry)]
     if recorded and not images and not videos:
-        return _Sequence(split, path.name, path, RECORDED, path)
+        return _Found(split, path.name, RECORDED, path)
     if not recorded and bool(images) != bool(videos) and len(videos) <= 1:
-        return _Sequence(split, path.name, path, FILMED, videos[0] if videos else path)
-    raise DataSetError(str(path), [f"holds {found or 'nothing'}; {EXPECTED}"])
+        return _Found(split, path.name, SHARP, videos[0] if videos else path)
+    others = [entry.name for entry in inside if entry not in [*images, *videos, *recorded]]
+    found = [f"{len(images)} images"] * bool(images)
+    found += [*(entry.name for entry in dict.fromkeys([*videos, *recorded])), *others]
+    raise DataSetError(str(path), [f"holds {', '.join(found) or 'nothing'}; {EXPECTED}"])
 
 
 def _is_file(path: Path, suffixes: Sequence[str]) -> bool:
@@ -127,10 +131,10 @@ def _is_spikes(path: Path) -> bool:
     return path.stem == "spike" and path.suffix.lower() in (".dat", *ARRAY_SUFFIXES)
 
 
-def _plan_filming(sequences: Sequence[_Sequence], options: SourceOptions) -> SourcePlan:
+def _plan_simulated(found: Sequence[_Found], options: SourceOptions) -> SourcePlan:
     refuse_options(options, ARRAY_OPTIONS, "the sequences hold sharp frames, no spikes")
     problems = [
-        f"--{name} is needed to film sharp frames: {why}"
+        f"--{name} is needed to simulate from sharp frames: {why}"
         for name, why in (
             ("frames_per_second", "no file says how fast they were recorded"),
             ("frames_averaged", "how many of them make a blurry frame (odd)"),
@@ -139,67 +143,57 @@ def _plan_filming(sequences: Sequence[_Sequence], options: SourceOptions) -> Sou
     ]
     if problems:
         raise DataSetError(str(options.input), problems)
+    averaged, facts = options.frames_averaged, {"source": "folders", "kind": SHARP}
     cameras = cameras_of(options, interpolator="none", frames_per_second=options.frames_per_second)
-    jobs: list[FilmJob] = []
-    for sequence in sequences:
+    sequences: list[SimulatedSequence] = []
+    for one in found:
         try:
-            jobs.append(_film_job(sequence, options, cameras))
+            frames = open_frames(one.path)
+            sequences.append(
+                own_sequence(one.where, frames, cameras, averaged, options.stride, facts)
+            )
         except (BadFileError, DataSetError) as error:
             problems += problems_of(error)
     if problems:
         raise DataSetError(str(options.input), list(dict.fromkeys(problems)))
-    description = film_description(
-        f"own frames of {options.input.name}", cameras, tuple(jobs), {options.frames_averaged}
-    )
-    stride = options.frames_averaged if options.stride is None else options.stride
+    source = f"own frames of {options.input.name}"
+    description = simulated_description(source, cameras, sequences, {averaged})
     notes = [
-        f"{sequence.split}/{sequence.name}: {FILMED}, {len(job.frames)} in {sequence.frames.name}"
-        for sequence, job in zip(sequences, jobs, strict=True)
+        f"{one.where}: {SHARP}, {sequence.num_inputs} in {one.path.name}"
+        for one, sequence in zip(found, sequences, strict=True)
     ]
     notes.append(
-        f"filmed with {cameras.ticks_per_frame} tick(s) per frame (interpolator "
-        f"{cameras.interpolator}), {options.frames_averaged} frames per exposure, one every "
-        f"{stride} frames"
+        f"simulated with {cameras.ticks_per_frame} tick(s) per frame (interpolator "
+        f"{cameras.interpolator}), {averaged} frames per exposure, one every "
+        f"{averaged if options.stride is None else options.stride} frames"
     )
-    return SourcePlan(tuple(jobs), description, tuple(notes))
+    return SourcePlan(tuple(sequences), description, tuple(notes))
 
 
-def _film_job(sequence: _Sequence, options: SourceOptions, cameras: Cameras) -> FilmJob:
-    return high_speed_job(
-        f"{sequence.split}/{sequence.name}",
-        open_frames(sequence.frames),
-        cameras,
-        options.frames_averaged,
-        options.stride,
-        {"source": "folders", "kind": FILMED},
-    )
-
-
-def _plan_recorded(sequences: Sequence[_Sequence], options: SourceOptions) -> SourcePlan:
+def _plan_recorded(found: Sequence[_Found], options: SourceOptions) -> SourcePlan:
     reason = (
-        "the sequences are recorded, nothing is filmed; dataset.yaml of the input describes them"
+        "the sequences are recorded, nothing is simulated; dataset.yaml of the input describes them"
     )
-    refuse_options(options, FILM_OPTIONS, reason)
+    refuse_options(options, SIMULATION_OPTIONS, reason)
     problems: list[str] = []
     stated = read_description(options.input)
-    jobs: list[RecordedJob] = []
-    for sequence in sequences:
+    sequences: list[RecordedSequence] = []
+    for one in found:
         try:
-            clip = find_recorded(sequence.path, sequence.split, options, stated)
-            jobs.append(RecordedJob(clip))
+            sequences.append(find_recorded(one.path, one.split, options, stated))
         except (BadFileError, DataSetError) as error:
             problems += problems_of(error)
     if problems:
         raise DataSetError(str(options.input), problems)
-    notes = [f"{job.split}/{job.name}: {RECORDED}; {job.clip.spikes.describe()}" for job in jobs]
-    return SourcePlan(tuple(jobs), _describe(jobs, stated, options.input), tuple(notes))
+    notes = [f"{s.where}: {RECORDED}; {s.spikes.describe()}" for s in sequences]
+    return SourcePlan(tuple(sequences), _describe(sequences, stated, options.input), tuple(notes))
 
 
 def _describe(
-    jobs: Sequence[RecordedJob], stated: DataDescription | None, root: Path
+    sequences: Sequence[RecordedSequence], stated: DataDescription | None, root: Path
 ) -> DataDescription:
     """Return what the user's dataset.yaml says, completed by what all sequences share."""
-    sidecars = [job.clip.spikes.sidecar for job in jobs]
+    sidecars = [sequence.spikes.sidecar for sequence in sequences]
     sizes = {(sidecar.height, sidecar.width) for sidecar in sidecars}
     rates = {sidecar.ticks_per_second for sidecar in sidecars}
     thresholds = {sidecar.threshold for sidecar in sidecars}

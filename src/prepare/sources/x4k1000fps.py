@@ -1,4 +1,4 @@
-"""X4K1000FPS: clips of 65 (X-TRAIN) or 33 (X-TEST) sharp frames at 1,000 per second.
+"""X4K1000FPS: sequences of 65 (X-TRAIN) or 33 (X-TEST) sharp frames at 1,000 per second.
 
 Exposures are ticks with both ends included, and overlap. Without an interpolator a tick is a source
 frame: 17 of them (17 ms) every 4. With cross-fades there are 4 ticks per frame, 257 per 65 frames;
@@ -9,28 +9,32 @@ middle tick, which then mostly lies between two source frames and is a cross-fad
 from pathlib import Path
 
 from src.data.errors import BadFileError, DataSetError, problems_of
-from src.prepare.sources.film_plan import Cameras, Film, overlapping_windows
-from src.prepare.sources.recognition import (
+from src.prepare.sources.plan import (
+    ARRAY_OPTIONS,
     GOPRO_FRAMES,
     GOPRO_PAIRS,
     GOPRO_SPIKES,
-    RECORDED,
-    refuse_other,
-)
-from src.prepare.sources.simulate import FilmJob, cameras_of, film_description, size_problem
-from src.prepare.sources.source import (
-    ARRAY_OPTIONS,
     OUR_SPLITS,
+    RECORDED,
     SourceOptions,
     SourcePlan,
     refuse_options,
+    refuse_other,
+)
+from src.prepare.sources.simulate import (
+    Cameras,
+    SimulatedSequence,
+    cameras_of,
+    overlapping_exposures,
+    simulated_description,
+    size_problem,
 )
 from src.prepare.sources.video import VIDEO_EXTS, open_frames
 
 NAME = "X4K1000FPS"
 FRAMES_PER_SECOND = 1000
 TICKS_PER_FRAME = 4
-FRAMES_PER_CLIP = {"train": 65, "test": 33}
+FRAMES_PER_SEQUENCE = {"train": 65, "test": 33}
 # (ticks in an exposure, ticks from one start to the next)
 DEFAULT_EXPOSURE = {"none": (17, 4), "linear": (65, 15)}
 
@@ -39,9 +43,9 @@ def plan(options: SourceOptions) -> SourcePlan:
     """Return what to make of X-TRAIN and X-TEST; `frames_averaged` and `stride` count ticks.
 
     Raises:
-        DataSetError: no clips, missing frames, or exposures that do not fit; all problems.
+        DataSetError: no sequences, missing frames, or exposures that do not fit; all problems.
     """
-    refuse_options(options, ARRAY_OPTIONS, "the clips are frames, no spikes are read")
+    refuse_options(options, ARRAY_OPTIONS, "the sequences are frames, no spikes are read")
     others = (GOPRO_PAIRS, GOPRO_SPIKES, GOPRO_FRAMES, RECORDED)
     refuse_other(options.input, NAME, others)
     cameras = cameras_of(
@@ -53,22 +57,22 @@ def plan(options: SourceOptions) -> SourcePlan:
     length, stride = DEFAULT_EXPOSURE[cameras.interpolator]
     length = length if options.frames_averaged is None else options.frames_averaged
     stride = stride if options.stride is None else options.stride
-    jobs, problems = [], []
-    clips = _find_clips(options.input)
-    for split, name, path in clips:
+    sequences, problems = [], []
+    found = _find_sequences(options.input)
+    for split, name, path in found:
         try:
-            jobs.append(_clip_job(split, name, path, cameras, (length, stride)))
+            sequences.append(_sequence(split, name, path, cameras, (length, stride)))
         except (BadFileError, DataSetError) as error:
             problems += problems_of(error)
-    if not clips:
+    if not found:
         problems.append(
-            "holds no clips; needed are train/002/occ008.320/0000.png ... (or .mp4 files in place "
-            "of the last folders) and test/Type1/TEST01_003_f0433/0000.png ..."
+            "holds no sequences; needed are train/002/occ008.320/0000.png ... (or .mp4 files in "
+            "place of the last folders) and test/Type1/TEST01_003_f0433/0000.png ..."
         )
     if problems:
         raise DataSetError(str(options.input), problems)
-    description = film_description(NAME, cameras, tuple(jobs), {length})
-    return SourcePlan(tuple(jobs), description, tuple(_notes(cameras, length, stride)))
+    description = simulated_description(NAME, cameras, sequences, {length})
+    return SourcePlan(tuple(sequences), description, tuple(_notes(cameras, length, stride)))
 
 
 def _notes(cameras: Cameras, length: int, stride: int) -> list[str]:
@@ -92,10 +96,10 @@ def _whole_stride(cameras: Cameras, stride: int) -> int:
     return max(round(stride / ticks), 1) * ticks
 
 
-def _clip_job(
+def _sequence(
     split: str, name: str, path: Path, cameras: Cameras, exposure: tuple[int, int]
-) -> FilmJob:
-    """Return the job of one clip.
+) -> SimulatedSequence:
+    """Return one sequence.
 
     Raises:
         DataSetError, BadFileError: what is wrong with it.
@@ -104,37 +108,36 @@ def _clip_job(
     length, stride = exposure
     num_ticks = (len(frames) - 1) * cameras.ticks_per_frame + 1
     try:
-        windows = overlapping_windows(num_ticks, length, stride)
+        exposures = overlapping_exposures(num_ticks, length, stride)
     except ValueError as error:
         raise DataSetError("options of the source", [f"--frames_averaged: {error}"]) from error
     problem = size_problem(frames.size, cameras)
-    if len(frames) != FRAMES_PER_CLIP[split]:
-        problem = f"{len(frames)} frames, clips of {split} have {FRAMES_PER_CLIP[split]}"
-    elif not windows:
+    if len(frames) != FRAMES_PER_SEQUENCE[split]:
+        problem = f"{len(frames)} frames, sequences of {split} have {FRAMES_PER_SEQUENCE[split]}"
+    elif not exposures:
         problem = f"{num_ticks} ticks, one exposure needs {length} (--frames_averaged)"
     if problem is not None:
         raise DataSetError(str(path), [problem])
-    clip = f"{OUR_SPLITS[split]}/{name}"
-    film = Film(clip, len(frames), frames.size, windows, num_ticks, cameras)
+    place = f"{OUR_SPLITS[split]}/{name}"
     facts = {"source": NAME, "frames_averaged": length, "stride": stride}
-    return FilmJob(frames, film, facts)
+    return SimulatedSequence(place, frames, exposures, num_ticks, cameras, facts)
 
 
-def _find_clips(given: Path) -> list[tuple[str, str, Path]]:
-    """Return (their split, our name, folder or video) of every clip, in order of names.
+def _find_sequences(given: Path) -> list[tuple[str, str, Path]]:
+    """Return (their split, our name, folder or video) of every sequence, in order of names.
 
     The archives hold videos in encoded_train and encoded_test; their script decodes them into
-    folders in train and test. It may not have got to all of them: a folder wins over its video.
+    folders in train and test. Some may not be decoded yet: a folder wins over its video.
     """
-    clips = []
+    sequences = []
     for split in OUR_SPLITS:
-        found = _clips_in(given / f"encoded_{split}") | _clips_in(given / split)
-        clips += [(split, name, path) for name, path in sorted(found.items())]
-    return clips
+        found = _sequences_in(given / f"encoded_{split}") | _sequences_in(given / split)
+        sequences += [(split, name, path) for name, path in sorted(found.items())]
+    return sequences
 
 
-def _clips_in(folder: Path) -> dict[str, Path]:
-    """Return the folder or video of every clip of a split by our name; without one, nothing."""
+def _sequences_in(folder: Path) -> dict[str, Path]:
+    """Return the folder or video of every sequence of a split by our name; without one, nothing."""
     found: dict[str, Path] = {}
     scenes = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
     for scene in scenes:

@@ -1,4 +1,4 @@
-"""Filming against its slow twin, which holds the clip in memory and follows the formulas."""
+"""Simulating against its slow twin, which holds all frames in memory and follows the formulas."""
 
 import dataclasses
 
@@ -9,16 +9,15 @@ from src.data.exposures import read_exposures
 from src.data.frames import read_image
 from src.data.simulation.simulator import BT601, SpikeSimulator
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
-from src.prepare.sources import filming
-from src.prepare.sources.film_plan import (
+from src.prepare.sources import simulate
+from src.prepare.sources.simulate import (
     Cameras,
-    Film,
-    abutting_windows,
-    clip_seed,
+    SimulatedSequence,
+    abutting_exposures,
     frame_weights,
-    overlapping_windows,
+    overlapping_exposures,
+    sequence_seed,
 )
-from src.prepare.sources.filming import film
 from tests.source_cases import Drift
 
 SIZE = (32, 48)
@@ -39,30 +38,44 @@ def frames_of(count, seed=0):
     return np.stack([scene.at(j) for j in range(count)])
 
 
-def plan_of(count, windows, num_ticks=None, **changes):
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """Sharp frames in memory; `count` is the number that is stated."""
+
+    images: object
+    count: int
+    size: tuple = SIZE
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        return iter(self.images)
+
+
+def plan_of(count, exposures, num_ticks=None, frames=None, **changes):
     cameras = dataclasses.replace(CAMERAS, **changes)
     ticks = count * cameras.ticks_per_frame if num_ticks is None else num_ticks
-    return Film("train/clip", count, SIZE, tuple(windows), ticks, cameras)
+    frames = Frames(frames_of(count) if frames is None else frames, count)
+    return SimulatedSequence("train/a", frames, tuple(exposures), ticks, cameras)
 
 
-def run(plan, frames, folder):
-    """Film from a generator; return bits [S, h, w], blurry and sharp frames by index."""
+def run(plan, folder):
+    """Write a sequence; return bits [S, h, w], blurry and sharp frames by index."""
     folder.mkdir()
-    steps = []
-    film(plan, iter(frames), folder, steps.append)
-    assert sum(steps) == len(frames)
+    assert plan.write(folder) == []
     path = folder / "spike/spike.dat"
     stream = SpikeFile(path, read_sidecar(path).geometry)
     images = [
-        {w.index: read_image(folder / kind / f"{w.name}.png") for w in plan.windows}
+        {w.index: read_image(folder / kind / f"{w.name}.png") for w in plan.exposures}
         for kind in ("blur", "sharp")
     ]
     return stream.read(0, stream.num_ticks), *images
 
 
-def twin(plan, frames):
+def twin(plan):
     """The same from whole arrays: light at every tick, its mean, its spikes."""
-    c = plan.cameras
+    c, frames = plan.cameras, plan.frames.images
     gamma = 2.2 if c.blur_kind == "blur_gamma" else 1.0
     values, p = frames / 255.0, c.ticks_per_frame
     following = np.concatenate([values[1:], values[-1:]])
@@ -75,51 +88,50 @@ def twin(plan, frames):
         return 255 * np.mean([at(q, gamma) for q in ticks], axis=0) ** (1 / gamma)
 
     blurry = {
-        w.index: picture(range(w.start_tick, w.stop_tick, w.step_ticks)) for w in plan.windows
+        w.index: picture(range(w.start_tick, w.stop_tick, w.step_ticks)) for w in plan.exposures
     }
-    sharp = {w.index: picture([w.sharp_tick]) for w in plan.windows}
+    sharp = {w.index: picture([w.sharp_tick]) for w in plan.exposures}
     power = 2.2 if c.transfer == "linear" else 1.0
-    height, width = c.spike_size(plan.size)
+    height, width = plan.spike_size
     light = np.stack([at(q, power) @ BT601 for q in range(plan.num_ticks)])
     light = light.reshape(-1, height, c.downscale, width, c.downscale).mean(axis=(2, 4))
-    seed = clip_seed(c.seed, plan.clip)
+    seed = sequence_seed(c.seed, plan.place)
     sensor = SpikeSimulator(height, width, seed=seed, threshold=c.threshold)
     return sensor.expose(np.clip(light, 0, 1)), blurry, sharp
 
 
 PLANS = {
-    "abutting, cross-fades": (30, {}, lambda: abutting_windows(30, 7, 8)),
+    "abutting, cross-fades": (30, {}, lambda: abutting_exposures(30, 7, 8)),
     "abutting, gamma, linear light": (
         *(24, {"blur_kind": "blur_gamma", "transfer": "linear", "threshold": 1.0}),
-        lambda: abutting_windows(24, 11, 8),
+        lambda: abutting_exposures(24, 11, 8),
     ),
-    "overlapping ticks": (20, {"ticks_per_frame": 4}, lambda: overlapping_windows(77, 33, 15)),
+    "overlapping ticks": (20, {"ticks_per_frame": 4}, lambda: overlapping_exposures(77, 33, 15)),
     "overlapping ticks, gamma": (
         *(20, {"ticks_per_frame": 4, "blur_kind": "blur_gamma"}),
-        lambda: overlapping_windows(77, 33, 15),
+        lambda: overlapping_exposures(77, 33, 15),
     ),
     "overlapping frames": (
         *(25, {"ticks_per_frame": 1, "interpolator": "none"}),
-        lambda: overlapping_windows(25, 9, 2),
+        lambda: overlapping_exposures(25, 9, 2),
     ),
-    "gaps between exposures": (30, {}, lambda: abutting_windows(30, 5, 8, stride=9)),
-    "one frame averaged, downscale 1": (6, {"downscale": 1}, lambda: abutting_windows(6, 1, 8)),
+    "gaps between exposures": (30, {}, lambda: abutting_exposures(30, 5, 8, stride=9)),
+    "one frame averaged, downscale 1": (6, {"downscale": 1}, lambda: abutting_exposures(6, 1, 8)),
 }
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_streaming_equals_the_twin(tmp_path, name):
-    count, changes, windows = PLANS[name]
-    num_ticks = 77 if "ticks" in name else None
-    plan, frames = plan_of(count, windows(), num_ticks, **changes), frames_of(count)
-    bits, blurry, sharp = run(plan, frames, tmp_path / "clip")
-    twin_bits, twin_blurry, twin_sharp = twin(plan, frames)
-    assert bits.shape == twin_bits.shape == (plan.num_ticks, *plan.cameras.spike_size(SIZE))
+    count, changes, exposures = PLANS[name]
+    plan = plan_of(count, exposures(), 77 if "ticks" in name else None, **changes)
+    bits, blurry, sharp = run(plan, tmp_path / "a")
+    twin_bits, twin_blurry, twin_sharp = twin(plan)
+    assert bits.shape == twin_bits.shape == (plan.num_ticks, *plan.spike_size)
     # The light is summed in float32 here: a pixel right at its threshold may fire a tick later.
     assert (bits != twin_bits).mean() < 1e-4
     assert np.abs(bits.sum(axis=0, dtype=int) - twin_bits.sum(axis=0, dtype=int)).max() <= 1
     assert 0.1 < bits.mean() < 0.9
-    assert len(blurry) == len(plan.windows) > 1
+    assert len(blurry) == len(plan.exposures) > 1
     for index in blurry:
         assert np.abs(blurry[index] - twin_blurry[index]).max() <= 0.5 + 1e-6
         assert np.abs(sharp[index] - twin_sharp[index]).max() <= 0.5 + 1e-6
@@ -135,24 +147,24 @@ def test_a_frame_stands_exactly_at_its_tick(tmp_path, monkeypatch):
 
     monkeypatch.setattr(SpikeSimulator, "expose", expose)
     black, white = np.zeros((*SIZE, 3), np.uint8), np.full((*SIZE, 3), 255, np.uint8)
-    run(plan_of(3, abutting_windows(3, 1, 8)), [black, white, black], tmp_path / "clip")
+    run(plan_of(3, abutting_exposures(3, 1, 8), frames=[black, white, black]), tmp_path / "a")
     light = np.concatenate(seen)[:, 0, 0]
     ramp = np.arange(8) / 8
     assert np.allclose(light, [*ramp, *(1 - ramp), *np.zeros(8)], atol=1e-6)
-    assert max(map(len, seen)) == 8  # a frame's ticks at a time, however long the clip
+    assert max(map(len, seen)) == 8  # a frame's ticks at a time, however many frames
 
 
 def test_no_more_sums_are_held_than_exposures_overlap(tmp_path, monkeypatch):
     most = []
-    original = filming._Exposer.show
+    original = simulate._BlurCamera.show
 
     def show(self, frame):
         original(self, frame)
         most.append(sum(picture._sum is not None for picture in self._open))
 
-    monkeypatch.setattr(filming._Exposer, "show", show)
-    plan = plan_of(60, overlapping_windows(60, 17, 4), ticks_per_frame=1, interpolator="none")
-    run(plan, frames_of(60), tmp_path / "clip")
+    monkeypatch.setattr(simulate._BlurCamera, "show", show)
+    plan = plan_of(60, overlapping_exposures(60, 17, 4), ticks_per_frame=1, interpolator="none")
+    run(plan, tmp_path / "a")
     assert len(most) == 60
     assert 4 <= max(most) <= 5
 
@@ -166,30 +178,29 @@ def test_weights_by_hand():
     assert frame_weights([3, 4], 1, 9) == {3: 1, 4: 1}
 
 
-def test_windows_by_hand():
-    ticks = [(w.start_tick, w.stop_tick, w.sharp_tick) for w in abutting_windows(33, 11, 8)]
+def test_exposures_by_hand():
+    ticks = [(w.start_tick, w.stop_tick, w.sharp_tick) for w in abutting_exposures(33, 11, 8)]
     assert ticks == [(0, 88, 40), (88, 176, 128), (176, 264, 216)]
-    ticks = [(w.start_tick, w.stop_tick, w.sharp_tick) for w in overlapping_windows(257, 65, 15)]
+    ticks = [(w.start_tick, w.stop_tick, w.sharp_tick) for w in overlapping_exposures(257, 65, 15)]
     assert ticks[:2] == [(0, 65, 32), (15, 80, 47)]
     assert ticks[-1] == (180, 245, 212)
     with pytest.raises(ValueError, match="an odd number has a middle one"):
-        abutting_windows(30, 8, 8)
+        abutting_exposures(30, 8, 8)
     with pytest.raises(ValueError, match="an odd number has a middle one"):
-        overlapping_windows(257, 64, 15)
+        overlapping_exposures(257, 64, 15)
 
 
-def test_the_seed_is_that_of_the_clip(tmp_path):
-    frames = frames_of(8)
-    plan = plan_of(8, abutting_windows(8, 7, 8))
-    first = run(plan, frames, tmp_path / "a")[0]
-    assert np.array_equal(run(plan, frames, tmp_path / "b")[0], first)
-    other = dataclasses.replace(plan, clip="train/other")
-    assert not np.array_equal(run(other, frames, tmp_path / "c")[0], first)
-    assert clip_seed(0, "train/a") != clip_seed(1, "train/a")
+def test_the_seed_is_that_of_the_sequence(tmp_path):
+    plan = plan_of(8, abutting_exposures(8, 7, 8))
+    first = run(plan, tmp_path / "a")[0]
+    assert np.array_equal(run(plan, tmp_path / "b")[0], first)
+    other = dataclasses.replace(plan, place="train/other")
+    assert not np.array_equal(run(other, tmp_path / "c")[0], first)
+    assert sequence_seed(0, "train/a") != sequence_seed(1, "train/a")
 
 
 def test_exposures_are_written_with_the_instant_of_the_sharp_frame(tmp_path):
-    run(plan_of(15, abutting_windows(15, 7, 8)), frames_of(15), tmp_path / "clip")
+    run(plan_of(15, abutting_exposures(15, 7, 8)), tmp_path / "clip")
     assert (tmp_path / "clip/exposures.csv").read_text().splitlines()[0] == (
         "frame_idx,t0[s],t1[s],t_sharp[s]"
     )
@@ -199,5 +210,5 @@ def test_exposures_are_written_with_the_instant_of_the_sharp_frame(tmp_path):
 
 @pytest.mark.parametrize("count", [13, 15])
 def test_another_number_of_frames_than_planned(tmp_path, count):
-    with pytest.raises(ValueError, match=rf"{count} frames came, 14 were planned"):
-        run(plan_of(14, abutting_windows(14, 7, 8)), frames_of(count), tmp_path / "clip")
+    with pytest.raises(ValueError, match=rf"{count} frames, 14 were planned"):
+        run(plan_of(14, abutting_exposures(14, 7, 8), frames=frames_of(count)), tmp_path / "a")

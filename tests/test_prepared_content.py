@@ -15,9 +15,8 @@ from src.data.description import (
     description_to_text,
     read_description,
 )
-from src.prepare import verdict
-from src.prepare.quick_check import quick_check
-from src.prepare.verdict import content_problems
+from src.prepare import prepare
+from src.prepare.quick_check import content_problems, quick_check
 from tests.data_cases import copy_root
 from tests.film_cases import write_film
 from tests.prepare_cases import rewrite, run, state_of, write_config
@@ -50,7 +49,7 @@ def test_data_that_pass_are_looked_at_once(root, config, monkeypatch):
     assert content_of(read_description(root)) == "passed"
     assert quick_check(load_config(config)) == []
     before = state_of(root)
-    monkeypatch.setattr(verdict, "check_content", None)  # not called again
+    monkeypatch.setattr(prepare, "check_content", None)  # not called again
     assert run(config) == 0
     assert run(config, "--accept", "not needed") == 0
     assert state_of(root) == before
@@ -84,7 +83,7 @@ def test_a_verdict_holds_for_the_files_and_the_description_it_was_found_for(root
     assert run(config, "--accept", "nothing to accept") == 0
     assert read_description(root).content == "passed"
     rewrite(root / "dataset.yaml", "bit_order: little", "bit_order: big")
-    assert "nobody looked" in quick_check(load_config(config))[-1]
+    assert "not checked yet" in quick_check(load_config(config))[-1]
     rewrite(root / "dataset.yaml", "bit_order: big", "bit_order: little")
     assert quick_check(load_config(config)) == []
     swap_folders(root)

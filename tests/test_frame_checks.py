@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from src.data.frames import read_image, write_png
-from src.prepare.check_pairs import check_pairs, match_pair
+from src.prepare.frame_checks import check_pairs, match_pair
 from tests.data_cases import copy_root, scan
 from tests.film_cases import write_film
 from tests.prepare_cases import run, write_config
@@ -62,7 +62,7 @@ def test_shifted_sharp_frames_are_named_with_the_shift(root, shift, words):
         if 0 <= i + shift < 6:
             shutil.copy(folder / f"old/{i:06d}.png", folder / f"sharp/{i + shift:06d}.png")
     (problem,) = pairs(folder).problems
-    assert "sampled blurry frames resemble the sharp frame of a neighbour more" in problem
+    assert "sampled blurry frames resemble the sharp frame before or after more" in problem
     assert f"most fit the sharp frame {words}: rename the sharp frames" in problem
 
 

@@ -1,0 +1,738 @@
+"""Do the spikes of a sequence show its frames? The one answer, for every source and every check.
+
+Three questions, each put to a sample of frames:
+
+- `check_bits`: are bits and rows in the order that is stated, and do the spikes show the sharp
+  frames at all? The image of the spike rate over an exposure must correlate with its sharp frame,
+  with the stated order more than with any other. A wrong order of bits still looks like a picture,
+  so an eye does not see it; the correlation does.
+- `check_timing`: do they show the sharp frame at the instant that exposures.csv states? The window
+  of ticks whose image fits the sharp frame best is searched for; its centre must be the stated
+  tick.
+- `check_exposures`: are they of this exposure, not of one before or after it? A shift by whole
+  exposures leaves every name, number and length right. It needs no instant of the sharp frame and
+  works on counts without bits as well.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+
+from src.data.description import BIT_ORDERS, FILE_NAME, DataDescription
+from src.data.errors import BadFileError
+from src.data.exposures import frame_index, window_ticks
+from src.data.frames import list_frames, read_image
+from src.data.parallel import run_parallel
+from src.data.recordings import FrameRecord
+from src.data.spikes.matching import TfpMatch, best_tfp_centre, grey_at_spike_size
+from src.data.spikes.spike_dat import SIDECAR_NAME, SpikeFile, SpikeGeometry
+from src.data.voxel_counts import count_source, open_voxels
+from src.prepare.counting import PreparedSplit
+from src.prepare.findings import Findings, listed, sample_places
+from src.prepare.frame_checks import check_pairs
+
+MAX_SEEN = 50  # lines about sequences that are right
+
+# Correlations of spikes with a picture: below UNLIKE they have nothing in common, from SHOWN on the
+# spikes show the picture.
+UNLIKE, SHOWN, INVERTED = 0.2, 0.4, -0.5
+MIN_CONTRAST = 0.02  # standard deviation of grey values 0..1; less shows nothing
+
+BIT_SAMPLES = 3
+CLEARLY_BETTER = 0.01  # of a correlation; the wrong order of bits costs 0.05 on real frames
+GAMMA = 2.2  # from encoded grey values to light
+THRESHOLD_FACTOR = 1.3  # clipping, noise and dark frames move the estimate
+
+TIMING_SAMPLES = 5
+WIDTH_PART, MAX_WIDTH = 3, 32  # the image is made of a third of the exposure: sharp, not too noisy
+ALLOWED_TICKS = 0.5
+DEVIATIONS = 3  # standard errors that a centre may be off by chance
+SPREAD_TO_DEVIATION = float(np.sqrt(np.pi / 2))  # from the mean absolute one of a normal variable
+# The error that a small picture states of its own centre is too small. So a fine offset needs the
+# spread over three frames; two prove one of more than so many ticks and that part of the exposure.
+FRAMES_FOR_FINE, FRAMES_FOR_COARSE = 3, 2
+COARSE_TICKS, COARSE_PART = 2.0, 0.05
+NEAR_WHOLE = 0.15  # part of an exposure or source frame by which an offset may miss a whole number
+
+MOVING_EXPOSURES, EXPOSURE_SAMPLES = 5, 15  # so many that move are enough; at most so many are read
+MIN_VOTES = 2
+MAX_SHIFT = 3  # exposures to both sides that are tried to name a shift
+CLEAR_LEAD = 0.002  # by which one correlation must exceed another to count
+TOO_STILL = "too still to tell exposures apart, so a shift by whole ones is not seen"
+FRAME_NAMES = {-1: "the frame before", 0: "its own frame", 1: "the next frame"}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One sequence for one process; see `check_sequence`."""
+
+    where: str
+    frames: tuple[FrameRecord, ...]
+    ticks_per_second: float | None
+    description: DataDescription | None
+    num_bins: int
+
+
+def check_content(
+    splits: list[PreparedSplit], description: DataDescription | None, num_bins: int, workers: int
+) -> Findings:
+    """Check samples of all sequences, in several processes."""
+    tasks = [
+        _Task(f"{s.split}/{scan.name}", scan.frames, scan.ticks_per_second, description, num_bins)
+        for s in splits
+        for scan in s.scans
+        if scan.frames
+    ]
+    results = dict(run_parallel(_check_task, tasks, workers, "comparing blur, sharp and spikes"))
+    findings = Findings()
+    for number in sorted(results):
+        findings.include(results[number])
+    more = len(findings.seen) - MAX_SEEN
+    if more > 0:
+        findings.seen[MAX_SEEN:] = [f"{more} more sequences show their sharp frames as stated"]
+    return findings
+
+
+def _check_task(task: _Task) -> Findings:
+    """Check one sequence; a file that cannot be read ends its check, and is named elsewhere."""
+    try:
+        return check_sequence(
+            task.where, task.frames, task.ticks_per_second, task.description, task.num_bins
+        )
+    except BadFileError as error:
+        return Findings(notes=[f"{task.where}: not compared: {error}"])
+
+
+def check_sequence(
+    where: str,
+    frames: tuple[FrameRecord, ...],
+    ticks_per_second: float | None,
+    description: DataDescription | None,
+    num_bins: int = 32,
+) -> Findings:
+    """Check whether blur, sharp and spikes of a sequence show the same at one time.
+
+    Args:
+        where: what messages call the sequence.
+        frames: its frames; at least one.
+        ticks_per_second: of its spikes; None where a file of one exposure says it by its length.
+        description: of the data set; None where there is none.
+        num_bins: K, for counts of which no bits are there.
+
+    Raises:
+        BadFileError: a file cannot be read.
+    """
+    findings = check_pairs(where, frames)
+    fits = sample_bits(frames)
+    wrong_order = check_bits(where, frames[0], fits)
+    if wrong_order:  # then a picture at another time means nothing
+        findings.problems.append(wrong_order)
+        return findings
+    other_threshold = check_threshold(where, fits, description)
+    findings.notes += [other_threshold] if other_threshold else []
+    timing = check_timing(where, frames, ticks_per_second, description)
+    findings.include(timing)
+    unlike = check_likeness(where, fits)
+    exposures = check_exposures(where, frames, num_bins, is_doubtful=unlike is not None)
+    if timing.seen or timing.problems:  # to the tick, in most frames: that says more
+        exposures.seen.clear()
+        exposures.notes = [line for line in exposures.notes if TOO_STILL not in line]
+    findings.include(exposures)
+    if unlike and not (timing.problems or exposures.problems):  # a shifted window looks unlike, too
+        findings.problems.append(unlike)
+    return findings
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the correlation of two pictures; 0 where one of them is uniform."""
+    first = first - first.mean(dtype=np.float64)
+    second = second - second.mean(dtype=np.float64)
+    scale = np.sqrt(np.sum(first * first) * np.sum(second * second))
+    return float(np.sum(first * second) / scale) if scale > 0 else 0.0
+
+
+# ---------------------------------------------------------------- order of bits and rows
+
+
+@dataclass(frozen=True)
+class BitFit:
+    """How the spikes of one exposure look like its sharp frame.
+
+    Attributes:
+        stated: the order of bits and rows that is written beside the spikes.
+        correlations: with the sharp frame, by order.
+        rate: spikes per pixel and tick.
+        light: mean of the sharp frame in 0..1, by what a sensor may integrate.
+    """
+
+    stated: SpikeGeometry
+    correlations: Mapping[SpikeGeometry, float]
+    rate: float
+    light: Mapping[str, float]
+
+
+def sample_bits(frames: tuple[FrameRecord, ...]) -> list[BitFit]:
+    """Compare a sample of exposures with their sharp frames; those without contrast are left out.
+
+    Raises:
+        BadFileError: a file cannot be read.
+    """
+    frames = tuple(frame for frame in frames if frame.spikes.geometry is not None)
+    fits = []
+    for frame in (frames[i] for i in sample_places(len(frames), BIT_SAMPLES)):
+        geometry = frame.spikes.geometry
+        sharp = _sharp_grey(frame)
+        if sharp.std() < MIN_CONTRAST:
+            continue
+        spikes = _read(frame)
+        correlations = bit_correlations(spikes.sum(axis=0, dtype=np.int32), geometry, sharp)
+        light = {"encoded": float(sharp.mean()), "linear": float((sharp**GAMMA).mean())}
+        fits.append(BitFit(geometry, correlations, float(spikes.mean()), light))
+    return fits
+
+
+def bit_correlations(
+    counts: np.ndarray, geometry: SpikeGeometry, picture: np.ndarray
+) -> dict[SpikeGeometry, float]:
+    """Correlate counts with a picture as they are, and as other orders of bits and rows read them.
+
+    Args:
+        counts: spikes per pixel [H, W], read with `geometry`.
+        geometry: see `counts`.
+        picture: grey values [H, W].
+    """
+    stored = counts[::-1] if geometry.flip_rows else counts
+    found = {}
+    for order, flip in product(BIT_ORDERS, (False, True)):
+        bits = stored.reshape(-1, 8)  # eight pixels share a byte
+        image = (bits if order == geometry.bit_order else bits[:, ::-1]).reshape(stored.shape)
+        other = replace(geometry, bit_order=order, flip_rows=flip)
+        found[other] = correlation(image[::-1] if flip else image, picture)
+    return found
+
+
+def better_bits(fits: list[BitFit]) -> SpikeGeometry | None:
+    """Return the order that shows the sharp frames clearly better than the stated; None: none."""
+    if not fits:
+        return None
+    average = _averages(fits)
+    best = max(average, key=average.__getitem__)
+    is_clear = average[best] >= SHOWN and average[best] - average[fits[0].stated] > CLEARLY_BETTER
+    return best if is_clear else None
+
+
+def check_bits(where: str, frame: FrameRecord, fits: list[BitFit]) -> str | None:
+    """Say where another order of bits or rows fits better than the stated one, and what to write.
+
+    Args:
+        where: the sequence.
+        frame: one of its frames; the files that state the order lie beside its spikes.
+        fits: of `sample_bits`.
+    """
+    best = better_bits(fits)
+    if best is None:
+        return None
+    stated, average = fits[0].stated, _averages(fits)
+    lines = [f"'bit_order: {best.bit_order}'"] * (best.bit_order != stated.bit_order)
+    lines += [f"'flip_rows: {str(best.flip_rows).lower()}'"] * (best.flip_rows != stated.flip_rows)
+    return (
+        f"{where}: spikes read as {order_text(stated)} correlate {average[stated]:.3f} with the "
+        f"sharp frames, as {order_text(best)} {average[best]:.3f}; write {' and '.join(lines)} "
+        f"into {_stating_files(frame.spikes.path)}"
+    )
+
+
+def order_text(geometry: SpikeGeometry) -> str:
+    """Return an order of bits and rows in words."""
+    return f"bit_order {geometry.bit_order}, flip_rows {str(geometry.flip_rows).lower()}"
+
+
+def check_likeness(where: str, fits: list[BitFit]) -> str | None:
+    """Say where spikes do not look like their sharp frames, in whatever order they are read."""
+    if not fits:
+        return None
+    found = _averages(fits)[fits[0].stated]
+    if found < INVERTED:
+        return (
+            f"{where}: the brighter the sharp frame, the fewer spikes (correlation {found:.2f}); "
+            "0 and 1 are exchanged, write the spikes again"
+        )
+    if found < UNLIKE:
+        return (
+            f"{where}: the spikes do not look like the sharp frames in any order of bits and "
+            f"rows (correlation {found:.2f}); check their size and order with "
+            "scripts/inspect_spikes.py, whether they belong to this sequence, and whether they "
+            "show the same part of the scene"
+        )
+    return None
+
+
+def check_threshold(
+    where: str, fits: list[BitFit], description: DataDescription | None
+) -> str | None:
+    """Say where the number of spikes fits another threshold than the stated one.
+
+    In the mean a pixel fires light / threshold times per tick.
+    """
+    if description is None or description.threshold is None or not fits:
+        return None
+    rate = sum(fit.rate for fit in fits)
+    if description.transfer not in fits[0].light or rate == 0:
+        return None
+    found = sum(fit.light[description.transfer] for fit in fits) / rate
+    if 1 / THRESHOLD_FACTOR < found / description.threshold < THRESHOLD_FACTOR:
+        return None
+    return (
+        f"{where}: as many spikes as a threshold of {found:.2g} gives, {FILE_NAME} says "
+        f"{description.threshold:g} with {description.transfer} light"
+    )
+
+
+def _averages(fits: list[BitFit]) -> dict[SpikeGeometry, float]:
+    return {
+        order: float(np.mean([fit.correlations[order] for fit in fits]))
+        for order in fits[0].correlations
+    }
+
+
+def _stating_files(spikes: Path) -> str:
+    """Return the files that say how the bits of a file lie."""
+    beside = [spikes.with_suffix(".yaml"), spikes.parent / SIDECAR_NAME]
+    found = [str(path) for path in beside if path.is_file()][:1]
+    root = spikes.parents[3] if len(spikes.parents) > 3 else spikes.parent
+    return " and ".join([*found, str(root / FILE_NAME)])
+
+
+# ---------------------------------------------------------------- the instant of the sharp frame
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The sharp frame's tick, counted from the first tick of its window.
+
+    Attributes:
+        name: the frame.
+        stated: by exposures.csv.
+        measured: centre of the best TFP window.
+        error: standard error of `measured` from the picture alone.
+        is_at_end: whether the best window is the first or last of those tried.
+    """
+
+    name: str
+    stated: float
+    measured: float
+    error: float
+    is_at_end: bool = False
+
+    @property
+    def offset(self) -> float:
+        """Ticks by which the spikes show the sharp frame too late."""
+        return self.measured - self.stated
+
+
+def check_timing(
+    where: str,
+    frames: tuple[FrameRecord, ...],
+    ticks_per_second: float | None,
+    description: DataDescription | None,
+) -> Findings:
+    """Compare the best TFP centre with the stated tick on a sample of frames that move.
+
+    Raises:
+        BadFileError: a file cannot be read.
+    """
+    usable = [
+        i
+        for i, frame in enumerate(frames)
+        if frame.t_sharp is not None and frame.spikes.geometry is not None
+    ]
+    if not usable:
+        has_bits = bool(frames) and frames[0].spikes.geometry is not None
+        why = "no t_sharp in exposures.csv" if has_bits else "no spikes"
+        return Findings(notes=[f"{where}: {why}, so TFP centre against sharp frame is not checked"])
+    sampled = [usable[place] for place in sample_places(len(usable), TIMING_SAMPLES)]
+    ticks = max(frames[i].spikes.stop - frames[i].spikes.start for i in sampled)
+    timings = measure_timings(frames, sampled, ticks_per_second)
+    if not timings:
+        return Findings(
+            notes=[
+                f"{where}: too little moves in the sampled frames for their {ticks} ticks to show "
+                "when, so TFP centre against sharp is not provable"
+            ]
+        )
+    offset, allowed = median(timing.offset for timing in timings), allowed_ticks(timings)
+    found = f"stated tick {timings[0].stated:.1f}, measured {timings[0].stated + offset:.1f}"
+    if abs(offset) <= allowed:
+        return Findings(seen=[f"{where}: {found}, +-{allowed - ALLOWED_TICKS:.1f}"])
+    names = listed([timing.name for timing in timings])
+    line = (
+        f"{where}: the spikes show the sharp frame {abs(offset):.1f} ticks too "
+        f"{'late' if offset > 0 else 'early'} ({found} of the window, frames {names}; "
+        f"{allowed:.1f} allowed{_meaning(offset, frames, sampled[0], description)})"
+    )
+    if not is_proven(timings, ticks):
+        return Findings(
+            notes=[f"{line}; fewer than {FRAMES_FOR_FINE} frames move, so this is not proven"]
+        )
+    advice = "correct t0, t1 and t_sharp in exposures.csv, or cut the spikes again"
+    return Findings(problems=[f"{line}; {advice}, then run scripts/prepare_data.py"])
+
+
+def measure_timings(
+    frames: tuple[FrameRecord, ...], places: list[int], ticks_per_second: float | None
+) -> list[Timing]:
+    """Find the best TFP centre of the frames at some places; those that hardly move are left out.
+
+    Which frames move enough is decided inside their exposures, and either all of them are then
+    searched for before and after it or none: choosing by the result would keep those that are off
+    by chance.
+
+    Raises:
+        BadFileError: a file cannot be read.
+    """
+    inside = {i: _match(frames, i, is_wide=False) for i in places}
+    moving = [i for i, match in inside.items() if match.is_decisive]
+    stated = {i: _stated_tick(frames[i], ticks_per_second) for i in moving}
+    timings = [_timing(frames[i], stated[i], inside[i]) for i in moving]
+    if not needs_wider_search(timings):
+        return timings
+    return [_timing(frames[i], stated[i], _match(frames, i, is_wide=True)) for i in moving]
+
+
+def needs_wider_search(timings: list[Timing]) -> bool:
+    """Whether most frames are off, or at the end of what was searched."""
+    if not timings:
+        return False
+    is_off = abs(median(timing.offset for timing in timings)) > allowed_ticks(timings)
+    return is_off or 2 * sum(timing.is_at_end for timing in timings) > len(timings)
+
+
+def allowed_ticks(timings: list[Timing]) -> float:
+    """Return the ticks by which the median offset may miss 0.
+
+    Half a tick, and three standard errors: those of the pictures, or of the spread over them where
+    that is more. The mean absolute deviation stands for the spread: of a few frames, the median one
+    is often too small by chance.
+    """
+    offsets = np.array([timing.offset for timing in timings])
+    pictures = float(np.sqrt(np.mean([timing.error**2 for timing in timings])))
+    spread = SPREAD_TO_DEVIATION * float(np.mean(np.abs(offsets - np.median(offsets))))
+    return ALLOWED_TICKS + DEVIATIONS * max(pictures, spread) / np.sqrt(len(timings))
+
+
+def is_proven(timings: list[Timing], ticks: int) -> bool:
+    """Whether enough frames show an offset that is not allowed; a large one needs fewer.
+
+    Args:
+        timings: of frames whose median is off.
+        ticks: length of an exposure.
+    """
+    coarse = max(COARSE_TICKS, COARSE_PART * ticks)
+    is_coarse = all(abs(timing.offset) > coarse for timing in timings)
+    return len(timings) >= (FRAMES_FOR_COARSE if is_coarse else FRAMES_FOR_FINE)
+
+
+def _match(frames: tuple[FrameRecord, ...], i: int, *, is_wide: bool) -> TfpMatch:
+    """Find the best centre of frame i, counted from the first tick of its window.
+
+    Args:
+        frames: of the sequence.
+        i: the frame.
+        is_wide: search up to one exposure before and after the window, too.
+    """
+    frame = frames[i]
+    length = frame.spikes.stop - frame.spikes.start
+    spikes, lead = _read_around(frames, i) if is_wide else (_read(frame), 0)
+    width = max(1, min(MAX_WIDTH, length // WIDTH_PART))
+    match = best_tfp_centre(spikes, _sharp_grey(frame), width=width)
+    return replace(match, centre=match.centre - lead)
+
+
+def _timing(frame: FrameRecord, stated: float, match: TfpMatch) -> Timing:
+    error = match.centre_error if np.isfinite(match.centre_error) else 0.0
+    return Timing(frame.name, stated, match.centre, error, match.is_at_end)
+
+
+def _stated_tick(frame: FrameRecord, ticks_per_second: float | None) -> float:
+    """Return the tick of the sharp frame from the first tick of the window."""
+    if ticks_per_second is None:
+        length = frame.spikes.stop - frame.spikes.start
+        return (frame.t_sharp - frame.t0) * length / (frame.t1 - frame.t0)
+    start, _ = window_ticks(frame.t0, frame.t1, ticks_per_second)
+    return frame.t_sharp * ticks_per_second - start
+
+
+def _read_around(frames: tuple[FrameRecord, ...], i: int) -> tuple[np.ndarray, int]:
+    """Return the ticks of a window and up to as many before and after, and how many before."""
+    frame = frames[i]
+    length = frame.spikes.stop - frame.spikes.start
+    if all(other.spikes.path == frame.spikes.path for other in frames):  # one stream
+        num_ticks = SpikeFile(frame.spikes.path, frame.spikes.geometry).num_ticks
+        lead = min(length, frame.spikes.start)
+        return _read(frame, lead, min(length, num_ticks - frame.spikes.stop)), lead
+    half_tick_s = (frame.t1 - frame.t0) / length / 2
+    parts, lead = [_read(frame)], 0
+    if i > 0 and abs(frames[i - 1].t1 - frame.t0) < half_tick_s:
+        parts.insert(0, _read(frames[i - 1]))
+        lead = len(parts[0])
+    if i + 1 < len(frames) and abs(frames[i + 1].t0 - frame.t1) < half_tick_s:
+        parts.append(_read(frames[i + 1]))
+    return np.concatenate(parts), lead
+
+
+def _read(frame: FrameRecord, lead: int = 0, tail: int = 0) -> np.ndarray:
+    """Return the ticks of a window and some before and after it: uint8 [S, H, W]."""
+    source = frame.spikes
+    try:
+        file = SpikeFile(source.path, source.geometry)
+        return file.read(source.start - lead, source.stop + tail)
+    except (OSError, ValueError) as error:
+        raise BadFileError(source.path, str(error)) from error
+
+
+def _sharp_grey(frame: FrameRecord) -> np.ndarray:
+    geometry = frame.spikes.geometry
+    return grey_at_spike_size(read_image(frame.sharp), (geometry.height, geometry.width))
+
+
+def _meaning(
+    offset: float, frames: tuple[FrameRecord, ...], i: int, description: DataDescription | None
+) -> str:
+    """Say where the offset is a whole number of exposures or of source frames."""
+    frame = frames[i]
+    length = frame.spikes.stop - frame.spikes.start
+    other = frames[i + 1] if i + 1 < len(frames) else frames[i - 1]
+    stride = abs(other.t0 - frame.t0) * length / (frame.t1 - frame.t0) if other != frame else length
+    units = [("exposure", stride)]
+    for count in () if description is None else description.frames_averaged:
+        if length % count == 0 and length > count:
+            units.append(("source frame", length / count))
+    for name, ticks in units:
+        number = abs(round(offset / ticks))
+        if number and abs(abs(offset / ticks) - number) <= NEAR_WHOLE:
+            return f"; that is {number} {name}{'s' if number > 1 else ''}"
+    return ""
+
+
+# ---------------------------------------------------------------- exposures off by whole ones
+
+
+@dataclass(frozen=True)
+class ExposureFit:
+    """How well the spikes of an exposure fit the blurry frames around it.
+
+    Attributes:
+        correlations: distance in frames (-1, 0, 1) -> correlation of the counts of the whole
+            exposure with that blurry frame's grey values, both without their large-scale part.
+    """
+
+    correlations: dict[int, float]
+
+    @property
+    def best(self) -> int | None:
+        """The distance of the frame that fits best; None where none is clearly ahead."""
+        ranked = sorted(self.correlations, key=self.correlations.__getitem__, reverse=True)
+        values = [self.correlations[distance] for distance in ranked]
+        if len(ranked) < 2 or values[0] - values[1] < CLEAR_LEAD or values[0] < UNLIKE:
+            return None
+        return ranked[0]
+
+    @property
+    def sentence(self) -> str:
+        """What the numbers say; starts with "!" where they say that something is wrong."""
+        shown = ", ".join(f"{FRAME_NAMES[d]} {v:.3f}" for d, v in sorted(self.correlations.items()))
+        if self.best is None:
+            result = "the frames around do not tell which of them the spikes show"
+        elif self.best:
+            result = f"! THE SPIKES FIT {FRAME_NAMES[self.best].upper()} BETTER THAN THEIR OWN"
+        elif {-1, 1} <= self.correlations.keys():
+            result = "the spikes fit their own frame best"
+        else:
+            other = FRAME_NAMES[max(self.correlations.keys() - {0})]
+            result = f"the spikes fit their own frame better than {other}, one side only"
+        return f"{result} (correlation: {shown})"
+
+
+def check_exposures(
+    where: str, frames: tuple[FrameRecord, ...], num_bins: int, *, is_doubtful: bool = False
+) -> Findings:
+    """Compare the spikes of a sample of exposures that move with the blurry frames around them.
+
+    Args:
+        where: the sequence.
+        frames: its frames.
+        num_bins: K, for counts of which no bits are there.
+        is_doubtful: the spikes do not look like the sharp frames; then a shift is a problem only
+            where they show the other blurry frames clearly.
+
+    Raises:
+        BadFileError: a file cannot be read.
+    """
+    fits = sample_exposures(frames, num_bins)
+    telling = {i: fit for i, fit in fits.items() if fit.best is not None}
+    if not telling:
+        return Findings(notes=[f"{where}: {TOO_STILL}"])
+    side = shifted_side([fit.best for fit in telling.values()])
+    if side:
+        wrong = [i for i, fit in telling.items() if np.sign(fit.best) == side]
+        wide = [_fit(frames[i], num_bins, MAX_SHIFT) for i in wrong]
+        names = listed([frames[i].name for i in wrong])
+        found = f"in {len(wrong)} of {len(telling)} sampled exposures they fit"
+        line = f"{where}: {_shift_line(shift_of(wide, side), side, found, names)}"
+        is_shown = median(max(fit.correlations.values()) for fit in wide) >= SHOWN
+        if is_doubtful and not is_shown:
+            return Findings(notes=[line])
+        return Findings(problems=[line])
+    unlike = _unlike_all(frames, num_bins, fits)
+    own = sum(fit.best == 0 for fit in telling.values())
+    number = len(telling) + len(unlike)
+    line = f"{where}: {own} of {number} sampled exposures fit their own blurry frame best"
+    wrong = []
+    for distance, side_name in ((-1, "before"), (1, "after")):
+        names = [frames[i].name for i, fit in telling.items() if np.sign(fit.best) == distance]
+        wrong += [f"{listed(names)} one {side_name} it"] if names else []
+    wrong += [f"{listed(unlike)} none around it"] if unlike else []
+    if wrong:
+        return Findings(notes=[f"{line}, {', '.join(wrong)}; look with --overlay"])
+    return Findings(seen=[line])
+
+
+def shifted_side(votes: Iterable[int]) -> int:
+    """Return -1 or 1 where two thirds of the votes, and at least two, are on that side; else 0.
+
+    Args:
+        votes: distances of the blurry frame that fits best.
+    """
+    counts = Counter(int(np.sign(vote)) for vote in votes)
+    side = max((-1, 1), key=counts.__getitem__)
+    is_shift = counts[side] >= MIN_VOTES and 3 * counts[side] >= 2 * counts.total()
+    return side if is_shift else 0
+
+
+def shift_of(fits: Iterable[ExposureFit], side: int) -> int:
+    """Return the number of exposures on a side that most fits show; the smaller of a draw."""
+    found = []
+    for fit in fits:
+        near = [d for d in fit.correlations if d * side >= 0]
+        found.append(abs(max(near, key=fit.correlations.__getitem__)))
+    return max(Counter(found).items(), key=lambda item: (item[1], -item[0]))[0]
+
+
+def sample_exposures(frames: tuple[FrameRecord, ...], num_bins: int) -> dict[int, ExposureFit]:
+    """Return the fits of some frames by place, until enough of them tell exposures apart.
+
+    Frames with one on both sides come first: with one side only, a shift to the other one may look
+    right.
+    """
+    first = sample_places(len(frames), MOVING_EXPOSURES)
+    more = [i for i in sample_places(len(frames), EXPOSURE_SAMPLES) if i not in first]
+    places = sorted([*first, *more], key=lambda i: len(frames_around(frames[i])), reverse=True)
+    fits: dict[int, ExposureFit] = {}
+    for i in places:
+        fits[i] = _fit(frames[i], num_bins, 1)
+        if max(fits[i].correlations.values()) < UNLIKE:  # a larger shift, or other spikes
+            fits[i] = _fit(frames[i], num_bins, MAX_SHIFT)
+        if sum(fit.best is not None for fit in fits.values()) == MOVING_EXPOSURES:
+            break
+    return fits
+
+
+def frames_around(frame: FrameRecord, reach: int = 1) -> dict[int, Path]:
+    """Return the blurry frames around one by distance, 0 being its own.
+
+    They are found by number in its folder, whether they can be used for training or not. A number
+    that is missing there has no entry.
+    """
+    folder, suffix = frame.blurry.parent, frame.blurry.suffix
+    numbered, step = _numbered(folder, suffix, folder.stat().st_mtime_ns)
+    distances = {d: frame.index + d * step for d in range(-reach, reach + 1)}
+    return {d: numbered[number] for d, number in distances.items() if number in numbered}
+
+
+def fit_exposure(spikes: np.ndarray, blurry: Mapping[int, np.ndarray]) -> ExposureFit:
+    """Correlate the counts [Hs, Ws] of an exposure with blurry frames around it.
+
+    Args:
+        spikes: counts of the whole exposure.
+        blurry: distance in frames -> uint8 RGB [H, W, 3].
+    """
+    height, width = spikes.shape
+    wanted = _details(spikes)
+    correlations = {}
+    for distance, image in blurry.items():
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        small = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+        correlations[distance] = correlation(wanted, _details(small))
+    return ExposureFit(correlations)
+
+
+def _fit(frame: FrameRecord, num_bins: int, reach: int) -> ExposureFit:
+    images = {distance: read_image(path) for distance, path in frames_around(frame, reach).items()}
+    return fit_exposure(_counts(frame, num_bins, 1)[0], images)
+
+
+def _counts(frame: FrameRecord, num_bins: int, parts: int) -> list[np.ndarray]:
+    """Return the counts of so many parts of an exposure: float32 [Hs, Ws] each."""
+    if frame.spikes.geometry is None:
+        pieces = np.array_split(open_voxels(frame.spikes.path, num_bins), parts)
+    else:
+        pieces = np.split(count_source(frame.spikes, parts), parts)
+    return [piece.sum(axis=0, dtype=np.float32) for piece in pieces]
+
+
+def _unlike_all(
+    frames: tuple[FrameRecord, ...], num_bins: int, fits: Mapping[int, ExposureFit]
+) -> list[str]:
+    """Name the frames whose spikes show a picture, but none of those around them.
+
+    Only where others of the sequence are shown clearly.
+    """
+    usual = median(fit.correlations[0] for fit in fits.values() if fit.best is not None)
+    if usual < SHOWN:
+        return []
+    unlike = [i for i, fit in fits.items() if max(fit.correlations.values()) < UNLIKE]
+    return [frames[i].name for i in unlike if _shows_a_picture(frames[i], num_bins)]
+
+
+def _shows_a_picture(frame: FrameRecord, num_bins: int) -> bool:
+    """Whether both halves of an exposure show the same, and the blurry frame is not uniform."""
+    grey = cv2.cvtColor(read_image(frame.blurry), cv2.COLOR_RGB2GRAY)
+    if grey.std() < MIN_CONTRAST * 255 or frame.spikes.num_ticks == 1:
+        return False
+    return correlation(*map(_details, _counts(frame, num_bins, 2))) >= SHOWN
+
+
+def _shift_line(number: int, side: int, found: str, names: str) -> str:
+    direction, place = ("early", "after") if side > 0 else ("late", "before")
+    return (
+        f"the spikes are {number} exposure{'s' if number > 1 else ''} {direction}: {found} a "
+        f"blurry frame {place} their own better ({names}); correct t0 and t1 in exposures.csv, or "
+        "the numbers of the spike files, then run scripts/prepare_data.py; --overlay 20 shows it"
+    )
+
+
+@cache
+def _numbered(folder: Path, suffix: str, changed_ns: int) -> tuple[dict[int, Path], int]:
+    """Return the images of a folder by number, and the usual step from one to the next."""
+    numbered = {}
+    for name, path in list_frames(folder, (suffix,)).items():
+        try:
+            numbered[frame_index(name)] = path
+        except ValueError as error:
+            raise BadFileError(path, str(error)) from error
+    numbers = sorted(numbered)
+    steps = Counter(b - a for a, b in zip(numbers, numbers[1:], strict=False))
+    return numbered, steps.most_common(1)[0][0] if steps else 1
+
+
+def _details(image: np.ndarray) -> np.ndarray:
+    """Return the image without its mean and its large-scale brightness."""
+    image = cv2.GaussianBlur(np.asarray(image, np.float32), (0, 0), 1.0)
+    return image - cv2.GaussianBlur(image, (0, 0), max(2.0, image.shape[1] / 16))

@@ -1,0 +1,284 @@
+"""Check the frames of a data set: that each decodes, that no two are one, that blur fits sharp."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+
+from src.data.errors import BadFileError
+from src.data.frames import read_image
+from src.data.parallel import run_parallel, worthwhile_workers
+from src.data.recordings import FrameRecord
+from src.data.scanning import SequenceScan
+from src.prepare.counting import PreparedSplit
+from src.prepare.findings import Findings, listed, sample_places
+
+FILES_PER_TASK = 32
+SAMPLED_FRAMES = 5
+# A shaking camera can bring a single blurry frame a little closer to the next sharp one.
+CLEAR_MARGIN_DB = 0.5
+CERTAIN_MARGIN_DB = 2.0
+MAX_SHIFT = 3  # frames to both sides that are tried to name a shift
+SWAPPED_RATIO = 1.05
+STILL_MSE = 0.25  # mean square of 8 bit values: less is rounding, not motion
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a decoded image is: its size in pixels and a hash of its pixels."""
+
+    size: tuple[int, int]
+    digest: bytes
+
+
+def check_files(splits: list[PreparedSplit], workers: int) -> Findings:
+    """Decode every frame; sizes must be equal within a sequence, and pictures must differ.
+
+    The same sharp frame in two splits means that validation is no validation; a blurry frame that
+    equals its sharp frame means that there is nothing to restore.
+    """
+    files = [
+        path
+        for split in splits
+        for scan in split.scans
+        for frame in scan.frames
+        for path in (frame.blurry, frame.sharp)
+    ]
+    pictures, problems = _decode_all(files, workers)
+    for split in splits:
+        for scan in split.scans:
+            problems += _check_sizes(scan, pictures)
+            problems += _check_equal_pairs(f"{split.split}/{scan.name}", scan, pictures)
+    problems += _check_twice(splits, pictures)
+    sizes = Counter(pictures[path].size for path in files if path in pictures)
+    seen = [f"{number} images of {h}x{w}" for (h, w), number in sizes.most_common()]
+    return Findings(seen=seen, problems=problems)
+
+
+def decode_files(paths: list[Path]) -> list[Picture | str]:
+    """Decode images; return what each is, or what is wrong with it."""
+    results: list[Picture | str] = []
+    for path in paths:
+        try:
+            image = read_image(path)
+        except BadFileError as error:
+            results.append(str(error))
+        else:
+            digest = hashlib.blake2b(image, digest_size=16).digest()
+            results.append(Picture(image.shape[:2], digest))
+    return results
+
+
+def _decode_all(files: list[Path], workers: int) -> tuple[dict[Path, Picture], list[str]]:
+    tasks = [
+        files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)
+    ]
+    pictures: dict[Path, Picture] = {}
+    broken: dict[Path, str] = {}
+    workers = worthwhile_workers(workers, sum(p.stat().st_size for p in files if p.is_file()))
+    for number, results in run_parallel(decode_files, tasks, workers, "reading frames"):
+        for path, result in zip(tasks[number], results, strict=True):
+            if isinstance(result, str):
+                broken[path] = result
+            else:
+                pictures[path] = result
+    return pictures, [broken[path] for path in files if path in broken]
+
+
+def _check_sizes(scan: SequenceScan, pictures: Mapping[Path, Picture]) -> Iterable[str]:
+    paths = [path for frame in scan.frames for path in (frame.blurry, frame.sharp)]
+    sizes = {path: pictures[path].size for path in paths if path in pictures}
+    counts = Counter(sizes.values())
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        odd = [f"{path.parent.name}/{path.name} {s}" for path, s in sizes.items() if s != usual]
+        yield (
+            f"{scan.folder}: frames are {usual} but {listed(odd)}; make all frames of a sequence "
+            "the same size, or give the others a sequence of their own"
+        )
+
+
+def _check_equal_pairs(
+    where: str, scan: SequenceScan, pictures: Mapping[Path, Picture]
+) -> Iterable[str]:
+    """Find blurry frames that are their sharp frame, unless nothing moves."""
+    sharp = [pictures.get(frame.sharp) for frame in scan.frames]
+    equal = []
+    for i, frame in enumerate(scan.frames):
+        blurry = pictures.get(frame.blurry)
+        beside = sharp[max(i - 1, 0) : i] + sharp[i + 1 : i + 2]
+        moves = any(other != sharp[i] for other in beside)
+        if blurry is not None and blurry == sharp[i] and (moves or not beside):
+            equal.append(frame.name)
+    if equal:
+        yield (
+            f"{where}: {len(equal)} of {len(scan.frames)} blurry frames are pixel for pixel their "
+            f"sharp frames ({listed(equal)}); copy the blurry ones into blur/ again"
+        )
+
+
+def _check_twice(splits: list[PreparedSplit], pictures: Mapping[Path, Picture]) -> Iterable[str]:
+    """Find sharp frames that are in two sequences."""
+    owners: dict[bytes, set[str]] = {}
+    for split in splits:
+        for scan in split.scans:
+            for frame in scan.frames:
+                if frame.sharp in pictures:
+                    name = f"{split.split}/{scan.name}"
+                    owners.setdefault(pictures[frame.sharp].digest, set()).add(name)
+    shared = Counter(
+        (a, b)
+        for names in owners.values()
+        for a in names
+        for b in names
+        if a < b  # each pair once
+    )
+    for (first, second), number in sorted(shared.items()):
+        if first.split("/")[0] != second.split("/")[0]:
+            yield (
+                f"{first} and {second} share {number} sharp frames: validation would see what was "
+                "trained on; take the sequence out of one of the two splits"
+            )
+        else:
+            yield (
+                f"{first} and {second} share {number} sharp frames: the same scene counts twice; "
+                "delete one of the two sequences"
+            )
+
+
+@dataclass(frozen=True)
+class PairMatch:
+    """How one blurry frame fits the sharp frames around it.
+
+    Attributes:
+        name: the frame.
+        margin_db: PSNR against its own sharp frame minus that against the better of the
+            two beside it; 0 where nothing moves.
+        edge_ratio: gradient energy of the blurry frame through that of its sharp frame.
+        is_moving: whether blurry and sharp frame differ by more than rounding.
+        sizes: of blurry and sharp frame, where they differ; then nothing else is known.
+    """
+
+    name: str
+    margin_db: float
+    edge_ratio: float
+    is_moving: bool
+    sizes: str = ""
+
+
+def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
+    """Compare a sample of blurry frames with their sharp frame and with those beside it.
+
+    A blurry frame must resemble its own sharp frame most, and must not be the sharper of the two.
+
+    Raises:
+        BadFileError: a frame cannot be read.
+    """
+    places = sample_places(len(frames), SAMPLED_FRAMES)
+    matches = [match_pair(frames, i) for i in places]
+    moving = [match for match in matches if match.is_moving]
+    findings = Findings()
+    unequal = [match for match in matches if match.sizes]
+    if unequal:
+        findings.problems.append(
+            f"{where}: sharp frames have another size than their blurry frames "
+            f"({listed([f'{match.name} {match.sizes}' for match in unequal])}); give both the same"
+        )
+        return findings
+    if not moving:
+        findings.notes.append(f"{where}: nothing moves, so blur against sharp cannot be checked")
+        return findings
+    wrong = [match for match in moving if match.margin_db <= -CLEAR_MARGIN_DB]
+    if wrong:
+        worst = min(match.margin_db for match in wrong)
+        line = (
+            f"{where}: {len(wrong)} of {len(moving)} sampled blurry frames resemble the sharp "
+            f"frame before or after more than their own, by up to {-worst:.1f} dB "
+            f"({listed([match.name for match in wrong])})"
+        )
+        if 2 * len(wrong) > len(moving) or worst <= -CERTAIN_MARGIN_DB:
+            findings.problems.append(f"{line}; {_advice(frames, places, wrong)}")
+        else:
+            findings.notes.append(f"{line}; a shaking camera can do that, look at them")
+    swapped = [match for match in moving if match.edge_ratio > SWAPPED_RATIO]
+    if 2 * len(swapped) > len(moving):
+        ratio = median(match.edge_ratio for match in swapped)
+        findings.problems.append(
+            f"{where}: blurry frames are sharper than sharp ones, with {ratio:.2f} times the "
+            f"gradient energy ({listed([match.name for match in swapped])}); are the folders blur "
+            "and sharp swapped? Rename them"
+        )
+    return findings
+
+
+def match_pair(frames: tuple[FrameRecord, ...], i: int) -> PairMatch:
+    """Compare blurry frame i with sharp frames i - 1, i, i + 1.
+
+    Raises:
+        BadFileError: a frame cannot be read.
+    """
+    blurry, own = _read_grey(frames[i].blurry), _read_grey(frames[i].sharp)
+    name = frames[i].name
+    if blurry.shape != own.shape:
+        sizes = " and ".join(f"{h}x{w}" for h, w in (blurry.shape, own.shape))
+        return PairMatch(name, 0.0, 0.0, is_moving=False, sizes=sizes)
+    errors = {0: _mse(blurry, own), **_errors(frames, i, (-1, 1), blurry)}
+    others = [error for shift, error in errors.items() if shift]
+    moves = max(errors.values()) > STILL_MSE
+    margin = 0.0
+    if others and moves:
+        floor = 1e-2  # of rounding; keeps equal pictures finite
+        margin = 10 * float(np.log10((min(others) + floor) / (errors[0] + floor)))
+    ratio = _edge_energy(blurry) / max(_edge_energy(own), 1e-6)
+    return PairMatch(name, margin, ratio, moves)
+
+
+def _read_grey(path: Path) -> np.ndarray:
+    """Read an image as grey values 0..255: float32 [H, W]."""
+    return cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def _errors(
+    frames: tuple[FrameRecord, ...], i: int, shifts: tuple[int, ...], blurry: np.ndarray
+) -> dict[int, float]:
+    """Return the mean square error against the sharp frames at the given distances, by distance."""
+    errors = {}
+    for shift in shifts:
+        if 0 <= i + shift < len(frames):
+            sharp = _read_grey(frames[i + shift].sharp)
+            if sharp.shape == blurry.shape:
+                errors[shift] = _mse(blurry, sharp)
+    return errors
+
+
+def _advice(frames: tuple[FrameRecord, ...], places: list[int], wrong: list[PairMatch]) -> str:
+    """Say what to do: name the shift that all frames share, where there is one."""
+    shifts = tuple(range(-MAX_SHIFT, MAX_SHIFT + 1))
+    names = {match.name for match in wrong}
+    found = []
+    for i in places:
+        if frames[i].name in names:
+            errors = _errors(frames, i, shifts, _read_grey(frames[i].blurry))
+            found.append(min(errors, key=errors.__getitem__))
+    usual = max(set(found), key=found.count)
+    if usual and 2 * found.count(usual) > len(found):
+        return (
+            f"most fit the sharp frame {abs(usual)} {'later' if usual > 0 else 'earlier'}: rename "
+            "the sharp frames so that equal names belong together"
+        )
+    return "give sharp frames the names of the blurry frames they belong to"
+
+
+def _mse(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.mean((a - b) ** 2))
+
+
+def _edge_energy(image: np.ndarray) -> float:
+    """Return the mean square of first differences of an image at half size, where noise is less."""
+    half = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return _mse(half[1:], half[:-1]) + _mse(half[:, 1:], half[:, :-1])

@@ -1,0 +1,224 @@
+"""By how many source frames the exposures of a published sequence begin early, as its spikes show.
+
+Neighbouring offsets are 8 ticks apart. Some sharp frames are searched for in the stream, and the
+offset that they agree on is taken; frames that show different offsets, or spikes that do not show
+them at all, are an error.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.data.errors import BadFileError
+from src.data.frames import read_image
+from src.data.simulation.blur import TICKS_PER_SOURCE_FRAME
+from src.data.spikes.matching import TfpMatch, best_tfp_centre, grey_at_spike_size
+from src.data.spikes.spike_parts import SpikeParts, check_rate
+from src.prepare.content import CLEARLY_BETTER, MIN_CONTRAST, SHOWN, bit_correlations, order_text
+
+TFP_WIDTH = 17
+NUM_FRAMES = 5
+# A match further than this from all offsets is none.
+MAX_DEVIATION_TICKS = 2.0
+# A frame that shows another offset is passed over only where its own match is this uncertain.
+MAX_ERRORS = 3.0
+MIN_ERROR_TICKS = 0.1
+
+
+@dataclass(frozen=True)
+class FoundFrame:
+    """Where the sharp frame of one blurry frame was found.
+
+    Attributes:
+        sharp: the sharp frame.
+        tick: the tick at which its spikes fit best, from the start of the stream.
+        is_decisive: False where the scene is still and the tick is chance.
+        error: standard error of the tick.
+        shift: source frames by which it lies before the tick of a sequence without an offset.
+    """
+
+    sharp: Path
+    tick: float
+    is_decisive: bool
+    error: float
+    shift: float
+
+    def deviation(self, offset: int) -> float:
+        """Return the ticks from where the frame was found to where an offset puts it."""
+        return abs(self.shift - offset) * TICKS_PER_SOURCE_FRAME
+
+
+@dataclass(frozen=True)
+class MeasuredOffset:
+    """What the frames of a sequence show.
+
+    Attributes:
+        offset: source frames; None where the scene is still and shows nothing.
+        frames: what was searched for.
+    """
+
+    offset: int | None
+    frames: tuple[FoundFrame, ...]
+
+    @property
+    def decisive(self) -> tuple[FoundFrame, ...]:
+        """The frames whose scene moves."""
+        return tuple(frame for frame in self.frames if frame.is_decisive)
+
+    @property
+    def deviation_ticks(self) -> float:
+        """Largest distance of a decisive match from the tick that the offset states."""
+        return max(frame.deviation(self.offset) for frame in self.decisive)
+
+    @property
+    def outliers(self) -> tuple[FoundFrame, ...]:
+        """Decisive frames that fit the offset badly; the others outvote them."""
+        return tuple(f for f in self.decisive if f.deviation(self.offset) > MAX_DEVIATION_TICKS)
+
+
+def measure_offset(
+    stream: SpikeParts, sharp_frames: Sequence[tuple[int, Path]], n: int, highest: int
+) -> MeasuredOffset:
+    """Find the offset of a sequence by matching some of its sharp frames with its spikes.
+
+    Args:
+        stream: the spikes of the whole sequence, 8 ticks per source frame.
+        sharp_frames: blurry frame number k from 0, and the sharp frame of it.
+        n: source frames averaged.
+        highest: the largest offset that could be.
+
+    Raises:
+        BadFileError: a frame that cannot be read or that its spikes do not show, matches whose
+            median is at no offset, or frames that show different offsets; the ticks are named.
+    """
+    centre = TICKS_PER_SOURCE_FRAME * (n - 1) // 2
+    reach = TICKS_PER_SOURCE_FRAME * (highest + 1), TICKS_PER_SOURCE_FRAME
+    frames = []
+    for k, path in _spread(sharp_frames):
+        stated = TICKS_PER_SOURCE_FRAME * n * k + centre
+        grey = _read_grey(path, stream)
+        match, first = _match_around(stream, grey, stated, reach)
+        if match is None:
+            continue
+        if grey.std() >= MIN_CONTRAST and match.correlation < SHOWN:
+            raise _not_shown(match, path, stream, stated)
+        tick = first + match.centre
+        shift = (stated - tick) / TICKS_PER_SOURCE_FRAME
+        frames.append(FoundFrame(path, tick, match.is_decisive, match.centre_error, shift))
+    return offset_of(stream, frames, n, highest)
+
+
+def offset_of(
+    stream: SpikeParts, frames: Sequence[FoundFrame], n: int, highest: int
+) -> MeasuredOffset:
+    """Return the offset that frames agree on; see `measure_offset`."""
+    decisive = [frame for frame in frames if frame.is_decisive]
+    if not decisive:
+        return MeasuredOffset(None, tuple(frames))
+    offset, is_shared = judge_shifts(decisive)
+    if is_shared and 0 <= offset <= highest:
+        return MeasuredOffset(offset, tuple(frames))
+    worst = max(decisive, key=lambda frame: frame.deviation(offset))
+    ticks = ", ".join(f"{frame.sharp.name} at {frame.tick:.1f}" for frame in decisive)
+    early = ", ".join(f"{frame.shift:.2f}" for frame in decisive)
+    raise BadFileError(
+        stream.path_at(worst.tick),
+        f"the spikes show the sharp frames at ticks that fit no offset of 0 to {highest} source "
+        f"frames: {ticks}; that is {early} source frames before where n={n} puts them without an "
+        "offset. Frames and spikes are not of the same sequence, or some are missing",
+    )
+
+
+def judge_shifts(decisive: Sequence[FoundFrame]) -> tuple[int, bool]:
+    """Return the offset that frames show, and whether they agree on it.
+
+    They do where their median, weighted by how exact each match is, lies within
+    `MAX_DEVIATION_TICKS` of it, most of them round to it, and none of the others is sure of itself.
+    """
+    middle = _weighted_median(decisive)
+    offset = round(middle)
+    others = [frame for frame in decisive if round(frame.shift) != offset]
+    is_sure = [
+        frame.deviation(offset) > MAX_DEVIATION_TICKS + MAX_ERRORS * frame.error for frame in others
+    ]
+    is_near = abs(middle - offset) * TICKS_PER_SOURCE_FRAME <= MAX_DEVIATION_TICKS
+    return offset, is_near and 2 * len(others) < len(decisive) and not any(is_sure)
+
+
+def _weighted_median(frames: Sequence[FoundFrame]) -> float:
+    """Return the median of the shifts, each with the inverse variance of its match as weight."""
+    ordered = sorted(frames, key=lambda frame: frame.shift)
+    weights = np.array([max(frame.error, MIN_ERROR_TICKS) ** -2.0 for frame in ordered])
+    number = int(np.searchsorted(weights.cumsum(), weights.sum() / 2))
+    return ordered[min(number, len(ordered) - 1)].shift
+
+
+def other_order(stream: SpikeParts, frame: FoundFrame) -> str | None:
+    """Say where another order of bits or rows shows a sharp frame better than the stated one."""
+    first = max(round(frame.tick) - TFP_WIDTH // 2, 0)
+    stop = min(first + TFP_WIDTH, stream.num_ticks)
+    counts = stream.read(first, stop).sum(axis=0, dtype=np.int32)
+    found = bit_correlations(counts, stream.geometry, _read_grey(frame.sharp, stream))
+    best, stated = max(found, key=found.__getitem__), stream.geometry
+    if found[best] - found[stated] <= CLEARLY_BETTER:
+        return None
+    return (
+        f"read with {order_text(stated)} its spikes show {frame.sharp.name} with a correlation of "
+        f"{found[stated]:.2f}, with {order_text(best)} of {found[best]:.2f}; state the latter"
+    )
+
+
+def _read_grey(frame: Path, stream: SpikeParts) -> np.ndarray:
+    size = stream.geometry.height, stream.geometry.width
+    return grey_at_spike_size(read_image(frame), size)
+
+
+def _match_around(
+    stream: SpikeParts, grey: np.ndarray, around: int, reach: tuple[int, int]
+) -> tuple[TfpMatch | None, int]:
+    """Match a sharp frame with TFP centres up to `reach` ticks before and after a tick.
+
+    Returns:
+        The match, its ticks counted from the second value; None where the stream ends too early.
+    """
+    half = TFP_WIDTH // 2
+    first = max(around - reach[0] - half, 0)
+    stop = around + reach[1] + half + 1
+    if stop > stream.num_ticks or stop - first < TFP_WIDTH:
+        return None, first
+    return best_tfp_centre(stream.read(first, stop), grey, width=TFP_WIDTH), first
+
+
+def _not_shown(match: TfpMatch, sharp: Path, stream: SpikeParts, stated: int) -> BadFileError:
+    """Return why spikes show nothing of a frame that has something to show."""
+    path, geometry = stream.path_at(stated), stream.geometry
+    if match.gain == 0:  # no window has two different pixels: the spikes themselves may be dead
+        last = min(stated + TFP_WIDTH, stream.num_ticks)
+        around = stream.read(max(last - 2 * TFP_WIDTH, 0), last)
+        try:
+            check_rate(float(around.mean()), path, len(around))
+        except BadFileError as error:
+            return error
+    return BadFileError(
+        path,
+        f"the spikes around tick {stated} of its stream do not show {sharp.name} (correlation "
+        f"{match.correlation:.2f} at best, {SHOWN} is needed). Frames and spikes are not of the "
+        "same sequence, some are missing, or the size or bit order is wrong: read as "
+        f"{geometry.height}x{geometry.width}, {order_text(geometry)}. What fits the file shows: "
+        f"python scripts/inspect_spikes.py {shlex.quote(str(path))} --reference "
+        f"{shlex.quote(str(sharp))}",
+    )
+
+
+def _spread(items: Sequence[tuple[int, Path]]) -> list[tuple[int, Path]]:
+    """Return up to `NUM_FRAMES` items evenly spread, without the first one where there are others.
+
+    The exposure of the first frame of a sequence may begin before its stream.
+    """
+    usable = items[1:] if len(items) > 1 else items
+    count = min(NUM_FRAMES, len(usable))
+    picks = np.unique(np.linspace(0, len(usable) - 1, count).round().astype(int))
+    return [usable[i] for i in picks]
