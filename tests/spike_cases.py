@@ -12,6 +12,11 @@ def random_spikes(num_ticks: int, height: int, width: int, rate: float = 0.3, se
     return spikes
 
 
+def dense_to_events(spikes):
+    """Return the ones of dense spikes [S, H, W] as rows (t, y, x), sorted by t: int64 [N, 3]."""
+    return np.argwhere(spikes)
+
+
 def voxelize_twin(events, t0, t1, H, W, K):
     """The obvious voxelizer: one event after the other, by np.add.at with three indices."""
     grid = np.zeros((K, H, W), np.float32)

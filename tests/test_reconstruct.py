@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from src.data.simulation.simulator import simulate_spikes
-from src.data.spikes.reconstruct import RunningCounts, tfi, tfi_filled, tfp, tfstp
+from src.data.spikes.reconstruct import tfi, tfi_filled, tfp
 from tests.spike_cases import random_spikes
 
 
@@ -71,18 +71,6 @@ def test_both_give_the_light_back_with_the_threshold_as_gain():
     assert np.abs(2.0 / image - 2.0 / light).max() < 1
 
 
-def test_running_counts_equal_single_windows():
-    spikes = random_spikes(20, 4, 5)
-    counts = RunningCounts(spikes)
-    for centre in range(-2, 22):
-        for width in (1, 4, 7, 50):
-            if centre - width // 2 + width <= 0 or centre - width // 2 >= 20:
-                with pytest.raises(ValueError, match="has none of the stream's 20"):
-                    counts.tfp(centre, width, 2.0)
-            else:
-                assert np.array_equal(counts.tfp(centre, width, 2.0), tfp(spikes, centre, width, 2))
-
-
 def test_filled_tfi_takes_the_ends_of_the_stream_for_spikes():
     spikes = stream([0, 1, 0, 0, 0, 1, 0, 0])
     expected = {0: 2 / 2, 3: 2 / 4, 5: 2 / 3, 7: 2 / 3}
@@ -97,26 +85,3 @@ def test_filled_tfi_takes_the_ends_of_the_stream_for_spikes():
     assert np.array_equal(mask, same_mask)
     assert 0 < mask.sum() < mask.size
     assert np.array_equal(plain[mask], filled[mask])
-
-
-def test_plasticity_of_a_regular_pixel_is_its_rate():
-    gaps = np.arange(2, 21)
-    spikes = (np.arange(400)[:, None] % gaps == 0).astype(np.uint8)[:, None]
-    image = tfstp(spikes, 399)
-    assert image.has_interval.all()
-    assert image.rho_r.dtype == image.rho_u.dtype == np.float64
-    assert image.rho_r[0] == pytest.approx(1 / gaps, rel=1e-9)
-    assert image.rho_u[0] == pytest.approx(1 / gaps, rel=1e-9)
-
-
-def test_plasticity_needs_two_spikes_and_forgets_nothing_to_rounding():
-    spikes = np.zeros((200, 1, 3), np.uint8)
-    spikes[5, 0, 1] = 1  # one spike only
-    spikes[::60, 0, 2] = 1  # R is 1 in float64 at such gaps
-    image = tfstp(spikes, 199)
-    assert image.has_interval.tolist() == [[False, False, True]]
-    assert image.rho_r[0, :2].tolist() == image.rho_u[0, :2].tolist() == [0, 0]
-    assert image.rho_r[0, 2] == pytest.approx(1 / 60, rel=0.05)
-    assert not tfstp(spikes, 59).has_interval.any()
-    with pytest.raises(ValueError, match="tick 200 lies outside"):
-        tfstp(spikes, 200)

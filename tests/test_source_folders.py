@@ -8,11 +8,11 @@ from src.data.description import DataDescription, read_description, write_descri
 from src.data.errors import DataSetError
 from src.data.exposures import read_exposures
 from src.data.frames import list_frames, read_image, write_png
-from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar, write_spikes
 from src.prepare.sources.own import plan
 from src.prepare.sources.plan import SourceOptions
 from tests.source_cases import Drift, prepare, prepare_data, tick_errors, write_config, write_video
+from tests.spike_cases import dense_to_events
 from tests.spike_source_cases import (
     RECORDED_FRAMES,
     SPIKE_SIZE,

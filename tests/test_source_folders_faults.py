@@ -8,11 +8,11 @@ import pytest
 
 from src.data.errors import BadFileError, DataSetError
 from src.data.frames import write_png
-from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.prepare.sources.own import plan
 from src.prepare.sources.plan import SourceOptions
 from tests.data_cases import moving_texture
+from tests.spike_cases import dense_to_events
 from tests.spike_source_cases import RECORDED_FRAMES, SPIKE_SIZE, write_recorded, write_stated
 
 

@@ -5,12 +5,12 @@ import pytest
 
 from src.data.errors import BadFileError, DataSetError
 from src.data.exposures import Exposure
-from src.data.spikes.events import dense_to_events
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.prepare.sources.own import plan
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.recorded import name_gaps
 from src.prepare.sources.run import run_plan
+from tests.spike_cases import dense_to_events
 from tests.spike_source_cases import SPIKE_SIZE, write_recorded, write_stated
 
 

@@ -7,8 +7,7 @@ import pytest
 
 from src.data.errors import BadFileError
 from src.data.frames import write_png
-from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
-from src.data.spikes.spike_parts import SpikeParts
+from src.data.spikes.spike_dat import SpikeGeometry, SpikeParts, write_spikes
 from src.prepare.sources.spk_gopro_offset import (
     FoundFrame,
     judge_shifts,

@@ -11,7 +11,7 @@ from src.data.exposures import read_exposures
 from src.data.frames import list_frames, read_image, write_png
 from src.data.scanning import scan_sequence
 from src.data.spikes.matching import best_tfp_centre, grey_at_spike_size
-from src.data.spikes.spike_parts import SpikeParts
+from src.data.spikes.spike_dat import SpikeParts
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro import plan
 from tests.data_cases import settings_of

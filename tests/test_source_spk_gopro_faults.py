@@ -5,8 +5,7 @@ import shutil
 import pytest
 
 from src.data.errors import DataSetError
-from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, write_spikes
-from src.data.spikes.spike_parts import SpikeParts
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeParts, write_spikes
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro import plan
 from tests.spike_cases import random_spikes

@@ -139,16 +139,14 @@ def test_remainder_is_refused_with_sizes_that_fit(tmp_path):
         SpikeFile(path, SpikeGeometry(250, 400))
     for part in ("a.dat", "2525000 (202 ticks)", "2537500 (203 ticks)", "360x640 (88 ticks)"):
         assert part in str(error.value)
-    assert SpikeFile(path, SpikeGeometry(250, 400), drop_remainder=True).num_ticks == 202
     assert SpikeFile(path, SpikeGeometry(360, 640)).num_ticks == 88
 
 
-@pytest.mark.parametrize("drop_remainder", [True, False])
 @pytest.mark.parametrize("size", [0, 1])
-def test_a_file_without_a_whole_tick_is_refused(tmp_path, size, drop_remainder):
+def test_a_file_without_a_whole_tick_is_refused(tmp_path, size):
     path = write_bytes(tmp_path, [0] * size)
     with pytest.raises(ValueError, match=re.escape("sizes that fit: 2 (1 ticks)")):
-        SpikeFile(path, SpikeGeometry(2, 8), drop_remainder)
+        SpikeFile(path, SpikeGeometry(2, 8))
 
 
 @pytest.mark.parametrize("window", [(-1, 2), (2, 2), (3, 2), (0, 4), (3, 4)])

@@ -5,14 +5,14 @@ import pytest
 
 from src.data.frames import read_image
 from src.data.simulation.simulator import simulate_spikes
-from src.data.spikes.dense_files import DenseFile
-from src.data.spikes.events import dense_to_events, events_to_dense
+from src.data.spikes.arrays import DenseFile, events_to_dense
 from src.data.spikes.matching import best_tfp_centre
 from src.data.spikes.reconstruct import tfi, tfp
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import REPO_ROOT
 from src.prepare.inspection.findings import Question
 from src.prepare.inspection.inspect import inspect_file
+from tests.spike_cases import dense_to_events
 
 SAMPLES = REPO_ROOT.parent / "shared" / "samples"
 REDS_GAIN = 1 / 0.6

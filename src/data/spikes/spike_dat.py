@@ -6,14 +6,18 @@ image needs its rows reversed. Height, width, tick rate and threshold are not in
 from a sidecar (ours, or the `config.yaml` of SpikeCV) or from the user.
 """
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import FileIO
+from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import yaml
 
+from src.data.errors import BadFileError
 from src.data.yaml_text import load_plain_mapping
 from src.paths import atomic_write
 
@@ -21,6 +25,9 @@ SIDECAR_NAME = "spike.yaml"
 SPIKECV_NAME = "config.yaml"
 SPIKECV_SIZES = {"spike_h": "height", "spike_w": "width"}
 BIT_ORDERS = ("little", "big")
+CHUNK_BYTES = 4 << 20
+UNPACKED_BYTES = 32 << 20  # of spikes that are held in memory to be packed
+_ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 # Sensor and data set sizes in use, only named in error messages.
 USUAL_SIZES = ((250, 400), (360, 640), (384, 384), (180, 320), (96, 128), (1000, 1000))
@@ -64,6 +71,20 @@ class SpikeGeometry:
         return self.height * self.width // 8
 
 
+class TickReader(Protocol):
+    """Something that gives ranges of ticks, such as `SpikeFile`.
+
+    Attributes:
+        num_ticks: how many ticks there are.
+    """
+
+    num_ticks: int
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W]."""
+        ...
+
+
 class SpikeFile:
     """One `.dat` file, opened for reading ranges of ticks.
 
@@ -73,21 +94,18 @@ class SpikeFile:
     Args:
         path: the `.dat` file.
         geometry: how its bits lie.
-        drop_remainder: ignore bytes after the last whole tick instead of refusing the file.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: the size is not a whole number of ticks, or there is not even one tick.
     """
 
-    def __init__(
-        self, path: str | Path, geometry: SpikeGeometry, drop_remainder: bool = False
-    ) -> None:
+    def __init__(self, path: str | Path, geometry: SpikeGeometry) -> None:
         self.path = Path(path)
         self.geometry = geometry
         size = self.path.stat().st_size
         self.num_ticks, rest = divmod(size, geometry.tick_bytes)
-        if (rest and not drop_remainder) or self.num_ticks == 0:
+        if rest or self.num_ticks == 0:
             raise ValueError(_size_message(self.path, size, geometry))
 
     def packed(
@@ -168,6 +186,74 @@ class SpikeFile:
             rest = rest[num_read:]
 
 
+class SpikeParts:
+    """Files that abut: the first tick of each follows the last of the one before.
+
+    Args:
+        paths: the files in order of time; at least one.
+        geometry: how their bits lie.
+
+    Raises:
+        BadFileError: a file that cannot be opened or is no whole number of ticks.
+    """
+
+    def __init__(self, paths: Sequence[Path], geometry: SpikeGeometry) -> None:
+        self.geometry = geometry
+        self.files = tuple(_open(path, geometry) for path in paths)
+        self._starts = [0, *accumulate(file.num_ticks for file in self.files)]
+
+    @property
+    def num_ticks(self) -> int:
+        """Ticks of all files together."""
+        return self._starts[-1]
+
+    def path_at(self, tick: float) -> Path:
+        """Return the file that holds a tick; the first or last one where none does."""
+        number = bisect_right(self._starts, tick) - 1
+        return self.files[min(max(number, 0), len(self.files) - 1)].path
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W].
+
+        Raises:
+            ValueError: the range leaves the stream.
+        """
+        if not 0 <= start < stop <= self.num_ticks:
+            raise ValueError(
+                f"{self.files[0].path}: ticks [{start}, {stop}) asked, the stream has "
+                f"[0, {self.num_ticks})"
+            )
+        pieces = []
+        while start < stop:
+            part = bisect_right(self._starts, start) - 1
+            begin = self._starts[part]
+            end = min(stop, self._starts[part + 1])
+            pieces.append(self.files[part].read(start - begin, end - begin))
+            start = end
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def join_into(self, path: Path, advance: Callable[[int], None] | None = None) -> float:
+        """Write all files as one, in pieces, whole or not at all; return the rate of spikes.
+
+        Args:
+            path: the `.dat` to write.
+            advance: called with the number of files done since the last call.
+
+        Raises:
+            BadFileError: no spike at all, or nothing but spikes; nothing is written then.
+        """
+        ones = 0
+        with atomic_write(path) as partial:
+            with partial.open("wb") as target:
+                for file in self.files:
+                    ones += _append(file.path, target)
+                    if advance is not None:
+                        advance(1)
+            rate = ones / (self.num_ticks * self.geometry.height * self.geometry.width)
+            check_rate(rate, self.files[0].path, self.num_ticks)
+        return rate
+
+
 def write_spikes(path: str | Path, spikes: np.ndarray, geometry: SpikeGeometry) -> None:
     """Write upright spikes [S, H, W] of 0 and 1 to a `.dat` file, whole or not at all.
 
@@ -198,6 +284,53 @@ def pack_spikes(spikes: np.ndarray, geometry: SpikeGeometry) -> bytes:
     stored = spikes[:, ::-1] if geometry.flip_rows else spikes
     packed = np.packbits(stored.reshape(len(spikes), -1), axis=1, bitorder=geometry.bit_order)
     return packed.tobytes()
+
+
+def write_dat(
+    source: TickReader,
+    path: str | Path,
+    geometry: SpikeGeometry,
+    advance: Callable[[int], None] | None = None,
+) -> float:
+    """Write all ticks of `source` to a `.dat`, whole or not at all; return the rate of spikes.
+
+    Args:
+        source: what gives the ticks.
+        path: the file.
+        geometry: how the bits are to lie.
+        advance: called with the number of ticks done since the last call.
+
+    Raises:
+        ValueError: ticks of another size, or what `source` refuses.
+    """
+    ones = 0
+    step = max(UNPACKED_BYTES // (geometry.height * geometry.width), 1)
+    with atomic_write(path) as partial, partial.open("wb") as target:
+        for start in range(0, source.num_ticks, step):
+            spikes = source.read(start, min(start + step, source.num_ticks))
+            if spikes.shape[1:] != (geometry.height, geometry.width):
+                raise ValueError(
+                    f"{path}: ticks of {spikes.shape[1:]}, {geometry.height}x{geometry.width} "
+                    "is needed"
+                )
+            ones += int(np.count_nonzero(spikes))
+            target.write(pack_spikes(spikes, geometry))
+            if advance is not None:
+                advance(len(spikes))
+    return ones / (source.num_ticks * geometry.height * geometry.width)
+
+
+def check_rate(rate: float, path: Path, num_ticks: int) -> None:
+    """Refuse a stream without any spike or without any pause.
+
+    Raises:
+        BadFileError: the rate is 0 or 1.
+    """
+    if rate in (0.0, 1.0):
+        found = "no spike at all" if rate == 0 else "nothing but spikes"
+        raise BadFileError(
+            path, f"has {found} in {num_ticks} ticks; this is no recording, copy the file again"
+        )
 
 
 @dataclass(frozen=True)
@@ -345,3 +478,21 @@ def _size_message(path: Path, size: int, geometry: SpikeGeometry) -> str:
         f"{geometry.width} ({tick_bytes} bytes each); sizes that fit: {', '.join(nearest)}{hint}. "
         "Correct the spike size; if the file was cut short, copy or download it again"
     )
+
+
+def _open(path: Path, geometry: SpikeGeometry) -> SpikeFile:
+    try:
+        return SpikeFile(path, geometry)
+    except (OSError, ValueError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise BadFileError(path, reason) from error
+
+
+def _append(path: Path, target: BinaryIO) -> int:
+    """Copy a file in pieces; return the number of ones in it."""
+    ones = 0
+    with path.open("rb") as source:
+        while chunk := source.read(CHUNK_BYTES):
+            ones += int(_ONES[np.frombuffer(chunk, np.uint8)].sum(dtype=np.int64))
+            target.write(chunk)
+    return ones

@@ -27,19 +27,26 @@ from src.data.exposures import (
 )
 from src.data.frames import list_frames
 from src.data.scanning import ScanSettings, scan_sequence
-from src.data.spikes.arrays import ARRAY_SUFFIXES, array_shape
-from src.data.spikes.convert import write_dat
-from src.data.spikes.dense_files import DenseFile, EventFile, TickReader
-from src.data.spikes.events import AXES, find_axes
+from src.data.spikes.arrays import (
+    ARRAY_SUFFIXES,
+    AXES,
+    DenseFile,
+    EventFile,
+    array_shape,
+    find_axes,
+)
 from src.data.spikes.find import contradiction, described_sidecar, entries_of
 from src.data.spikes.spike_dat import (
     SpikeFile,
     SpikeGeometry,
+    SpikeParts,
     SpikeSidecar,
+    TickReader,
+    check_rate,
     read_sidecar,
+    write_dat,
     write_sidecar,
 )
-from src.data.spikes.spike_parts import SpikeParts, check_rate
 from src.prepare.content import better_bits, check_sequence, order_text, sample_bits
 from src.prepare.findings import Findings, listed
 from src.prepare.sources.plan import (

@@ -29,8 +29,13 @@ from src.data.simulation.blur import (
     BlurWindow,
     blur_window,
 )
-from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, locate_sidecar, write_sidecar
-from src.data.spikes.spike_parts import SpikeParts
+from src.data.spikes.spike_dat import (
+    SpikeGeometry,
+    SpikeParts,
+    SpikeSidecar,
+    locate_sidecar,
+    write_sidecar,
+)
 from src.paths import atomic_write
 from src.prepare.findings import listed
 from src.prepare.prepare import default_workers

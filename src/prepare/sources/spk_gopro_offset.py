@@ -16,7 +16,7 @@ from src.data.errors import BadFileError
 from src.data.frames import read_image
 from src.data.simulation.blur import TICKS_PER_SOURCE_FRAME
 from src.data.spikes.matching import TfpMatch, best_tfp_centre, grey_at_spike_size
-from src.data.spikes.spike_parts import SpikeParts, check_rate
+from src.data.spikes.spike_dat import SpikeParts, check_rate
 from src.prepare.content import CLEARLY_BETTER, MIN_CONTRAST, SHOWN, bit_correlations, order_text
 
 TFP_WIDTH = 17
