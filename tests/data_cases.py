@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from src.data.datasets.voxelizer import voxelize_spikes
-from src.data.description import DataDescription, write_description
+from src.data.description import DataDescription, fingerprint_data, write_description
 from src.data.exposures import EXPOSURES_HEADER, read_exposures, write_alignment
-from src.data.fingerprint import fingerprint_data
 from src.data.frames import write_png
 from src.data.scanning import ScanSettings, scan_sequence
 from src.data.simulation.blur import blur_window, synthesize_blur

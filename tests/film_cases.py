@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from src.data.description import DataDescription, write_description
+from src.data.description import DataDescription, fingerprint_data, write_description
 from src.data.exposures import Exposure, write_exposures
-from src.data.fingerprint import fingerprint_data
 from src.data.frames import write_png
 from src.data.simulation.blur import blur_window, synthesize_blur
 from src.data.simulation.simulator import simulate_spikes

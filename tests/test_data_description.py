@@ -8,11 +8,12 @@ from src.data.description import (
     description_differences,
     description_from_text,
     description_to_text,
+    fingerprint_data,
+    fingerprint_differences,
     read_description,
     text_differences,
     write_description,
 )
-from src.data.fingerprint import fingerprint_data, fingerprint_differences
 
 FULL = DataDescription(
     source="démo",

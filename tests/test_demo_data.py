@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data.description import read_description, write_description
-from src.data.fingerprint import fingerprint_data
+from src.data.description import fingerprint_data, read_description, write_description
 from src.data.frames import read_image
 from src.data.simulation.blur import blur_window, synthesize_blur
 from src.data.simulation.simulator import SpikeSimulator, rgb_to_intensity

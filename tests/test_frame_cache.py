@@ -17,8 +17,8 @@ from src.data import frame_cache
 from src.data.build import build_train_dataset
 from src.data.cache import FrameCache
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
+from src.data.description import fingerprint_data
 from src.data.errors import BadFileError, BadSample
-from src.data.fingerprint import fingerprint_data
 from src.data.frame_cache import FrameStore, frame_arrays, store_frames
 from src.data.frames import read_image, write_png
 from src.data.recordings import Recording

@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,28 +83,28 @@ def test_packed_is_the_stored_bytes(tmp_path):
 def test_of_some_rows_only_their_bytes_are_read(tmp_path, monkeypatch):
     file = SpikeFile(write_bytes(tmp_path, range(60)), SpikeGeometry(10, 16))
     sizes = []
-    read_all = SpikeFile._read_all
 
-    def noted(self, opened, piece):
-        sizes.append(piece.size)
-        read_all(self, opened, piece)
+    class Noting(io.FileIO):
+        def readinto(self, rest):
+            sizes.append(len(rest))
+            return super().readinto(rest)
 
-    monkeypatch.setattr(SpikeFile, "_read_all", noted)
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: Noting(path))
     list(file.packed(0, 3, rows=(4, 6)))
     assert sizes == [4, 4, 4]
     list(file.packed(0, 3))  # whole ticks lie side by side
     assert sizes[3:] == [60]
 
 
-def test_a_read_that_brings_less_is_continued(tmp_path):
-    class Halting(io.BytesIO):
+def test_a_read_that_brings_less_is_continued(tmp_path, monkeypatch):
+    class Halting(io.FileIO):
         def readinto(self, rest):
             return super().readinto(rest[:2])
 
-    file = SpikeFile(write_bytes(tmp_path, range(6)), SpikeGeometry(3, 16))
-    piece = np.zeros(5, np.uint8)
-    file._read_all(Halting(bytes(range(6))), piece)
-    assert piece.tolist() == [0, 1, 2, 3, 4]
+    file = SpikeFile(write_bytes(tmp_path, range(12)), SpikeGeometry(3, 16))
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: Halting(path))
+    (packed,) = file.packed(0, 2)
+    assert packed.ravel().tolist() == list(range(12))
 
 
 def test_a_file_that_has_become_shorter_is_an_error(tmp_path):

@@ -122,6 +122,26 @@ def list_frames(folder: str | Path, exts: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def list_sequences(split_folder: str | Path) -> list[Path]:
+    """Return the sequence folders of a split, sorted by name; hidden folders do not count.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        DataSetError: a name that is not UTF-8.
+    """
+    folder = Path(split_folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder; put one folder per sequence there, or name another one in "
+            "DATA.TRAIN_SPLIT and DATA.VAL_SPLIT"
+        )
+    sequences = sorted(
+        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+    refuse_undecodable(sequences)
+    return sequences
+
+
 def _as_rgb(path: Path, image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8:
         raise BadFileError(

@@ -18,8 +18,7 @@ from src.data.exposures import (
     frame_index,
     read_exposures,
 )
-from src.data.fingerprint import list_sequences
-from src.data.frames import list_frames, read_image
+from src.data.frames import list_frames, list_sequences, read_image
 from src.data.recordings import FrameRecord, ImageReader, Recording
 from src.data.spikes.find import PER_FRAME, STREAM, SequenceSpikes, find_spikes
 from src.data.voxel_counts import INDEX_NAME, SpikeSource, VoxelEntry, read_index, staleness

@@ -14,11 +14,13 @@ from src.data.description import (
     FILE_NAME,
     DataDescription,
     DescriptionError,
+    fingerprint_data,
+    fingerprint_differences,
     read_description,
 )
 from src.data.errors import BadFileError, DataSetError, problems_of
 from src.data.exposures import AlignmentLog, Exposure, read_alignment
-from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
+from src.data.frames import list_sequences
 from src.data.recordings import FrameRecord, Recording
 from src.data.scanning import ScanSettings, SequenceScan, by_reason, summarize
 from src.data.transforms import crop_grid

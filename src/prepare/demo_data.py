@@ -17,9 +17,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.description import DataDescription, read_description, write_description
+from src.data.description import (
+    DataDescription,
+    fingerprint_data,
+    fingerprint_differences,
+    read_description,
+    write_description,
+)
 from src.data.exposures import EXPOSURES_NAME, Exposure, write_exposures
-from src.data.fingerprint import fingerprint_data, fingerprint_differences
 from src.data.frames import write_png
 from src.data.simulation.blur import (
     SOURCE_FRAMES_PER_SECOND,

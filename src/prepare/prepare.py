@@ -13,14 +13,16 @@ from src.data.description import (
     FILE_NAME,
     DataDescription,
     content_of,
+    fingerprint_data,
+    fingerprint_differences,
     read_description,
     write_content,
     write_fingerprint,
 )
 from src.data.errors import BadFileError, DataSetError, problems_of
 from src.data.exposures import Exposure, read_alignment, write_alignment
-from src.data.fingerprint import fingerprint_data, fingerprint_differences, list_sequences
 from src.data.frame_cache import store_frames
+from src.data.frames import list_sequences
 from src.data.scanning import ScanSettings, SequenceScan, scan_sequence, summarize
 from src.data.voxel_counts import normalization_of
 from src.data.yaml_text import number_text, set_values

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from src.data.description import DataDescription, read_description, write_description
 from src.data.errors import BadFileError, DataSetError, problems_of
-from src.data.fingerprint import list_sequences
+from src.data.frames import list_sequences
 from src.data.parallel import run_parallel
 from src.locks import is_locked, locked
 from src.paths import atomic_write

@@ -20,8 +20,7 @@ from pathlib import Path
 from src.data.description import DataDescription
 from src.data.errors import BadFileError, DataSetError, problems_of
 from src.data.exposures import EXPOSURES_NAME, frame_index
-from src.data.fingerprint import list_sequences
-from src.data.frames import list_frames
+from src.data.frames import list_frames, list_sequences
 from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.simulation.blur import (
     SOURCE_FRAMES_PER_SECOND,
