@@ -5,7 +5,7 @@
     stop     rank 1 stops as a whole in step 2, as if its machine were gone
     kill     rank 1 is killed in step 2, the first time
     absent   rank 1 never joins the others
-    slow     rank 1 takes a minute for each tile of a validation
+    slow     rank 1 takes two minutes for each tile of a validation
     nan      the loss of rank 1 is NaN in step 2; every rank keeps a digest of its state per step
 
 The fault happens once: a file beside the configuration tells that it has happened.
@@ -51,7 +51,7 @@ def main() -> int:
 
         def slowly(self):
             happened.touch()
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while time.monotonic() < deadline and not (self.stop.number or self.stop.elsewhere):
                 part_done(self)
                 time.sleep(0.05)

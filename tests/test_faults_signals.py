@@ -409,7 +409,7 @@ def test_f10_f11_two_ranks_leave_a_validation_that_one_of_them_is_slow_in(tmp_pa
     ]
     command += [str(FAULTY), "slow", "--config", str(config), "TRAIN.STALL_MINUTES", "0.2"]
     process = processes(command, env=environment)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # two starts on a busy machine
     while not config.with_suffix(".happened").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None
@@ -417,8 +417,8 @@ def test_f10_f11_two_ranks_leave_a_validation_that_one_of_them_is_slow_in(tmp_pa
     time.sleep(1)  # the other rank is done with its share
     os.kill(children(process.pid)[0], signal.SIGUSR1)
     asked_at = time.monotonic()
-    output, _ = process.communicate(timeout=60)
-    assert time.monotonic() - asked_at < 30  # a tile takes 60
+    output, _ = process.communicate(timeout=120)
+    assert time.monotonic() - asked_at < 60  # a tile takes 120
     assert (process.returncode, handed_on.read_text()) == (0, "85"), output
     assert "validation at step 1 stopped; it is repeated on resume" in output
     assert "stopped by SIGUSR1 at step 1 of 4" in output

@@ -154,7 +154,7 @@ def join_ranks(
         return
     store, watch = _open_store(), None
     if stall_minutes:  # before the group, which would wait for a missing rank without a word
-        watch = StallWatch(store, rank, world_size, 60 * stall_minutes, stop)
+        watch = StallWatch(_open_store(), rank, world_size, 60 * stall_minutes, stop)
         watch.start()
     ranks = Ranks(rank, world_size, device, watch, store, stop)
     ranks.meet("start", JOIN_SECONDS)
@@ -168,7 +168,7 @@ def join_ranks(
 
 
 def _open_store() -> Store:
-    """Connect to torchrun's store once more, so that no collective call waits on the connection."""
+    """Connect to torchrun's store once more; a connection serves one thread at a time."""
     store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(minutes=5)))
     attempt = os.environ.get(STARTED_AGAIN, "0")
     return distributed.PrefixStore(f"vrt_spike/{attempt}", store)

@@ -110,7 +110,7 @@ class StallWatch:
     """Writes this rank's place and watches those of the others.
 
     Args:
-        store: Where the places are written.
+        store: Where the places are written; a connection of its own, as a thread uses it.
         rank: This rank.
         world_size: All ranks.
         stall_s: Seconds without any movement after which the run is given up.
