@@ -59,6 +59,7 @@ def main() -> int:
         Ranks.part_done = slowly
     if fault == "absent" and os.environ["RANK"] == FAULTY_RANK:
         time.sleep(600)
+    train.stop.listen()  # src/train.py does, where it is the program
     return train.main()
 
 
