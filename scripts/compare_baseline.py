@@ -16,11 +16,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", required=True, help="YAML file of the VRT+Spike run")
+    parser.add_argument("--take", action="store_true", help="train nothing, take what there is")
+    parser.add_argument("--num_processes", type=int, help="default: one per GPU, else one")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":
+    parse_arguments()  # --help and wrong arguments end here; the imports below take seconds
+
 from src.comparison.compare import Comparison, compare_runs, overall
 from src.comparison.examples import write_example
 from src.comparison.page import write_page
-from src.comparison.runs import path_of_page, trained_run, twin_overrides
-from src.config import ConfigError, load_config
+from src.comparison.runs import path_of_page, trained_run
+from src.config import ConfigError, load_config, twin_overrides
 from src.data.build import build_val_recordings
 from src.inference.restore import NonFiniteOutputError, TileMemoryError
 from src.metrics.report import format_table
@@ -78,16 +92,6 @@ def write(comparison: Comparison) -> None:
             print(f"{'':<11} {rule.reason}")
     print(f"result  {overall(comparison.rules)}")
     print(f"page    {page}\ntable   {numbers}\npicture {picture}")
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--config", required=True, help="YAML file of the VRT+Spike run")
-    parser.add_argument("--take", action="store_true", help="train nothing, take what there is")
-    parser.add_argument("--num_processes", type=int, help="default: one per GPU, else one")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
-    return parser.parse_intermixed_args()
 
 
 if __name__ == "__main__":

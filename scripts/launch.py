@@ -34,8 +34,7 @@ if __name__ == "__main__":
 
 from yacs.config import CfgNode
 
-from src.comparison.runs import twin_overrides
-from src.config import ConfigError, load_config
+from src.config import ConfigError, load_config, twin_overrides
 from src.paths import REPO_ROOT, resolve
 
 DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"

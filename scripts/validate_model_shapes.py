@@ -12,6 +12,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; the spikes have half the resolution unless stated."""
+    parser = argparse.ArgumentParser(description="Print the shapes of the configured model.")
+    parser.add_argument("--config", default=DEFAULT_CONFIG)
+    parser.add_argument("--size", type=int, nargs=2, default=[64, 64], metavar=("H", "W"))
+    parser.add_argument("--spike_size", type=int, nargs=2, metavar=("H", "W"))
+    parser.add_argument("--frames", type=int, help="default: DATA.CLIP_LEN")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
+    options = parser.parse_intermixed_args(arguments)
+    if options.spike_size is None:
+        options.spike_size = [max(1, side // 2) for side in options.size]
+    if min(*options.size, *options.spike_size, options.frames or 1) < 1:
+        parser.error("sizes and frames must be at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    parse_arguments()  # --help and wrong arguments end here; the imports below take seconds
+
 import torch
 from torch import nn
 from yacs.config import CfgNode
@@ -19,8 +41,6 @@ from yacs.config import CfgNode
 from src.config import ConfigError, load_config
 from src.models.build import build_model
 from src.models.integrate_vrt import VRTWithSpike
-
-DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,22 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
     print()
     print_table(("part", "parameters", "share"), count_parameters(model))
     return 0
-
-
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line; the spikes have half the resolution unless stated."""
-    parser = argparse.ArgumentParser(description="Print the shapes of the configured model.")
-    parser.add_argument("--config", default=DEFAULT_CONFIG)
-    parser.add_argument("--size", type=int, nargs=2, default=[64, 64], metavar=("H", "W"))
-    parser.add_argument("--spike_size", type=int, nargs=2, metavar=("H", "W"))
-    parser.add_argument("--frames", type=int, help="default: DATA.CLIP_LEN")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
-    options = parser.parse_intermixed_args(arguments)
-    if options.spike_size is None:
-        options.spike_size = [max(1, side // 2) for side in options.size]
-    if min(*options.size, *options.spike_size, options.frames or 1) < 1:
-        parser.error("sizes and frames must be at least 1")
-    return options
 
 
 def record_shapes(

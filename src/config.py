@@ -88,6 +88,14 @@ def load_config(
     return _build(values, problems, str(path), check_paths)
 
 
+def twin_overrides(cfg: CfgNode) -> list[str]:
+    """Return the overrides that turn a configuration into its RGB-only twin.
+
+    Same data, seed, steps, schedule and initial VRT weights; only the spikes are missing.
+    """
+    return ["EXP_NAME", f"{cfg.EXP_NAME}_rgb_twin", "MODEL.USE_SPIKE", "false"]
+
+
 def config_from_text(text: str, source: str, overrides: list[str] | None = None) -> CfgNode:
     """Return the frozen configuration stored as text in a checkpoint; paths are not checked."""
     problems: list[str] = []

@@ -16,12 +16,38 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("--input_blur", type=Path, required=True, metavar="DIR", help="blurry frames")
+    add("--input_spike_vox", type=Path, metavar="DIR", help=".npy counts [K, H, W], or .dat spikes")
+    add("--output", type=Path, required=True, metavar="DIR", help="where the PNG files go")
+    add("--input_sharp", type=Path, metavar="DIR", help="sharp frames, to compute metrics")
+    add("--ckpt", type=Path, metavar="FILE", help="default: best.pth of the run of --config")
+    add("--config", type=Path, metavar="FILE", help="needed without --ckpt or for plain weights")
+    add("--weights", choices=("auto", "ema", "model"), default="auto", help="auto: ema if there")
+    add("--tile", type=int, nargs=2, metavar=("FRAMES", "PIXELS"), help="tile; 0 is the whole")
+    add("--tile_overlap", type=int, nargs=2, metavar=("FRAMES", "PIXELS"), help="what tiles share")
+    add("--spike_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of .dat files")
+    add("--device", choices=("auto", "cuda", "cpu"), help="default: DEVICE of the configuration")
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network")
+    add(
+        "overrides", nargs="*", metavar="KEY VALUE", help="dotted keys, such as VAL.BLEND reference"
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    parse_arguments()  # --help and wrong arguments end here; the imports below take seconds
+
 import numpy as np
 import torch
 from tqdm import tqdm
 from yacs.config import CfgNode
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.config import config_to_text
 from src.data.description import find_description
@@ -197,28 +223,6 @@ def _show(costs: dict[str, Any], report: Report, output: Path, path: Path) -> No
         logger.info("mean over frames\n%s", format_table(rows))
     logger.info("frames: %s", output)
     logger.info("report: %s", path)
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add = parser.add_argument
-    add("--input_blur", type=Path, required=True, metavar="DIR", help="blurry frames")
-    add("--input_spike_vox", type=Path, metavar="DIR", help=".npy counts [K, H, W], or .dat spikes")
-    add("--output", type=Path, required=True, metavar="DIR", help="where the PNG files go")
-    add("--input_sharp", type=Path, metavar="DIR", help="sharp frames, to compute metrics")
-    add("--ckpt", type=Path, metavar="FILE", help="default: best.pth of the run of --config")
-    add("--config", type=Path, metavar="FILE", help="needed without --ckpt or for plain weights")
-    add("--weights", choices=("auto", "ema", "model"), default="auto", help="auto: ema if there")
-    add("--tile", type=int, nargs=2, metavar=("FRAMES", "PIXELS"), help="tile; 0 is the whole")
-    add("--tile_overlap", type=int, nargs=2, metavar=("FRAMES", "PIXELS"), help="what tiles share")
-    add("--spike_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of .dat files")
-    add("--device", choices=("auto", "cuda", "cpu"), help="default: DEVICE of the configuration")
-    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network")
-    add(
-        "overrides", nargs="*", metavar="KEY VALUE", help="dotted keys, such as VAL.BLEND reference"
-    )
-    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

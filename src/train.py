@@ -20,6 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from yacs.config import CfgNode
+
+from src.config import ConfigError, load_config
 from src.engine.signals import (
     StoppedError,
     StopSignals,
@@ -31,13 +34,30 @@ from src.engine.signals import (
 )
 
 stop = StopSignals()
-if __name__ == "__main__":
-    stop.listen()  # the imports below take seconds
+
+
+def read_command_line() -> tuple[argparse.Namespace, CfgNode]:
+    """Return the command line and its configuration; exit with 2 where one of them is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", required=True, help="YAML file, see configs/")
+    parser.add_argument("--resume", default="auto", help="auto (default), never, or a checkpoint")
+    parser.add_argument("--dry_run", action="store_true", help="measure memory and time")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
+    args = parser.parse_intermixed_args()
+    forget_handed_on()
+    try:
+        return args, load_config(args.config, args.overrides)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(hand_on(2))
+
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    stop.listen()
+    command = read_command_line()
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-from yacs.config import CfgNode
 
-from src.config import ConfigError, load_config
 from src.data.errors import DataSetError
 from src.engine.cost import dry_run
 from src.engine.log import log_thread_error, start_logging
@@ -50,16 +70,10 @@ from src.run_directory import RunDirectory, write_run_record
 logger = logging.getLogger("train")
 
 
-def main() -> int:
-    """Load the configuration, resume where the run was left, train to the end."""
-    args = parse_arguments()
+def main(command: tuple[argparse.Namespace, CfgNode] | None = None) -> int:
+    """Resume where the run was left, train to the end."""
+    args, cfg = command or read_command_line()
     threading.excepthook = log_thread_error
-    forget_handed_on()
-    try:
-        cfg = load_config(args.config, args.overrides)
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        return hand_on(2)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     try:
@@ -105,16 +119,6 @@ def refuse_wrong_data(cfg: CfgNode, ranks: Ranks) -> None:
         raise DataSetError(cfg.DATA.ROOT, problems)
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--config", required=True, help="YAML file, see configs/")
-    parser.add_argument("--resume", default="auto", help="auto (default), never, or a checkpoint")
-    parser.add_argument("--dry_run", action="store_true", help="measure memory and time")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
-    return parser.parse_intermixed_args()
-
-
 if __name__ == "__main__":
     atexit.register(end_loader_processes)
-    sys.exit(main())
+    sys.exit(main(command))

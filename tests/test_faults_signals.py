@@ -193,7 +193,9 @@ def test_a_start_forgets_the_code_before_it_and_hands_on_its_own(tmp_path, monke
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # put back at the end
     monkeypatch.setattr(train, "load_config", load)
     monkeypatch.setattr(train, "join_ranks", join)
-    assert (train.main(), code.read_text()) == (2, "2")
+    with pytest.raises(SystemExit) as end:
+        train.main()
+    assert (end.value.code, code.read_text()) == (2, "2")
     assert (train.main(), code.read_text()) == (1, "1")
     assert seen[:2] == [False, False]
     assert isinstance(seen[2], StopSignals)  # for the other ranks to hear

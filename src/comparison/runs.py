@@ -14,7 +14,6 @@ from src.engine.resume import COMPARED, FREE_TO_CHANGE, config_differences
 from src.inference.load import LoadedModel, load_model
 from src.run_directory import RunDirectory
 
-TWIN_SUFFIX = "_rgb_twin"
 # May differ although it changes what comes out: it is what the comparison is about.
 THE_DIFFERENCE = ("EXP_NAME", "MODEL.USE_SPIKE", "TRAIN.RGB_TWIN")
 # May differ on a resume, but not between runs that are compared: they choose the best weights.
@@ -52,14 +51,6 @@ class TrainedRun:
     def cfg(self) -> CfgNode:
         """The configuration of the training, which the file may not hold any more."""
         return self.loaded.cfg
-
-
-def twin_overrides(cfg: CfgNode) -> list[str]:
-    """Return the overrides that turn a configuration into its RGB-only twin.
-
-    Same data, seed, steps, schedule and initial VRT weights; only the spikes are missing.
-    """
-    return ["EXP_NAME", cfg.EXP_NAME + TWIN_SUFFIX, "MODEL.USE_SPIKE", "false"]
 
 
 def trained_run(cfg: CfgNode) -> TrainedRun:
