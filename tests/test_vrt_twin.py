@@ -73,7 +73,9 @@ def test_results_do_not_depend_on_pieces(monkeypatch):
     x = smooth_clip(3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         whole = net(x)
-    monkeypatch.setitem(chunks.WINDOW_ELEMENTS, "cpu", 8 * 70)  # 2 windows of 32 tokens
+    monkeypatch.setitem(
+        chunks.WINDOW_ELEMENTS, "cpu", blocks.LEAST_WIDTH * 70
+    )  # 2 windows of 32 tokens
     monkeypatch.setitem(chunks.IMAGE_ELEMENTS, "cpu", 1)
     for module in net.modules():
         if isinstance(module, blocks.Group):

@@ -20,6 +20,7 @@ from third_party.VRT.models.windows import (
 )
 
 MAX_PLANS = 8  # sizes whose window order a group remembers
+LEAST_WIDTH = 64  # what a token of a narrow network counts: its logits need room in the cache, too
 
 
 class GatedProduct(torch.autograd.Function):
@@ -210,7 +211,7 @@ class Group(nn.Module):
         key = (batch, size, is_shifted, x.device)
         if key not in self._plans:
             shift = tuple(side // 2 if is_shifted else 0 for side in self.window)
-            tokens = pieces_of(WINDOW_ELEMENTS, x.device, x.shape[-1])
+            tokens = pieces_of(WINDOW_ELEMENTS, x.device, max(x.shape[-1], LEAST_WIDTH))
             self._plans[key] = build_plan(batch, size, self.window, shift, tokens, x.device)
         self._plans.move_to_end(key)
         if len(self._plans) > MAX_PLANS:
