@@ -23,8 +23,8 @@ from src.data.spikes.spike_dat import BIT_ORDERS
 from src.paths import resolve
 from src.pictures.panels import write_page
 from src.pictures.spike_page import draw_spike_page
-from src.prepare.inspection.findings import Findings, Question
-from src.prepare.inspection.inspect import inspect_file
+from src.prepare.inspect_file import inspect_file
+from src.prepare.inspect_packed import Inspection, Question
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,17 +41,17 @@ def main(arguments: list[str] | None = None) -> int:
         reference=options.reference,
     )
     try:
-        findings = inspect_file(question)
+        found = inspect_file(question)
     except (BadFileError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    lines = [f"{options.file}: {findings.verdict}", *(f"  {line}" for line in findings.measured)]
-    print("\n".join([*lines, *(f"  note: {line}" for line in findings.warnings)]))
-    if findings.block is not None:
+    lines = [f"{options.file}: {found.answer}", *(f"  {line}" for line in found.measured)]
+    print("\n".join([*lines, *(f"  note: {line}" for line in found.warnings)]))
+    if found.block is not None:
         path = resolve(options.output) / f"{options.file.stem}.png"
-        write_page(path, draw(findings, options))
+        write_page(path, draw(found, options))
         print(f"picture: {path}")
-    return 0 if findings.is_right else 1
+    return 0 if found.is_right else 1
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -79,10 +79,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def draw(findings: Findings, options: argparse.Namespace) -> np.ndarray:
+def draw(found: Inspection, options: argparse.Namespace) -> np.ndarray:
     """Return the page about the file."""
-    block = findings.block
-    lines = [str(options.file.name), ("" if findings.is_right else "! ") + findings.verdict]
+    block = found.block
+    lines = [str(options.file.name), ("" if found.is_right else "! ") + found.answer]
     return draw_spike_page(
         block.spikes, block.first_tick, block.num_ticks, options.threshold, lines
     )

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from src.data.errors import BadFileError
-from src.prepare.inspection import array_samples
-from src.prepare.inspection.array_samples import sample_array
-from src.prepare.inspection.findings import Question
-from src.prepare.inspection.inspect import inspect_file
+from src.prepare import inspect_file as inspect_module
+from src.prepare.inspect_file import inspect_file, sample_array
+from src.prepare.inspect_packed import Question
 from tests.inspection_cases import film, pack
 
 film = cache(film)
@@ -28,14 +27,14 @@ def test_the_axis_of_time_is_found(tmp_path, axes):
     stored = spikes.transpose(["THW".index(axis) for axis in axes])
     findings = inspect(tmp_path / "a.npy", stored)
     assert findings.is_right
-    assert findings.verdict.startswith(f"axes {axes}: 150 ticks of 60x84")
+    assert findings.answer.startswith(f"axes {axes}: 150 ticks of 60x84")
     assert np.array_equal(findings.block.spikes, spikes)
     flipped = inspect(tmp_path / "a.npy", stored, flip_rows=True)
     assert np.array_equal(flipped.block.spikes, spikes[:, ::-1])
     wrong = {"THW": "HWT", "HTW": "THW", "HWT": "HTW"}[axes]
     refused = inspect(tmp_path / "a.npy", stored, axes=wrong)
     assert not refused.is_right
-    assert f"axes {wrong} cannot be right" in refused.verdict
+    assert f"axes {wrong} cannot be right" in refused.answer
 
 
 def test_given_sizes_and_axes(tmp_path):
@@ -44,30 +43,30 @@ def test_given_sizes_and_axes(tmp_path):
     assert inspect(tmp_path / "a.npy", spikes, axes="TWH").is_right  # a picture on its side
     findings = inspect(tmp_path / "a.npy", spikes, height=84, width=60)
     assert not findings.is_right
-    assert "84x60 cannot be right: axes THW are 60x84" in findings.verdict
+    assert "84x60 cannot be right: axes THW are 60x84" in findings.answer
     assert inspect(tmp_path / "a.npy", spikes, axes="shw").is_right  # S for T, as in the code
     assert not inspect(tmp_path / "a.npy", spikes, axes="XYZ").is_right
 
 
 def test_arrays_without_spikes_are_named(tmp_path):
     path = tmp_path / "a.npy"
-    assert "all values are 0" in inspect(path, np.zeros((4, 5, 6), bool)).verdict
+    assert "all values are 0" in inspect(path, np.zeros((4, 5, 6), bool)).answer
     noise = np.random.default_rng(0).random((40, 50, 60)) < 0.3
-    assert "no axis stands out" in inspect(path, noise).verdict
+    assert "no axis stands out" in inspect(path, noise).answer
     assert inspect(path, noise, axes="THW").is_right
     counts = inspect(path, film(60, 84, 150).astype(np.int32) * 3)
     assert not counts.is_right
-    assert "2 distinct values (0, 3" in counts.verdict
+    assert "2 distinct values (0, 3" in counts.answer
     with pytest.raises(BadFileError, match="three axes"):
         inspect(path, np.zeros(7))
 
 
 def test_packed_bytes_taken_for_pixels(tmp_path):
-    packed = pack(film(128, 96, 56)).reshape(56, 128, 12)
+    packed = pack(film(96, 128, 56)).reshape(56, 96, 16)
     findings = inspect(tmp_path / "a.npy", packed)
     assert not findings.is_right
-    assert "packed bytes taken for pixels; its bytes read as bits: 128x96" in findings.verdict
-    assert findings.block.spikes.shape == (56, 128, 96)
+    assert "packed bytes taken for pixels; its bytes read as bits: 96x128" in findings.answer
+    assert findings.block.spikes.shape == (56, 96, 128)
 
 
 def test_archives_and_keys(tmp_path):
@@ -76,11 +75,11 @@ def test_archives_and_keys(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["raw/spike"] = spikes
         file["raw/other"] = spikes[:, :, :50]
-    assert inspect_file(Question(tmp_path / "a.npz")).verdict.startswith("axes THW: 150 ticks")
+    assert inspect_file(Question(tmp_path / "a.npz")).answer.startswith("axes THW: 150 ticks")
     with pytest.raises(BadFileError, match=r"raw/other \[150, 60, 50\].*--key"):
         inspect_file(Question(tmp_path / "a.h5"))
     findings = inspect_file(Question(tmp_path / "a.h5", key="raw/other"))
-    assert findings.verdict.startswith("axes THW: 150 ticks of 60x50")
+    assert findings.answer.startswith("axes THW: 150 ticks of 60x50")
     with pytest.raises(BadFileError, match="has no array 'x'; it holds spk"):
         inspect_file(Question(tmp_path / "a.npz", key="x"))
     with h5py.File(tmp_path / "link.h5", "w") as file:
@@ -100,14 +99,14 @@ def test_of_large_arrays_the_leading_part_is_read(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", spikes)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["spikes"] = spikes
-    monkeypatch.setattr(array_samples, "MAX_VALUES", 40 * 60 * 84 + 5)
+    monkeypatch.setattr(inspect_module, "MAX_VALUES", 40 * 60 * 84 + 5)
     for ending in ("npy", "npz", "h5"):
         sample = sample_array(tmp_path / f"a.{ending}")
         assert sample.shape == (150, 60, 84)
         assert not sample.is_whole
         assert np.array_equal(sample.values, spikes[:40])
         findings = inspect_file(Question(tmp_path / f"a.{ending}"))
-        assert findings.verdict.startswith("axes THW: 150 ticks of 60x84")
+        assert findings.answer.startswith("axes THW: 150 ticks of 60x84")
         assert any("leading part" in line for line in findings.measured)
 
 
@@ -117,12 +116,12 @@ def test_columns_of_lists_are_found(tmp_path):
     path = tmp_path / "a.npy"
     findings = inspect(path, rows)
     assert findings.is_right
-    assert findings.verdict.startswith("columns tyx (t never goes back, y is sorted within a tick)")
-    assert "at least 60x84" in findings.verdict
+    assert findings.answer.startswith("columns tyx (t never goes back, y is sorted within a tick)")
+    assert "at least 60x84" in findings.answer
     assert np.array_equal(findings.block.spikes, spikes)
     microseconds = np.column_stack([rows[:, 2], rows[:, 1], rows[:, 0] * 50, np.ones(len(rows))])
     findings = inspect(path, microseconds)
-    assert findings.verdict.startswith("columns xytp")
+    assert findings.answer.startswith("columns xytp")
     assert any("multiples of 50" in line for line in findings.measured)
     assert np.array_equal(findings.block.spikes, spikes)
 
@@ -133,7 +132,7 @@ def test_columns_of_unsigned_numbers_are_found(tmp_path, dtype):
     rows = np.argwhere(film(60, 84, 150))
     signed, unsigned = (inspect(tmp_path / "a.npy", rows.astype(t)) for t in (np.int64, dtype))
     assert unsigned.is_right
-    assert unsigned.verdict == signed.verdict
+    assert unsigned.answer == signed.answer
     assert unsigned.measured[1:] == signed.measured[1:]
 
 
@@ -142,15 +141,15 @@ def test_a_dark_border_is_not_the_whole_array(tmp_path):
     spikes = np.zeros((250, 400, 160), np.uint8)
     spikes[20:80, 100:184, :150] = film(60, 84, 150).transpose(1, 2, 0)
     findings = inspect(tmp_path / "a.npy", spikes)
-    assert "all values are 0" not in findings.verdict
+    assert "all values are 0" not in findings.answer
     spikes[-1, -1, -1] = 2
-    assert "3 distinct values (0, 1, 2" in inspect(tmp_path / "a.npy", spikes).verdict
+    assert "3 distinct values (0, 1, 2" in inspect(tmp_path / "a.npy", spikes).answer
 
 
 def test_endings_in_capitals_are_the_same(tmp_path):
     inspect(tmp_path / "a.npy", film(60, 84, 150))
     (tmp_path / "a.npy").rename(tmp_path / "a.NPY")
-    assert inspect_file(Question(tmp_path / "a.NPY")).verdict.startswith("axes THW")
+    assert inspect_file(Question(tmp_path / "a.NPY")).answer.startswith("axes THW")
 
 
 def test_lists_that_cannot_be_right(tmp_path):
@@ -158,15 +157,15 @@ def test_lists_that_cannot_be_right(tmp_path):
     path = tmp_path / "a.npy"
     small = inspect(path, rows, height=60, width=80)
     assert not small.is_right
-    assert "60x80 cannot be right, there are events outside" in small.verdict
+    assert "60x80 cannot be right, there are events outside" in small.answer
     assert not inspect(path, rows, axes="xyt").is_right
     assert not inspect(path, rows, axes="abc").is_right
     signs = np.column_stack([rows, np.resize([1, -1], len(rows))])
-    assert "events of an event camera" in inspect(path, signs).verdict
+    assert "events of an event camera" in inspect(path, signs).answer
     shuffled = np.random.default_rng(0).permutation(rows)
-    assert "name the columns with --axes" in inspect(path, shuffled).verdict
-    assert "at least two rows" in inspect(path, rows[:1]).verdict
-    assert "not negative" in inspect(path, rows - [0, 5, 0]).verdict
+    assert "name the columns with --axes" in inspect(path, shuffled).answer
+    assert "at least two rows" in inspect(path, rows[:1]).answer
+    assert "not negative" in inspect(path, rows - [0, 5, 0]).answer
 
 
 def test_question_says_where_it_came_from():

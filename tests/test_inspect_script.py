@@ -16,14 +16,14 @@ film = cache(film)
 @pytest.fixture
 def recording(tmp_path):
     path = tmp_path / "clip.dat"
-    path.write_bytes(pack(film(128, 96, 56)).tobytes())
+    path.write_bytes(pack(film(96, 128, 56)).tobytes())
     return path
 
 
 def test_a_file_is_found_and_drawn(recording, tmp_path, capsys):
     assert main([str(recording), "--output", str(tmp_path / "out"), "--threshold", "2"]) == 0
     printed = capsys.readouterr().out
-    assert f"{recording}: 128x96; bit_order little" in printed
+    assert f"{recording}: 96x128 (the demo data); bit_order little" in printed
     assert "rate 0." in printed
     page = read_image(tmp_path / "out" / "clip.png")
     assert page.shape[1] == 2 * PANEL_PX + 3 * 6
@@ -32,8 +32,8 @@ def test_a_file_is_found_and_drawn(recording, tmp_path, capsys):
 
 def test_what_cannot_be_right_fails(recording, tmp_path, capsys):
     output = ["--output", str(tmp_path / "out")]
-    assert main([str(recording), "--height", "96", "--width", "128", *output]) == 1
-    assert "96x128 cannot be right" in capsys.readouterr().out
+    assert main([str(recording), "--height", "128", "--width", "96", *output]) == 1
+    assert "128x96 cannot be right" in capsys.readouterr().out
     assert main([str(recording), "--height", "3", "--width", "5", *output]) == 1
     assert "multiple of 8" in capsys.readouterr().err
     assert main([str(tmp_path / "missing.dat")]) == 1

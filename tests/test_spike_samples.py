@@ -10,8 +10,8 @@ from src.data.spikes.matching import best_tfp_centre
 from src.data.spikes.reconstruct import tfi, tfp
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import REPO_ROOT
-from src.prepare.inspection.findings import Question
-from src.prepare.inspection.inspect import inspect_file
+from src.prepare.inspect_file import inspect_file
+from src.prepare.inspect_packed import Question
 from tests.spike_cases import dense_to_events
 
 SAMPLES = REPO_ROOT.parent / "shared" / "samples"
@@ -135,20 +135,20 @@ def test_size_order_of_bits_and_flip_of_a_recording_are_found(number):
     path = SAMPLES / f"{number}_part1_key_id151.dat"
     alone = inspect_file(Question(path))
     assert alone.is_right
-    assert alone.verdict.startswith("250x400 (first spike camera, REDS sets); bit_order little")
+    assert alone.answer.startswith("250x400 (first spike camera, REDS sets); bit_order little")
     known = inspect_file(Question(path, reference=path.with_suffix(".png")))
-    assert known.verdict.endswith("bit_order little; flip_rows True")
+    assert known.answer.endswith("bit_order little; flip_rows True")
     wrong = inspect_file(Question(path, height=360, width=640))
     assert not wrong.is_right
-    assert "250x400 (first spike camera, REDS sets) would be right" in wrong.verdict
+    assert "250x400 (first spike camera, REDS sets) would be right" in wrong.answer
 
 
 def test_axes_of_a_recording_are_found():
     findings = inspect_file(Question(SAMPLES / "uhsr_helicopter_200x250x250.npz"))
-    assert findings.verdict.startswith("axes THW: 200 ticks of 250x250 (UHSR)")
+    assert findings.answer.startswith("axes THW: 200 ticks of 250x250 (UHSR)")
 
 
 def test_frames_of_12_bits_are_no_spikes():
     findings = inspect_file(Question(SAMPLES / "ball_12bit.mraw"))
     assert not findings.is_right
-    assert "the bits look like numbers of 12 bits" in findings.verdict
+    assert "the bits look like numbers of 12 bits" in findings.answer

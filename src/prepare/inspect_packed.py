@@ -1,0 +1,522 @@
+"""Which size, order of bits and order of rows packed spikes (`.dat`) have, tested on the bits.
+
+The usual sizes are tested, and the one that is given. A file holds a whole number of ticks. A pixel
+that has just fired rarely fires in the next tick, so bits that are H*W apart agree less than those
+one row before and after that. Rows look like the rows above them. The order of bits shows where two
+bytes meet: in the right order pixels across that border are as alike as pixels within a byte.
+Nothing but a reference image tells a picture from its upside-down twin.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from src.data.frames import read_image
+from src.data.spikes.spike_dat import BIT_ORDERS, SpikeGeometry
+from src.prepare.content import SHOWN, bit_correlations
+
+USUAL_SIZES = {
+    (250, 400): "first spike camera, REDS sets",
+    (250, 416): "first spike camera with 16 header columns at the right, which are not pixels",
+    (360, 640): "Spk-GoPro",
+    (384, 384): "Spk-X4K",
+    (180, 320): "S-SDM GoPro",
+    (250, 250): "UHSR",
+    (96, 128): "the demo data",
+    (1000, 1000): "SPS100",
+    (1000, 1024): "SPS100 with its synchronization columns",
+    (720, 1280): "full GoPro frames",
+}
+GOPRO_FILES = {
+    1_612_800: "56 ticks of 360x640, Spk-GoPro spikes of one frame of GOPRxxxx_07_zz; it "
+    "is often misread as 10x360x448 by taking bytes for pixels",
+    2_534_400: "88 ticks of 360x640, Spk-GoPro spikes of one frame of GOPRxxxx_11_zz; it "
+    "is often misread as 10x396x640 by taking bytes for pixels",
+    2_995_200: "104 ticks of 360x640, Spk-GoPro spikes of one frame of GOPRxxxx_13_zz",
+}
+FLIP_UNKNOWN = (
+    "whether rows are stored bottom-up cannot be seen in the bits; the picture is drawn as if they "
+    "were (flip_rows: true, like the published sets). If it is upside down, give --flip false, or "
+    "--reference IMAGE of the same scene"
+)
+BLOCK_TICKS, BLOCK_VALUES = 400, 1 << 25
+SAMPLE_BITS = 1 << 24
+SAMPLE_TICKS = 128
+WINDOWS = (128, 16)  # ticks: a long one has less noise, in short ones moving scenes stand still
+BESIDE = (-8, -4, 4, 8)  # pixels from a row's end that rows must not be alike at
+MIN_ROW_DEVIATIONS, MIN_DIP_DEVIATIONS = 5.0, 12.0
+MIN_ORDER_DEVIATIONS = 6.0
+SHARE_OF_BEST = 0.4  # a dip this deep, relative to the deepest, is no echo of another one
+MIN_ROWS = 6
+NUMBER_BITS, MOST_UNEQUAL_RATES = (8, 10, 12, 16, 24), 0.05
+REFERENCE_TICKS, NUM_REFERENCE_WINDOWS = 32, 9
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class Question:
+    """A file, and what the user says about it; None where nothing was said.
+
+    Attributes:
+        path: the file.
+        height, width: size of the sensor.
+        bit_order: "little" or "big", of packed spikes.
+        flip_rows: whether the file stores the bottom row first.
+        axes: order of the axes of an array ("THW", "HWT") or of the columns of a list ("tyx").
+        key: name of the array in an archive.
+        reference: an image of the same scene.
+    """
+
+    path: Path
+    height: int | None = None
+    width: int | None = None
+    bit_order: str | None = None
+    flip_rows: bool | None = None
+    axes: str | None = None
+    key: str | None = None
+    reference: Path | None = None
+
+    @property
+    def size(self) -> Size | None:
+        """Height and width where both were given."""
+        return None if self.height is None or self.width is None else (self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive ticks from the middle of a file, for pictures and rates.
+
+    Attributes:
+        spikes: upright as far as known, uint8 [S, H, W] of 0 and 1.
+        first_tick: number of the first of them.
+        num_ticks: ticks in the file.
+    """
+
+    spikes: np.ndarray
+    first_tick: int
+    num_ticks: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        answer: in a sentence or two.
+        is_right: False where what the user said cannot be right, or where the file is unfit.
+        measured: the numbers behind it.
+        warnings: what the user should look into.
+        block: what to draw; None where nothing can be drawn.
+    """
+
+    answer: str
+    is_right: bool
+    measured: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    block: Block | None = None
+
+
+@dataclass
+class _Facts:
+    """What is known of packed spikes; it grows from step to step."""
+
+    size: Size | None = None
+    bit_order: str | None = None
+    flip_rows: bool | None = None
+    measured: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def inspect_bytes(data: np.ndarray, question: Question) -> Inspection:
+    """Inspect packed spikes in memory or in a memory map, uint8 [N]; only samples are read.
+
+    Raises:
+        BadFileError: an unreadable reference.
+        ValueError: a given size whose pixels are no multiple of 8.
+    """
+    facts = _Facts()
+    sample = np.concatenate([data[: SAMPLE_BITS // 16], data[-SAMPLE_BITS // 16 :]])
+    rate = float(np.unpackbits(sample).mean(dtype=np.float64))
+    whole = [s for s in USUAL_SIZES if _is_whole(len(data), s)]
+    fitting = [f"{size_name(*s)} {len(data) * 8 // (s[0] * s[1])} ticks" for s in whole]
+    facts.measured.append(
+        f"{len(data):,} bytes, {rate:.1%} of the sampled bits are set; usual sizes with whole "
+        f"ticks: {'; '.join(fitting) or 'none'}"
+    )
+    if len(data) in GOPRO_FILES:
+        facts.warnings.append(f"{len(data):,} bytes is the size of {GOPRO_FILES[len(data)]}")
+    if rate in (0.0, 1.0):
+        answer = f"all sampled bits are {int(rate)}: nothing shows the size, nor anything to learn"
+        return Inspection(answer, False, tuple(facts.measured), tuple(facts.warnings))
+    tests = _test_sizes(data, question, whole)
+    _choose_size(data, tests, facts)
+    if question.reference is not None:
+        _use_reference(data, question, facts)
+    elif question.flip_rows is None and facts.size is not None:
+        facts.warnings.append(FLIP_UNKNOWN)
+    answer, is_right = _compare(data, question, tests, facts)
+    block = _block(data, question, facts)
+    if block is not None:
+        lines, warnings = describe_rate(block.spikes)
+        facts.measured += lines
+        facts.warnings += warnings
+    return Inspection(answer, is_right, tuple(facts.measured), tuple(facts.warnings), block)
+
+
+@dataclass(frozen=True)
+class SizeTest:
+    """The tests of one size on the bits.
+
+    Attributes:
+        height, width: the size.
+        num_ticks: size of the file in ticks; a fraction speaks against the size.
+        row_deviations: by which rows W apart are more alike than at other distances.
+        dip: by how much bits H*W apart agree less than those one row further or nearer.
+        dip_deviations: the same in deviations of its error.
+    """
+
+    height: int
+    width: int
+    num_ticks: float
+    row_deviations: float = 0.0
+    dip: float = 0.0
+    dip_deviations: float = 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file holds a whole number of ticks."""
+        return self.num_ticks == int(self.num_ticks) >= 1
+
+    @property
+    def failures(self) -> list[str]:
+        """What speaks against the size, in words."""
+        failed = []
+        if not self.is_whole:
+            failed.append(f"the file would hold {self.num_ticks:.2f} ticks")
+        if self.row_deviations < MIN_ROW_DEVIATIONS:
+            failed.append(f"pixels {self.width} apart are not alike")
+        if self.dip_deviations < MIN_DIP_DEVIATIONS:
+            failed.append(f"there is no dip at {self.height * self.width} pixels")
+        return failed
+
+    @property
+    def sentence(self) -> str:
+        """The numbers in words."""
+        whole = "whole" if self.is_whole else "NOT whole"
+        return (
+            f"{self.height}x{self.width}: {self.num_ticks:.10g} ticks ({whole}); rows are alike by "
+            f"{self.row_deviations:.0f} deviations; bits one tick apart agree less than in the "
+            f"rows around by {self.dip:+.3f} ({self.dip_deviations:.0f} deviations)"
+        )
+
+
+def test_size(data: np.ndarray, size: Size) -> SizeTest:
+    """Test a size on packed spikes uint8 [N].
+
+    Raises:
+        ValueError: a size whose pixels are no multiple of 8.
+    """
+    height, width = size
+    if height * width % 8 or min(size) < 1:
+        raise ValueError(f"{height}x{width}: the number of pixels must be a multiple of 8")
+    num_ticks = len(data) * 8 / (height * width)
+    if num_ticks < 2 or height < 2:
+        return SizeTest(*size, num_ticks)
+    row = max(
+        _row_deviations(_rate_images(data, size, order, window), width)
+        for order in BIT_ORDERS[: 1 if width % 8 == 0 else 2]
+        for window in WINDOWS
+    )
+    return SizeTest(*size, num_ticks, row, *_tick_dip(data, size))
+
+
+test_size.__test__ = False  # not a test of pytest's
+
+
+def _test_sizes(data: np.ndarray, question: Question, whole: list[Size]) -> dict[Size, SizeTest]:
+    """Test the usual sizes of which the file holds whole ticks, and what was given, also turned."""
+    sizes = list(whole)
+    if question.size is not None:
+        sizes += [size for size in (question.size, question.size[::-1]) if size not in sizes]
+    return {size: test_size(data, size) for size in sizes}
+
+
+def _choose_size(data: np.ndarray, tests: dict[Size, SizeTest], facts: _Facts) -> None:
+    """Take the size that passes all tests; of several the smallest that is no echo of another.
+
+    A tick shows at all its multiples, and rows at all multiples of their width.
+    """
+    passed = [test for test in tests.values() if not test.failures]
+    deepest = max((test.dip for test in passed), default=0.0)
+    passed = [test for test in passed if test.dip >= SHARE_OF_BEST * deepest]
+    if not passed:
+        return
+    widths = {test.width for test in passed}
+    origins = [t for t in passed if not any(t.width % w == 0 for w in widths - {t.width})]
+    best = min(origins, key=lambda test: (test.height * test.width, -test.row_deviations))
+    facts.size = best.height, best.width
+    facts.bit_order, numbers = find_bit_order(data, facts.size)
+    facts.measured += [best.sentence, numbers]
+
+
+def _compare(
+    data: np.ndarray, question: Question, tests: dict[Size, SizeTest], facts: _Facts
+) -> tuple[str, bool]:
+    """Compare what was found with what was given."""
+    given = None if question.size is None else tests[question.size]
+    if given is not None and question.size != facts.size:
+        facts.measured.append(f"given size {given.sentence}")
+    if facts.size is None:
+        why = f"the size cannot be known from this file: {_why_no_size(data, tests)}"
+        if given is None:
+            return f"{why}; give --height and --width", False
+        fits = "may be right" if given.is_whole else "cannot be right: no whole number of ticks"
+        return f"{why}; {given.height}x{given.width} as given {fits}", given.is_whole
+    is_right, name = True, size_name(*facts.size)
+    notes = [name]
+    if given is not None and question.size != facts.size:
+        wrong = ", ".join(given.failures)
+        why = f"cannot be right: {wrong}" if wrong else "is unlikely, though it passes"
+        notes = [f"{given.height}x{given.width} {why}; {name} would be right"]
+        is_right = False
+    for key, found, stated in (
+        ("bit_order", facts.bit_order, question.bit_order),
+        ("flip_rows", facts.flip_rows, question.flip_rows),
+    ):
+        if found is None:
+            said = "" if stated is None else f" ({stated} as given may be right)"
+            notes.append(f"{key} cannot be known{said}")
+        elif stated not in (None, found):
+            notes.append(f"{key} {stated} cannot be right, {found} would be")
+            is_right = False
+        else:
+            notes.append(f"{key} {found}")
+    return "; ".join(notes), is_right
+
+
+def _why_no_size(data: np.ndarray, tests: dict[Size, SizeTest]) -> str:
+    number_bits = _number_bits(data)
+    if number_bits is not None:
+        return (
+            f"the bits look like numbers of {number_bits} bits, not like single spikes: an image, "
+            "a raw video or text"
+        )
+    dips = [
+        f"{h}x{w}" for (h, w), test in tests.items() if test.dip_deviations >= MIN_DIP_DEVIATIONS
+    ]
+    if dips:
+        return (
+            f"a tick has the pixels of {' or '.join(dips)}, but its rows do not show: the "
+            "scene has too little structure, or the sensor another width"
+        )
+    return "no usual size passes the tests: another size, noise, or ticks that all are the same"
+
+
+def _use_reference(data: np.ndarray, question: Question, facts: _Facts) -> None:
+    """Let the reference image decide order of bits and flip, and the size with them."""
+    image = cv2.cvtColor(read_image(question.reference), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    sizes = {facts.size, question.size} - {None}
+    sizes |= {(image.shape[0] // divisor, image.shape[1] // divisor) for divisor in (1, 2, 4)}
+    matches = []
+    for size in sorted(size for size in sizes if _is_whole(len(data), size)):
+        matches += _match_reference(data, image, size)
+    matches.sort(key=lambda match: -match[0])
+    facts.measured += [
+        f"correlation {found:+.3f} with the reference for {g.height}x{g.width}, bit_order "
+        f"{g.bit_order}, flip_rows {g.flip_rows} (ticks from {start})"
+        for found, g, start in matches[:4]
+    ]
+    if not matches or matches[0][0] < SHOWN:
+        facts.warnings.append(
+            f"no size, order of bits and flip looks like {question.reference}: another scene, or "
+            "another size"
+        )
+        return
+    best = matches[0][1]
+    facts.size, facts.bit_order = (best.height, best.width), best.bit_order
+    facts.flip_rows = best.flip_rows
+
+
+def _match_reference(
+    data: np.ndarray, image: np.ndarray, size: Size
+) -> Iterable[tuple[float, SpikeGeometry, int]]:
+    """Return the best correlation over some windows of ticks, by order of bits and rows."""
+    target = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    num_ticks = len(data) * 8 // (size[0] * size[1])
+    window = min(REFERENCE_TICKS, num_ticks)
+    starts = np.unique(np.linspace(0, num_ticks - window, NUM_REFERENCE_WINDOWS).astype(int))
+    best: dict[SpikeGeometry, tuple[float, int]] = {}
+    for start in map(int, starts):
+        counts = _count(data, size, "little", start, window).reshape(size)
+        stored = SpikeGeometry(*size, "little", flip_rows=False)
+        for geometry, found in bit_correlations(counts, stored, target).items():
+            best[geometry] = max(best.get(geometry, (-2.0, 0)), (found, start))
+    return [(found, geometry, start) for geometry, (found, start) in best.items()]
+
+
+def _block(data: np.ndarray, question: Question, facts: _Facts) -> Block | None:
+    """Read ticks from the middle, as found, else as given."""
+    size = facts.size or question.size
+    if size is None or len(data) * 8 < size[0] * size[1]:
+        return None
+    order = facts.bit_order or question.bit_order or "little"
+    flip = next((f for f in (facts.flip_rows, question.flip_rows) if f is not None), True)
+    tick_bytes = size[0] * size[1] // 8
+    num_ticks = len(data) // tick_bytes
+    start, stop = middle_ticks(num_ticks, size[0] * size[1])
+    bits = np.unpackbits(data[start * tick_bytes : stop * tick_bytes], bitorder=order)
+    spikes = bits.reshape(stop - start, *size)
+    return Block(spikes[:, ::-1] if flip else spikes, start, num_ticks)
+
+
+# ---------------------------------------------------------------- the tests on bits
+
+
+def find_bit_order(data: np.ndarray, size: Size) -> tuple[str | None, str]:
+    """Return the order of bits, None where the picture does not tell, and the numbers."""
+    image = _rate_images(data, size, "little", SAMPLE_TICKS).reshape(-1, 8)  # bytes
+    across = {"little": image[:-1, 7] - image[1:, 0], "big": image[:-1, 0] - image[1:, 7]}
+    squares = {order: difference**2 for order, difference in across.items()}
+    gap = squares["big"] - squares["little"]
+    inside = float(np.mean(np.diff(image, axis=1) ** 2)) ** 0.5
+    rms = {order: float(square.mean()) ** 0.5 for order, square in squares.items()}
+    error = float(gap.std()) / max(1, len(gap)) ** 0.5
+    sureness = abs(float(gap.mean())) / error if error else 0.0
+    numbers = (
+        f"rates of pixels across byte borders differ by {rms['little']:.4f} with little, "
+        f"{rms['big']:.4f} with big, inside bytes by {inside:.4f} ({sureness:.0f} deviations)"
+    )
+    if sureness < MIN_ORDER_DEVIATIONS:
+        return None, numbers
+    return ("little" if gap.mean() > 0 else "big"), numbers
+
+
+def _is_whole(num_bytes: int, size: Size) -> bool:
+    pixels = size[0] * size[1]
+    return pixels > 0 and pixels % 8 == 0 and num_bytes > 0 and num_bytes * 8 % pixels == 0
+
+
+def _count(data: np.ndarray, size: Size, bit_order: str, start: int, number: int) -> np.ndarray:
+    """Return the spikes of pixels in file order over so many ticks: float32 [H*W]."""
+    tick_bytes = size[0] * size[1] // 8
+    counts = np.zeros(size[0] * size[1], np.float32)
+    for tick in range(start, start + number):
+        stored = data[tick * tick_bytes : (tick + 1) * tick_bytes]
+        counts += np.unpackbits(stored, bitorder=bit_order)
+    return counts
+
+
+def _rate_images(data: np.ndarray, size: Size, bit_order: str, window: int) -> np.ndarray:
+    """Return rates in windows of ticks side by side in the middle of the file: float32 [N, H*W]."""
+    pixels = size[0] * size[1]
+    total = len(data) * 8 // pixels
+    ticks = min(total, SAMPLE_TICKS, max(2, SAMPLE_BITS // pixels))
+    window = min(window, ticks)
+    number = ticks // window
+    first = (total - number * window) // 2
+    images = [_count(data, size, bit_order, first + i * window, window) for i in range(number)]
+    return np.stack(images) / window
+
+
+def _row_deviations(image: np.ndarray, width: int) -> float:
+    """Return by how many deviations pixels one width apart are more alike than at other distances.
+
+    Every value is compared with those at all the distances, so that noise, which is the same for
+    all, cancels; the error is taken from how the difference varies from row to row.
+
+    Args:
+        image: one or several flat pictures, float [N, H*W].
+        width: the distance in question.
+    """
+    others = [width + d for d in BESIDE if width + d > 0]
+    number = image.shape[1] - max(others)
+    rows = number // width
+    if rows < MIN_ROWS:
+        return 0.0
+    image = np.asarray(image, np.float64)
+    first = image[:, :number]
+    near = (first - image[:, width : width + number]) ** 2
+    far = sum((first - image[:, other : other + number]) ** 2 for other in others) / len(others)
+    return _deviations((far - near)[:, : rows * width].reshape(-1, width).mean(axis=1))
+
+
+def _tick_dip(data: np.ndarray, size: Size) -> tuple[float, float]:
+    """Return by how much bits one tick apart agree less than in the rows around, and how surely."""
+    pixels, width = size[0] * size[1], size[1]
+    ticks = min(len(data) * 8 // pixels, max(3, SAMPLE_BITS // pixels))
+    first = (len(data) * 8 // pixels - ticks) // 2 * (pixels // 8)
+    bits = np.unpackbits(data[first : first + ticks * pixels // 8], bitorder="little")
+    bits = bits.astype(np.float32) - np.float32(bits.mean(dtype=np.float64))
+    number = (len(bits) - pixels - width) // width * width
+    if number < MIN_ROWS * width:
+        return 0.0, 0.0
+    around = (bits[pixels - width :][:number] + bits[pixels + width :][:number]) / 2
+    gain = bits[:number] * (around - bits[pixels:][:number])
+    variance = max(float(np.mean(bits**2)), 1e-12)
+    return float(gain.mean()) / variance, _deviations(gain.reshape(-1, width).mean(axis=1))
+
+
+def _deviations(values: np.ndarray) -> float:
+    """Return the mean of values in standard errors."""
+    error = float(values.std(ddof=1)) / len(values) ** 0.5
+    return float(values.mean()) / max(error, 1e-12)
+
+
+def _number_bits(data: np.ndarray) -> int | None:
+    """Return the bits per number if the file holds numbers instead of single bits.
+
+    High bits of a number are set at another rate than low ones; a pixel's place in a byte says
+    nothing about its brightness.
+    """
+    bits = np.unpackbits(data[: SAMPLE_BITS // 32])
+    unequal = {}
+    for m in NUMBER_BITS:
+        rates = bits[: len(bits) // m * m].reshape(-1, m).mean(axis=0)
+        error = (0.25 * m / max(1, len(bits))) ** 0.5
+        unequal[m] = float(np.ptp(rates)) - 8 * error if len(bits) >= m else 0.0
+    largest = max(unequal.values())
+    if largest < MOST_UNEQUAL_RATES:
+        return None
+    return min(m for m, value in unequal.items() if value > 0.9 * largest)
+
+
+# ---------------------------------------------------------------- words and blocks
+
+
+def size_name(height: int, width: int) -> str:
+    """Return a size as text, with who uses it."""
+    known = USUAL_SIZES.get((height, width))
+    return f"{height}x{width}" + (f" ({known})" if known else "")
+
+
+def middle_ticks(num_ticks: int, pixels: int) -> tuple[int, int]:
+    """Return the ticks [start, stop) of the middle that a block holds."""
+    count = min(num_ticks, BLOCK_TICKS, max(2, BLOCK_VALUES // max(1, pixels)))
+    start = (num_ticks - count) // 2
+    return start, start + count
+
+
+def describe_rate(spikes: np.ndarray) -> tuple[list[str], list[str]]:
+    """Return facts about the rate of spikes [S, H, W], and warnings."""
+    pixels = spikes.mean(axis=0, dtype=np.float64)
+    ticks: Sequence[float] = spikes.mean(axis=(1, 2), dtype=np.float64)
+    silent, always = float((pixels == 0).mean()), float((pixels == 1).mean())
+    lines = [
+        f"rate {pixels.mean():.4f} spikes per pixel and tick over {len(spikes)} ticks; per tick "
+        f"{min(ticks):.4f} to {max(ticks):.4f}; {silent:.1%} of the pixels silent, "
+        f"{always:.1%} firing in every tick"
+    ]
+    warnings = []
+    if always > 0.05:
+        warnings.append(
+            f"{always:.0%} of the pixels fire in every tick: overexposed, or not spikes"
+        )
+    if silent > 0.5:
+        warnings.append(
+            f"{silent:.0%} of the pixels never fire in these {len(spikes)} ticks: very dark"
+        )
+    return lines, warnings
