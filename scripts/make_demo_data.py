@@ -14,12 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tqdm import tqdm
-
 from src.data.description import DescriptionError
 from src.paths import resolve
-from src.prepare.demo_data import DemoDataError, make_demo_data
-from src.prepare.demo_plan import demo_plan
+from src.prepare.demo import DemoDataError, demo_plan, make_demo_data
 
 
 def main() -> int:
@@ -35,14 +32,8 @@ def main() -> int:
 
     output, plan = resolve(arguments.output), demo_plan()
     start = time.perf_counter()
-    bar = tqdm(
-        total=len(plan.sequences), desc="demo data", unit="seq", disable=not sys.stderr.isatty()
-    )
     try:
-        with bar:
-            reports = make_demo_data(
-                output, arguments.seed, plan, arguments.workers, lambda _: bar.update()
-            )
+        reports = make_demo_data(output, arguments.seed, plan, arguments.workers)
     except (DemoDataError, DescriptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

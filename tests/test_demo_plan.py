@@ -1,7 +1,7 @@
 """The shipped plan of the demo data."""
 
-from src.prepare import demo_data
-from src.prepare.demo_plan import demo_plan
+from src.prepare import demo
+from src.prepare.demo import demo_plan
 
 
 def test_no_validation_photograph_occurs_in_training():
@@ -21,5 +21,5 @@ def test_no_validation_photograph_occurs_in_training():
 def test_every_shipped_scene_can_be_built_and_is_sampled_finely_enough():
     plan = demo_plan()
     for index in range(len(plan.sequences)):
-        scene, _ = demo_data._build_scene(plan, index, 123)
+        scene, _ = demo._build_scene(plan, index, 123)
         assert 1.0 <= scene.photo_px <= 2.0

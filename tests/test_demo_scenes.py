@@ -3,16 +3,20 @@
 import numpy as np
 import pytest
 
-from src.prepare.demo_motion import Pose, SmoothMotion, camera_motion, object_motion
-from src.prepare.demo_photographs import (
+from src.prepare.demo_scenes import (
     CutOut,
+    Pose,
+    Scene,
+    SceneObject,
+    SmoothMotion,
     blend_over,
+    camera_motion,
     cut_out,
     load_photograph,
+    object_motion,
     premultiply,
     to_grey,
 )
-from src.prepare.demo_scenes import Scene, SceneObject
 
 STILL = SmoothMotion(np.ones(1), np.zeros((1, 4)), np.zeros((1, 4)), np.zeros(4))
 

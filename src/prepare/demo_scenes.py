@@ -1,26 +1,225 @@
 """Scenes of moving photographs that can be looked at at any time.
 
-World coordinates are RGB pixels around the middle of the picture. A camera pose maps the world to
-the screen, an object's pose maps the object to the world; the background is the world's back wall.
+The photographs are those that lie inside the scikit-image package; nothing is downloaded. World
+coordinates are RGB pixels around the middle of the picture. A camera pose maps the world to the
+screen, an object's pose maps the object to the world; the background is the world's back wall.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from src.prepare.demo_motion import SmoothMotion
-from src.prepare.demo_photographs import (
-    CutOut,
-    blend_over,
-    cut_out,
-    load_photograph,
-    premultiply,
-    to_grey,
-)
+from src.data.frames import read_image
+from src.data.simulation.simulator import BT601
 
 SUPERSAMPLING = 2  # samples per RGB pixel and direction in colour renders, averaged by area
 LARGEST_PHOTO_PX = 2.0  # more photograph pixels per RGB pixel would be skipped, not averaged
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """A piece of a photograph that becomes an object of its own.
+
+    Args:
+        photograph: file name inside the package.
+        centre: (x, y) of the piece in pixels of the photograph.
+        radii: half its width and height in pixels of the photograph.
+        edge_px: width of the soft edge in pixels of the photograph; 1 is a hard edge.
+        num_lobes: bulges of the outline; 0 is an ellipse.
+        photo_px: pixels of the photograph per RGB pixel of the scene.
+    """
+
+    photograph: str
+    centre: tuple[float, float]
+    radii: tuple[float, float]
+    edge_px: float = 1.0
+    num_lobes: int = 0
+    photo_px: float = 1.5
+
+
+def load_photograph(name: str) -> np.ndarray:
+    """Read a photograph of the scikit-image package: uint8 RGB [H, W, 3].
+
+    Raises:
+        FileNotFoundError: the package is missing or does not carry this file.
+    """
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
+        raise FileNotFoundError(
+            "scikit-image is not installed; run: pip install -r requirements.txt"
+        )
+    path = Path(package.origin).parent / "data" / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: this scikit-image does not carry the photograph; "
+            "run: pip install 'scikit-image>=0.24'"
+        )
+    return read_image(path)
+
+
+def to_grey(rgb: np.ndarray) -> np.ndarray:
+    """Return the BT.601 grey of encoded values: uint8 [..., H, W]."""
+    return np.rint(rgb @ np.array(BT601)).clip(0, 255).astype(np.uint8)
+
+
+def cut_out(photograph: np.ndarray, piece: CutOut) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a piece out of a photograph.
+
+    Args:
+        photograph: uint8 [H, W, 3].
+        piece: what to cut.
+
+    Returns:
+        colours uint8 [h, w, 3] and opacity uint8 [h, w]; the piece's centre is the middle of both.
+
+    Raises:
+        ValueError: the piece leaves the photograph.
+    """
+    reach = np.ceil(np.array(piece.radii) * (1 + _lobe_height(piece)) + piece.edge_px).astype(int)
+    left, top = np.round(piece.centre).astype(int) - reach
+    width, height = 2 * reach
+    photo_height, photo_width = photograph.shape[:2]
+    if left < 0 or top < 0 or left + width > photo_width or top + height > photo_height:
+        raise ValueError(
+            f"{piece.photograph}: a piece of {height}x{width} at (x={left}, y={top}) leaves the "
+            f"photograph of {photo_height}x{photo_width}"
+        )
+    y = (np.arange(height) + 0.5 - height / 2)[:, None]
+    x = (np.arange(width) + 0.5 - width / 2)[None]
+    angle = np.arctan2(y / piece.radii[1], x / piece.radii[0])
+    outline = 1 + _lobe_height(piece) * np.sin(piece.num_lobes * angle)
+    inside = outline - np.hypot(x / piece.radii[0], y / piece.radii[1])
+    distance_px = inside * min(piece.radii)
+    opacity = np.clip(distance_px / piece.edge_px + 0.5, 0, 1)
+    colours = photograph[top : top + height, left : left + width]
+    return colours, np.rint(255 * opacity).astype(np.uint8)
+
+
+def premultiply(colours: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Return colours times opacity with the opacity as last channel: uint8 [h, w, C + 1]."""
+    if colours.ndim == 2:
+        colours = colours[..., None]
+    weighted = np.rint(colours * (opacity[..., None] / 255.0)).astype(np.uint8)
+    return np.concatenate([weighted, opacity[..., None]], axis=-1)
+
+
+def blend_over(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
+    """Lay a premultiplied layer [h, w, C + 1] over an image [h, w, C] or, for C = 1, [h, w]."""
+    colours, opacity = layer[..., :-1], layer[..., -1]
+    if image.ndim == 2:
+        colours = colours[..., 0]
+    else:
+        opacity = cv2.merge([opacity] * image.shape[2])
+    return cv2.add(colours, cv2.multiply(image, cv2.bitwise_not(opacity), scale=1 / 255))
+
+
+def _lobe_height(piece: CutOut) -> float:
+    return 0.12 if piece.num_lobes else 0.0
+
+
+# ---------------------------------------------------------------- motion
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where something is at one time.
+
+    Args:
+        x: shift to the right in RGB pixels.
+        y: shift downwards in RGB pixels.
+        zoom: magnification.
+        angle: rotation in radians.
+    """
+
+    x: float
+    y: float
+    zoom: float
+    angle: float
+
+    def matrix(self) -> np.ndarray:
+        """Return p -> zoom * R(angle) * p + (x, y) as float64 [3, 3]."""
+        cosine, sine = self.zoom * np.cos(self.angle), self.zoom * np.sin(self.angle)
+        return np.array([[cosine, -sine, self.x], [sine, cosine, self.y], [0, 0, 1]])
+
+
+class SmoothMotion:
+    """A sum of sinusoids per coordinate: x, y, log zoom, angle.
+
+    Args:
+        frequencies_hz: [M] of the parts.
+        amplitudes: [M, 4], in pixels, pixels, log zoom, radians.
+        phases: [M, 4] in radians.
+        rest: [4], where the motion is around.
+    """
+
+    def __init__(
+        self,
+        frequencies_hz: np.ndarray,
+        amplitudes: np.ndarray,
+        phases: np.ndarray,
+        rest: np.ndarray,
+    ) -> None:
+        self.frequencies_hz, self.amplitudes = frequencies_hz, amplitudes
+        self.phases, self.rest = phases, rest
+
+    def at(self, seconds: float) -> Pose:
+        """Return the pose at a time."""
+        turn = 2 * np.pi * self.frequencies_hz[:, None] * seconds + self.phases
+        x, y, log_zoom, angle = self.rest + (self.amplitudes * np.sin(turn)).sum(axis=0)
+        return Pose(float(x), float(y), float(np.exp(log_zoom)), float(angle))
+
+    def with_speed(self, speed_px: float, duration: float) -> "SmoothMotion":
+        """Return this motion with its shifts scaled to a root-mean-square speed in pixels/s."""
+        times = np.linspace(0, duration, 512)
+        poses = [self.at(seconds) for seconds in times]
+        speeds = np.diff([(pose.x, pose.y) for pose in poses], axis=0) / (times[1] - times[0])
+        factor = speed_px / np.sqrt((speeds**2).sum(axis=1).mean())
+        amplitudes = self.amplitudes * [factor, factor, 1, 1]
+        return SmoothMotion(self.frequencies_hz, amplitudes, self.phases, self.rest)
+
+
+def camera_motion(rng: np.random.Generator, speed_px: float, duration: float) -> SmoothMotion:
+    """Draw a shaking camera: shifts at 3 to 8 Hz, slower rotation and zoom.
+
+    Args:
+        rng: what draws it.
+        speed_px: root-mean-square speed of the image centre in RGB pixels per second.
+        duration: seconds over which that speed is meant.
+    """
+    frequencies = np.concatenate([rng.uniform(3.0, 5.0, 2), [rng.uniform(6.0, 8.0)]])
+    amplitudes = np.zeros((3, 4))
+    amplitudes[:, 0] = rng.uniform(0.6, 1.0, 3) * [1, 1, 0.3]
+    amplitudes[:, 1] = rng.uniform(0.6, 1.0, 3) * [1, 1, 0.3]
+    amplitudes[0, 2] = rng.uniform(0.02, 0.04)
+    amplitudes[1, 3] = np.deg2rad(rng.uniform(1.0, 2.0))
+    phases = rng.uniform(0, 2 * np.pi, (3, 4))
+    return SmoothMotion(frequencies, amplitudes, phases, np.zeros(4)).with_speed(speed_px, duration)
+
+
+def object_motion(
+    rng: np.random.Generator, reach_px: tuple[float, float], speed_px: float
+) -> SmoothMotion:
+    """Draw an object that swings to and fro across the scene and turns.
+
+    Args:
+        rng: what draws it.
+        reach_px: how far it goes to the side and up or down, in RGB pixels.
+        speed_px: its largest speed to the side, in RGB pixels per second.
+    """
+    swing = speed_px / (2 * np.pi * reach_px[0])
+    frequencies = swing * np.array([1.0, rng.uniform(1.1, 1.6)])
+    amplitudes = np.zeros((2, 4))
+    amplitudes[0, 0], amplitudes[1, 1] = reach_px
+    amplitudes[0, 2] = rng.uniform(0.03, 0.08)
+    amplitudes[1, 3] = np.deg2rad(rng.uniform(8.0, 20.0))
+    phases = rng.uniform(0, 2 * np.pi, (2, 4))
+    return SmoothMotion(frequencies, amplitudes, phases, np.zeros(4))
+
+
+# ---------------------------------------------------------------- scenes
 
 
 @dataclass(frozen=True)

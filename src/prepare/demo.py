@@ -1,17 +1,16 @@
-"""The demo data set: photographs set in motion, filmed by an RGB camera and a spike camera.
+"""The demo data set: photographs set in motion, seen by an RGB camera and a spike camera.
 
 A source frame is an instantaneous picture, 240 of them per second. A blurry frame is the mean of n
 of them, its sharp counterpart the middle one. The spike sensor has half the resolution and reads
 out 8 times per source frame; its light is rendered at every tick, nothing is interpolated.
 """
 
+import functools
 import logging
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -26,6 +25,7 @@ from src.data.description import (
 )
 from src.data.exposures import EXPOSURES_NAME, Exposure, write_exposures
 from src.data.frames import write_png
+from src.data.parallel import run_parallel
 from src.data.simulation.blur import (
     SOURCE_FRAMES_PER_SECOND,
     TICKS_PER_SOURCE_FRAME,
@@ -35,14 +35,86 @@ from src.data.simulation.blur import (
 from src.data.simulation.simulator import SpikeSimulator
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.metrics.psnr_ssim import psnr
-from src.prepare.demo_motion import camera_motion, object_motion
-from src.prepare.demo_plan import SPLITS, DemoPlan, SequencePlan
-from src.prepare.demo_scenes import Scene, SceneObject
+from src.prepare.demo_scenes import CutOut, Scene, SceneObject, camera_motion, object_motion
 
 logger = logging.getLogger(__name__)
 
 THRESHOLD = 2.0
 TICKS_PER_SECOND = SOURCE_FRAMES_PER_SECOND * TICKS_PER_SOURCE_FRAME
+# To be raised whenever the same seed gives other bytes than before.
+VERSION = 1
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class SequencePlan:
+    """What one sequence shows.
+
+    Args:
+        split: "train" or "val".
+        name: its folder.
+        background: file name of a photograph.
+        pieces: the objects before it, from back to front.
+        num_averaged: source frames per blurry frame, odd.
+        blur_px: root-mean-square shift of the image centre during one exposure, in RGB pixels.
+    """
+
+    split: str
+    name: str
+    background: str
+    pieces: tuple[CutOut, ...]
+    num_averaged: int
+    blur_px: float
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """The whole data set.
+
+    Args:
+        sequences: what is simulated.
+        num_frames: blurry frames per sequence.
+        size: (height, width) of the RGB frames; the spike sensor has half of both.
+    """
+
+    sequences: tuple[SequencePlan, ...]
+    num_frames: int = 12
+    size: tuple[int, int] = (192, 256)
+
+    def source(self, seed: int) -> str:
+        """Say which data this is; equal texts mean equal bytes."""
+        height, width = self.size
+        counts = [sum(plan.split == split for plan in self.sequences) for split in SPLITS]
+        return (
+            f"demo scenes version {VERSION}, seed {seed}, {counts[0]}+{counts[1]} sequences of "
+            f"{self.num_frames} frames, {height}x{width}, instantaneous source frames"
+        )
+
+
+def demo_plan() -> DemoPlan:
+    """Return the shipped data set: no photograph of a validation sequence occurs in training."""
+    eye = CutOut("chelsea.png", (205, 130), (95, 80), edge_px=6)
+    fur = CutOut("chelsea.png", (240, 150), (95, 85), edge_px=1.5, num_lobes=5)
+    face = CutOut("astronaut.png", (222, 115), (62, 78), edge_px=5)
+    helmet = CutOut("astronaut.png", (400, 420), (88, 70), edge_px=1.5)
+    coin = CutOut("coins.png", (338, 185), (32, 32), edge_px=2, photo_px=1.0)
+    tissue = CutOut("ihc.png", (300, 405), (85, 80), edge_px=1.5, num_lobes=7)
+    leaves = CutOut("grass.png", (250, 250), (70, 60), edge_px=4, num_lobes=3)
+    stones = CutOut("gravel.png", (260, 260), (80, 70), edge_px=1.5, num_lobes=4)
+    cup = CutOut("coffee.png", (300, 125), (115, 100), edge_px=2, photo_px=2.0)
+    engine = CutOut("motorcycle_left.png", (365, 240), (95, 80), edge_px=3, num_lobes=5)
+    return DemoPlan(
+        (
+            SequencePlan("train", "seq_000", "astronaut.png", (fur,), 11, 9.0),
+            SequencePlan("train", "seq_001", "ihc.png", (face,), 7, 8.0),
+            SequencePlan("train", "seq_002", "chelsea.png", (coin, tissue), 11, 11.0),
+            SequencePlan("train", "seq_003", "rocket.jpg", (stones, eye), 7, 10.0),
+            SequencePlan("train", "seq_004", "camera.png", (helmet,), 11, 8.0),
+            SequencePlan("train", "seq_005", "gravel.png", (leaves, face), 7, 7.0),
+            SequencePlan("val", "seq_100", "motorcycle_left.png", (cup,), 11, 8.0),
+            SequencePlan("val", "seq_101", "coffee.png", (engine,), 7, 9.0),
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +144,7 @@ def make_demo_data(
     Args:
         output: data root to make.
         seed: draws motion and spikes; the same seed gives the same bytes.
-        plan: what to film.
+        plan: what to simulate.
         num_workers: processes.
         on_done: called after each sequence, in the order in which they finish.
 
@@ -90,15 +162,24 @@ def make_demo_data(
         logger.warning("%s: left by an interrupted run; delete it if none is running", leftover)
     try:
         partial.mkdir(parents=True)
-        reports = _film_all(partial, seed, plan, num_workers, on_done)
+        # The longest first, so that no process waits for another at the end.
+        order = sorted(
+            range(len(plan.sequences)), key=lambda index: -plan.sequences[index].num_averaged
+        )
+        make = functools.partial(simulate_sequence, partial, plan, seed)
+        reports: dict[int, SequenceReport] = {}
+        for number, report in run_parallel(make, order, num_workers, "demo data"):
+            reports[order[number]] = report
+            if on_done:
+                on_done(report)
         write_description(partial, _describe(partial, seed, plan))
         _put_in_place(partial, output, plan.source(seed))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return reports
+    return [reports[index] for index in range(len(plan.sequences))]
 
 
-def film_sequence(root: Path, plan: DemoPlan, index: int, seed: int) -> SequenceReport:
+def simulate_sequence(root: Path, plan: DemoPlan, seed: int, index: int) -> SequenceReport:
     """Render, simulate and write one sequence below `root`; see the module's first lines."""
     cv2.setNumThreads(1)
     sequence = plan.sequences[index]
@@ -147,37 +228,6 @@ def _build_scene(plan: DemoPlan, index: int, seed: int) -> tuple[Scene, int]:
     )
     scene = Scene(sequence.background, objects, camera, plan.size, duration)
     return scene, int(rng.integers(2**31))
-
-
-def _film_all(
-    root: Path,
-    seed: int,
-    plan: DemoPlan,
-    num_workers: int,
-    on_done: Callable[[SequenceReport], None] | None,
-) -> list[SequenceReport]:
-    """Film the sequences in worker processes; a failure of one stops all."""
-    indices = range(len(plan.sequences))
-    reports: dict[int, SequenceReport] = {}
-    num_workers = min(num_workers, len(indices))
-    if num_workers < 2:
-        for index in indices:
-            reports[index] = film_sequence(root, plan, index, seed)
-            if on_done:
-                on_done(reports[index])
-        return [reports[index] for index in indices]
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        # The longest first, so that no worker waits for another at the end.
-        order = sorted(indices, key=lambda index: -plan.sequences[index].num_averaged)
-        futures = {pool.submit(film_sequence, root, plan, i, seed): i for i in order}
-        try:
-            for future in as_completed(futures):
-                reports[futures[future]] = future.result()
-                if on_done:
-                    on_done(future.result())
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return [reports[index] for index in indices]
 
 
 def _describe(root: Path, seed: int, plan: DemoPlan) -> DataDescription:
