@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_test(args: argparse.Namespace) -> Path:
-    """Do what the command line asks for; return the path of the report."""
+    """Restore and score as the command line states; return the path of the report."""
     loaded = load_model(args.ckpt, args.config, _overrides(args), weights=args.weights)
     cfg = loaded.cfg
     if cfg.MODEL.USE_SPIKE and args.input_spike_vox is None:
@@ -148,7 +148,7 @@ def _restore_all(
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
-    """Return all that the command line says about the configuration as KEY VALUE pairs."""
+    """Return the options that change the configuration as KEY VALUE pairs."""
     overrides = list(args.overrides)
     if args.device is not None:
         overrides += ["DEVICE", args.device]

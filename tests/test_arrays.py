@@ -44,7 +44,9 @@ def test_the_key_is_needed_where_there_are_several(tmp_path):
             read_array(two, key)
     np.savez(tmp_path / "a.npz", one=np.zeros(2), two=np.ones(2))
     assert read_array(tmp_path / "a.npz", "two").sum() == 2
-    with pytest.raises(ValueError, match=r"holds 2 arrays, \['one', 'two'\]; say with --key"):
+    with pytest.raises(
+        ValueError, match=r"holds 2 arrays, \['one', 'two'\]; choose one with --key"
+    ):
         read_array(tmp_path / "a.npz")
     with pytest.raises(ValueError, match=r"c\.mat: one of \.npy, \.npz, \.h5, \.hdf5 is needed"):
         read_array(tmp_path / "c.mat")

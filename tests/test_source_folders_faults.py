@@ -197,8 +197,8 @@ def test_a_container_of_several_arrays_needs_the_key(root, folder, spikes, key):
     with h5py.File(folder / "spike.h5", "w") as file:
         file["spk"], file["label"] = spikes, np.zeros(3)
     expected = {
-        None: r"holds 2 arrays, \['label', 'spk'\]; say with --key which one",
-        "other": r"is not one of \['label', 'spk'\]; say which array",
+        None: r"holds 2 arrays, \['label', 'spk'\]; choose one with --key",
+        "other": r"is not one of \['label', 'spk'\]; name the array",
     }
     refused(root, expected[key], key=key)
     assert plan(SourceOptions(root, key="spk")).sequences

@@ -155,7 +155,7 @@ def test_a_range_outside_the_file_is_refused(tmp_path, window):
     file = SpikeFile(write_bytes(tmp_path, [0] * 6), SpikeGeometry(2, 8))
     for read in (file.read, lambda *ticks: list(file.packed(*ticks))):
         with pytest.raises(
-            ValueError, match=rf"ticks \[{window[0]}, {window[1]}\) asked.*\[0, 3\)"
+            ValueError, match=rf"ticks \[{window[0]}, {window[1]}\) requested.*\[0, 3\)"
         ):
             read(*window)
 

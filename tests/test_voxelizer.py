@@ -155,7 +155,7 @@ def test_a_crop_outside_the_sensor_is_refused(tmp_path, crop):
 
 def test_a_window_outside_the_file_is_refused(tmp_path):
     file = spike_file(tmp_path, random_spikes(3, 2, 8))
-    with pytest.raises(ValueError, match=r"ticks \[1, 4\) asked"):
+    with pytest.raises(ValueError, match=r"ticks \[1, 4\) requested"):
         voxelize_packed(file, 1, 4, 2)
 
 

@@ -1,7 +1,7 @@
 """What a data set is: `DATA_ROOT/dataset.yaml`, read, checked, written.
 
 The file is written once by whoever makes the data and travels with it. Two results can be compared
-only when their descriptions agree, so everything that changes the task stands in it.
+only when their descriptions agree, so it holds everything that changes the task.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ class DataDescription:
         transfer: what the spikes integrate, "encoded" grey values or "linear" light.
         threshold: firing threshold in units of full-scale intensity per tick; None if unknown.
         ticks_per_second: readouts of the spike sensor per second; None if unknown.
-        spike_height, spike_width: pixels of the spike sensor; None where every sequence says.
+        spike_height, spike_width: pixels of the spike sensor; None where every sequence states it.
         bit_order: "little" (first pixel in the least significant bit) or "big".
         flip_rows: True where the rows of a `.dat` are stored bottom-up.
         interpolator: what made frames between the recorded ones; "none".
@@ -79,7 +79,7 @@ class DataDescription:
             sequence begin earlier than its frame numbers say; those with 0 are left out.
         fingerprint: one entry per split, see `fingerprint_data`.
         content: whether samples of blur, sharp and spikes were found to belong together: "passed",
-            "failed", "unknown" (not looked at), or "accepted: REASON" where they were not and a
+            "failed", "unknown" (not checked yet), or "accepted: REASON" where they were not and a
             person says that they do. Two data sets may differ in it.
         content_of: hash of what `content` was found for, see `content_key`; "" where unknown.
 
@@ -286,7 +286,7 @@ def fingerprint_differences(
 def write_fingerprint(root: str | Path, fingerprint: Iterable[SplitFingerprint]) -> Path:
     """Renew the fingerprint in `root/dataset.yaml`, its other lines and comments unchanged.
 
-    Where there is no file, one is written that calls unknown what nobody said.
+    Where there is no file, one is written whose other values are unknown.
     """
     path = Path(root) / FILE_NAME
     if not path.is_file():
@@ -298,7 +298,7 @@ def write_fingerprint(root: str | Path, fingerprint: Iterable[SplitFingerprint])
 
 
 def content_key(description: DataDescription) -> str:
-    """Return a hash of all that a description says; another one makes its `content` unknown."""
+    """Return a hash of a description; where it differs from `content_of`, `content` is unknown."""
     values = dataclasses.asdict(dataclasses.replace(description, content="unknown", content_of=""))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -336,7 +336,7 @@ def _write(root: str | Path, text: str) -> Path:
 
 
 def _shown(value: object) -> str:
-    """Return a value as it stands in the file."""
+    """Return a value as the file has it."""
     if isinstance(value, tuple):
         return "[" + ", ".join(_shown(item) for item in value) + "]"
     return "not stated" if value is None else str(value)

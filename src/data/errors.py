@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class BadFileError(ValueError):
-    """One file cannot be used; its sample is dropped, the others go on."""
+    """One file cannot be used; its sample is dropped, the others are kept."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(str(path), reason)
@@ -111,7 +111,7 @@ def file_state(path: Path) -> FileState:
     """Return the state of a file.
 
     Raises:
-        BadFileError: it cannot be looked at.
+        BadFileError: its size and time cannot be read.
     """
     try:
         status = with_patience(path, path.stat)

@@ -39,7 +39,7 @@ class Exposure:
     Attributes:
         t0, t1: the window [t0, t1) in seconds.
         event_count: spikes in the window; None before they were counted.
-        t_sharp: instant of the sharp frame in seconds; None where nobody says.
+        t_sharp: instant of the sharp frame in seconds; None where it is unknown.
     """
 
     t0: float

@@ -145,7 +145,7 @@ def _make(arrays: list[FrameArray], root: Path, workers: int) -> list[str]:
     logger.info("%s, %.2f GB free", what, free / 1e9)
     problems: list[str] = []
     workers = worthwhile_workers(workers, needed)
-    for wait in (False, True):  # first what nobody else is at
+    for wait in (False, True):  # first what no other process holds
         tasks = [(array, wait) for array in arrays]
         results = [why for _, why in run_parallel(_write, tasks, workers, "decoding frames")]
         problems = [why for why in results if why is not None]
@@ -160,7 +160,7 @@ def _write(task: tuple[FrameArray, bool]) -> str | None:
     try:
         with locked(array.path.with_suffix(".lock"), wait=wait) as is_mine:
             if not is_mine:
-                return f"{array.path}: another process is at it"
+                return f"{array.path}: another process is writing it"
             if _stored(array) is None:
                 _decode_all(array)
     except OSError as error:

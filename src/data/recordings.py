@@ -33,7 +33,7 @@ class FrameRecord:
         t_sharp: instant of the sharp frame in seconds; None where exposures.csv does not say, and
             in frames from the alignment log, which does not hold it.
         seen: state of the spike file when it was found; it must not change later. None: not
-            looked at.
+            recorded.
     """
 
     name: str
@@ -121,7 +121,7 @@ class Recording:
     ) -> np.ndarray:
         """Read the voxel counts of frame i: [K, h, w], of the crop (y, x, h, w) in spike pixels.
 
-        The dtype is uint8, or what `read_voxels` says for other counts. An array `out` of their
+        The dtype is uint8, or that of `read_voxels` for other counts. An array `out` of their
         shape and dtype is filled and returned.
 
         Raises:

@@ -92,7 +92,7 @@ class SequenceScan:
         frames: those that have all that belongs to them, in order of their numbers.
         dropped: those that have not.
         strays: files and records without a blurry frame of their name.
-        ticks_per_second: of its spikes; None where nobody says.
+        ticks_per_second: of its spikes; None where it is unknown.
     """
 
     name: str
@@ -128,7 +128,7 @@ def scan_split(
         raise DataSetError(where, problems)
     summary = summarize(split, scans)
     if not any(scan.frames for scan in scans):
-        advice = "run scripts/prepare_data.py with this configuration first, or see what it says"
+        advice = "run scripts/prepare_data.py with this configuration first, and read its report"
         raise DataSetError(where, [f"no frame can be used; {advice}", summary])
     logger.info(summary)
     return [Recording(s.name, s.frames, settings.num_bins, read) for s in scans if s.frames]
@@ -145,7 +145,7 @@ def scan_sequence(
     Args:
         folder: the sequence.
         settings: where things lie.
-        description: of the data set; says the spike geometry where no file beside them does.
+        description: of the data set; states the spike geometry where no file beside them does.
         records: exposures from the alignment log; stored voxels must then be up to date. None:
             take them from exposures.csv, as preparation does.
 
@@ -327,9 +327,9 @@ class InputFolders:
 def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]:
     """Return all sequences of the folders given for testing, sorted by name.
 
-    The rules are those of `scan_sequence`, but every frame must have what is asked for. Files
-    without a blurry frame of their name do not count. Stored counts in `SEQ/spike_vox` that are out
-    of date are replaced by those of the spikes in `SEQ/spike`.
+    The rules are those of `scan_sequence`, but every frame must have spikes and a sharp frame where
+    these are given. Files without a blurry frame of their name do not count. Where stored counts in
+    `SEQ/spike_vox` are out of date, the spikes in `SEQ/spike` are counted.
 
     Raises:
         DataSetError: naming every frame or sequence that lacks something, and folders without

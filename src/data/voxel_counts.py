@@ -1,7 +1,7 @@
 """Voxel counts on disk: written once, checked against their source, read crop by crop.
 
-A folder `spike_vox` holds one `.npy` [K, H, W] of counts per frame and `index.json`, which says for
-every frame from which bytes its counts come and what they add up to. Where a sequence has voxels
+A folder `spike_vox` holds one `.npy` [K, H, W] of counts per frame and `index.json`: for every
+frame, from which bytes its counts come and what they add up to. Where a sequence has voxels
 only, no spikes, the `.npy` files are the source themselves and the index holds the sums alone.
 """
 

@@ -26,7 +26,7 @@ BROKEN_QUEUE = (ConnectionError, EOFError)
 SECONDS_FOR_SIGNAL = 1.0
 ADVICE = (
     "If memory was short, lower TRAIN.NUM_WORKERS or DATA.CACHE_SIZE_GB; if the drive failed (Bus "
-    "error), look at that file. The same command goes on from the last checkpoint"
+    "error), check that file. The same command resumes from the last checkpoint"
 )
 
 
@@ -63,15 +63,15 @@ class WatchedDataset(Dataset):
 
     def reading(self) -> dict[int, str]:
         """Return by process id, in words, which loader process it is and what it reads."""
-        told = {}
+        found = {}
         for worker in range(len(self.notes) // NUM_NOTES):
             pid, clip = self.notes[NUM_NOTES * worker : NUM_NOTES * (worker + 1)]
             if pid != IDLE:
                 what = "between two clips"
                 if clip != IDLE:
                     what = f"reading {self.dataset.clip_name(clip)}"
-                told[pid] = f"loader process {worker} (pid {pid}), {what}"
-        return told
+                found[pid] = f"loader process {worker} (pid {pid}), {what}"
+        return found
 
 
 def run_watched(dataset: WatchedDataset, function: Callable[[], None]) -> None:
@@ -91,36 +91,36 @@ def run_watched(dataset: WatchedDataset, function: Callable[[], None]) -> None:
             time.sleep(SECONDS_FOR_SIGNAL)  # here torch's handler raises its RuntimeError
             raise
     except RuntimeError as error:
-        told = describe_death(str(error), dataset.reading())
-        if told is None:
+        reason = describe_death(str(error), dataset.reading())
+        if reason is None:
             raise
-        raise WorkerError(told) from error
+        raise WorkerError(reason) from error
     except BROKEN_QUEUE as error:
-        told = _describe_missing(dataset.reading())
-        if told is None:
+        reason = _describe_missing(dataset.reading())
+        if reason is None:
             raise
-        raise WorkerError(told) from error
+        raise WorkerError(reason) from error
 
 
 def _describe_missing(reading: dict[int, str]) -> str | None:
-    """Return a sentence about the loader processes that are no more, or None where all live."""
+    """Return a sentence about the loader processes that have ended, or None where all run."""
     alive = {process.pid for process in multiprocessing.active_children()}
     gone = [line for pid, line in reading.items() if pid not in alive]
     return f"{'; '.join(gone)}: is gone. {ADVICE}" if gone else None
 
 
 def describe_death(message: str, reading: dict[int, str]) -> str | None:
-    """Return a sentence for a message of torch's loader, or None where it is about other things.
+    """Return a sentence for a message of torch's loader, or None where it has another subject.
 
     Args:
         message: of the RuntimeError.
         reading: what `WatchedDataset.reading` returned.
     """
     if message.startswith("DataLoader timed out"):
-        all_told = "; ".join(reading.values()) or "none has begun"
+        all_found = "; ".join(reading.values()) or "none has begun"
         return (
-            f"{message.splitlines()[0]}: no loader process delivers: {all_told}. Does the drive of "
-            "DATA.ROOT answer? The same command goes on from the last checkpoint"
+            f"{message.splitlines()[0]}: no loader process delivers: {all_found}. Does the "
+            "drive of DATA.ROOT answer? The same command resumes from the last checkpoint"
         )
     match = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", message)
     if match is None:

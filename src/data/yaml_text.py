@@ -88,7 +88,7 @@ def number_text(value: float) -> str:
 
 
 def _refusal(text: str) -> str | None:
-    """Look through a text without building anything; say what is not accepted in it."""
+    """Parse a text without building anything; return what is not accepted in it."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):

@@ -67,7 +67,7 @@ def evaluate_recordings(
         NonFiniteOutputError: naming the recording.
         ValueError: a frame whose restored and sharp sizes differ, named.
     """
-    asked = restorer.settings
+    given = restorer.settings
     rows = []
     parts = [None] * len(recordings) if clips is None else clips
     for recording, part in zip(recordings, parts, strict=True):
@@ -82,13 +82,13 @@ def evaluate_recordings(
         except NonFiniteOutputError as error:
             raise NonFiniteOutputError(f"{recording.name}: {error}") from error
     notes = list(notes)
-    if restorer.settings != asked:
+    if restorer.settings != given:
         notes.append(f"the device ran out of memory; {restorer.settings.describe()} was used")
-    return Report(rows, describe_protocol(restorer, asked.describe()), notes)
+    return Report(rows, describe_protocol(restorer, given.describe()), notes)
 
 
 def build_lpips(cfg: CfgNode, device: str | torch.device) -> tuple[LpipsMetric | None, list[str]]:
-    """Return LPIPS, or None with a note that says why there is none."""
+    """Return LPIPS, or None with a note about the reason."""
     if not cfg.VAL.LPIPS:
         return None, ["LPIPS was not measured: VAL.LPIPS is false"]
     weights = resolve(cfg.VAL.LPIPS_WEIGHTS) if cfg.VAL.LPIPS_WEIGHTS else ""
@@ -99,7 +99,7 @@ def build_lpips(cfg: CfgNode, device: str | torch.device) -> tuple[LpipsMetric |
 
 
 def describe_protocol(restorer: Restorer, tiles: str) -> str:
-    """Return in words how restored frames are made and scored; stands beside every number."""
+    """Return in words how restored frames are made and scored, for reports."""
     numbers = "float32" if restorer.autocast_dtype is None else str(restorer.autocast_dtype)[6:]
     return (
         "8-bit RGB after clamping to 0..1 and rounding; whole frames, border 0, no resizing; "

@@ -34,7 +34,7 @@ class LoadedModel:
         model: On the CPU.
         cfg: The configuration it was trained with, overrides applied.
         identity: File, checksum, step and which of its weights, for the report.
-        data: Description of what it was trained on, empty where nobody says.
+        data: Description of what it was trained on, empty where that is unknown.
     """
 
     model: nn.Module
@@ -59,7 +59,7 @@ def load_model(
         FileNotFoundError: no such checkpoint.
         ConfigError: a configuration that cannot be used.
         ValueError: not a file of weights, weights that do not fit, no configuration given, or
-            averaged weights asked for that the file does not hold.
+            averaged weights requested that the file does not hold.
     """
     if checkpoint is None:
         if config is None:

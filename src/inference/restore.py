@@ -50,7 +50,7 @@ class FrameSource(Protocol):
         """Return the spike counts of frame `i`, [K, Hs, Ws]."""
 
     def bin_ticks(self, i: int) -> np.ndarray:
-        """Return the ticks of each bin of frame `i`, [K]; asked where bins are normalized."""
+        """Return the ticks of each bin of frame `i`, [K]; needed where bins are normalized."""
 
 
 class NonFiniteOutputError(RuntimeError):
@@ -135,7 +135,7 @@ class Restorer:
         return len(frames_of_clips(plan_time(len(source), self.settings)[0], len(source), clips))
 
     def _run_clip(self, clip: "_Clip") -> torch.Tensor:
-        """Return the result [t, 3, H, W] of one clip; smaller tiles where memory does not do."""
+        """Return the result [t, 3, H, W] of one clip, in smaller tiles where memory runs out."""
         started = time.perf_counter()
         while True:
             try:
@@ -207,7 +207,7 @@ class Restorer:
 
 
 def build_tile_settings(cfg: CfgNode) -> TileSettings:
-    """Return how `VAL` says that videos are cut."""
+    """Return how videos are cut, from the section `VAL`."""
     return TileSettings(
         frames=cfg.VAL.TILE_FRAMES,
         size_px=cfg.VAL.TILE_SIZE,

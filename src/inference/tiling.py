@@ -221,7 +221,7 @@ def blend_clips(
                 open_frames[position] += part
             else:
                 open_frames[position] = part
-        result = part = None  # nothing of this clip but the open frames lives on
+        result = part = None  # free all of this clip but the open frames
         complete = frames_of_clips(plan, len(frame_indices), range(number, number + 1))
         for position in range(max(complete.start, wanted.start), complete.stop):
             yield open_frames.pop(position)

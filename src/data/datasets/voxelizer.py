@@ -2,7 +2,7 @@
 
 For tick q of a window of S ticks the bin is floor(q * K / S), in integers: nothing is lost, nothing
 is counted twice, and the time axis is neither stretched nor interpolated. Where K does not divide S
-the bins hold unequal numbers of ticks; `ticks_per_bin` says how many.
+the bins hold unequal numbers of ticks; `ticks_per_bin` returns how many.
 """
 
 import bisect

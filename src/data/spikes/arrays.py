@@ -75,7 +75,7 @@ def read_npy_header(member: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def map_npy(path: str | Path) -> np.ndarray:
-    """Return a `.npy` file as a read-only memory map: only what is looked at is read.
+    """Return a `.npy` file as a read-only memory map: only what is accessed is read.
 
     Raises:
         ValueError: a pickle, or a damaged file.
@@ -130,9 +130,9 @@ def _choose(names: list[str], key: str | None) -> str:
     if key is None and len(names) == 1:
         return names[0]
     if key is None:
-        raise ValueError(f"holds {len(names)} arrays, {names}; say with --key which one is meant")
+        raise ValueError(f"holds {len(names)} arrays, {names}; choose one with --key")
     if key not in names:
-        raise ValueError(f"key {key!r} is not one of {names}; say which array is meant")
+        raise ValueError(f"key {key!r} is not one of {names}; name the array")
     return key
 
 
@@ -168,8 +168,8 @@ def _refuse_strange(path: Path, dataset: h5py.Dataset) -> None:
 class DenseFile:
     """Dense spikes in `.npy`, `.npz` or `.h5`.
 
-    A `.npy` is memory-mapped and of an `.h5` only the asked ticks are read; an `.npz` is packed, so
-    it is held in memory as a whole.
+    A `.npy` is memory-mapped and of an `.h5` only the requested ticks are read; an `.npz` is
+    packed, so it is held in memory as a whole.
 
     Args:
         path: the file.
@@ -215,7 +215,8 @@ class DenseFile:
         """
         if not 0 <= start < stop <= self.num_ticks:
             raise ValueError(
-                f"{self.path}: ticks [{start}, {stop}) asked, the file has [0, {self.num_ticks})"
+                f"{self.path}: ticks [{start}, {stop}) requested, the file has "
+                f"[0, {self.num_ticks})"
             )
         ticks = tuple(slice(start, stop) if axis == "S" else slice(None) for axis in self.axes)
         if self._array is None:
@@ -274,7 +275,7 @@ class EventFile:
     def time_step(self) -> int:
         """The largest number of which all times are multiples, 1 in a list of ticks.
 
-        Of a few instants it says nothing and is 1, too.
+        A few instants do not show it; then it is 1, too.
         """
         t = self._rows[:, 0]
         is_telling = np.count_nonzero(np.diff(t)) >= MIN_STEPS
@@ -288,7 +289,8 @@ class EventFile:
         """
         if not 0 <= start < stop <= self.num_ticks:
             raise ValueError(
-                f"{self.path}: ticks [{start}, {stop}) asked, the list has [0, {self.num_ticks})"
+                f"{self.path}: ticks [{start}, {stop}) requested, the list has "
+                f"[0, {self.num_ticks})"
             )
         first, last = np.searchsorted(self._rows[:, 0], (start, stop))
         rows = self._rows[first:last] - (start, 0, 0)
@@ -348,7 +350,7 @@ def check_events(
         raise ValueError(f"{where}: shape {events.shape}; rows of {tuple(columns)} are needed")
     names = columns[: events.shape[1]]
     if sorted(names) not in (sorted("tyx"), sorted("tyxp")):
-        raise ValueError(f"{where}: {events.shape[1]} columns, {columns!r} says other ones")
+        raise ValueError(f"{where}: {events.shape[1]} columns, {columns!r} names others")
     order = [names.index(name) for name in COLUMNS if name in names]
     rows = _whole_numbers(events, where)[:, order]
     _check_sensor(rows, height, width, columns, where)
@@ -375,7 +377,7 @@ def find_axes(
         shape: of the array.
         height: rows of the sensor.
         width: columns of the sensor.
-        axes: as stated, None where nobody says.
+        axes: as stated, None where it is unknown.
         path: what the messages name.
 
     Raises:

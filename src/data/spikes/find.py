@@ -33,7 +33,7 @@ class SequenceSpikes:
         stream: the file of a stream.
         geometry: how bits lie; None for voxels.
         ticks_per_second: None where no file states it.
-        index: of voxels, what the index beside them says by frame name.
+        index: of voxels, the entries of the index beside them, by frame name.
     """
 
     kind: str
@@ -186,18 +186,18 @@ def stated_spikes(
 
 
 def contradiction(path: Path, beside: SpikeSidecar, overall: SpikeSidecar) -> str | None:
-    """Say what the YAML file of a `.dat` and dataset.yaml state differently; None: nothing.
+    """Return what the YAML file of a `.dat` and dataset.yaml state differently; None: nothing.
 
     Args:
         path: the spikes.
-        beside: what the file that belongs to them says.
-        overall: what dataset.yaml says.
+        beside: what the file that belongs to them states.
+        overall: what dataset.yaml states.
     """
     differing = [
-        (name, was, said)
+        (name, was, other)
         for name in ("height", "width", "ticks_per_second", "bit_order", "flip_rows")
-        if (was := getattr(beside, name)) != (said := getattr(overall, name))
-        and None not in (was, said)
+        if (was := getattr(beside, name)) != (other := getattr(overall, name))
+        and None not in (was, other)
     ]
     if not differing:
         return None
@@ -206,7 +206,7 @@ def contradiction(path: Path, beside: SpikeSidecar, overall: SpikeSidecar) -> st
     return (
         f"{file} says {', '.join(f'{name}: {_yaml(was)}' for name, was, _ in differing)}, "
         f"dataset.yaml of the data root says "
-        f"{', '.join(f'{name}: {_yaml(said)}' for name, _, said in differing)}; correct the one "
+        f"{', '.join(f'{name}: {_yaml(other)}' for name, _, other in differing)}; correct the one "
         f"that is wrong. python scripts/inspect_spikes.py {shlex.quote(str(path))} shows what fits"
     )
 
@@ -219,7 +219,7 @@ def _yaml(value: object) -> str:
 
 
 def described_sidecar(description: DataDescription | None) -> SpikeSidecar | None:
-    """Return what a description says of all spikes; None where it does not say their size."""
+    """Return what a description states of all spikes; None where it does not state their size."""
     if description is None or description.spike_height is None or description.spike_width is None:
         return None
     size = description.spike_height, description.spike_width
@@ -227,6 +227,6 @@ def described_sidecar(description: DataDescription | None) -> SpikeSidecar | Non
 
 
 def entries_of(description: DataDescription | None) -> dict[str, object]:
-    """Return what a description says for sidecars that do not state it."""
+    """Return what a description states for sidecars that do not state it."""
     names = ("ticks_per_second", "threshold", "bit_order", "flip_rows")
     return {} if description is None else {name: getattr(description, name) for name in names}

@@ -40,7 +40,7 @@ def tfi(
 
     Args:
         spikes: 0 and 1, [S, H, W].
-        tick: the tick looked at.
+        tick: the tick of the image.
         threshold: firing threshold, the gain of the image.
         fill: value of pixels without an interval.
 
@@ -72,7 +72,7 @@ def tfi_filled(spikes: np.ndarray, tick: int, threshold: float) -> tuple[np.ndar
 
     Args:
         spikes: 0 and 1, [S, H, W].
-        tick: the tick looked at.
+        tick: the tick of the image.
         threshold: firing threshold, the gain of the image.
 
     Returns:

@@ -88,7 +88,7 @@ class TickReader(Protocol):
 class SpikeFile:
     """One `.dat` file, opened for reading ranges of ticks.
 
-    Nothing but the asked ticks is read. The object holds no open file, so it can be sent to worker
+    Only the requested ticks are read. The object holds no open file, so it can be sent to worker
     processes.
 
     Args:
@@ -115,7 +115,7 @@ class SpikeFile:
         rows: tuple[int, int] | None = None,
         together: int | None = None,
     ) -> Iterator[np.ndarray]:
-        """Yield ticks [start, stop) as stored: uint8 [n, h, W/8], valid until the next is asked.
+        """Yield ticks [start, stop) as stored: uint8 [n, h, W/8], valid until the next block.
 
         Rows are in file order (bottom-up where `geometry.flip_rows`). They are read, not mapped:
         of a crop nearly every page of a map would be fetched separately, at twice the cost.
@@ -158,9 +158,9 @@ class SpikeFile:
         """Yield bytes [first, last) of each of so many ticks at once: uint8 [n, last - first]."""
         if not 0 <= start < stop <= self.num_ticks:
             raise ValueError(
-                f"{self.path}: ticks [{start}, {stop}) asked, the file has [0, {self.num_ticks}) "
-                f"at {self.geometry.height}x{self.geometry.width}; check the exposure times, the "
-                "tick rate and the spike size"
+                f"{self.path}: ticks [{start}, {stop}) requested, the file has "
+                f"[0, {self.num_ticks}) at {self.geometry.height}x{self.geometry.width}; check "
+                "the exposure times, the tick rate and the spike size"
             )
         tick_bytes = self.geometry.tick_bytes
         buffer = np.empty((min(together, stop - start), last_byte - first_byte), np.uint8)
@@ -220,7 +220,7 @@ class SpikeParts:
         """
         if not 0 <= start < stop <= self.num_ticks:
             raise ValueError(
-                f"{self.files[0].path}: ticks [{start}, {stop}) asked, the stream has "
+                f"{self.files[0].path}: ticks [{start}, {stop}) requested, the stream has "
                 f"[0, {self.num_ticks})"
             )
         pieces = []
@@ -368,11 +368,11 @@ class SpikeSidecar:
 def read_sidecar(
     dat_path: str | Path, otherwise: Mapping[str, object] | None = None
 ) -> SpikeSidecar | None:
-    """Return what is written about `dat_path`, or None where nothing is.
+    """Return what a sidecar of `dat_path` states, or None where there is none.
 
     Looked for, in this order: `<stem>.yaml` beside it, `spike.yaml` in its folder, and a SpikeCV
     `config.yaml` in its folder or up to two folders above. Of the latter only `spike_h` and
-    `spike_w` are used; one without either of them belongs to something else and is passed over.
+    `spike_w` are used; one without either of them belongs to something else and is ignored.
 
     Args:
         dat_path: the spikes.
@@ -388,7 +388,7 @@ def read_sidecar(
 def locate_sidecar(
     dat_path: str | Path, otherwise: Mapping[str, object] | None = None
 ) -> tuple[Path, SpikeSidecar] | None:
-    """Return the file that `read_sidecar` reads, and what it says; None where there is none.
+    """Return the file that `read_sidecar` reads, and what it states; None where there is none.
 
     Raises:
         ValueError: see `read_sidecar`.
