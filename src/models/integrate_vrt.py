@@ -19,7 +19,7 @@ from src.models.fusion.cross_attn_temporal import TIME_SLOPE, MultiScaleTemporal
 from src.models.padding import NUM_SCALES, pad_clip, pad_spikes, size_rule_of
 from src.models.spike_encoder3d import SpikeEncoder3D
 from src.models.spike_temporal_sa import SpikeTemporalSA
-from src.utils.attention import ChunkConfig
+from src.utils.attention import ChunkConfig, require_ints
 
 AfterStage = Callable[[int, torch.Tensor], torch.Tensor]
 
@@ -100,7 +100,7 @@ def check_scales(vrt: nn.Module, channels: Sequence[int], spatial_strides: Seque
 
     Raises:
         ValueError: another width than VRT's, or a scale that is coarser than VRT's.
-        TypeError: no VRT.
+        TypeError: no VRT, or numbers in place of lists.
     """
     if not isinstance(vrt, nn.Module) or not hasattr(vrt, "forward_features"):
         raise TypeError(
@@ -109,14 +109,15 @@ def check_scales(vrt: nn.Module, channels: Sequence[int], spatial_strides: Seque
         )
     shapes = {key: value.shape for key, value in vrt.state_dict().items()}
     widths = [shapes[f"stage{i}.linear1.weight"][0] for i in range(1, NUM_SCALES + 1)]
-    if list(channels) != widths:
+    if require_ints("channels_per_scale", channels) != widths:
         has = f"{widths[0]} channels" if len(set(widths)) == 1 else f"{widths} channels"
         raise ValueError(
             f"MODEL.CHANNELS_PER_SCALE is {list(channels)}; VRT has {has} in stages 1-4; "
             f"write {widths}"
         )
     stride = 1
-    for scale, step in enumerate(spatial_strides, start=1):
+    strides = require_ints("MODEL.SPIKE_ENCODER.SPATIAL_STRIDES", spatial_strides)
+    for scale, step in enumerate(strides, start=1):
         stride *= step
         if stride > 2**scale:
             raise ValueError(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from src.utils.attention import require_int, require_widths
+from src.utils.attention import require_int, require_ints
 
 # Below this product of batch, channels, frames and rows, torch computes a 3D convolution on a CPU
 # with its own kernel, which is 1.5 to 4 times slower than oneDNN's.
@@ -81,7 +81,7 @@ class SpikeEncoder3D(nn.Module):
         spatial_strides: Sequence[int] = (2, 2, 2),
     ) -> None:
         super().__init__()
-        widths = require_widths("channels_per_scale", channels_per_scale)
+        widths = require_ints("channels_per_scale", channels_per_scale)
         _check_strides("TEMPORAL_STRIDES", temporal_strides, len(widths))
         _check_strides("SPATIAL_STRIDES", spatial_strides, len(widths))
         require_int("in_bins", in_bins)
@@ -123,8 +123,8 @@ class SpikeEncoder3D(nn.Module):
 
 
 def _check_strides(key: str, strides: Sequence[int], num_scales: int) -> None:
-    if len(strides) != num_scales - 1 or min(strides, default=1) < 1:
+    name = f"MODEL.SPIKE_ENCODER.{key}"
+    if len(require_ints(name, strides)) != num_scales - 1:
         raise ValueError(
-            f"MODEL.SPIKE_ENCODER.{key} is {list(strides)}; {num_scales} scales need "
-            f"{num_scales - 1} strides of at least 1"
+            f"{name} is {list(strides)}; {num_scales} scales need {num_scales - 1} strides"
         )

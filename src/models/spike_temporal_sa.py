@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from src.models.temporal_attention import TemporalAttention, feed_forward
-from src.utils.attention import BaseChunkableAttention, ChunkConfig, require_widths
+from src.utils.attention import BaseChunkableAttention, ChunkConfig, require_ints
 
 
 class TemporalSelfAttentionBlock(BaseChunkableAttention):
@@ -62,7 +62,7 @@ class SpikeTemporalSA(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(
             TemporalSelfAttentionBlock(dim, heads, dropout, mlp_ratio, chunk_cfg)
-            for dim in require_widths("channels_per_scale", channels_per_scale)
+            for dim in require_ints("channels_per_scale", channels_per_scale)
         )
 
     def forward(self, feats: Sequence[torch.Tensor]) -> list[torch.Tensor]:

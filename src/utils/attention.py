@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class ChunkSettings:
     chunk_shape: str = "square"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.adaptive_chunk, bool):
+            raise TypeError(f"ADAPTIVE_CHUNK is {self.adaptive_chunk!r}; true or false is needed")
         require_int("MAX_BATCH_TOKENS", self.max_batch_tokens)
         require_int("CHUNK_SIZE", self.chunk_size)
         if self.chunk_shape not in CHUNK_SHAPES:
@@ -83,18 +85,28 @@ def require_int(name: str, value: Any, hint: str = "") -> None:
         raise ValueError(f"{name} is {value}; it must be at least 1{hint}")
 
 
-def require_widths(name: str, value: Any) -> list[int]:
-    """Return the widths of all scales as a list.
+def require_ints(name: str, value: Any) -> list[int]:
+    """Return a list or tuple of whole numbers above 0 as a list.
 
     Raises:
-        TypeError: not a list or tuple of whole numbers.
+        TypeError: it is something else.
         ValueError: a number below 1.
     """
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise TypeError(f"{name} is {value!r}; a list with one width per scale is needed")
-    for width in value:
-        require_int(f"an entry of {name}", width)
+        raise TypeError(f"{name} is {value!r}; a list of whole numbers is needed, one per scale")
+    for number in value:
+        require_int(f"an entry of {name}", number)
     return list(value)
+
+
+def require_number(name: str, value: Any) -> None:
+    """Check that an argument is a number.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; a number is needed")
 
 
 def plan_chunks(
@@ -153,6 +165,8 @@ class BaseChunkableAttention(nn.Module):
         require_int("HEADS", heads)
         if dim % heads:
             raise ValueError(f"HEADS is {heads}; it must divide the {dim} channels")
+        require_number("DROPOUT", dropout)
+        require_number("MLP_RATIO", mlp_ratio)
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"DROPOUT is {dropout}; it must lie in [0, 1)")
         if mlp_ratio <= 0:

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import nn
 
 from src.models.temporal_attention import TemporalAttention, feed_forward, time_bias
-from src.utils.attention import BaseChunkableAttention, ChunkConfig, require_widths
+from src.utils.attention import BaseChunkableAttention, ChunkConfig, require_ints, require_number
 
 TIME_SLOPE = 8.0
 
@@ -39,6 +39,7 @@ class TemporalCrossAttnFuse(BaseChunkableAttention):
         time_slope: float = TIME_SLOPE,
     ) -> None:
         super().__init__(dim, heads, dropout, mlp_ratio, chunk_cfg)
+        require_number("TIME_SLOPE", time_slope)
         self.time_slope = time_slope
         self.ln_q = nn.LayerNorm(dim)
         self.ln_kv = nn.LayerNorm(dim)
@@ -92,7 +93,7 @@ class MultiScaleTemporalCrossAttnFuse(nn.Module):
         super().__init__()
         self.fuse_blocks = nn.ModuleList(
             TemporalCrossAttnFuse(dim, heads, dropout, mlp_ratio, chunk_cfg, time_slope)
-            for dim in require_widths("channels_per_scale", channels_per_scale)
+            for dim in require_ints("channels_per_scale", channels_per_scale)
         )
 
     def forward(
