@@ -20,9 +20,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from yacs.config import CfgNode
-
-from src.config import ConfigError, load_config
 from src.engine.signals import (
     StoppedError,
     StopSignals,
@@ -34,6 +31,12 @@ from src.engine.signals import (
 )
 
 stop = StopSignals()
+if __name__ == "__main__":
+    stop.listen()  # the imports below take seconds
+
+from yacs.config import CfgNode
+
+from src.config import ConfigError, load_config
 
 
 def read_command_line() -> tuple[argparse.Namespace, CfgNode]:
@@ -52,9 +55,8 @@ def read_command_line() -> tuple[argparse.Namespace, CfgNode]:
         sys.exit(hand_on(2))
 
 
-if __name__ == "__main__":  # before the imports below, which take seconds
-    stop.listen()
-    command = read_command_line()
+if __name__ == "__main__":
+    command = read_command_line()  # an error is reported before torch is imported
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
