@@ -7,7 +7,7 @@
 Counts the spikes of every exposure into voxels, writes the alignment log, and writes mean and
 deviation of log1p(count) over the training split into the configuration file, whose comments stay.
 Then a sample of every sequence is looked at: do blur, sharp and spikes belong together? If not, it
-exits with 1, and training refuses the data until they are mended or `--accept` says why they are
+exits with 1, and training refuses the data until they are fixed or `--accept` says why they are
 right. A second run does nothing.
 `--check_only` writes nothing, lists what is wrong and then exits with 1.
 `--overlay 20` draws 20 random frames with their spikes on top of them, for a look at the alignment.

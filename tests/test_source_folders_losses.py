@@ -1,5 +1,7 @@
 """Own recordings that lost something on the way: images, rows of the table, the right times."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from src.prepare.sources.own import plan
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.recorded import name_gaps
 from src.prepare.sources.run import run_plan
+from tests.source_cases import prepare, write_config
 from tests.spike_cases import dense_to_events
 from tests.spike_source_cases import SPIKE_SIZE, write_recorded, write_stated
 
@@ -146,3 +149,21 @@ def test_frames_of_one_number_are_refused_before_they_are_copied(root, folder):
         (folder / kind / "img_003.png").rename(folder / kind / "other_002.png")
     with pytest.raises(DataSetError, match="frames numbered 2 exist under several names"):
         plan(SourceOptions(root))
+
+
+def test_what_is_accepted_is_written_and_prepared(root, folder, capsys):
+    """The sharp frames are stated 4 ticks late; the user knows better, and says so."""
+    table = folder / "exposures.csv"
+    header, *rows = table.read_text().splitlines()
+    cells = [[int(cell) for cell in row.split(",")] for row in rows]
+    table.write_text("\n".join([header, *(f"{k},{a},{b},{c + 4}" for k, a, b, c in cells)]))
+    shutil.copytree(folder, root / "in/train/a")
+    spikes = write_recorded(root / "in/val/b", seed=1)
+    shutil.copy(folder / "spike.yaml", root / "in/val/b")
+    write_spikes(root / "in/val/b/spike.dat", spikes, SpikeGeometry(*SPIKE_SIZE))
+    config = write_config(root, root / "ours")
+    assert prepare(config, "folders", root / "in") == 1
+    assert '--accept "REASON"' in capsys.readouterr().err
+    assert not (root / "ours/train/a").exists()
+    assert prepare(config, "folders", root / "in", "--accept", "measured by hand") == 0
+    assert "content: accepted: measured by hand" in capsys.readouterr().out

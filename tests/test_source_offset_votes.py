@@ -8,14 +8,18 @@ import pytest
 from src.data.errors import BadFileError
 from src.data.frames import write_png
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeParts, write_spikes
+from src.prepare.sources import spk_gopro
+from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro_offset import (
     FoundFrame,
+    MeasuredOffset,
     judge_shifts,
     measure_offset,
     offset_of,
 )
 from tests.data_cases import moving_texture
 from tests.spike_cases import random_spikes
+from tests.spike_source_cases import write_gopro_clip
 
 
 def frames(*shifts, errors=None):
@@ -102,3 +106,19 @@ def test_spikes_that_show_nothing_are_named_by_their_part(tmp_path):
     with pytest.raises(BadFileError, match=r"1\.dat: .*inspect_spikes\.py .*1\.dat --ref") as told:
         measure_offset(SpikeParts(paths, geometry), sharp, 11, 0)
     assert "read as 32x48, bit_order little" in str(told.value)
+
+
+def test_outvoted_frames_are_noted(tmp_path, monkeypatch):
+    write_gopro_clip(tmp_path, "GOPR0384_11_00")
+    sharp = sorted((tmp_path / "GOPRO_Large/train/GOPR0384_11_00/sharp").iterdir())
+    found = [
+        FoundFrame(path, 88 * k + 40 - 8 * shift, True, error, shift)
+        for k, path, shift, error in zip(
+            (1, 2, 3), sharp[1:], (0.0, 0.02, 0.55), (0.4, 0.1, 1.0), strict=True
+        )
+    ]
+    measured = MeasuredOffset(0, tuple(found))
+    monkeypatch.setattr(spk_gopro, "measure_offset", lambda *_: measured)
+    (note,) = [note for note in spk_gopro.plan(SourceOptions(tmp_path)).notes if "tick" in note]
+    assert "its spikes show 000004.png at tick 299.6, 4.4 ticks from where the other" in note
+    assert "(uncertain by 1.0)" in note

@@ -21,7 +21,7 @@ FILE_NAME = "dataset.yaml"
 BLUR_KINDS = ("blur", "blur_gamma", "recorded", "unknown")
 TRANSFERS = ("encoded", "linear", "unknown")
 BIT_ORDERS = ("little", "big")
-VERDICTS = ("passed", "failed", "unknown")
+CONTENT_RESULTS = ("passed", "failed", "unknown")
 ACCEPTED = "accepted: "  # with the reason of a person behind it
 NOT_COMPARED = ("content", "content_of")
 MAX_FILE_BYTES = 1 << 20
@@ -309,7 +309,7 @@ def write_content(root: str | Path, content: str) -> Path:
     Raises:
         FileNotFoundError: there is no description.
         DescriptionError: it cannot be read.
-        ValueError: no such verdict.
+        ValueError: no such result.
     """
     path = Path(root) / FILE_NAME
     text = path.read_text(encoding="utf-8")
@@ -319,7 +319,7 @@ def write_content(root: str | Path, content: str) -> Path:
 
 
 def content_of(description: DataDescription) -> str:
-    """Return the verdict of a description; "unknown" where it was found for another state."""
+    """Return the content of a description; "unknown" where it was found for another state."""
     is_current = description.content_of == content_key(description)
     return description.content if is_current else "unknown"
 
@@ -378,11 +378,11 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> list[st
 
 def _check_content(content: object, key: object) -> list[str]:
     problems = [] if isinstance(key, str) else [f"content_of: expected a text, got {key!r}"]
-    if content in VERDICTS:
+    if content in CONTENT_RESULTS:
         return problems
     if isinstance(content, str) and content.startswith(ACCEPTED) and content != ACCEPTED:
         return problems
-    choices = ", ".join((*VERDICTS, f"{ACCEPTED}REASON"))
+    choices = ", ".join((*CONTENT_RESULTS, f"{ACCEPTED}REASON"))
     return [*problems, f"content: expected one of {choices}, got {content!r}"]
 
 

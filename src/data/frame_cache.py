@@ -18,9 +18,8 @@ import numpy as np
 
 from src.data.errors import BadFileError
 from src.data.frames import read_image
-from src.data.parallel import run_parallel, worthwhile_workers
+from src.data.parallel import locked, run_parallel, worthwhile_workers
 from src.data.voxel_counts import Crop
-from src.locks import locked
 from src.paths import atomic_write
 
 logger = logging.getLogger(__name__)

@@ -1,5 +1,7 @@
-"""Do independent pieces of work in several processes, with a progress bar."""
+"""Independent pieces of work in several processes, with a progress bar, and locks between them."""
 
+import errno
+import logging
 import multiprocessing
 import os
 import sys
@@ -7,18 +9,25 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import TypeVar
 
 import cv2
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from src.data.errors import DataSetError
+
+logger = logging.getLogger(__name__)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+# What network file systems without locks answer.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 BYTES_WORTH_A_PROCESS = 128 << 20  # about a second of work, as long as a process takes to start
 
 
@@ -77,3 +86,41 @@ def start_worker() -> None:
 def _end_with(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file at `path`; yield whether it could be had.
+
+    A process that ends in any way gives its locks up. Where the file system has no locks a warning
+    is logged, and the work goes ahead without one.
+
+    Args:
+        path: the lock file; it is made, and stays.
+        wait: until it is free; False yields False at once where another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        logger.warning(
+            "%s: this file system has no locks; let no second process work on the same files", path
+        )
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock file."""
+    with locked(path, wait=False) as is_free:
+        return not is_free

@@ -38,7 +38,7 @@ class SpikeNoise:
         dark_sigma: its deviation from pixel to pixel; negative currents become 0.
         temporal_sigma: deviation of what is added to the membrane at each tick.
         threshold_sigma: relative deviation of the threshold from pixel to pixel.
-        sensor_seed: draws the fixed patterns (gain, dark current, threshold); keep it to film
+        sensor_seed: draws the fixed patterns (gain, dark current, threshold); keep it to simulate
             several clips with one sensor.
     """
 

@@ -2,7 +2,7 @@
 
 The image of the rate in a short window (TFP) moves with the scene. The centre of the window that
 fits the sharp frame best is the instant of that frame, whatever a table says about it. A scene in
-which nothing moves fits everywhere alike and can prove nothing; the result says so.
+which nothing moves fits everywhere alike and shows nothing; the result says so.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 from src.data.simulation.simulator import BT601
 
-# A fit better than the rounding of an 8 bit picture is not told apart: uniform rounding error.
+# A fit better than the rounding of an 8 bit picture is not distinguished: uniform rounding error.
 ROUNDING_MSE = (1 / 255) ** 2 / 12
 NUM_BANDS = 8
 REFINE_PART = 2  # the parabola reaches this part of the width to both sides
@@ -218,7 +218,7 @@ def _correlation(sums: np.ndarray) -> float:
 
 
 def _top(centres: np.ndarray, scores: np.ndarray, width: int) -> float:
-    """Return the centre of the highest score, refined by a parabola through its neighbours."""
+    """Return the centre of the highest score, refined by a parabola through those beside it."""
     best = int(scores.argmax())
     near = np.abs(centres - centres[best]) <= max(width / REFINE_PART, 1)
     if near.sum() < 3:

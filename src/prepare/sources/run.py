@@ -21,8 +21,7 @@ from pathlib import Path
 from src.data.description import DataDescription, read_description, write_description
 from src.data.errors import BadFileError, DataSetError, problems_of
 from src.data.frames import list_sequences
-from src.data.parallel import run_parallel
-from src.locks import is_locked, locked
+from src.data.parallel import is_locked, locked, run_parallel
 from src.paths import atomic_write
 from src.prepare.sources.plan import OUR_SPLITS, PlannedSequence, SourcePlan
 
