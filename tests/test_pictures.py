@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from src.data.frames import read_image
-from src.pictures.regions import ZOOM, busiest_region
-from src.pictures.strips import GAP_PX, Column, make_strip, write_strip
+from src.pictures.strips import GAP_PX, ZOOM, Column, busiest_region, make_strip, write_strip
 
 SCORES = {"psnr_rgb": 31.416, "ssim_rgb": 0.91234, "psnr_y": None, "ssim_y": None, "lpips": None}
 

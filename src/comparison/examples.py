@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 
 from src.comparison.scores import BLURRY, SPIKE, TWIN, ComparedFrame, FrameImages
-from src.pictures.regions import busiest_region, densest_region
-from src.pictures.strips import Column, write_strip
+from src.pictures.strips import Column, busiest_region, densest_region, write_strip
 
 WIDEST_PX = 640
 ZOOM = 4
@@ -28,7 +27,7 @@ class Example:
 
 
 class ExampleChoice:
-    """Keeps, while frames come by, those that are most telling; at most one frame each is held."""
+    """Keeps the most instructive frame for each of `CHOICES` while frames are scored."""
 
     def __init__(self) -> None:
         self._best: dict[str, tuple[float, Example]] = {}

@@ -76,7 +76,7 @@ def trained_run(cfg: CfgNode) -> TrainedRun:
 
 
 def _read_validations(run: RunDirectory) -> tuple[dict[int, float], float | None]:
-    """Return PSNR by step, and the seconds per step that the latest validation was told."""
+    """Return PSNR by step, and the seconds per step that the latest validation recorded."""
     curve, seconds = {}, None
     for path in run.all_scores():
         content = json.loads(path.read_text(encoding="utf-8"))

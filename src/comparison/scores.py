@@ -119,7 +119,7 @@ def compare_frames(
         NonFiniteOutputError: naming the recording.
         ValueError: memory ran out for one model, so that the two were cut differently.
     """
-    asked, digest, rows = twin.settings, hashlib.sha256(), []
+    tiles, digest, rows = twin.settings, hashlib.sha256(), []
     for recording in recordings:
         try:
             pairs = zip(twin.restore(recording), spike.restore(recording), strict=True)
@@ -137,7 +137,7 @@ def compare_frames(
         )
     count = max(1, len(rows))
     seconds = {TWIN: twin.seconds / count, SPIKE: spike.seconds / count}
-    protocol = describe_protocol(spike, asked.describe())
+    protocol = describe_protocol(spike, tiles.describe())
     return ComparedFrames(rows, protocol, notes, digest.hexdigest(), seconds)
 
 

@@ -252,7 +252,7 @@ class RGBOnly(nn.Module):
     def forward(
         self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Restore a clip [B, T, 3, H, W]; `spike_vox` is not looked at."""
+        """Restore a clip [B, T, 3, H, W]; `spike_vox` is ignored."""
         del spike_vox
         _, frames, _, height, width = rgb_clip.shape
         extent = self.size_rule.padded(frames, height, width)

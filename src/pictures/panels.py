@@ -1,4 +1,4 @@
-"""Labelled panels on a page: what every picture for people is put together from."""
+"""Labelled panels on a page, the parts of every picture that a command draws."""
 
 import math
 from collections.abc import Sequence

@@ -32,7 +32,7 @@ class SequenceView:
     Attributes:
         name: `SPLIT/SEQUENCE`.
         recording: its frames.
-        threshold: gain of the images; None where nobody says, then each has a white of its own.
+        threshold: gain of the images; None where unknown, each image then has its own scale.
         is_linear: whether the spikes integrate linear light, which is shown with the camera curve.
     """
 

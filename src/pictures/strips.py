@@ -1,4 +1,4 @@
-"""Pictures for people: the same frame in labelled columns, with the most telling part enlarged."""
+"""The same frame in labelled columns, with the region that differs most enlarged."""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import numpy as np
 from src.data.frames import write_png
 from src.metrics.report import Scores
 from src.pictures.panels import BACKGROUND, draw_label
-from src.pictures.regions import ZOOM, busiest_region
 
+ZOOM = 3  # how many enlarged regions fit into a side of a frame
 NARROWEST_COLUMN_PX = 320
 GAP_PX = 4
 FRAME_COLOUR = (255, 200, 0)
@@ -71,6 +71,35 @@ def make_strip(columns: list[Column]) -> np.ndarray:
         gap = np.full((part.shape[0], GAP_PX, 3), BACKGROUND, np.uint8)
         parts.append(part)
     return np.concatenate(parts, axis=1)
+
+
+def busiest_region(first: np.ndarray, last: np.ndarray) -> tuple[slice, slice]:
+    """Return rows and columns of the region, a `ZOOM`-th of the frame, that differs most.
+
+    Args:
+        first: uint8 RGB [H, W, 3].
+        last: the same frame in another version, or another frame of the scene.
+    """
+    return densest_region(np.abs(first.astype(np.int16) - last).mean(axis=2), ZOOM)
+
+
+def densest_region(weights: np.ndarray, zoom: int) -> tuple[slice, slice]:
+    """Return rows and columns of the region, a `zoom`-th of the frame, with the largest sum.
+
+    Args:
+        weights: [H, W], not negative.
+        zoom: how many regions fit into a side.
+    """
+    height, width = (max(1, side // zoom) for side in weights.shape)
+    table = cv2.integral(weights.astype(np.float64))
+    sums = (
+        table[height:, width:]
+        - table[:-height, width:]
+        - table[height:, :-width]
+        + table[:-height, :-width]
+    )
+    top, left = (int(i) for i in np.unravel_index(int(sums.argmax()), sums.shape))
+    return slice(top, top + height), slice(left, left + width)
 
 
 def enlarge_to(image: np.ndarray, width: int) -> np.ndarray:
