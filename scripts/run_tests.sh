@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Runs the tests; makes the environment first if it is missing. Arguments go to pytest.
+# Runs the tests, two files at a time with one thread each; makes the environment first if it is
+# missing. Arguments go to pytest.
 #
 #   bash scripts/run_tests.sh
 #   bash scripts/run_tests.sh -k voxel -x
+#   bash scripts/run_tests.sh -m nightly      # the long tests, which the first command leaves out
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="$(bash "$root/scripts/setup_env.sh")"
 cd "$root"
-exec "$python" -m pytest tests/ "$@"
+export OMP_NUM_THREADS=1
+exec "$python" -m pytest tests/ --numprocesses 2 --dist loadfile "$@"

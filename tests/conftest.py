@@ -3,18 +3,24 @@
 import os
 import signal
 import subprocess
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+import torch
 
+from tests.forked import Forked
 from tests.prepare_cases import copy_prepared, write_prepared
 from tests.training_cases import one_thread
 
 MARK = "VRT_SPIKE_TEST"
+
+torch.set_num_threads(1)  # two threads on a busy machine take ten times as long
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 
 class Starter(Protocol):
@@ -67,3 +73,22 @@ def _processes() -> Iterator[Starter]:
     for process in started:
         process.stdout.close()
         process.wait()
+
+
+@pytest.fixture(name="forks")
+def _forks(tmp_path: Path) -> Iterator[Callable[[list[str]], Forked]]:
+    """Start commands in forked processes that do not outlive the test, see `tests/forked.py`.
+
+    For tests in which the start of Python itself is not the point.
+    """
+    started: list[Forked] = []
+
+    def start(command: list[str], env: dict[str, str] | None = None) -> Forked:
+        script = command[1:] if command[0] == sys.executable else command
+        log = tmp_path / f"output_{len(started)}.txt"
+        started.append(Forked(script, tmp_path, one_thread() if env is None else env, log))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()

@@ -5,6 +5,7 @@ one process imports once and forks a child per command; it runs nothing else, so
 random number is inherited. The script runs as `__main__`, as it does from the shell.
 """
 
+import atexit
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -13,13 +14,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from src.paths import REPO_ROOT
 
 PRELOADED = (
-    *("torch.distributed.run", "src.train", "src.test", "src.engine.trainer", "src.models.build"),
-    *("scripts.prepare_data", "scripts.launch"),
+    *(
+        "torch._dynamo",
+        "torch.distributed.run",
+        "src.train",
+        "src.test",
+        "src.engine.trainer",
+        "src.models.build",
+    ),
+    *("src.prepare.prepare", "scripts.compare_baseline", "scripts.prepare_data", "scripts.launch"),
 )
 
 
@@ -31,38 +40,43 @@ class Forked:
         self._log = log
         context = multiprocessing.get_context("forkserver")
         arguments = ([str(part) for part in command], str(cwd), dict(env), str(log))
+        log.touch()
         self._process = context.Process(target=_run, args=arguments)
         self._process.start()
         self.pid = self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
+        self.returncode: int | None = None
 
     @property
     def output(self) -> str:
         """What the command has printed so far, errors too."""
-        return self._log.read_text() if self._log.exists() else ""
+        return self._log.read_text()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        self.returncode = self._process.exitcode
+        return self.returncode
 
     def wait(self, timeout: float) -> int:
         self._process.join(timeout)
-        if self._process.exitcode is None:
+        if self.poll() is None:
             raise subprocess.TimeoutExpired(str(self._log), timeout, self.output)
-        return self._process.exitcode
+        return self.returncode
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """Wait for the end; return what it has printed."""
+        self.wait(timeout)
+        return self.output, None
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def end(self) -> None:
         """Kill it with everything in its session."""
-        for pid in _session(self.pid):
-            os.kill(pid, signal.SIGKILL)
         self._process.kill()
+        for pid in _session(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.join()
-        self._process.close()
 
 
 def start_server() -> None:
@@ -86,7 +100,10 @@ def _run(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     os.dup2(file, 2)
     os.close(file)
     sys.argv = command
-    runpy.run_path(command[0], run_name="__main__")
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing would leave them out
 
 
 def _session(leader: int) -> list[int]:

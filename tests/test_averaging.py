@@ -39,7 +39,7 @@ def test_an_opened_vrt_is_averaged_independently():
 
 
 def test_resumed_average_equals_the_straight_one(tmp_path):
-    config = write_run(tmp_path, TRAIN__EMA_DECAY=0.5)
+    config = write_run(tmp_path, TRAIN__EMA_DECAY=0.5, TRAIN__SAVE_EVERY=2)
     straight = make_trainer(config, "EXP_NAME", "straight")
     straight.fit()
     first = make_trainer(config, "EXP_NAME", "halves")

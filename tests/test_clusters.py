@@ -165,7 +165,7 @@ def test_the_machines_are_given_on_to_the_launcher(tmp_path):
     assert one == "--num_processes 8 --max_restarts 3 --config a b.yaml"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_machines_train_what_two_processes_train(tmp_path, processes):
     """Two launchers on this machine meet at a port, as two machines would."""
     config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__GRADIENT_ACCUMULATION_STEPS=1)

@@ -46,7 +46,15 @@ def test_settings_keep_the_effective_batch_and_give_up_the_crop_last():
 
 @pytest.fixture(name="trainer")
 def _trainer(tmp_path):
-    return make_trainer(write_run(tmp_path, TRAIN__EMA_DECAY=0.5, TRAIN__BATCH_SIZE=2))
+    return make_trainer(
+        write_run(
+            tmp_path,
+            TRAIN__EMA_DECAY=0.5,
+            TRAIN__BATCH_SIZE=2,
+            DATA__CROP_SIZE=64,
+            TRAIN__GRADIENT_ACCUMULATION_STEPS=2,
+        )
+    )
 
 
 def test_a_small_batch_is_a_crop_of_a_real_one(trainer):

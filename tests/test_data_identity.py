@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import pytest
 import torch
 
 from src import test as entry
@@ -50,7 +49,6 @@ def test_only_the_kind_of_data_counts(tmp_path, caplog):
     assert "; ".join(expected) in caplog.text
 
 
-@pytest.mark.slow
 def test_f16_a_test_on_another_kind_of_data_says_so(tmp_path, capsys):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1, TRAIN__VAL_EVERY=1)
     trainer = make_trainer(config)

@@ -226,8 +226,8 @@ def test_the_data_set_of_a_configuration(tmp_path):
     cfg = load_config(write_run(tmp_path))
     train, val = (SpikeDeblurDataset.from_config(cfg, split) for split in ("train", "val"))
     assert (len(train), len(val)) == (8, 4)  # runs of 2 among 5 frames of 2 and 1 sequences
-    assert train[0]["blur"].shape == (2, 3, 64, 64)
-    assert val[0]["blur"].shape == (2, 3, 64, 80)
+    assert train[0]["blur"].shape == (2, 3, 32, 32)
+    assert val[0]["blur"].shape == (2, 3, 32, 48)
     assert val[0]["spike_vox"].dtype == torch.float32
     assert torch.equal(val[0]["sharp"], val[0]["sharp"])
     with pytest.raises(ValueError, match="split is 'test'; the splits are 'train' and 'val'"):

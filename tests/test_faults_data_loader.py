@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from src.data.workers import (
 )
 from src.engine.checkpoint import load_checkpoint
 from tests.data_cases import align, scan, settings_of, write_miniature
-from tests.training_cases import make_trainer, one_thread, train_command, write_run
+from tests.training_cases import make_trainer, train_command, write_run
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +95,8 @@ def test_f37_a_killed_loader_process_is_named_with_its_clip(recordings, monkeypa
     assert "lower TRAIN.NUM_WORKERS" in told
 
 
-@pytest.mark.slow
 def test_f37_training_ends_with_the_name_and_keeps_its_checkpoint(tmp_path, monkeypatch):
-    config = write_run(tmp_path, TRAIN__NUM_WORKERS=1, TRAIN__MAX_STEPS=4)
+    config = write_run(tmp_path, TRAIN__NUM_WORKERS=1, TRAIN__MAX_STEPS=20)
     trainer = make_trainer(config)
     killed_at = tmp_path / "kill"
     when_reading_frame(
@@ -106,9 +104,10 @@ def test_f37_training_ends_with_the_name_and_keeps_its_checkpoint(tmp_path, monk
     )
     save = trainer.save
 
-    def save_then_kill(name):
-        save(name)
+    def save_then_kill(name, *arguments):
+        is_written = save(name, *arguments)
         killed_at.touch()
+        return is_written
 
     monkeypatch.setattr(trainer, "save", save_then_kill)
     with pytest.raises(RuntimeError, match=r"loader process 0 \(pid \d+\), .*The same command"):
@@ -117,19 +116,11 @@ def test_f37_training_ends_with_the_name_and_keeps_its_checkpoint(tmp_path, monk
     assert load_checkpoint(last)["progress"]["step"] == trainer.progress.step
 
 
-@pytest.mark.slow
-def test_an_error_while_loading_ends_the_run_and_its_loader_processes(tmp_path):
+def test_an_error_while_loading_ends_the_run_and_its_loader_processes(tmp_path, forks):
     config = write_run(tmp_path, TRAIN__NUM_WORKERS=2)
-    done = subprocess.run(
-        train_command(config, "DATA.CROP_SIZE", "512"),
-        capture_output=True,
-        env=one_thread(),
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    told = (done.stdout + done.stderr).splitlines()
+    training = forks(train_command(config, "DATA.CROP_SIZE", "512"))
+    told = training.communicate(timeout=120)[0].splitlines()
+    assert training.returncode == 1
     assert "are smaller than the crop of 512; lower DATA.CROP_SIZE" in told[-1]
 
 

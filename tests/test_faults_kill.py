@@ -1,63 +1,72 @@
 """F02, F04, F06, F17: runs that go on, and that are killed again and again."""
 
-import re
+import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from src.data.samplers import epoch_order
 from src.paths import REPO_ROOT
+from tests.forked import Forked
 from tests.training_cases import (
     assert_same_state,
     make_trainer,
     one_thread,
     read_checkpoint,
     run_train,
+    train_command,
     write_run,
 )
 
 NUM_KILLS, SECONDS, STEPS = 20, 120, 60
 
 
-@pytest.mark.slow
-def test_f06_random_kills_end_with_the_same_weights(tmp_path):
+@pytest.mark.nightly
+def test_f06_random_kills_end_with_the_same_weights(tmp_path, forks):
     config = write_run(
-        tmp_path,
-        TRAIN__MAX_STEPS=STEPS,
-        TRAIN__SAVE_EVERY=2,
-        TRAIN__VAL_EVERY=10,
-        TRAIN__GRADIENT_ACCUMULATION_STEPS=1,
+        tmp_path, TRAIN__MAX_STEPS=STEPS, TRAIN__SAVE_EVERY=2, TRAIN__VAL_EVERY=10,
         TRAIN__EMA_DECAY=0.9,
-    )
+    )  # fmt: skip
     run_train(config, "EXP_NAME", "straight")
-    done = subprocess.run(
-        [
-            *(sys.executable, str(REPO_ROOT / "tests" / "kill_cases.py")),
-            *(str(config), str(NUM_KILLS), str(SECONDS)),
-        ],
-        env=one_thread(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    told = re.search(r"killed (\d+) of \d+ times \((.*)\), then exit (\d+)", done.stdout)
-    assert told is not None, done.stdout + done.stderr
-    resumed = len(re.findall(r"resumed at step [1-9]", done.stdout + done.stderr))
-    print(f"{told[0]}; {resumed} starts resumed")  # noqa: T201 (it depends on the machine)
+    command = train_command(config, "EXP_NAME", "killed")
+    last = tmp_path / "outputs" / "ckpts" / "killed" / "last.pth"
+    draws, starts, deadline = random.Random(7), [], time.monotonic() + SECONDS
+    while len(starts) < NUM_KILLS and time.monotonic() < deadline:
+        starts.append(forks(command))
+        if not kill_at_random(starts[-1], draws, last):
+            break  # the run has come to its end
+    killed = [start.returncode for start in starts].count(-signal.SIGKILL)
+    resumed = sum("resumed at step" in start.output for start in starts)
+    print(f"killed {killed} of {NUM_KILLS} times; {resumed} starts resumed")  # noqa: T201
     assert resumed >= 1  # else straight runs would be compared
-    wanted = 3 if told[2].endswith("s were over") else NUM_KILLS // 2  # at its end: a fast machine
-    assert int(told[1]) >= wanted, told[0]
-    assert told[3] == "0", done.stdout
-    straight, killed = read_checkpoint(tmp_path, "straight"), read_checkpoint(tmp_path, "killed")
-    assert_same_state(straight, killed)
-    assert straight["progress"] == killed["progress"]  # the best score and its step, too
-    assert straight["ema"].keys() == killed["ema"].keys()
-    assert all(bool((killed["ema"][key] == value).all()) for key, value in straight["ema"].items())
+    assert killed >= (3 if time.monotonic() > deadline else NUM_KILLS // 2)
+    undisturbed = forks(command)
+    assert undisturbed.wait(300) == 0, undisturbed.output
+    ours, other = read_checkpoint(tmp_path, "straight"), read_checkpoint(tmp_path, "killed")
+    assert_same_state(ours, other)
+    assert ours["progress"] == other["progress"]  # the best score and its step, too
+    assert ours["ema"].keys() == other["ema"].keys()
+    assert all(bool((other["ema"][key] == value).all()) for key, value in ours["ema"].items())
+
+
+def kill_at_random(training: Forked, draws: random.Random, last: Path) -> bool:
+    """Kill it, at the latest a moment after its first checkpoint; return whether it still ran."""
+    before, until = written_at(last), time.monotonic() + draws.uniform(0.1, 5.0)
+    while time.monotonic() < until and written_at(last) == before:
+        time.sleep(0.005)
+    time.sleep(min(draws.uniform(0.0, 0.2), max(0.0, until - time.monotonic())))
+    training.send_signal(signal.SIGKILL)
+    return training.wait(60) == -signal.SIGKILL
+
+
+def written_at(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def go_on_from_the_middle(folder, config, run: str, *overrides: str, processes: int = 1) -> dict:
@@ -108,7 +117,6 @@ def test_f07_sigkill_before_any_call_of_the_writing_leaves_a_whole_file(tmp_path
     assert done.stdout.split() == ["2"] * 4 + ["3"] * 4
 
 
-@pytest.mark.slow
 def test_f02_resume_with_other_workers_across_the_edge_of_an_epoch(tmp_path):
     # 8 clips, 3 a step: step 2 is inside the first epoch, step 3 crosses its edge.
     config = write_run(
@@ -119,7 +127,6 @@ def test_f02_resume_with_other_workers_across_the_edge_of_an_epoch(tmp_path):
     assert_same_state(read_checkpoint(tmp_path, "straight"), resumed)
 
 
-@pytest.mark.slow
 def test_f04_f13_two_processes_go_on_bit_for_bit_and_one_in_their_place(tmp_path):
     config = write_run(tmp_path, TRAIN__SAVE_EVERY=2, TRAIN__GRADIENT_ACCUMULATION_STEPS=1)
     run_train(config, "EXP_NAME", "straight", processes=2)
@@ -134,7 +141,7 @@ def test_f04_f13_two_processes_go_on_bit_for_bit_and_one_in_their_place(tmp_path
 
 
 def test_f17_a_loader_starts_at_step_200_000_in_a_moment(tmp_path):
-    config = write_run(tmp_path)
+    config = write_run(tmp_path, TRAIN__GRADIENT_ACCUMULATION_STEPS=2)
     trainer = make_trainer(config, "TRAIN.MAX_STEPS", "300000")
     trainer.progress.step = 200_000
     started = time.perf_counter()

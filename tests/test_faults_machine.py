@@ -1,7 +1,6 @@
 """F54: what a machine lacks is said before the first step, or is done without."""
 
 import json
-import subprocess
 import urllib.request
 from urllib.error import URLError
 
@@ -14,7 +13,7 @@ from src.engine.step import choose_precision
 from src.metrics.lpips_metric import WEIGHTS_FILE
 from src.models.downloads import WEIGHT_FILES
 from src.pictures.animation import write_pages
-from tests.training_cases import make_trainer, one_thread, train_command, write_run
+from tests.training_cases import make_trainer, train_command, write_run
 
 
 @pytest.fixture(name="hub")
@@ -29,14 +28,11 @@ def _hub(tmp_path, monkeypatch):
     return tmp_path / "hub" / "checkpoints"
 
 
-def test_f54_cuda_without_a_gpu_ends_before_training(tmp_path):
+def test_f54_cuda_without_a_gpu_ends_before_training(tmp_path, forks):
     config = write_run(tmp_path)
-    done = subprocess.run(
-        train_command(config, "DEVICE", "cuda"),
-        env=one_thread(), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    output = done.stdout + done.stderr
-    assert done.returncode == 1
+    training = forks(train_command(config, "DEVICE", "cuda"))
+    output, _ = training.communicate(timeout=120)
+    assert training.returncode == 1
     assert "DEVICE is cuda, but torch sees no CUDA device" in output
     assert "set DEVICE cpu" in output
     assert "Traceback" not in output

@@ -11,9 +11,9 @@ from torch import nn
 from src.engine.checkpoint import load_checkpoint, named_tensors, save_checkpoint
 from src.engine.progress import Progress
 from src.engine.step import Precision, StepMemoryError, StepOutcome, split_batch
-from tests.test_ranks import run_faulty, write_two_rank_run
+from tests.test_ranks import FAULTY, write_two_rank_run
 from tests.test_training_step import Mixer, batch_of, make_step
-from tests.training_cases import make_trainer, read_checkpoint, write_run
+from tests.training_cases import make_trainer, read_checkpoint, run_ranks, write_run
 
 FINE = StepOutcome({"total": 0.5}, 1.0, True, ("s0:0",), {"all": 1e-3})
 BROKEN = StepOutcome({"total": math.nan}, math.inf, False, ("s0:0",), {"all": 1e-3}, ("w",))
@@ -40,11 +40,11 @@ def test_f41_f43_nan_in_gradients_alone_skips_the_step_and_nothing_moves(tmp_pat
     assert trainer.train_step.schedule.last_epoch == 2  # of three steps
 
 
-@pytest.mark.slow
-def test_f41_f45_nan_on_one_of_two_ranks_skips_the_step_on_both(tmp_path, processes):
+def test_f41_f45_nan_on_one_of_two_ranks_skips_the_step_on_both(tmp_path):
     config = write_two_rank_run(tmp_path, TRAIN__VAL_EVERY=1, TRAIN__EMA_DECAY=0.5)
-    code, output, _ = run_faulty(processes, config, "nan")
-    assert code == 0, output
+    command = [str(FAULTY), "nan", "--config", str(config)]
+    codes, output = run_ranks(command, tmp_path, processes=2)
+    assert codes == [0, 0], output
     assert output.count("step 3 skipped, its gradients are not finite") == 2
     kept = [(tmp_path / f"digests_{rank}.jsonl").read_text() for rank in (0, 1)]
     assert kept[0] == kept[1]

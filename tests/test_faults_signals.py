@@ -57,7 +57,9 @@ def ask_at(trainer, call: int, number: int = signal.SIGTERM) -> None:
 
 @pytest.mark.parametrize("call", [2, 3])  # the first and the second half of the second step
 def test_f03_f08_a_signal_inside_an_accumulated_step_lets_it_finish(tmp_path, call):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=3, TRAIN__SAVE_EVERY=100)
+    config = write_run(
+        tmp_path, TRAIN__MAX_STEPS=3, TRAIN__SAVE_EVERY=100, TRAIN__GRADIENT_ACCUMULATION_STEPS=2
+    )
     straight = make_trainer(config, "EXP_NAME", "straight")
     assert straight.fit() == 0
     stopped = make_trainer(config, "EXP_NAME", "stopped")
@@ -79,9 +81,8 @@ def test_f11_a_signal_before_the_first_step_leaves_nothing_behind(tmp_path):
     assert not list((tmp_path / "outputs" / "ckpts").rglob("*.pth"))
 
 
-@pytest.mark.slow
 def test_f11_a_signal_in_validation_leaves_between_tiles_and_it_is_made_up_for(tmp_path):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__VAL_EVERY=1)
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__VAL_EVERY=1, VAL__TILE_FRAMES=2)
     make_trainer(config, "EXP_NAME", "straight").fit()
     stopped = make_trainer(config, "EXP_NAME", "stopped")
     tiles = []
@@ -124,7 +125,7 @@ def test_f11_a_signal_while_saving_lets_the_file_be_written(tmp_path, monkeypatc
 def test_a_signal_after_the_end_changes_nothing(tmp_path):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1)
     trainer = make_trainer(config)
-    ask_at(trainer, 1)
+    ask_at(trainer, 0)
     assert trainer.fit() == signal.SIGTERM  # its validation is still to come
     again = make_trainer(config)
     again.resume("auto")
@@ -348,18 +349,16 @@ def wait_for_checkpoint(process: subprocess.Popen, folder: Path) -> None:
     deadline = time.monotonic() + 120
     while not last.exists():
         assert time.monotonic() < deadline
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None, process.communicate(timeout=60)[0]
         time.sleep(0.02)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_f08_f09_the_process_saves_and_ends_with_the_code_of_the_signal(
-    tmp_path, processes, number, code
+    tmp_path, forks, number, code
 ):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__NUM_WORKERS=2)
-    command = train_command(config)
-    process = processes(command, cwd=tmp_path)
+    process = forks(train_command(config))
     wait_for_checkpoint(process, tmp_path)
     process.send_signal(number)
     output = process.communicate(timeout=60)[0]
@@ -368,7 +367,6 @@ def test_f08_f09_the_process_saves_and_ends_with_the_code_of_the_signal(
     assert "Traceback" not in output
 
 
-@pytest.mark.slow
 def test_f09_f10_two_ranks_stop_at_one_step_and_the_launcher_says_why(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__NUM_WORKERS=1, TRAIN__RGB_TWIN=False)
     command = [sys.executable, LAUNCH, "--config", str(config), "--num_processes", "2"]
@@ -380,7 +378,7 @@ def test_f09_f10_two_ranks_stop_at_one_step_and_the_launcher_says_why(tmp_path, 
     assert output.count("stopped by SIGUSR1 at step") == 1  # the main rank tells
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_f10_a_signal_to_one_rank_stops_all_at_one_step(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000)
     process = processes(train_command(config, processes=2), cwd=tmp_path)
@@ -399,7 +397,7 @@ def children(pid: int) -> list[int]:
     return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_f10_f11_two_ranks_leave_a_validation_that_one_of_them_is_slow_in(tmp_path, processes):
     """The signal comes to the one that waits; the slow one hears of it through the store."""
     config = write_run(tmp_path, TRAIN__VAL_EVERY=1, TRAIN__GRADIENT_ACCUMULATION_STEPS=1)
@@ -427,7 +425,6 @@ def test_f10_f11_two_ranks_leave_a_validation_that_one_of_them_is_slow_in(tmp_pa
     assert read_checkpoint(tmp_path)["progress"]["validated_step"] == 0
 
 
-@pytest.mark.slow
 def test_f10_a_signal_to_one_rank_is_no_reason_to_start_again(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__RGB_TWIN=False)
     command = [sys.executable, LAUNCH, "--config", str(config)]
@@ -441,7 +438,6 @@ def test_f10_a_signal_to_one_rank_is_no_reason_to_start_again(tmp_path, processe
     assert "resumed" not in output
 
 
-@pytest.mark.slow
 def test_f11_a_signal_while_modules_are_imported_is_remembered(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000)
     process = processes(train_command(config), cwd=tmp_path)
@@ -452,7 +448,7 @@ def test_f11_a_signal_while_modules_are_imported_is_remembered(tmp_path, process
     assert "stopped by SIGUSR1 at step 0 of 1000" in output
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_f11_an_early_signal_to_the_launcher_ends_two_ranks_that_import(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__RGB_TWIN=False)
     command = [sys.executable, LAUNCH, "--config", str(config), "--num_processes", "2"]

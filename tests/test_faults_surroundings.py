@@ -40,7 +40,6 @@ def _root_logger():
     root.setLevel(level)
 
 
-@pytest.mark.slow
 def test_f31_f55_a_run_with_an_odd_name_in_the_c_locale(tmp_path, monkeypatch):
     name = "übung 'a' \"b\" $(touch pwned) ;x"
     monkeypatch.setenv("LC_ALL", "C")
@@ -158,7 +157,6 @@ sys.exit(train.main())
 """
 
 
-@pytest.mark.slow
 def test_f55_the_folder_of_logs_and_events_is_deleted_under_a_run(tmp_path):
     config = write_run(tmp_path, LOG__TENSORBOARD=True, TRAIN__LOG_EVERY=1)
     code = LOSING.format(root=str(REPO_ROOT))

@@ -177,16 +177,21 @@ def test_f05_a_run_does_not_touch_the_part_before_it_joins(straight):
     assert all(torch.equal(ours[name], other[name]) for name in other)
 
 
-@pytest.mark.slow
-def test_f05_two_ranks_with_recomputation_cross_the_step(tmp_path):
-    """Non-reentrant checkpointing under DDP, stopped before, at and after the step."""
+EVERY_STEP = (JOINS_AT - 1, JOINS_AT, JOINS_AT + 1, 4)
+
+
+@pytest.mark.parametrize(
+    "stops", [(JOINS_AT, 4), pytest.param(EVERY_STEP, marks=pytest.mark.nightly)]
+)
+def test_f05_two_ranks_with_recomputation_cross_the_step(tmp_path, stops):
+    """Non-reentrant checkpointing under DDP, stopped at the step; nightly before and after, too."""
     # A run that is made longer goes on along the longer schedule, which is constant here.
     constant = {"TRAIN__SCHED__WARMUP_STEPS": 0, "TRAIN__SCHED__ETA_MIN": 1e-3}
     recompute = {"MODEL__USE_CHECKPOINT_ATTN": True, "MODEL__USE_CHECKPOINT_FFN": True}
-    file = write_run(tmp_path, **RECIPE, **constant, **recompute)
+    file = write_run(tmp_path, **RECIPE, **constant, **recompute, TRAIN__SAVE_EVERY=4)
     output = run_train(file, "EXP_NAME", "straight", processes=2)
     assert f"step {JOINS_AT}: spynet is trained from here on" in output
-    for stop in (JOINS_AT - 1, JOINS_AT, JOINS_AT + 1, 4):
+    for stop in stops:
         run_train(file, "EXP_NAME", "stopped", "TRAIN.MAX_STEPS", str(stop), processes=2)
         assert read_checkpoint(tmp_path, "stopped")["progress"]["step"] == stop
     assert_same_state(read_checkpoint(tmp_path, "straight"), read_checkpoint(tmp_path, "stopped"))

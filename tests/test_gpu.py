@@ -126,7 +126,6 @@ def test_a_compiled_block_equals_the_eager_one():
         )
 
 
-@pytest.mark.slow
 def test_a_run_on_the_device_resumes_where_it_stopped(tmp_path):
     config = write_run(tmp_path, DEVICE="cuda", TRAIN__AMP="auto")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -356,10 +356,10 @@ def test_scores_of_a_restored_clip(trained):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGUSR1, 85), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_exit_code_after_a_signal(trained, number, code):
+def test_exit_code_after_a_signal(trained, forks, number, code):
     name = f"stopped_{code}"
-    command = ["train.py", "--config", trained / "run.yaml", "EXP_NAME", name]
-    training = start(trained, *command, "TRAIN.MAX_STEPS", 1000)
+    command = [ROOT / "src/train.py", "--config", trained / "run.yaml", "EXP_NAME", name]
+    training = forks([*command, "TRAIN.MAX_STEPS", "1000"])
     last, deadline = trained / "outputs/ckpts" / name / "last.pth", time.monotonic() + 120
     while not last.exists():
         assert training.poll() is None, training.output

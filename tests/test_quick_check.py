@@ -1,7 +1,6 @@
 """The check before every training: what it sees, how long it takes, and that all ranks end."""
 
 import shutil
-import subprocess
 
 import pytest
 import torch
@@ -10,10 +9,11 @@ from src.config import load_config
 from src.data.errors import DataSetError
 from src.data.exposures import read_exposures, write_exposures
 from src.engine.processes import Ranks
+from src.paths import REPO_ROOT
 from src.prepare.quick_check import quick_check
 from src.train import refuse_wrong_data
 from tests.prepare_cases import rewrite, run, touch_later, write_prepared
-from tests.training_cases import one_thread, train_command, write_run
+from tests.training_cases import run_ranks, write_run
 
 
 def cut(path):
@@ -142,20 +142,12 @@ def test_every_rank_ends_with_the_problems_of_the_main_one(prepared_config, monk
         refuse_wrong_data(cfg, Ranks(1, 2, torch.device("cpu")))
 
 
-@pytest.mark.slow
 def test_training_on_changed_data_ends_on_both_ranks(tmp_path):
     prepared_config = write_run(tmp_path)
     touch_later(tmp_path / "data/train/seq_000/spike/000001.dat")
-    done = subprocess.run(
-        train_command(prepared_config, processes=2),
-        env=one_thread(),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "train/seq_000: its voxels were made from other spikes" in done.stdout + done.stderr
-    assert "run scripts/prepare_data.py with this configuration" in done.stdout + done.stderr
+    command = [str(REPO_ROOT / "src/train.py"), "--config", str(prepared_config)]
+    codes, output = run_ranks(command, tmp_path, processes=2)
+    assert 0 not in codes
+    assert "train/seq_000: its voxels were made from other spikes" in output
+    assert "run scripts/prepare_data.py with this configuration" in output
     assert not list((tmp_path / "outputs").rglob("*.pth"))

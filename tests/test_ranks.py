@@ -66,7 +66,6 @@ def write_two_rank_run(folder: Path, **changes: object) -> Path:
     return write_run(folder, TRAIN__GRADIENT_ACCUMULATION_STEPS=1, TRAIN__LOG_EVERY=1, **changes)
 
 
-@pytest.mark.slow
 def test_f50_the_rank_that_raises_is_named_and_the_others_leave(tmp_path, processes):
     config = write_two_rank_run(tmp_path)
     code, output, seconds = run_faulty(processes, config, "raise")
@@ -77,8 +76,7 @@ def test_f50_the_rank_that_raises_is_named_and_the_others_leave(tmp_path, proces
     assert read_checkpoint(tmp_path)["progress"]["step"] == 2  # what was done is kept
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["hang", "stop"])
+@pytest.mark.parametrize("fault", ["hang", pytest.param("stop", marks=pytest.mark.nightly)])
 def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, processes, fault):
     config = write_two_rank_run(tmp_path, TRAIN__STALL_MINUTES=0.2)
     code, output, seconds = run_faulty(processes, config, fault)
@@ -90,7 +88,7 @@ def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, processes, fa
     assert seconds < 90
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_f51_a_rank_that_never_joins_is_named(tmp_path, processes):
     config = write_two_rank_run(tmp_path, TRAIN__STALL_MINUTES=0.05)  # six times at the start
     code, output, seconds = run_faulty(processes, config, "absent")
@@ -99,7 +97,6 @@ def test_f51_a_rank_that_never_joins_is_named(tmp_path, processes):
     assert seconds < 90
 
 
-@pytest.mark.slow
 def test_f53_processes_that_torchrun_starts_again_go_on(tmp_path, processes):
     config = write_two_rank_run(tmp_path)
     code, output, _ = run_faulty(processes, config, "kill", restarts=1)
@@ -294,7 +291,6 @@ def test_f51_a_rank_may_wait_for_hours_where_the_stall_watch_judges(monkeypatch)
     assert len(watching) == 1
 
 
-@pytest.mark.slow
 def test_f52_more_ranks_than_clips_validate_as_one(tmp_path):
     """One recording of two clips on three ranks: the scores are those of one rank."""
     config = write_run(

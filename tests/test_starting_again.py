@@ -166,7 +166,7 @@ def test_f20_a_path_whose_state_cannot_be_written_ends_the_start(config, tmp_pat
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_f53_processes_that_are_started_again_do_not_start_over(tmp_path, processes):
     config = write_two_rank_run(tmp_path)
     code, output, _ = run_faulty(processes, config, "kill", "--resume", "never", restarts=1)

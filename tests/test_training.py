@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 
 import pytest
@@ -13,14 +12,13 @@ from src.run_directory import RunDirectory
 from tests.training_cases import (
     assert_same_state,
     make_trainer,
-    one_thread,
     read_checkpoint,
     run_train,
     train_command,
     write_run,
 )
 
-STEPS_OF_THE_KILLED_RUN = 12
+STEPS_OF_THE_KILLED_RUN = 8
 
 
 def test_f01_stop_and_resume_equals_straight_training(tmp_path):
@@ -38,20 +36,19 @@ def test_f01_stop_and_resume_equals_straight_training(tmp_path):
     assert_same_state(read_checkpoint(tmp_path, "straight"), read_checkpoint(tmp_path, "halves"))
 
 
-@pytest.mark.slow
-def test_f06_sigkill_in_the_middle_ends_with_the_same_weights(tmp_path, processes):
+def test_f06_sigkill_in_the_middle_ends_with_the_same_weights(tmp_path, forks):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=STEPS_OF_THE_KILLED_RUN, TRAIN__SAVE_EVERY=2)
     run_train(config, "EXP_NAME", "undisturbed")
     command = train_command(config, "EXP_NAME", "killed")
     last = tmp_path / "outputs" / "ckpts" / "killed" / "last.pth"
-    process = processes(command, cwd=tmp_path)
+    process = forks(command)
     deadline = time.monotonic() + 120
     while not last.exists():
         assert time.monotonic() < deadline
-        assert process.poll() is None, "ended before its first checkpoint"
+        assert process.poll() is None, process.output
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(60)
     killed_at = read_checkpoint(tmp_path, "killed")["progress"]["step"]
     assert 0 < killed_at < STEPS_OF_THE_KILLED_RUN  # the kill came in the middle
     output = run_train(config, "EXP_NAME", "killed")
@@ -60,9 +57,8 @@ def test_f06_sigkill_in_the_middle_ends_with_the_same_weights(tmp_path, processe
     assert "finished already" in run_train(config, "EXP_NAME", "killed")
 
 
-@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=3)
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=2)
     initial = make_trainer(config).model.state_dict()
     run_train(config, "EXP_NAME", "one", "TRAIN.GRADIENT_ACCUMULATION_STEPS", "2")
     run_train(config, "EXP_NAME", "two", "TRAIN.GRADIENT_ACCUMULATION_STEPS", "1", processes=2)
@@ -165,16 +161,14 @@ def test_a_run_that_was_made_longer_goes_on_with_the_rate_of_its_new_schedule(tm
     assert rates[0] != rates[1] == rates[2]
 
 
-def test_f23_a_second_process_is_refused(tmp_path):
+def test_f23_a_second_process_is_refused(tmp_path, forks):
     config = write_run(tmp_path)
     run = RunDirectory.of(load_config(config))
     with run.locked():
-        done = subprocess.run(
-            train_command(config), env=one_thread(), capture_output=True, text=True, check=False
-        )
-    assert done.returncode == 1
-    assert "run run is being trained by another process" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+        done = forks(train_command(config))
+        assert done.wait(120) == 1
+    assert "run run is being trained by another process" in done.output
+    assert "Traceback" not in done.output
 
 
 def test_f14_a_finished_run_says_so(tmp_path, caplog):
@@ -188,10 +182,8 @@ def test_f14_a_finished_run_says_so(tmp_path, caplog):
     assert caplog.text.rstrip().endswith("last.pth; raise TRAIN.MAX_STEPS to train longer")
 
 
-def test_a_wrong_configuration_ends_with_its_problems_and_no_traceback(tmp_path):
-    config = write_run(tmp_path)
-    command = train_command(config, "DATA.CLIP_LENGHT", "3")
-    done = subprocess.run(command, env=one_thread(), capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "did you mean 'DATA.CLIP_LEN'?" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_wrong_configuration_ends_with_its_problems_and_no_traceback(tmp_path, forks):
+    done = forks(train_command(write_run(tmp_path), "DATA.CLIP_LENGHT", "3"))
+    assert done.wait(120) == 2
+    assert "did you mean 'DATA.CLIP_LEN'?" in done.output
+    assert "Traceback" not in done.output

@@ -84,7 +84,6 @@ def test_float64(name):
     assert largest_difference(output[..., ::step, ::step], golden[key]) < 1e-10
 
 
-@pytest.mark.slow
 def test_gradients_float64():
     """Output, loss and gradients, computed again in backward chunk by chunk."""
     golden = load(WITH_GRADIENTS)

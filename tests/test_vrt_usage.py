@@ -131,7 +131,6 @@ def test_compiled_stage():
         assert largest_difference(ours, wanted) < 1e-9 * max(1.0, float(wanted.detach().norm()))
 
 
-@pytest.mark.slow
 def test_compiled_module():
     net, x = small_net().double(), smooth_clip(2, 32, 32, dtype=torch.float64)
     compiled = torch.compile(net, backend="eager")

@@ -1,12 +1,17 @@
 """A run that is small enough for tests: miniature data, a VRT of a few channels, few steps."""
 
+import atexit
 import os
-import subprocess
+import shutil
 import sys
+import tempfile
+import time
+from functools import cache
 from pathlib import Path
 
 import torch
 import yaml
+from torch.distributed import TCPStore
 
 from scripts.prepare_data import main as prepare_data
 from src.config import load_config
@@ -15,10 +20,11 @@ from src.engine.trainer import Trainer
 from src.paths import REPO_ROOT
 from src.run_directory import RunDirectory
 from tests.data_cases import write_miniature
+from tests.forked import Forked
 
 SMALLEST_VRT = {
     "upscale": 1,
-    "window_size": [2, 8, 8],
+    "window_size": [2, 4, 4],
     "depths": [1] * 9,
     "indep_reconsts": [8],
     "embed_dims": [8] * 9,
@@ -31,28 +37,38 @@ SMALLEST_VRT = {
 
 
 def write_run(folder: Path, **changes: object) -> Path:
-    """Write data, VRT arguments and a configuration, prepare the data; return the path.
+    """Write prepared data, VRT arguments and a configuration; return its path.
 
-    `changes` are dotted keys with `__` for the dot.
+    `changes` are dotted keys with `__` for the dot. The data are prepared once per process and
+    copied, unless a change concerns them.
     """
-    data, frames = folder / "data", {"frames": 5, "size": (64, 80)}
-    write_miniature(data, sequences=2, val_sequences=1, num_bins=4, **frames)
-    vrt = folder / "vrt.yaml"
-    vrt.write_text(yaml.safe_dump(SMALLEST_VRT), encoding="utf-8")
-    values = {
+    if any(name.startswith("DATA__") for name in changes):
+        return _write_prepared(folder, changes)
+    shutil.copytree(_prepared_once(), folder, dirs_exist_ok=True)
+    values = _values(folder, changes)
+    norm = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["DATA"]["NORM"]
+    values |= {"DATA.NORM.MEAN": norm["MEAN"], "DATA.NORM.STD": norm["STD"]}
+    return _write_config(folder, values)
+
+
+def _values(folder: Path, changes: dict[str, object]) -> dict[str, object]:
+    """A step is one clip, a validation one clip of whole frames, and nothing is recomputed."""
+    return {
         "SEED": 5,
-        "DATA.ROOT": str(data),
+        "DATA.ROOT": str(folder / "data"),
         "DATA.CLIP_LEN": 2,
-        "DATA.CROP_SIZE": 64,
+        "DATA.CROP_SIZE": 32,
         "DATA.K": 4,
         "DATA.NORM.MEAN": 0.3,
         "DATA.NORM.STD": 0.4,
         "DATA.USE_PRECOMPUTED_VOXELS": False,
         "DATA.ALIGN_LOG_PATHS": [],
-        "MODEL.VRT_CFG": str(vrt),
+        "MODEL.VRT_CFG": str(folder / "vrt.yaml"),
         "MODEL.CHANNELS_PER_SCALE": [8, 8, 8, 8],
+        "MODEL.USE_CHECKPOINT_ATTN": False,
+        "MODEL.USE_CHECKPOINT_FFN": False,
         "TRAIN.MAX_STEPS": 4,
-        "TRAIN.GRADIENT_ACCUMULATION_STEPS": 2,
+        "TRAIN.GRADIENT_ACCUMULATION_STEPS": 1,
         "TRAIN.NUM_WORKERS": 0,
         "TRAIN.OPTIM.LR": 1e-3,
         "TRAIN.SCHED.WARMUP_STEPS": 1,
@@ -61,7 +77,7 @@ def write_run(folder: Path, **changes: object) -> Path:
         "TRAIN.VISUAL_EVERY": 100,
         "TRAIN.SAVE_EVERY": 1,
         "TRAIN.LOG_EVERY": 2,
-        "VAL.TILE_FRAMES": 2,
+        "VAL.TILE_FRAMES": 0,
         "VAL.OVERLAP_FRAMES": 1,
         "VAL.TILE_SIZE": 64,
         "LOSS.VGG_PERCEPTUAL.WEIGHT": 0.0,
@@ -69,10 +85,30 @@ def write_run(folder: Path, **changes: object) -> Path:
         "LOG.SAVE_DIR": str(folder / "outputs"),
         **{name.replace("__", "."): value for name, value in changes.items()},
     }
+
+
+def _write_config(folder: Path, values: dict[str, object]) -> Path:
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(_nested(values)), encoding="utf-8")
+    return path
+
+
+def _write_prepared(folder: Path, changes: dict[str, object]) -> Path:
+    side = changes.get("DATA__CROP_SIZE", 32)
+    frames = {"frames": 5, "size": (side, side + 16)}
+    write_miniature(folder / "data", sequences=2, val_sequences=1, num_bins=4, **frames)
+    (folder / "vrt.yaml").write_text(yaml.safe_dump(SMALLEST_VRT), encoding="utf-8")
+    path = _write_config(folder, _values(folder, changes))
     assert prepare_data(["--config", str(path), "--workers", "1"]) == 0
     return path
+
+
+@cache
+def _prepared_once() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="prepared"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _write_prepared(folder, {})
+    return folder
 
 
 def make_trainer(config: Path, *overrides: str) -> Trainer:
@@ -89,18 +125,30 @@ def train_command(config: Path, *overrides: str, processes: int = 1) -> list[str
 
 
 def run_train(config: Path, *overrides: str, processes: int = 1) -> str:
-    """Train in a process of its own and return what it printed; fail with it on an error."""
-    done = subprocess.run(
-        train_command(config, *overrides, processes=processes),
-        cwd=config.parent,
-        env=one_thread(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    """Train in processes of their own and return what they print; fail with it on an error."""
+    command = [str(REPO_ROOT / "src/train.py"), "--config", str(config), *overrides]
+    codes, output = run_ranks(command, config.parent, processes)
+    assert codes == [0] * processes, output
+    return output
+
+
+def run_ranks(command: list[str], folder: Path, processes: int) -> tuple[list[int], str]:
+    """Run a script on several ranks without torchrun; return the exit codes and the output."""
+    log = Path(tempfile.mkdtemp(dir=folder)) / "output.txt"
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"WORLD_SIZE": str(processes), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    ranks = []
+    try:
+        for rank in range(processes):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            ranks.append(Forked(command, folder, {**one_thread(), **group, **own}, log))
+        deadline = time.monotonic() + 300
+        codes = [rank.wait(deadline - time.monotonic()) for rank in ranks]
+        return codes, ranks[0].output
+    finally:
+        for rank in ranks:
+            rank.end()
 
 
 def one_thread() -> dict[str, str]:
