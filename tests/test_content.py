@@ -311,23 +311,28 @@ def move_exposures(folder, number):
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"),
-    [(1, "1 exposure early"), (-1, "1 exposure late"), (2, "2 exposures early")],
+    ("number", "expected"), [(-1, "1 exposure late"), (2, "2 exposures early")]
 )
-def test_a_shift_by_whole_exposures_without_t_sharp(mini, tmp_path, capsys, number, expected):
+def test_shifts_in_both_directions_are_named_with_their_size(mini, number, expected):
+    move_exposures(mini / "train/seq_000", number)
+    (problem,) = check_exposures("a", scan(mini / "train/seq_000").frames, 32).problems
+    assert problem.startswith(f"a: the spikes are {expected}: in 5 of 5")
+
+
+def test_a_shift_by_a_whole_exposure_without_t_sharp(mini, tmp_path, capsys):
     config = write_config(mini, tmp_path / "mini.yaml")
     assert run(config) == 0
     for folder in (mini / "train/seq_000", mini / "val/seq_000"):
-        move_exposures(folder, number)
-    for arguments in ([], ["--check_only"], ["--check_only", "--overlay", "2"]):
+        move_exposures(folder, 1)
+    for arguments in ([], ["--check_only", "--overlay", "2"]):
         assert run(config, *arguments) == 1
         told = capsys.readouterr().out
         for name in ("train/seq_000", "val/seq_000"):
-            assert told.count(f"{name}: the spikes are {expected}: in 5 of 5") == (
+            assert told.count(f"{name}: the spikes are 1 exposure early: in 5 of 5") == (
                 1 + ("--overlay" in arguments)
             )
     assert run(config, "--accept", "tried") == 0
-    assert run(config, "--overlay", "2") == 1  # what is accepted is still told
+    assert run(config, "--overlay", "2") == 1  # what is accepted is still printed
 
 
 def test_the_right_data_pass_and_the_overlay_says_so_per_sequence(mini, tmp_path, capsys):

@@ -88,7 +88,7 @@ def test_the_best_tfp_centre_is_the_stated_tick(made, index):
 @pytest.mark.parametrize("index", [0, 1])
 def test_frames_are_the_mean_and_the_middle_of_the_source_frames(made, index):
     sequence = MINIATURE.sequences[index]
-    scene, _ = demo._build_scene(MINIATURE, index, SEED)
+    scene, _ = demo.build_scene(MINIATURE, index, SEED)
     for k, blurry, sharp, _ in frames_of(made[0], sequence):
         window = blur_window(k, sequence.num_averaged)
         source = [scene.rgb(j / 240) for j in range(window.first_frame, window.stop_frame)]
@@ -98,7 +98,7 @@ def test_frames_are_the_mean_and_the_middle_of_the_source_frames(made, index):
 
 def test_spikes_of_all_frames_are_one_exposure_with_the_membrane_carried(made):
     sequence = MINIATURE.sequences[1]
-    scene, spike_seed = demo._build_scene(MINIATURE, 1, SEED)
+    scene, spike_seed = demo.build_scene(MINIATURE, 1, SEED)
     light = np.stack([scene.half_grey(q / 1920) for q in range(3 * 56)])
     whole = SpikeSimulator(32, 48, seed=spike_seed, threshold=2.0).expose(light)
     parts = [spikes for _, _, _, spikes in frames_of(made[0], sequence)]
@@ -107,7 +107,7 @@ def test_spikes_of_all_frames_are_one_exposure_with_the_membrane_carried(made):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_the_spike_sensor_sees_the_rgb_picture_at_half_size(index):
-    scene, _ = demo._build_scene(MINIATURE, index, SEED)
+    scene, _ = demo.build_scene(MINIATURE, index, SEED)
     for seconds in (0.0, 0.05, 0.07):
         seen, expected = scene.half_grey(seconds), rgb_to_intensity(scene.rgb(seconds), downscale=2)
         assert np.abs(seen - expected).mean() < 0.02
@@ -127,9 +127,9 @@ def test_blur_is_realistic_and_reported(made):
 
 def test_an_object_moves_on_its_own():
     """Beside the camera's motion, the object's place in the world changes."""
-    scene, _ = demo._build_scene(MINIATURE, 0, SEED)
+    scene, _ = demo.build_scene(MINIATURE, 0, SEED)
     without = dataclasses.replace(MINIATURE.sequences[0], pieces=())
-    empty, _ = demo._build_scene(dataclasses.replace(MINIATURE, sequences=(without,)), 0, SEED)
+    empty, _ = demo.build_scene(dataclasses.replace(MINIATURE, sequences=(without,)), 0, SEED)
     places = [scene.objects[0].motion.at(seconds) for seconds in (0.0, 0.1)]
     assert np.hypot(places[1].x - places[0].x, places[1].y - places[0].y) > 3
     for seconds in (0.0, 0.1):
@@ -140,7 +140,7 @@ def test_an_object_moves_on_its_own():
 def test_the_view_never_leaves_the_photograph():
     """With a mirrored border it would not show; so the corners are followed."""
     for index, sequence in enumerate(MINIATURE.sequences):
-        scene, _ = demo._build_scene(MINIATURE, index, SEED)
+        scene, _ = demo.build_scene(MINIATURE, index, SEED)
         duration = 3 * sequence.num_averaged / 240
         corners = np.array([[0, 0, 1], [96, 0, 1], [0, 64, 1], [96, 64, 1]]).T
         for seconds in np.linspace(0, duration, 300):

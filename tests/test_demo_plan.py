@@ -21,5 +21,5 @@ def test_no_validation_photograph_occurs_in_training():
 def test_every_shipped_scene_can_be_built_and_is_sampled_finely_enough():
     plan = demo_plan()
     for index in range(len(plan.sequences)):
-        scene, _ = demo._build_scene(plan, index, 123)
+        scene, _ = demo.build_scene(plan, index, 123)
         assert 1.0 <= scene.photo_px <= 2.0

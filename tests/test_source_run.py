@@ -41,13 +41,13 @@ sys.path[:0] = [{repo!r}, {tests!r}]
 from tests.source_cases import prepare
 from src.prepare.sources import simulate
 from pathlib import Path
-shown, original = [], simulate._BlurCamera.show
+shown, original = [], simulate.BlurCamera.show
 def show(self, frame):
     shown.append(1)
     if len(shown) == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
     original(self, frame)
-simulate._BlurCamera.show = show
+simulate.BlurCamera.show = show
 prepare(Path({config!r}), "gopro", Path({down!r}))
 """
 

@@ -156,13 +156,13 @@ def test_a_frame_stands_exactly_at_its_tick(tmp_path, monkeypatch):
 
 def test_no_more_sums_are_held_than_exposures_overlap(tmp_path, monkeypatch):
     most = []
-    original = simulate._BlurCamera.show
+    original = simulate.BlurCamera.show
 
     def show(self, frame):
         original(self, frame)
         most.append(sum(picture._sum is not None for picture in self._open))
 
-    monkeypatch.setattr(simulate._BlurCamera, "show", show)
+    monkeypatch.setattr(simulate.BlurCamera, "show", show)
     plan = plan_of(60, overlapping_exposures(60, 17, 4), ticks_per_frame=1, interpolator="none")
     run(plan, tmp_path / "a")
     assert len(most) == 60

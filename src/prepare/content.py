@@ -69,23 +69,12 @@ TOO_STILL = "too still to tell exposures apart, so a shift by whole ones is not 
 FRAME_NAMES = {-1: "the frame before", 0: "its own frame", 1: "the next frame"}
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One sequence for one process; see `check_sequence`."""
-
-    where: str
-    frames: tuple[FrameRecord, ...]
-    ticks_per_second: float | None
-    description: DataDescription | None
-    num_bins: int
-
-
 def check_content(
     splits: list[PreparedSplit], description: DataDescription | None, num_bins: int, workers: int
 ) -> Findings:
     """Check samples of all sequences, in several processes."""
     tasks = [
-        _Task(f"{s.split}/{scan.name}", scan.frames, scan.ticks_per_second, description, num_bins)
+        (f"{s.split}/{scan.name}", scan.frames, scan.ticks_per_second, description, num_bins)
         for s in splits
         for scan in s.scans
         if scan.frames
@@ -100,14 +89,12 @@ def check_content(
     return findings
 
 
-def _check_task(task: _Task) -> Findings:
+def _check_task(arguments: tuple) -> Findings:
     """Check one sequence; a file that cannot be read ends its check, and is named elsewhere."""
     try:
-        return check_sequence(
-            task.where, task.frames, task.ticks_per_second, task.description, task.num_bins
-        )
+        return check_sequence(*arguments)
     except BadFileError as error:
-        return Findings(notes=[f"{task.where}: not compared: {error}"])
+        return Findings(notes=[f"{arguments[0]}: not compared: {error}"])
 
 
 def check_sequence(

@@ -183,7 +183,7 @@ def simulate_sequence(root: Path, plan: DemoPlan, seed: int, index: int) -> Sequ
     """Render, simulate and write one sequence below `root`; see the module's first lines."""
     cv2.setNumThreads(1)
     sequence = plan.sequences[index]
-    scene, spike_seed = _build_scene(plan, index, seed)
+    scene, spike_seed = build_scene(plan, index, seed)
     height, width = plan.size
     sensor = SpikeSimulator(height // 2, width // 2, seed=spike_seed, threshold=THRESHOLD)
     sidecar = SpikeSidecar(height // 2, width // 2, float(TICKS_PER_SECOND), THRESHOLD)
@@ -213,7 +213,7 @@ def simulate_sequence(root: Path, plan: DemoPlan, seed: int, index: int) -> Sequ
     return SequenceReport(sequence, float(np.mean(scores)), float(np.mean(rates)))
 
 
-def _build_scene(plan: DemoPlan, index: int, seed: int) -> tuple[Scene, int]:
+def build_scene(plan: DemoPlan, index: int, seed: int) -> tuple[Scene, int]:
     """Draw the motion of a sequence; return its scene and the seed of its spike sensor."""
     rng = np.random.default_rng([seed, index])
     sequence = plan.sequences[index]

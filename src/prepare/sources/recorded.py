@@ -217,8 +217,8 @@ class RecordedSequence:
         findings = check_sequence(self.where, scan.frames, rate, None)
         problems = [line.removeprefix(f"{self.where}: ") for line in findings.problems]
         if problems and not self.is_accepted:
-            advice = 'nothing was written; if you know better, add --accept "REASON"'
-            raise DataSetError(str(self.spikes.files[0]), [*problems, advice])
+            problems[-1] += '; nothing was written: if you know better, add --accept "REASON"'
+            raise DataSetError(str(self.spikes.files[0]), problems)
         return Findings(findings.seen, findings.notes + problems)
 
     def _other_order(self, better: SpikeGeometry) -> str:

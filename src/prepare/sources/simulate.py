@@ -345,9 +345,9 @@ class SimulatedSequence:
             for e in self.exposures
         }
         write_exposures(folder / EXPOSURES_NAME, times)
-        camera = _BlurCamera(self, folder)
+        camera = BlurCamera(self, folder)
         with (folder / "spike" / STREAM_NAME).open("xb") as stream:
-            sensor = _SpikeCamera(self, sidecar, stream)
+            sensor = SpikeCamera(self, sidecar, stream)
             count = 0
             for frame in self.frames:
                 count += 1
@@ -429,7 +429,7 @@ def simulated_description(
 # ---------------------------------------------------------------- the two cameras
 
 
-class _SpikeCamera:
+class SpikeCamera:
     """Shows source frames to the spike sensor, one frame late, and appends its bits to a file."""
 
     def __init__(
@@ -473,7 +473,7 @@ class _SpikeCamera:
         self._stream.write(pack_spikes(bits, self._geometry))
 
 
-class _BlurCamera:
+class BlurCamera:
     """Averages source frames into blurry and sharp frames, as many at a time as overlap."""
 
     def __init__(self, sequence: SimulatedSequence, folder: Path) -> None:

@@ -7,7 +7,6 @@ worker processes.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -21,12 +20,13 @@ VIDEO_EXTS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 MAX_GAPS_NAMED = 10
 
 
-class HighSpeedFrames(Protocol):
-    """Sharp frames in order of time.
+@dataclass(frozen=True)
+class FrameFolder:
+    """Sharp frames in order of time: a folder of image files; see `open_folder`.
 
     Attributes:
-        path: the folder or file.
-        files: the images, or the video file.
+        path: the folder.
+        files: the images.
         size: (height, width).
         num_bytes: size of all files.
     """
@@ -38,7 +38,7 @@ class HighSpeedFrames(Protocol):
 
     def __len__(self) -> int:
         """Return the number of frames."""
-        ...
+        return len(self.files)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield uint8 RGB [H, W, 3].
@@ -46,24 +46,6 @@ class HighSpeedFrames(Protocol):
         Raises:
             BadFileError: a frame that cannot be read or has another size, by name.
         """
-        ...
-
-
-@dataclass(frozen=True)
-class FrameFolder:
-    """A folder of image files; see `open_folder`."""
-
-    path: Path
-    files: tuple[Path, ...]
-    size: tuple[int, int]
-    num_bytes: int
-
-    def __len__(self) -> int:
-        """Return the number of frames."""
-        return len(self.files)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield uint8 RGB [H, W, 3]; see `HighSpeedFrames`."""
         for path in self.files:
             image = read_image(path)
             if image.shape[:2] != self.size:
@@ -92,7 +74,7 @@ class FrameVideo:
         return self.num_frames
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield uint8 RGB [H, W, 3]; see `HighSpeedFrames`."""
+        """Yield uint8 RGB [H, W, 3]; see `FrameFolder`."""
         count = 0
         for count, frame in enumerate(_decode(self.path), start=1):
             if count > self.num_frames:
@@ -106,6 +88,9 @@ class FrameVideo:
                 "damaged: get it again, or turn what is there into images with "
                 "'ffmpeg -i VIDEO -fps_mode passthrough FOLDER/%06d.png'",
             )
+
+
+HighSpeedFrames = FrameFolder | FrameVideo
 
 
 def open_frames(path: str | Path, first_number: int | None = None) -> HighSpeedFrames:
