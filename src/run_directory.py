@@ -16,10 +16,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from yacs.config import CfgNode
 
 from src.config import config_to_text
+from src.data.parallel import locked
 from src.paths import REPO_ROOT, atomic_write, free_name, resolve
 
 logger = logging.getLogger(__name__)
@@ -78,23 +78,15 @@ class RunDirectory:
             RuntimeError: Another process is training this run.
         """
         path = self.checkpoints.with_name(f".{self.name}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise RuntimeError(
-                f"run {self.name} is being trained by another process (it holds {path}); "
-                "stop that one, or choose another EXP_NAME"
-            ) from error
-        except (NotImplementedError, OSError) as error:
-            logger.warning("%s: no lock, do not start this run twice (%s)", path, error)
-        for left in self.checkpoints.glob(".partial-*"):  # of a kill inside a write
-            left.unlink()
-        try:
+        with locked(path, wait=False) as is_mine:
+            if not is_mine:
+                raise RuntimeError(
+                    f"run {self.name} is being trained by another process (it holds {path}); "
+                    "stop that one, or choose another EXP_NAME"
+                )
+            for left in self.checkpoints.glob(".partial-*"):  # of a kill inside a write
+                left.unlink()
             yield
-        finally:
-            lock.release()
 
     def check_writable(self) -> None:
         """Write into every folder of the run, so that none fails after hours.

@@ -103,7 +103,7 @@ def test_f55_tensorboard_without_room_is_told_once(tmp_path, monkeypatch, caplog
     scalars.add_image(1, "val/a", None)
     scalars.close()
     assert [r.levelname for r in caplog.records] == ["WARNING"]
-    assert "events cannot be written (No space left on device); training goes on" in caplog.text
+    assert "events cannot be written (No space left on device); training continues" in caplog.text
 
 
 @NEEDS_DEV_FULL

@@ -13,12 +13,17 @@ import numpy as np
 import pytest
 import torch
 
+from src.config import load_config
 from src.data.normalization import Normalization, normalize_counts
+from src.engine.cost import measure_law
 from src.engine.optim import GradientRules, WarmupCosine
+from src.engine.processes import Ranks
 from src.engine.step import BatchPlacer, StepDraws, TrainingStep, choose_precision
+from src.engine.trainer import Trainer
 from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings
 from src.models.spike_temporal_sa import TemporalSelfAttentionBlock
+from src.run_directory import RunDirectory
 from tests.model_cases import build_tiny_vrt, build_with_spike, clip_and_voxels, wake_up
 from tests.training_cases import read_checkpoint, train_command, write_run
 from tests.vrt_cases import smallest_net, smooth_clip
@@ -136,6 +141,15 @@ def test_a_run_on_the_device_resumes_where_it_stopped(tmp_path):
     assert state["progress"]["step"] == 4
     assert state["precision"] in ("bf16", "fp16")
     assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_a_dry_run_measures_memory_and_recomputation_needs_less(tmp_path):
+    cfg = load_config(write_run(tmp_path, DEVICE="cuda"))
+    trainer = Trainer(cfg, Ranks(0, 1, torch.device("cuda", 0)), RunDirectory.of(cfg))
+    batch = next(trainer.batches())[0]
+    pixels = batch["blur"].numel() // 3
+    recomputing, keeping = (measure_law(trainer, batch, choice)(pixels) for choice in (True, False))
+    assert 0 < recomputing < keeping
 
 
 def _losses_of_training(precision):
