@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -114,6 +116,16 @@ def test_a_stream_is_cut_by_the_exposures(tmp_path):
     (sequence,) = find(tmp_path, tmp_path)
     expected = stream[22:34].reshape(NUM_BINS, 3, *SPIKE_SIZE).sum(axis=1)
     assert np.array_equal(sequence.read_counts(1), expected)
+
+
+def test_folders_may_be_the_current_one(tmp_path, monkeypatch):
+    write_images(tmp_path / "seq" / "blur", NAMES)
+    write_dats(tmp_path / "seq" / "spike", NAMES)
+    for place, blurry, spikes in (("seq", ".", "."), ("seq/spike", "../blur", ".")):
+        monkeypatch.chdir(tmp_path / place)
+        (sequence,) = find(Path(blurry), Path(spikes))
+        assert sequence.name == "seq"
+        assert np.array_equal(sequence.read_counts(1), counts_of(1))
 
 
 def test_f34_missing_partners_are_all_named(tmp_path):

@@ -57,7 +57,7 @@ class Recording:
         frames: its frames.
         num_bins: K.
         read: reads an image file as uint8 [H, W, 3]; a frame cache can stand here.
-        store: frames that are decoded already; they are not read by `read`.
+        store: frames that are decoded already; they are not read by `read`. None: there are none.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Recording:
         frames: Sequence[FrameRecord],
         num_bins: int,
         read: ImageReader = read_image,
-        store: FrameStore = FrameStore({}),
+        store: FrameStore | None = None,
     ) -> None:
         self.name = name
         self.frames = tuple(frames)
@@ -185,7 +185,7 @@ class Recording:
         return ticks_per_bin(num_ticks, self.num_bins).astype(np.int32)
 
     def _read_image(self, path: Path, crop: Crop | None) -> np.ndarray:
-        is_stored = path in self._store
+        is_stored = self._store is not None and path in self._store
         image = None if is_stored else self._read(path)
         size = self._store.size_of(path) if is_stored else image.shape[:2]
         height, width = self.frame_size
@@ -202,7 +202,7 @@ class Recording:
         return image[y : y + height, x : x + width]
 
     def _size_of(self, path: Path) -> tuple[int, int]:
-        if path in self._store:
+        if self._store is not None and path in self._store:
             return self._store.size_of(path)
         return self._read(path).shape[:2]
 

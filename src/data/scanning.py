@@ -375,6 +375,7 @@ def _with_spikes(
     settings: ScanSettings,
 ) -> _Parts:
     """Return the parts of a sequence with the spikes in a folder of `.npy` or `.dat` files."""
+    folder = folder.absolute()  # "." has no name and no parent
     bits = folder.with_name(settings.spike_dir)
     is_cache = (folder / INDEX_NAME).is_file() and bool(list_frames(bits, [".dat"]))
     if not is_cache:  # what is given is all there is; voxels count before bits
