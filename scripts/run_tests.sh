@@ -3,7 +3,7 @@
 # missing. Arguments go to pytest.
 #
 #   bash scripts/run_tests.sh
-#   bash scripts/run_tests.sh -k voxel -x
+#   bash scripts/run_tests.sh tests/test_voxelizer.py -x
 #   bash scripts/run_tests.sh -m nightly      # the long tests, which the first command leaves out
 set -euo pipefail
 
@@ -11,4 +11,4 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="$(bash "$root/scripts/setup_env.sh")"
 cd "$root"
 export OMP_NUM_THREADS=1
-exec "$python" -m pytest tests/ --numprocesses 2 --dist loadfile "$@"
+exec "$python" -m pytest --numprocesses 2 --dist loadfile "$@"
