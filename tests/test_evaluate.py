@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from src.inference.restore import (
     Normalization,
     Restorer,
 )
-from src.inference.tiling import TileSettings
+from src.inference.tiling import TileSettings, frames_of_clips, plan_axis, share_out
 from src.metrics.psnr_ssim import psnr
 from src.metrics.report import merge_reports, score_frame
 from tests.inference_cases import Identity, OutOfMemoryAbove, TemporalMean, Video
@@ -22,7 +23,7 @@ SMALL = TileSettings(3, 16, 1, 6)
 
 def test_smaller_tiles_are_noted_in_the_report():
     video = Video(2, (128, 96), (64, 48))
-    restorer = Restorer(OutOfMemoryAbove(64), WHOLE, Normalization(0.0, 1.0), "cpu")
+    restorer = Restorer(OutOfMemoryAbove(64), WHOLE, Normalization(), "cpu")
     report = evaluate_recordings(restorer, [video])
     assert "whole frames" in report.protocol
     assert any("ran out of memory" in note and "64 px" in note for note in report.notes)
@@ -35,7 +36,7 @@ def test_f44_broken_output_is_refused_before_it_becomes_pixels():
             rgb[0, -1, 0, 3, 3] = float("nan")
             return rgb
 
-    restorer = Restorer(Broken(), WHOLE, Normalization(0.0, 1.0), "cpu")
+    restorer = Restorer(Broken(), WHOLE, Normalization(), "cpu")
     with pytest.raises(NonFiniteOutputError, match="video: frame 6: the model returned NaN"):
         evaluate_recordings(restorer, [Video()])
 
@@ -43,7 +44,7 @@ def test_f44_broken_output_is_refused_before_it_becomes_pixels():
 def test_evaluation_scores_what_is_restored():
     videos = [Video(3, seed=1), Video(2, seed=2)]
     videos[1].name = "other"
-    restorer = Restorer(Identity(), SMALL, Normalization(0.0, 1.0), "cpu")
+    restorer = Restorer(Identity(), SMALL, Normalization(), "cpu")
     seen = []
     report = evaluate_recordings(
         restorer, videos, score_blurry=True, on_frame=lambda *a: seen.append(a), notes=["n"]
@@ -73,7 +74,7 @@ def test_ranks_give_the_report_of_one_process():
     videos = [Video(3, seed=k) for k in range(3)]
     for k, video in enumerate(videos):
         video.name = f"seq{k}"
-    restorer = Restorer(TemporalMean(), SMALL, Normalization(0.0, 1.0), "cpu")
+    restorer = Restorer(TemporalMean(), SMALL, Normalization(), "cpu")
     whole = evaluate_recordings(restorer, videos)
     parts = [evaluate_recordings(restorer, videos[rank::2]) for rank in range(2)]
     assert merge_reports(parts).to_json() == whole.to_json()
@@ -87,7 +88,7 @@ def test_without_scores_nothing_sharp_is_read():
             raise AssertionError("must not be read")
 
     seen = []
-    restorer = Restorer(Identity(), SMALL, Normalization(0.0, 1.0), "cpu")
+    restorer = Restorer(Identity(), SMALL, Normalization(), "cpu")
     report = evaluate_recordings(
         restorer, [NoSharp(3)], score=False, on_frame=lambda *a: seen.append(a[3])
     )
@@ -107,8 +108,106 @@ def test_number_format_reaches_the_model_and_is_put_back(dtype, monkeypatch):
             seen.append((autocast, torch.backends.cudnn.allow_tf32))
             return rgb.bfloat16() if autocast else rgb
 
-    restorer = Restorer(Model(), WHOLE, Normalization(0.0, 1.0), "cpu", dtype)
+    restorer = Restorer(Model(), WHOLE, Normalization(), "cpu", dtype)
     report = evaluate_recordings(restorer, [Video(1)])
     assert seen == [(dtype, dtype is not None)]
     assert torch.backends.cudnn.allow_tf32
     assert report.protocol.endswith("bfloat16" if dtype else "float32")
+
+
+# ---------------------------------------------------------------- ranks share the clips
+
+
+class Recurrent(nn.Module):
+    """Every frame depends on its place in the clip and on all frames of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.clips = 0
+
+    def forward(self, rgb, spikes=None):
+        self.clips += 1
+        weights = torch.linspace(0.1, 0.9, rgb.shape[1]).view(1, -1, 1, 1, 1)
+        return rgb * weights + rgb.mean(dim=1, keepdim=True) * (1 - weights)
+
+
+def test_pieces_by_hand():
+    assert share_out([3, 1, 2], 0, 2) == [(0, range(3))]
+    assert share_out([3, 1, 2], 1, 2) == [(1, range(1)), (2, range(2))]
+    assert share_out([5], 1, 3) == [(0, range(1, 3))]
+    assert share_out([0, 1], 0, 1) == [(1, range(1))]
+
+
+def test_f52_every_clip_has_one_rank_and_nobody_has_much_more():
+    for counts in itertools.product(range(4), repeat=3):
+        for world in range(1, 9):
+            parts = [share_out(counts, rank, world) for rank in range(world)]
+            given = [(n, clip) for part in parts for n, clips in part for clip in clips]
+            assert given == [(n, clip) for n, count in enumerate(counts) for clip in range(count)]
+            sizes = [sum(len(clips) for _, clips in part) for part in parts]
+            assert max(sizes) - min(sizes) <= 1
+
+
+def test_clips_complete_each_frame_once():
+    plan = plan_axis(11, 4, 2)
+    assert plan.starts == (0, 2, 4, 6, 7)
+    frames = [list(frames_of_clips(plan, 11, range(n, n + 1))) for n in range(5)]
+    assert frames == [[0, 1], [2, 3], [4, 5], [6], [7, 8, 9, 10]]
+    assert list(frames_of_clips(plan, 11, range(1, 4))) == [2, 3, 4, 5, 6]
+    assert list(frames_of_clips(plan, 11, range(2, 2))) == []
+
+
+def recurrent(settings):
+    return Restorer(Recurrent(), settings, Normalization(), "cpu")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TileSettings(4, 32, 2, 8),
+        TileSettings(4, 0, 3, 0),  # three clips share a frame
+        TileSettings(0, 0, 0, 0),
+        TileSettings(4, 32, 2, 8, blend="reference", window=(2, 8, 8)),
+        TileSettings(0, 0, 0, 0, blend="reference", window=(6, 8, 8)),  # mirrored in time
+    ],
+)
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_f52_shared_validation_equals_that_of_one_rank(settings, world):
+    videos = [Video(n, seed=n) for n in (11, 3)]
+    for video in videos:
+        video.name = f"video{video.num_frames}"
+    images = {}
+    whole = recurrent(settings)
+    report = merge_reports(
+        [
+            evaluate_recordings(
+                whole, videos, on_frame=lambda v, i, image, _: images.update({(v.name, i): image})
+            )
+        ]
+    )
+    counts = [whole.num_clips(video) for video in videos]
+    reports = []
+
+    def compare(video, i, image, _):
+        assert np.array_equal(image, images.pop((video.name, i)))
+
+    for rank in range(world):
+        part = share_out(counts, rank, world)
+        reports.append(
+            evaluate_recordings(
+                recurrent(settings),
+                [videos[n] for n, _ in part],
+                clips=[clips for _, clips in part],
+                on_frame=compare,
+            )
+        )
+    assert images == {}  # every frame came once
+    assert merge_reports(reports).to_json() == report.to_json()
+
+
+def test_a_part_runs_only_the_clips_that_reach_into_it():
+    model = Recurrent()
+    found = Restorer(model, TileSettings(4, 0, 2, 0), Normalization(), "cpu")
+    frames = [i for i, _ in found.restore(Video(11), range(2, 4))]
+    assert frames == [4, 5, 6]
+    assert model.clips == 3  # clips 2 and 3, and clip 1 for frames 4 and 5
