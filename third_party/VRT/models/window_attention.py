@@ -110,7 +110,8 @@ class WindowAttention(nn.Module):
         """
         index = self.relative_position_index[:num_tokens, :num_tokens].reshape(-1)
         bias = F.embedding(index, self.relative_position_bias_table)
-        return bias.t().reshape(1, self.num_heads, num_tokens, num_tokens)
+        # torch 2.4 has no fused kernel for a bias with strides; later ones are 8% slower with them.
+        return bias.t().contiguous().view(1, self.num_heads, num_tokens, num_tokens)
 
     def prepare(self, plan: WindowPlan, head_multiple: int = 1) -> PreparedAttention:
         """Join the projections and look the logits up, once for all windows of a call.
