@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 
 from src.data.frames import write_png
-from src.metrics.report import Scores
 from src.pictures.panels import BACKGROUND, draw_label
 
 ZOOM = 3  # how many enlarged regions fit into a side of a frame
@@ -29,7 +28,7 @@ class Column:
 
     caption: str
     image: np.ndarray
-    scores: Scores | None = None
+    scores: dict[str, float | None] | None = None
 
     @property
     def label(self) -> str:
