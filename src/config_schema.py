@@ -68,19 +68,19 @@ def _chunking() -> dict[str, Key]:
             True, "Take the largest chunk of pixels that MAX_BATCH_TOKENS allows."
         ),
         "MAX_BATCH_TOKENS": Key(
-            49152, "Most tokens (pixels x frames) that one chunk may hold.", POSITIVE
+            49152, "Largest number of tokens (pixels x frames) in one chunk.", POSITIVE
         ),
         "CHUNK_SIZE": Key(
-            64, "Side of a chunk in feature pixels where ADAPTIVE_CHUNK is false.", POSITIVE
+            64, "Side of a chunk in feature pixels if ADAPTIVE_CHUNK is false.", POSITIVE
         ),
-        "CHUNK_SHAPE": Key("square", "Form of a chunk.", one_of("square", "wide", "tall")),
+        "CHUNK_SHAPE": Key("square", "Shape of a chunk.", one_of("square", "wide", "tall")),
     }
 
 
 def _part() -> dict[str, Key]:
     return {
         "FREEZE_STEPS": Key(0, "Steps before which this part of VRT is not trained.", NOT_NEGATIVE),
-        "LR_MULTIPLIER": Key(1.0, "Its learning rate, in units of the schedule's.", POSITIVE),
+        "LR_MULTIPLIER": Key(1.0, "Its learning rate as a multiple of the schedule's.", POSITIVE),
     }
 
 
@@ -94,12 +94,14 @@ SCHEMA: dict[str, Any] = {
     ),
     "DEVICE": Key(
         "auto",
-        "Where to compute; auto takes CUDA where there is one.",
+        "Device; auto is CUDA if there is a GPU.",
         one_of("auto", "cuda", "cpu"),
     ),
     "DATA": {
-        "ROOT": Key("data/gopro_spike", "Folder with the splits; see DATALOADER_GUIDE."),
-        "DEMO": Key(False, "Make the demo data at ROOT first if it is not there."),
+        "ROOT": Key(
+            "data/gopro_spike", "Data root: the folder with the splits; see DATALOADER_GUIDE."
+        ),
+        "DEMO": Key(False, "Generate the demo data at ROOT if they are missing."),
         "TRAIN_SPLIT": Key("train", "Folder of the training sequences.", NAME),
         "VAL_SPLIT": Key("val", "Folder of the validation sequences.", NAME),
         "CLIP_LEN": Key(5, "Frames per training clip, T.", POSITIVE),
@@ -109,11 +111,15 @@ SCHEMA: dict[str, Any] = {
             "MEAN": Key(
                 0.0, "Mean of log1p(count) over the training split; prepare_data.py writes it."
             ),
-            "STD": Key(1.0, "Deviation of log1p(count); prepare_data.py writes it.", POSITIVE),
+            "STD": Key(
+                1.0, "Standard deviation of log1p(count); prepare_data.py writes it.", POSITIVE
+            ),
         },
         "BIN_NORMALIZE": Key(False, "Divide the count of a bin by the ticks that fall into it."),
         "GAIN": Key(1.0, "Factor on the counts before the logarithm.", POSITIVE),
-        "IMAGE_EXTS": Key([".png", ".jpg", ".jpeg", ".bmp"], "Endings of image files.", EXTENSIONS),
+        "IMAGE_EXTS": Key(
+            [".png", ".jpg", ".jpeg", ".bmp"], "Extensions of image files.", EXTENSIONS
+        ),
         "SPIKE_DIR": Key("spike", "Folder of a sequence with its .dat files.", NAME),
         "VOXEL_CACHE_DIRNAME": Key("spike_vox", "Folder of a sequence with voxel counts.", NAME),
         "USE_PRECOMPUTED_VOXELS": Key(
@@ -125,9 +131,9 @@ SCHEMA: dict[str, Any] = {
         "FRAME_CACHE": Key(
             True, "Keep decoded training frames on disk, in frame_cache of each sequence."
         ),
-        "USE_RAM_CACHE": Key(False, "Keep decoded frames in memory, in every worker by itself."),
-        "CACHE_SIZE_GB": Key(4.0, "Most memory of one worker's frame cache, in GB.", POSITIVE),
-        "PRELOAD": Key(False, "Fill the frame cache before training; refused if it does not fit."),
+        "USE_RAM_CACHE": Key(False, "Keep decoded frames in memory, separately in every worker."),
+        "CACHE_SIZE_GB": Key(4.0, "Largest memory of one worker's frame cache, in GB.", POSITIVE),
+        "PRELOAD": Key(False, "Fill the frame cache before training; an error if it does not fit."),
         "MAX_BAD_FRACTION": Key(
             0.01, "Share of dropped samples above which training stops.", FRACTION
         ),
@@ -169,7 +175,7 @@ SCHEMA: dict[str, Any] = {
             **_chunking(),
             "TIME_SLOPE": Key(
                 8.0,
-                "How strongly a frame prefers the spikes of its own exposure; 0: not at all.",
+                "Bias of the fusion on the distance in time between frame and spikes; 0: none.",
                 NOT_NEGATIVE,
             ),
         },
@@ -187,8 +193,8 @@ SCHEMA: dict[str, Any] = {
         ),
     },
     "TRAIN": {
-        "EPOCHS": Key(80, "Passes over the training clips; MAX_STEPS 0 uses it.", POSITIVE),
-        "MAX_STEPS": Key(0, "Optimiser steps in all; 0: as EPOCHS says.", NOT_NEGATIVE),
+        "EPOCHS": Key(80, "Passes over the training clips, if MAX_STEPS is 0.", POSITIVE),
+        "MAX_STEPS": Key(0, "Total optimiser steps; 0: computed from EPOCHS.", NOT_NEGATIVE),
         "BATCH_SIZE": Key(1, "Clips per rank and backward pass.", POSITIVE),
         "GRADIENT_ACCUMULATION_STEPS": Key(
             6, "Backward passes per optimiser step; batch = ranks x BATCH_SIZE x this.", POSITIVE
@@ -196,15 +202,15 @@ SCHEMA: dict[str, Any] = {
         "NUM_WORKERS": Key(8, "Loader processes per rank; 0 loads in the trainer.", NOT_NEGATIVE),
         "AMP": Key(
             "auto",
-            "Precision; auto is bf16 on a GPU that has it, fp16 on other GPUs, fp32 on a CPU.",
+            "Precision; auto is bf16 on a GPU with bf16, fp16 on other GPUs, fp32 on a CPU.",
             one_of("auto", "bf16", "fp16", "fp32"),
             spellings={"true": "auto", "false": "fp32"},
         ),
         "OOM_RETRY": Key(
             True,
-            "Cut micro-batches in two where memory runs out, at the same effective batch (1 rank).",
+            "Halve micro-batches when memory runs out, at the same effective batch (1 rank).",
         ),
-        "GRAD_CLIP": Key(1.0, "Largest norm of all gradients together; 0: no limit.", NOT_NEGATIVE),
+        "GRAD_CLIP": Key(1.0, "Largest norm of the whole gradient; 0: no limit.", NOT_NEGATIVE),
         "FREEZE": Key([""], "Parts of VRT that are never trained.", FREEZABLE),
         "GROUPS": {"SPYNET": _part(), "DEFORM": _part()},
         "EMA_DECAY": Key(
@@ -222,12 +228,12 @@ SCHEMA: dict[str, Any] = {
             "ETA_MIN": Key(1e-7, "Learning rate at the end of the cosine.", NOT_NEGATIVE),
         },
         "VAL_EVERY": Key(1000, "Steps between validations.", POSITIVE),
-        "VISUAL_EVERY": Key(10000, "Steps between pictures; taken at a validation.", POSITIVE),
-        "SAVE_EVERY": Key(500, "Steps between writings of last.pth.", POSITIVE),
+        "VISUAL_EVERY": Key(10000, "Steps between pictures, which a validation writes.", POSITIVE),
+        "SAVE_EVERY": Key(500, "Steps between saves of last.pth.", POSITIVE),
         "LOG_EVERY": Key(50, "Steps between lines of the log.", POSITIVE),
         "STALL_MINUTES": Key(
             10.0,
-            "Minutes of standstill after which late ranks are named and the run ends; 0: never.",
+            "Minutes without progress after which late ranks are reported and the run ends; 0: off.",
             NOT_NEGATIVE,
         ),
         "RGB_TWIN": Key(
@@ -237,21 +243,21 @@ SCHEMA: dict[str, Any] = {
     "VAL": {
         "TILE_FRAMES": Key(12, "Frames per tile; 0: the whole sequence.", NOT_NEGATIVE),
         "TILE_SIZE": Key(256, "Side of a tile in RGB pixels.", TILE_SIZE),
-        "OVERLAP_FRAMES": Key(2, "Frames that neighbouring tiles share.", NOT_NEGATIVE),
-        "OVERLAP_SIZE": Key(24, "Pixels that neighbouring tiles share.", OVERLAP),
+        "OVERLAP_FRAMES": Key(2, "Frames that adjacent tiles share.", NOT_NEGATIVE),
+        "OVERLAP_SIZE": Key(24, "Pixels that adjacent tiles share.", OVERLAP),
         "BLEND": Key(
             "smooth",
             "smooth: seamless ramps; reference: the published test procedure.",
             one_of("smooth", "reference"),
         ),
-        "LPIPS": Key(True, "Also compute LPIPS where its weights are found."),
+        "LPIPS": Key(True, "Also compute LPIPS if its weights are found."),
         "LPIPS_WEIGHTS": Key(
             "", "AlexNet weights for LPIPS; empty: torch's hub cache.", optional_path=True
         ),
     },
     "LOSS": {
         "CHARBONNIER": {
-            "DELTA": Key(1e-3, "sqrt(d^2 + DELTA^2).", POSITIVE),
+            "DELTA": Key(1e-3, "Delta of the Charbonnier loss, sqrt(d^2 + DELTA^2).", POSITIVE),
             "WEIGHT": Key(1.0, "Weight of the Charbonnier term.", NOT_NEGATIVE),
         },
         "VGG_PERCEPTUAL": {
@@ -261,10 +267,10 @@ SCHEMA: dict[str, Any] = {
                 ("a list of names like relu3_3", lambda v: len(v) > 0),
             ),
             "WEIGHT": Key(0.1, "Weight of the perceptual term; 0 turns it off.", NOT_NEGATIVE),
-            "BACKBONE": Key("vgg16", "Which network.", one_of("vgg16", "vgg19")),
+            "BACKBONE": Key("vgg16", "VGG network.", one_of("vgg16", "vgg19")),
             "CRITERION": Key("l1", "Distance of features.", one_of("l1", "l2")),
             "WEIGHTS": Key(
-                "", "Weights file; empty: torch's hub cache, else downloaded.", optional_path=True
+                "", "Weights file; empty: torch's hub cache, or a download.", optional_path=True
             ),
         },
     },
