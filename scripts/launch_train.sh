@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains with everything that is here: the environment is made if it is missing, all GPUs of the
-# machine are used (a CPU where there is none), an interrupted run goes on where it stopped.
+# Trains with all GPUs of the machine, or on a CPU. Creates the environment if it is missing. Resumes an
+# interrupted run.
 #
 #   bash scripts/launch_train.sh --config configs/deblur/demo.yaml
 #   bash scripts/launch_train.sh --config FILE [--resume auto|PATH|never] [--dry_run] [KEY VALUE ...]

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the tests, two files at a time with one thread each; makes the environment first if it is
-# missing. Arguments go to pytest.
+# Runs the tests, two files at a time with one thread each. Creates the environment if it is missing.
+# Passes its arguments to pytest.
 #
 #   bash scripts/run_tests.sh
 #   bash scripts/run_tests.sh tests/test_voxelizer.py -x
-#   bash scripts/run_tests.sh -m nightly      # the long tests, which the first command leaves out
+#   bash scripts/run_tests.sh -m nightly      # the long tests, which the first command omits
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

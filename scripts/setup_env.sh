@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Finds or makes the Python environment and prints the path of its interpreter.
+# Finds or creates the Python environment and prints the path of its interpreter.
 #
 #   bash scripts/setup_env.sh
 #
-# An active virtual or conda environment is used as it is and completed; otherwise .venv is made
-# in the repository. Nothing happens while requirements.txt is what was installed last.
-# PYTHON=/path/to/python chooses the interpreter that .venv is made from.
+# Uses an active virtual or conda environment and installs missing packages into it; otherwise creates
+# .venv in the repository. Installs nothing if requirements.txt has not changed since the last time.
+# PYTHON=/path/to/python chooses the interpreter for .venv.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -35,7 +35,7 @@ find_python() {
 
 has_uv() { command -v uv >/dev/null 2>&1; }
 
-# A set-up that was killed can leave an interpreter without pip; then the environment is made anew.
+# A killed set-up can leave an interpreter without pip; the environment is then created again.
 is_usable() { [ -x "$1" ] && { has_uv || "$1" -m pip --version >/dev/null 2>&1; }; }
 
 make_own_environment() {
@@ -63,7 +63,7 @@ fi
 python="$environment/bin/python"
 
 if ! is_usable "$python"; then
-    if [ "$environment" != "$root/.venv" ]; then # somebody else's: never made or removed here
+    if [ "$environment" != "$root/.venv" ]; then # belongs to the user: never created or removed here
         say "the active environment $environment has no python with pip;" \
             "install both into it (conda install python pip), or deactivate it"
         exit 1

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Trains on several GPUs: of this machine, or of several machines that all run this command.
+# Trains on several GPUs of this machine, or of several machines that all run this command.
 #
 #   one machine:   bash scripts/train_multi_gpu.sh 4 --config FILE [KEY VALUE ...]
 #   two machines:  NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 bash scripts/train_multi_gpu.sh 8 --config FILE
 #                  NNODES=2 NODE_RANK=1 MASTER_ADDR=node0 bash scripts/train_multi_gpu.sh 8 --config FILE
 #
 #   NNODES         machines (default 1)
-#   NODE_RANK      number of this machine; 0 also makes the demo data and the comparison
-#   MASTER_ADDR    name or address of machine 0, where the processes meet
+#   NODE_RANK      number of this machine; 0 also generates the demo data and runs the comparison
+#   MASTER_ADDR    name or address of machine 0, to which the processes connect
 #   MASTER_PORT    port there (default 29400)
-#   RDZV_ID        name of the meeting, the same on all machines (default vrt_spike)
-#   MAX_RESTARTS   how often processes that die are started again; they go on (default 0)
+#   RDZV_ID        torchrun's rendezvous id, the same on all machines (default vrt_spike)
+#   MAX_RESTARTS   how often processes that died are restarted; they resume (default 0)
 #
 # The first argument is the number of processes per machine, one per GPU. All machines need the same
-# code and see the same data and LOG.SAVE_DIR.
+# code, data and LOG.SAVE_DIR.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

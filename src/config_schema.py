@@ -233,7 +233,7 @@ SCHEMA: dict[str, Any] = {
         "LOG_EVERY": Key(50, "Steps between lines of the log.", POSITIVE),
         "STALL_MINUTES": Key(
             10.0,
-            "Minutes without progress after which late ranks are reported and the run ends; 0: off.",
+            "Minutes without progress until the late ranks are reported and the run ends; 0: off.",
             NOT_NEGATIVE,
         ),
         "RGB_TWIN": Key(
