@@ -29,19 +29,20 @@ class GatedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, joined: Tensor) -> Tensor:
         """Map `[..., 2 * n]` to `[..., n]`."""
-        ctx.save_for_backward(joined)
         gate, value = joined.chunk(2, dim=-1)
-        return F.gelu(gate).mul_(value)
+        active = F.gelu(gate)
+        ctx.save_for_backward(joined, active)
+        return active * value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: object, grad: Tensor) -> Tensor:
         """Differentiate."""
-        (joined,) = ctx.saved_tensors
+        joined, active = ctx.saved_tensors
         gate, value = joined.chunk(2, dim=-1)
         result = torch.empty_like(joined)
         grad_gate, grad_value = result.chunk(2, dim=-1)
-        torch.mul(grad, F.gelu(gate), out=grad_value)
+        torch.mul(grad, active, out=grad_value)
         torch.ops.aten.gelu_backward.grad_input(grad * value, gate, grad_input=grad_gate)
         return result
 
