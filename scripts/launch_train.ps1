@@ -1,4 +1,4 @@
-# Trains with everything that is here (Windows); the same as launch_train.sh.
+# Trains on all GPUs of the machine, or on a CPU (Windows); the same as launch_train.sh.
 #
 #   powershell -ExecutionPolicy Bypass -File scripts\launch_train.ps1 --config configs\deblur\demo.yaml
 $ErrorActionPreference = "Stop"

@@ -1,9 +1,9 @@
-# Finds or makes the Python environment and prints the path of its interpreter (Windows).
+# Finds or creates the Python environment and prints the path of its interpreter (Windows).
 #
 #   powershell -ExecutionPolicy Bypass -File scripts\setup_env.ps1
 #
-# The same as setup_env.sh: an active virtual or conda environment is completed, otherwise .venv is
-# made in the repository; nothing happens while requirements.txt is what was installed last.
+# The same as setup_env.sh: uses an active virtual or conda environment and installs missing packages into
+# it; otherwise creates .venv in the repository. Installs nothing if requirements.txt has not changed.
 $ErrorActionPreference = "Stop"
 $root = Split-Path -Parent $PSScriptRoot
 
