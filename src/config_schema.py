@@ -189,7 +189,9 @@ SCHEMA: dict[str, Any] = {
         ),
         "USE_CHECKPOINT_FFN": Key(True, "Recompute MLPs in the backward pass."),
         "PRETRAINED": Key(
-            "", "Weights to start from: ours, or official VRT weights.", optional_path=True
+            "",
+            "Initial weights: a checkpoint of this project or official VRT weights.",
+            optional_path=True,
         ),
     },
     "TRAIN": {
