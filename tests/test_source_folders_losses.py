@@ -1,5 +1,6 @@
 """Own recordings that lost something on the way: images, rows of the table, the right times."""
 
+import re
 import shutil
 
 import numpy as np
@@ -56,6 +57,25 @@ def test_f34_gaps_are_named(root, folder):
     lines = table.read_text().splitlines()
     table.write_text("\n".join(line for line in lines if not line.startswith("2,")))
     assert "1 frame(s) missing in the middle: 2;" in str(plan_and_write(root, "again"))
+
+
+@pytest.mark.parametrize("wrong", [1, 5])
+def test_files_that_are_not_as_long_as_their_exposure_are_named(tmp_path, wrong):
+    folder = tmp_path / "train" / "b"
+    spikes = write_recorded(folder)
+    for k in range(5):
+        length = 30 if k < wrong else 40
+        path = folder / "spike" / f"img_{k:03d}.dat"
+        write_spikes(path, spikes[56 * k + 8 :][:length], SpikeGeometry(*SPIKE_SIZE))
+    write_stated(folder / "spike" / "spike.yaml")
+    reason = "differ in length: .* is 40 ticks, the file has 30"
+    if wrong == 5:
+        with pytest.raises(DataSetError, match=reason):
+            plan_and_write(tmp_path)
+    else:
+        (told,) = [line for line in plan_and_write(tmp_path) if "differ in length" in line]
+        assert re.search(reason, told)
+        assert "img_000" in told
 
 
 def test_numbers_that_are_times_have_noname_gaps():

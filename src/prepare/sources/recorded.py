@@ -26,7 +26,7 @@ from src.data.exposures import (
     write_exposures,
 )
 from src.data.frames import list_frames
-from src.data.scanning import ScanSettings, scan_sequence
+from src.data.scanning import ScanSettings, by_reason, scan_sequence
 from src.data.spikes.arrays import (
     ARRAY_SUFFIXES,
     AXES,
@@ -210,6 +210,8 @@ class RecordedSequence:
         """Check what was written; raise what is wrong, in terms of the user's files."""
         settings = ScanSettings(folder.parent, num_bins=1, use_voxel_cache=False)
         scan = scan_sequence(folder, settings, None)
+        if not scan.frames:
+            raise DataSetError(str(self.spikes.files[0]), [by_reason(scan.dropped)])
         better = better_bits(sample_bits(scan.frames))
         if better is not None:
             raise BadFileError(self.spikes.files[0], self._other_order(better))
@@ -219,7 +221,10 @@ class RecordedSequence:
         if problems and not self.is_accepted:
             problems[-1] += '; nothing was written: if you know better, add --accept "REASON"'
             raise DataSetError(str(self.spikes.files[0]), problems)
-        return Findings(findings.seen, findings.notes + problems)
+        left_out = []
+        if scan.dropped and self.spikes.is_per_frame:  # `_leaving` names those of a stream
+            left_out.append(f"cannot be used: {by_reason(scan.dropped)}")
+        return Findings(findings.seen, [*left_out, *findings.notes, *problems])
 
     def _other_order(self, better: SpikeGeometry) -> str:
         """Say how the user's file should be read, when our copy of it reads better otherwise."""
