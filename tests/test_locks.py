@@ -1,6 +1,7 @@
 """Locks between processes: held by one, given up at its end, left out where there are none."""
 
 import errno
+import fcntl
 
 import pytest
 from filelock import FileLock
@@ -27,6 +28,32 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog,
     with locked(tmp_path / "a.lock", wait=False) as is_mine:
         assert is_mine
     assert "this file system has no locks" in caplog.text
+
+
+def without_locks(monkeypatch, number):
+    """Let the system answer a request for a lock as a file system without locks does."""
+
+    def flock(*_):
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_what_the_system_answers_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, number):
+    """Releases of filelock before 3.25 keep it to themselves and ask for ever."""
+    without_locks(monkeypatch, number)
+    with locked(tmp_path / "a.lock", wait=False) as is_mine:
+        assert is_mine
+    assert "this file system has no locks" in caplog.text
+
+
+def test_where_flock_is_unknown_work_goes_ahead(tmp_path, monkeypatch, recwarn):
+    """`filelock` locks by the existence of a file there, with a warning of its own."""
+    without_locks(monkeypatch, errno.ENOSYS)
+    with locked(tmp_path / "a.lock") as is_mine:
+        assert is_mine
+    assert any("SoftFileLock" in str(warning.message) for warning in recwarn)
 
 
 def test_another_error_is_not_passed_over(tmp_path, monkeypatch):

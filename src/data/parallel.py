@@ -93,7 +93,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file at `path`; yield whether it could be had.
 
     A process that ends in any way gives its locks up. Where the file system has no locks a warning
-    is logged, and the work goes ahead without one.
+    is logged, and the work goes ahead without one. Where the system does not know `flock` at all
+    (ENOSYS), `filelock` takes the existence of the file for the lock and gives a UserWarning.
 
     Args:
         path: the lock file; it is made, and stays.
