@@ -173,7 +173,7 @@ def _find_sequences(args: argparse.Namespace, loaded: LoadedModel) -> list[Recor
     if cfg.MODEL.USE_SPIKE and cfg.DATA.BIN_NORMALIZE:
         require_known_ticks(sequences)
     for sequence in sequences:
-        sequence.check()
+        sequence.check(any_shape=not cfg.DATA.AUGMENT.TRANSPOSE)
     return sequences
 
 

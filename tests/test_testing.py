@@ -290,6 +290,11 @@ def test_spikes_of_another_shape_than_the_frames_are_refused(place, tmp_path, ca
     message = refused(place, tmp_path / "out", capsys, tmp_path / "in")
     assert "16x48" in message
     assert "32x48" in message
+    assert "DATA.AUGMENT.TRANSPOSE False" in message
+    given = ["--input_blur", tmp_path / "in", "--input_spike_vox", tmp_path / "in"]
+    stated = ["DATA.AUGMENT.TRANSPOSE", "False"]
+    run(place, tmp_path / "out", "--config", place / "spikes.yaml", *given, *stated)
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(NAMES)
 
 
 @pytest.mark.parametrize(

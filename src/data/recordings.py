@@ -135,8 +135,11 @@ class Recording:
         path = frame.voxels or frame.spikes.path
         return read_voxels(path, self.num_bins, crop, self.spike_size, out)
 
-    def check(self) -> None:
+    def check(self, *, any_shape: bool = False) -> None:
         """Read every file once.
+
+        Args:
+            any_shape: the spikes need not have the aspect ratio of the frames.
 
         Raises:
             DataSetError: all files that cannot be used, or spikes that do not have the shape of
@@ -152,14 +155,15 @@ class Recording:
                     read(i)
                 except BadFileError as error:
                     problems[str(error)] = None
-        if not problems and self.frames[0].spikes is not None:
+        if not (problems or any_shape) and self.frames[0].spikes is not None:
             height, width = self.frame_size
             rows, columns = self.spike_size
             # Equal shapes, up to a spike pixel that rounding may add or lose.
             if abs(rows * width - height * columns) >= max(height, width):
                 problems[
                     f"{self.name}: spikes of {rows}x{columns} do not have the shape of the frames "
-                    f"of {height}x{width}; both must show the same part of the scene"
+                    f"of {height}x{width}. If both show the same part of the scene, with pixels "
+                    "of another shape, add DATA.AUGMENT.TRANSPOSE False, as in training"
                 ] = None
         if problems:
             raise DataSetError(self.name, problems)
