@@ -162,9 +162,26 @@ def test_a_faint_scene_is_not_guessed_at_and_a_periodic_one_is_found():
 def test_a_file_that_was_cut_off_holds_no_whole_ticks():
     data = np.concatenate([pack(film(96, 128, 56)), np.zeros(100, np.uint8)])
     assert "usual sizes with whole ticks: none" in inspect(data).measured[0]
-    findings = inspect(data, height=96, width=128)
-    assert not findings.is_right
-    assert "cannot be right: no whole number of ticks" in findings.answer
+    for given in ({}, {"height": 96, "width": 128}, {"height": 50, "width": 80}):
+        findings = inspect(data, **given)
+        assert not findings.is_right
+        left_over = "100 bytes are left over after 56 ticks: the file was cut off, or has a header"
+        assert f"{SIZE} shows in the bits, but {left_over}" in findings.answer
+        assert findings.block.num_ticks == 56
+
+
+def test_left_over_bytes_of_a_given_size_are_counted():
+    data = np.concatenate([pack(film(120, 104, 40)), np.zeros(100, np.uint8)])
+    answer = inspect(data, height=120, width=104).answer
+    assert answer.startswith(
+        "120x104 shows in the bits, but 100 bytes are left over after 40 ticks"
+    )
+
+
+def test_a_size_that_does_not_show_needs_whole_ticks():
+    noise = np.random.default_rng(3).integers(0, 256, 50_100).astype(np.uint8)
+    answer = inspect(noise, height=100, width=100).answer
+    assert "100x100 as given cannot be right: no whole number of ticks" in answer
 
 
 def test_numbers_are_no_spikes():

@@ -122,9 +122,13 @@ class Inspection:
 
 @dataclass
 class _Facts:
-    """What is known of packed spikes; it grows from step to step."""
+    """What is known of packed spikes; it grows from step to step.
+
+    `cut` is a size that shows in the bits of a file without a whole number of its ticks.
+    """
 
     size: Size | None = None
+    cut: Size | None = None
     bit_order: str | None = None
     flip_rows: bool | None = None
     measured: list[str] = field(default_factory=list)
@@ -194,9 +198,13 @@ class SizeTest:
     @property
     def failures(self) -> list[str]:
         """What speaks against the size, in words."""
+        whole = [] if self.is_whole else [f"the file would hold {self.num_ticks:.2f} ticks"]
+        return whole + self.bit_failures
+
+    @property
+    def bit_failures(self) -> list[str]:
+        """What in the bits speaks against the size, in words."""
         failed = []
-        if not self.is_whole:
-            failed.append(f"the file would hold {self.num_ticks:.2f} ticks")
         if self.row_deviations < MIN_ROW_DEVIATIONS:
             failed.append(f"pixels {self.width} apart are not alike")
         if self.dip_deviations < MIN_DIP_DEVIATIONS:
@@ -246,21 +254,32 @@ def _test_sizes(data: np.ndarray, question: Question, whole: list[Size]) -> dict
 
 
 def _choose_size(data: np.ndarray, tests: dict[Size, SizeTest], facts: _Facts) -> None:
-    """Take the size that passes all tests; of several the smallest that is no echo of another.
-
-    A tick shows at all its multiples, and rows at all multiples of their width.
-    """
-    passed = [test for test in tests.values() if not test.failures]
-    deepest = max((test.dip for test in passed), default=0.0)
-    passed = [test for test in passed if test.dip >= SHARE_OF_BEST * deepest]
-    if not passed:
+    """Take the size that passes all tests; where none does, see whether the file was cut off."""
+    best = _smallest([test for test in tests.values() if not test.failures])
+    if best is None:
+        others = [s for s in USUAL_SIZES if s not in tests and s[0] * s[1] % 8 == 0]
+        others = [test_size(data, size) for size in others]
+        cut = [test for test in (*tests.values(), *others) if not test.bit_failures]
+        best = _smallest(cut)
+        facts.cut = None if best is None else (best.height, best.width)
         return
-    widths = {test.width for test in passed}
-    origins = [t for t in passed if not any(t.width % w == 0 for w in widths - {t.width})]
-    best = min(origins, key=lambda test: (test.height * test.width, -test.row_deviations))
     facts.size = best.height, best.width
     facts.bit_order, numbers = find_bit_order(data, facts.size)
     facts.measured += [best.sentence, numbers]
+
+
+def _smallest(passed: list[SizeTest]) -> SizeTest | None:
+    """Return the smallest size that is no echo of another.
+
+    A tick shows at all its multiples, and rows at all multiples of their width.
+    """
+    deepest = max((test.dip for test in passed), default=0.0)
+    passed = [test for test in passed if test.dip >= SHARE_OF_BEST * deepest]
+    if not passed:
+        return None
+    widths = {test.width for test in passed}
+    origins = [t for t in passed if not any(t.width % w == 0 for w in widths - {t.width})]
+    return min(origins, key=lambda test: (test.height * test.width, -test.row_deviations))
 
 
 def _compare(
@@ -270,6 +289,12 @@ def _compare(
     given = None if question.size is None else tests[question.size]
     if given is not None and question.size != facts.size:
         facts.measured.append(f"given size {given.sentence}")
+    if facts.size is None and facts.cut is not None:
+        num_ticks, rest = divmod(len(data), facts.cut[0] * facts.cut[1] // 8)
+        return (
+            f"{size_name(*facts.cut)} shows in the bits, but {rest} bytes are left over after "
+            f"{num_ticks} ticks: the file was cut off, or has a header or footer"
+        ), False
     if facts.size is None:
         why = f"the size cannot be known from this file: {_why_no_size(data, tests)}"
         if given is None:
@@ -360,7 +385,7 @@ def _match_reference(
 
 def _block(data: np.ndarray, question: Question, facts: _Facts) -> Block | None:
     """Read ticks from the middle, as found, else as given."""
-    size = facts.size or question.size
+    size = facts.size or facts.cut or question.size
     if size is None or len(data) * 8 < size[0] * size[1]:
         return None
     order = facts.bit_order or question.bit_order or "little"
