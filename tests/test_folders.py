@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,25 @@ def test_stored_voxels_of_other_spikes_are_counted_again(tmp_path):
     assert np.array_equal(sequence.read_counts(1), counts_of(5))
     assert np.array_equal(sequence.read_counts(2), counts_of(2))
     assert sequence.bin_ticks(0).tolist() == [3] * NUM_BINS
+
+
+def test_ticks_of_voxels_come_from_an_index_that_fits_them(tmp_path):
+    """Spikes are gone; of one frame other counts were put in place of those in the index."""
+    write_images(tmp_path / "a" / "blur", NAMES)
+    write_dats(tmp_path / "a" / "spike", NAMES)
+    folder = tmp_path / "a" / "spike_vox"
+    (bits,) = find(tmp_path, tmp_path)
+    counted = {
+        f.name: count_frame(f.spikes, NUM_BINS, folder / f"{f.name}.npy") for f in bits.frames
+    }
+    write_index(folder, counted)
+    shutil.rmtree(tmp_path / "a" / "spike")
+    np.save(folder / "000001.npy", counts_of(1).astype(np.uint16))
+    (voxels,) = find(tmp_path, tmp_path)
+    assert [voxels.bin_ticks(i).tolist() for i in range(3)] == [[3] * 4, [0] * 4, [3] * 4]
+    write_index(folder, {f.name: count_frame(f.spikes, NUM_BINS, None) for f in voxels.frames})
+    (again,) = find(tmp_path, tmp_path)  # now the index is of the voxels themselves
+    assert [again.bin_ticks(i).tolist() for i in range(3)] == [[3] * 4, [0] * 4, [3] * 4]
 
 
 def test_frames_are_ordered_by_their_numbers(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.datasets.voxelizer import ticks_per_bin, voxelize_packed
-from src.data.errors import BadFileError, with_patience
+from src.data.errors import BadFileError, file_state, with_patience
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import atomic_write
 
@@ -91,6 +91,15 @@ class VoxelEntry(VoxelStatistics):
         return _identity(source, num_bins) == {
             name: value for name, value in asdict(self).items() if name in _IDENTITY
         }
+
+    def is_of(self, path: Path) -> bool:
+        """Whether a `.npy` file has the size of the one that this entry was written for.
+
+        Raises:
+            BadFileError: its size cannot be read.
+        """
+        num_bytes = self.source_bytes if self.source == path.name else self.npy_bytes
+        return file_state(path).num_bytes == num_bytes
 
 
 _IDENTITY = (

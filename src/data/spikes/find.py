@@ -62,9 +62,11 @@ class SequenceSpikes:
             BadFileError: the file cannot be read as spikes.
         """
         if self.kind == VOXELS:
+            path = self.files[name]
             entry = self.index.get(name)
-            ticks = (0, 0) if entry is None else (entry.start, entry.stop)
-            return SpikeSource(self.files[name], None, *ticks)
+            is_of_it = entry is not None and entry.is_of(path)
+            ticks = (entry.start, entry.stop) if is_of_it else (0, 0)
+            return SpikeSource(path, None, *ticks)
         path = self.stream or self.files[name]
         try:
             num_ticks = SpikeFile(path, self.geometry).num_ticks
