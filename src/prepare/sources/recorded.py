@@ -188,9 +188,10 @@ class RecordedSequence:
         """Write blur, sharp, spike and exposures.csv; return what the user should know.
 
         Raises:
-            BadFileError: a file that cannot be read, spikes without a spike or in another order of
+            BadFileError: a file that cannot be read, or spikes without a spike.
+            DataSetError: images whose end is missing, no spike file as long as its exposure; where
+                that is not accepted, spikes that do not show the frames, or do in another order of
                 bits or rows than is stated.
-            DataSetError: images whose end is missing, or spikes that do not show the frames.
         """
         refuse_cut_short(self.where, (*self.blurry, *self.sharp))
         for blurry, sharp in zip(self.blurry, self.sharp, strict=True):
@@ -213,10 +214,11 @@ class RecordedSequence:
         if not scan.frames:
             raise DataSetError(str(self.spikes.files[0]), [by_reason(scan.dropped)])
         better = better_bits(sample_bits(scan.frames))
-        if better is not None:
-            raise BadFileError(self.spikes.files[0], self._other_order(better))
-        rate = self.spikes.sidecar.ticks_per_second
-        findings = check_sequence(self.where, scan.frames, rate, None)
+        if better is not None:  # said in terms of the user's file, not of our copy
+            findings = Findings(problems=[self._other_order(better)])
+        else:
+            rate = self.spikes.sidecar.ticks_per_second
+            findings = check_sequence(self.where, scan.frames, rate, None)
         problems = [line.removeprefix(f"{self.where}: ") for line in findings.problems]
         if problems and not self.is_accepted:
             problems[-1] += '; nothing was written: if you know better, add --accept "REASON"'
