@@ -7,6 +7,7 @@ import pytest
 from filelock import FileLock
 
 from src.data.parallel import is_locked, locked
+from src.prepare.sources.run import PARTIAL, remove_abandoned
 
 
 def test_a_lock_is_held_by_one_and_given_up(tmp_path):
@@ -63,3 +64,18 @@ def test_another_error_is_not_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(FileLock, "acquire", acquire)
     with pytest.raises(OSError, match="Permission denied"), locked(tmp_path / "a.lock"):
         raise AssertionError
+
+
+def test_a_lock_of_another_user_is_left_alone(tmp_path, monkeypatch):
+    def acquire(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    lock = tmp_path / "train" / f"{PARTIAL}other-1-a.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    lock.with_suffix("").mkdir()
+    assert is_locked(lock)
+    remove_abandoned(tmp_path, ["train"])
+    assert lock.exists()
+    assert lock.with_suffix("").exists()

@@ -122,6 +122,9 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds a lock file."""
-    with locked(path, wait=False) as is_free:
-        return not is_free
+    """Whether another process holds a lock file; so counts one of another user that is closed."""
+    try:
+        with locked(path, wait=False) as is_free:
+            return not is_free
+    except PermissionError:
+        return True
