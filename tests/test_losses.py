@@ -197,6 +197,14 @@ def test_a_download_is_checked_and_kept(tmp_path, monkeypatch, extract):
     assert (tmp_path / "hub/checkpoints" / NAME).read_bytes() == extract.read_bytes()
 
 
+def test_a_file_in_the_format_before_torch_1_6_is_read(tmp_path, extract):
+    """The published VGG files are in it."""
+    path = tmp_path / "legacy.pth"
+    torch.save(torch.load(extract), path, _use_new_zipfile_serialization=False)
+    want, got = (VGGPerceptualLoss(weights=str(p)).state_dict() for p in (extract, path))
+    assert all(torch.equal(got[key], want[key]) for key in want)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"version https://git-lfs.github.com/spec/v1\n", b"PK\3\4"]
 )

@@ -190,7 +190,7 @@ def test_table_shows_every_metric():
 
 
 def make_trunk_file(path):
-    """Write AlexNet features of random weights; return the file's checksum."""
+    """Write AlexNet features of random weights in torch's old format; return the checksum."""
     torch.manual_seed(0)
     shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3)}
     shapes |= {8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
@@ -198,7 +198,7 @@ def make_trunk_file(path):
     for layer, shape in shapes.items():
         state[f"features.{layer}.weight"] = 0.05 * torch.randn(shape)
         state[f"features.{layer}.bias"] = torch.zeros(shape[0])
-    torch.save(state, path)
+    torch.save(state, path, _use_new_zipfile_serialization=False)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -57,7 +57,7 @@ def read_vgg_features(backbone: str, path: str = "") -> dict[str, torch.Tensor]:
     name_a_file = f"or name a file in LOSS.VGG_PERCEPTUAL.WEIGHTS, {TURN_OFF}"
     file = resolve(path) if path else fetch_weights(backbone, name_a_file)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise RuntimeError(
             f"LOSS.VGG_PERCEPTUAL.WEIGHTS: {file} cannot be read as weights ({error}). Give a "

@@ -98,7 +98,7 @@ def _build(path: Path) -> nn.Module:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", category=UserWarning)  # it uses a deprecated argument
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    published = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    published = torch.load(path, map_location="cpu", weights_only=True)
     trunk = network.net.state_dict()
     # "slice2.3.weight" of the trunk is "features.3.weight" of AlexNet.
     network.net.load_state_dict(
