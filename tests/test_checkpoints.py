@@ -107,9 +107,9 @@ def test_only_changes_that_make_it_another_run_are_conflicts():
     stored, cfg = written_by(get_defaults()), get_defaults()
     cfg.TRAIN.NUM_WORKERS, cfg.TRAIN.MAX_STEPS, cfg.LOG.SAVE_DIR = 0, 9, "elsewhere"
     cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.GRADIENT_ACCUMULATION_STEPS = 2, 3  # the product is the same
-    cfg.MODEL.FUSE.CHUNK_SIZE = 8
+    cfg.MODEL.FUSE.CHUNK_SIZE, cfg.MODEL.SPYNET = 8, "download"
     assert resume_conflicts(stored, written_by(cfg, vrt="depths:\n- 1\n- 2\n")) == []
-    cfg.TRAIN.OPTIM.LR, cfg.DATA.K = 1.0, 16
+    cfg.TRAIN.OPTIM.LR, cfg.DATA.K, cfg.MODEL.SPYNET = 1.0, 16, "none"
     changed = written_by(cfg, vrt="depths: [1, 1]", clips_per_step=8, precision="bf16")
     conflicts = resume_conflicts(stored, changed)
     assert "(clips per step): the checkpoint has 6, this run 8" in conflicts[0]
@@ -118,4 +118,5 @@ def test_only_changes_that_make_it_another_run_are_conflicts():
     assert conflicts[3:] == [
         "DATA.K: the checkpoint has 32, the configuration 16",
         "TRAIN.OPTIM.LR: the checkpoint has 0.0002, the configuration 1.0",
+        "MODEL.SPYNET: the checkpoint has '', the configuration 'none'",
     ]

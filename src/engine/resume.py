@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from src.config import config_from_text, config_to_text, walk_schema
 from src.data.description import description_to_text, read_description, text_differences
+from src.models.build import NO_FLOW
 from src.paths import atomic_write, resolve
 from src.run_directory import RunDirectory
 
@@ -41,7 +42,7 @@ FREE_TO_CHANGE = (
         for key in ("ADAPTIVE_CHUNK", "MAX_BATCH_TOKENS", "CHUNK_SIZE", "CHUNK_SHAPE")
     ),
     "MODEL.PRETRAINED",
-    "MODEL.SPYNET",
+    "MODEL.SPYNET",  # whether there is a flow estimator at all is compared instead
     "MODEL.USE_CHECKPOINT",
     "TRAIN.BATCH_SIZE",  # the product with accumulation and ranks is compared instead
     "TRAIN.GRADIENT_ACCUMULATION_STEPS",
@@ -101,9 +102,21 @@ def resume_conflicts(stored: dict[str, Any], current: dict[str, Any]) -> list[st
     return [
         *conflicts,
         *config_differences(stored["config"], current["config"], FREE_TO_CHANGE),
+        *flow_differences(stored["config"], current["config"]),
         *weight_differences(stored["model"], current["model"]),
         *data_differences(stored, current),
     ]
+
+
+def flow_differences(first: str, second: str) -> list[str]:
+    """Return a sentence where only one of two configurations has a flow estimator."""
+    old, new = (
+        config_from_text(text, "the checkpoint's configuration").MODEL.SPYNET
+        for text in (first, second)
+    )
+    if (old == NO_FLOW) == (new == NO_FLOW):
+        return []
+    return [f"MODEL.SPYNET: the checkpoint has {old!r}, the configuration {new!r}"]
 
 
 def weight_differences(
