@@ -150,6 +150,7 @@ SCHEMA: dict[str, Any] = {
             "",
             "Weights of the flow estimator: a path, 'download', 'none' for no estimator, or empty "
             "for random ones.",
+            spellings={"none": "none"},
         ),
         "CHANNELS_PER_SCALE": Key(
             [96, 96, 96, 96], "Spike channels per scale; VRT's widths of stages 1-4.", POSITIVE_LIST

@@ -106,6 +106,14 @@ def test_amp_may_be_a_boolean(tmp_path, text, value):
     assert value == load_config(plain, ["TRAIN.AMP", text], check_paths=False).TRAIN.AMP
 
 
+@pytest.mark.parametrize("text", ["none", "None", "NONE"])
+def test_no_flow_estimator_may_be_written_in_any_case(tmp_path, text):
+    path = write(tmp_path, f"MODEL: {{SPYNET: {text}}}")
+    assert load_config(path, check_paths=False).MODEL.SPYNET == "none"
+    plain = write(tmp_path, "SEED: 1")
+    assert load_config(plain, ["MODEL.SPYNET", text], check_paths=False).MODEL.SPYNET == "none"
+
+
 def test_null_strides_are_the_default_ones(tmp_path):
     text = "MODEL: {SPIKE_ENCODER: {TEMPORAL_STRIDES: null, SPATIAL_STRIDES: null}}"
     encoder = load_config(write(tmp_path, text), check_paths=False).MODEL.SPIKE_ENCODER

@@ -93,6 +93,7 @@ def test_recomputation_reaches_vrt(cfg, monkeypatch):
     given = {}
     untrained = SimpleNamespace(conv_last=torch.nn.Linear(1, 1))
     monkeypatch.setattr(build, "VRT", lambda **kwargs: given.update(kwargs) or untrained)
+    monkeypatch.setattr(build, "read_torch_file", lambda *_: {})
     arguments = {"use_checkpoint_attn": True}
     cfg.MODEL.USE_CHECKPOINT_ATTN = False
     build.build_vrt(cfg, arguments)
@@ -106,6 +107,16 @@ def test_recomputation_reaches_vrt(cfg, monkeypatch):
     cfg.MODEL.PRETRAINED = "all.pth"  # it holds the flow estimator
     build.build_vrt(cfg, arguments)
     assert "spynet_path" not in given
+
+
+def test_a_flow_estimator_that_cannot_be_read_is_named_with_its_key(cfg, tmp_path):
+    page = tmp_path / "spynet.pth"
+    cfg.MODEL.SPYNET = str(page)
+    with pytest.raises(ValueError, match=rf"MODEL\.SPYNET: {page}.*No such file.*'download'"):
+        build_model(cfg)
+    page.write_text("<!DOCTYPE html><html>Not found</html>")
+    with pytest.raises(ValueError, match=rf"MODEL\.SPYNET: {page}.*no file of torch\.save"):
+        build_model(cfg)
 
 
 def test_without_flow_estimator_nothing_of_it_is_kept(cfg, monkeypatch):

@@ -49,6 +49,9 @@ def test_another_networks_file_is_refused(tmp_path):
 def test_files_that_hold_no_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weight file at"):
         load_official(small_net(), tmp_path / "missing.pth")
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>Not found</html>")
+    with pytest.raises(ValueError, match=r"page\.pth is damaged or no weight file"):
+        load_official(small_net(), tmp_path / "page.pth")
     torch.save({"params": [1, 2]}, tmp_path / "list.pth")
     with pytest.raises(ValueError, match="holds no state dict"):
         load_official(small_net(), tmp_path / "list.pth")

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from src.models.downloads import fetch_weights
 from src.models.integrate_vrt import RGBOnly, VRTWithSpike
+from src.models.torch_file import read_torch_file
 from src.models.weights import load_weights
 from src.paths import resolve
 from src.utils.attention import ChunkSettings, set_recomputation
@@ -100,9 +101,16 @@ def build_vrt(
 
 
 def _spynet_path(setting: str) -> str:
-    if setting != "download":
-        return str(resolve(setting))
-    return str(fetch_weights("spynet", "or give its path as MODEL.SPYNET"))
+    if setting == "download":
+        return str(fetch_weights("spynet", "or give its path as MODEL.SPYNET"))
+    path = resolve(setting)
+    try:
+        read_torch_file(path, "weights")  # before VRT does, whose errors know no keys
+    except ValueError as error:
+        raise ValueError(
+            f"MODEL.SPYNET: {error}; give a file of the flow estimator, 'download' or 'none'"
+        ) from error
+    return str(path)
 
 
 def read_vrt_arguments(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import pickle
 import re
 from pathlib import Path
 
@@ -15,6 +16,16 @@ SPYNET_URL = (
 )
 # The convention of torch.hub, name-<first digits of SHA-256>.pth; digits alone are a date.
 HASH_IN_NAME = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.[^.]+$")
+# What torch.load raises on bytes that it did not write, such as a page of a web server.
+UNREADABLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -22,14 +33,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file's name carries a hash that its bytes do not have, or it holds no
-            state dict.
+        ValueError: the file's name carries a hash that its bytes do not have, it is damaged, or
+            it holds no state dict.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weight file at {path}")
     check_hash(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is damaged or no weight file: fetch it again") from error
     if isinstance(content, dict) and "params" in content:
         content = content["params"]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
