@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from src.data.errors import BadFileError
@@ -16,6 +17,7 @@ from src.prepare.sources.spk_gopro_offset import (
     judge_shifts,
     measure_offset,
     offset_of,
+    other_order,
 )
 from tests.data_cases import moving_texture
 from tests.spike_cases import random_spikes
@@ -106,6 +108,19 @@ def test_spikes_that_show_nothing_are_named_by_their_part(tmp_path):
     with pytest.raises(BadFileError, match=r"1\.dat: .*inspect_spikes\.py .*1\.dat --ref") as told:
         measure_offset(SpikeParts(paths, geometry), sharp, 11, 0)
     assert "read as 32x48, bit_order little" in str(told.value)
+
+
+def test_frames_of_low_contrast_may_show_nothing(tmp_path):
+    """Their spikes are mostly noise: neither is the sequence refused, nor its order of bits."""
+    path = tmp_path / "0.dat"
+    write_spikes(path, random_spikes(300, 32, 48, seed=3), SpikeGeometry(32, 48))
+    stream = SpikeParts([path], SpikeGeometry(32, 48))
+    (texture,) = moving_texture(1, (64, 96), 0)  # grey at half the size has 0.6 of its contrast
+    faint = (128 + (texture - texture.mean()) * (0.06 * 255 / texture.std())).astype(np.uint8)
+    write_png(tmp_path / "0.png", faint)
+    (found,) = measure_offset(stream, [(1, tmp_path / "0.png")], 11, 0).frames
+    assert not found.is_decisive
+    assert other_order(stream, found) is None
 
 
 def test_outvoted_frames_are_noted(tmp_path, monkeypatch):

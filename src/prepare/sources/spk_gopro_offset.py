@@ -17,10 +17,12 @@ from src.data.frames import read_image
 from src.data.simulation.blur import TICKS_PER_SOURCE_FRAME
 from src.data.spikes.matching import TfpMatch, best_tfp_centre, grey_at_spike_size
 from src.data.spikes.spike_dat import SpikeParts, check_rate
-from src.prepare.content import CLEARLY_BETTER, MIN_CONTRAST, SHOWN, bit_correlations, order_text
+from src.prepare.content import CLEARLY_BETTER, SHOWN, bit_correlations, order_text
 
 TFP_WIDTH = 17
 NUM_FRAMES = 5
+# Standard deviation of grey values 0..1; a flatter frame need not show in so few ticks.
+MIN_TEXTURE = 0.05
 # A match further than this from all offsets is none.
 MAX_DEVIATION_TICKS = 2.0
 # A frame that shows another offset is passed over only where its own match is this uncertain.
@@ -103,7 +105,7 @@ def measure_offset(
         match, first = _match_around(stream, grey, stated, reach)
         if match is None:
             continue
-        if grey.std() >= MIN_CONTRAST and match.correlation < SHOWN:
+        if grey.std() >= MIN_TEXTURE and match.correlation < SHOWN:
             raise _not_shown(match, path, stream, stated)
         tick = first + match.centre
         shift = (stated - tick) / TICKS_PER_SOURCE_FRAME
@@ -163,7 +165,7 @@ def other_order(stream: SpikeParts, frame: FoundFrame) -> str | None:
     counts = stream.read(first, stop).sum(axis=0, dtype=np.int32)
     found = bit_correlations(counts, stream.geometry, _read_grey(frame.sharp, stream))
     best, stated = max(found, key=found.__getitem__), stream.geometry
-    if found[best] - found[stated] <= CLEARLY_BETTER:
+    if found[best] < SHOWN or found[best] - found[stated] <= CLEARLY_BETTER:
         return None
     return (
         f"read with {order_text(stated)} its spikes show {frame.sharp.name} with a correlation of "
