@@ -120,6 +120,17 @@ def test_frames_are_ordered_by_their_numbers(tmp_path):
     assert sequence.frames[0].spikes is None
 
 
+def test_spikes_per_frame_need_no_tick_rate(tmp_path):
+    """Where it is not known, a table in ticks says nothing that the files do not say."""
+    write_images(tmp_path / "a" / "blur", NAMES)
+    write_dats(tmp_path / "a" / "spike", NAMES, sidecar=False)
+    rows = [f"{i},{20 * i},{20 * i + 12}" for i in range(3)]
+    table = "\n".join(["frame_idx,t0[ticks],t1[ticks]", *rows])
+    (tmp_path / "a" / "exposures.csv").write_text(table)
+    (sequence,) = find(tmp_path, tmp_path, size=SPIKE_SIZE)
+    assert [frame.spikes.num_ticks for frame in sequence.frames] == [12, 12, 12]
+
+
 def test_a_stream_is_cut_by_the_exposures(tmp_path):
     sequence_folder = tmp_path / "seq"
     write_images(sequence_folder / "blur", NAMES)

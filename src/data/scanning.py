@@ -383,7 +383,8 @@ def _with_spikes(
     spikes = find_spikes(bits, folder, find_description(folder), blurry, size)
     table = bits.parent / EXPOSURES_NAME
     exposures = None
-    if spikes.kind == STREAM or (spikes.kind == PER_FRAME and table.is_file()):
+    can_check_lengths = spikes.ticks_per_second is not None and table.is_file()
+    if spikes.kind == STREAM or (spikes.kind == PER_FRAME and can_check_lengths):
         exposures = read_exposures(table, spikes.ticks_per_second)
     parts = replace(parts, spikes=spikes, exposures=exposures)
     if is_cache:
