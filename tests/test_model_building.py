@@ -104,6 +104,15 @@ def test_recomputation_reaches_vrt(cfg, monkeypatch):
     assert given.pop("spynet_path").endswith("/weights/flow.pth")
     build.build_vrt(cfg, arguments, read_weights=False)
     assert "spynet_path" not in given
+    own = {**arguments, "spynet_path": "of the file MODEL.VRT_CFG"}
+    build.build_vrt(cfg, own, read_weights=False)
+    assert "spynet_path" not in given
+    cfg.MODEL.SPYNET = "none"
+    build.build_vrt(cfg, own)
+    assert "spynet_path" not in given
+    cfg.MODEL.SPYNET = ""
+    build.build_vrt(cfg, own)
+    assert given.pop("spynet_path") == own["spynet_path"]
     cfg.MODEL.PRETRAINED = "all.pth"  # it holds the flow estimator
     build.build_vrt(cfg, arguments)
     assert "spynet_path" not in given

@@ -44,8 +44,8 @@ def build_model(
 
     Args:
         cfg: the configuration.
-        read_weights: false leaves SPYNET and PRETRAINED alone, for a model that gets the weights
-            of a checkpoint anyway.
+        read_weights: false leaves SPYNET, PRETRAINED and a `spynet_path` among VRT's arguments
+            alone, for a model that gets the weights of a checkpoint anyway.
         vrt_arguments: VRT's constructor arguments in place of the file MODEL.VRT_CFG; a checkpoint
             brings its own, so that it does not change with the file.
 
@@ -84,6 +84,8 @@ def build_vrt(
     arguments = dict(vrt_arguments)
     arguments["use_checkpoint_attn"] = cfg.MODEL.USE_CHECKPOINT_ATTN
     arguments["use_checkpoint_ffn"] = cfg.MODEL.USE_CHECKPOINT_FFN
+    if not read_weights or cfg.MODEL.SPYNET == NO_FLOW:
+        arguments.pop("spynet_path", None)
     if read_weights and not cfg.MODEL.PRETRAINED:  # which holds the flow estimator too
         if cfg.MODEL.SPYNET == NO_FLOW:
             logger.info("no flow estimator: frames are aligned from zero displacement")
