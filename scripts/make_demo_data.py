@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.data.description import DescriptionError
+from src.data.errors import DataSetError
 from src.paths import resolve
 from src.prepare.demo import DemoDataError, demo_plan, make_demo_data
 
@@ -34,7 +35,7 @@ def main() -> int:
     start = time.perf_counter()
     try:
         reports = make_demo_data(output, arguments.seed, plan, arguments.workers)
-    except (DemoDataError, DescriptionError) as error:
+    except (DataSetError, DemoDataError, DescriptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if reports is None:

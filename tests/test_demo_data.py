@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts.make_demo_data import main as script_main
 from src.data.description import fingerprint_data, read_description, write_description
+from src.data.errors import DataSetError
 from src.data.frames import read_image
 from src.data.simulation.blur import blur_window, synthesize_blur
 from src.data.simulation.simulator import SpikeSimulator, rgb_to_intensity
@@ -278,3 +280,14 @@ def test_the_script_says_what_it_refuses(tmp_path, name, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_killed_worker_is_an_error_of_the_script(tmp_path, monkeypatch, capsys):
+    def killed(*_):
+        raise DataSetError("demo data", ["a worker process was killed"])
+
+    monkeypatch.setattr(demo, "run_parallel", killed)
+    monkeypatch.setattr(sys, "argv", ["make_demo_data.py", "--output", str(tmp_path / "data")])
+    assert script_main() == 1
+    assert "a worker process was killed" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -153,6 +153,7 @@ def make_demo_data(
 
     Raises:
         DemoDataError: `output` holds other data, or demo data that was changed.
+        DataSetError: a worker process was killed.
     """
     output = Path(output)
     if _is_complete(output, plan.source(seed)):
