@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 REPO_ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,11 +23,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The file is flushed to disk before the rename and the folder after it, so that a kill or a power
     cut leaves either the old file or the new one, and what was written before stays written. On an
     error the partial file is removed and the old one is untouched. The partial name keeps the
-    suffix, because image writers choose the format by it.
+    suffix, because image writers choose the format by it. It is unique, on several machines
+    that share the folder, too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = path.with_name(f".partial-{uuid4().hex}-{path.name}")
     try:
         yield partial
         with partial.open("r+b") as handle:  # Windows flushes writable files only

@@ -5,12 +5,13 @@ import os
 import resource
 import shutil
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from src import run_directory
+from src import paths, run_directory
 from src.config import load_config
 from src.data.description import read_description, write_description
 from src.engine.checkpoint import (
@@ -76,11 +77,18 @@ def test_f18_f19_f24_a_damaged_last_one_is_kept_aside_and_never_replaces_the_pre
     assert (folder / "last.pth.damaged").stat().st_size == len(whole) // 2
 
 
+@pytest.fixture(name="partial_1")
+def _partial_1(monkeypatch):
+    """Give partial files a name that is known before."""
+    monkeypatch.setattr(paths, "uuid4", lambda: SimpleNamespace(hex="1"))
+
+
+@pytest.mark.usefixtures("partial_1")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
 @pytest.mark.parametrize("size", [3, 1_000_000])
 def test_f20_a_full_disk_leaves_the_old_files_and_no_partial_one(folder, size):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    (folder / f".partial-{os.getpid()}-last.pth").symlink_to("/dev/full")
+    (folder / ".partial-1-last.pth").symlink_to("/dev/full")
     with pytest.raises(CheckpointWriteError, match="No space left on device"):
         save_checkpoint(folder / "last.pth", state(4, size), previous=folder / "previous.pth")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -99,11 +107,12 @@ def test_f20_a_file_that_may_not_grow_says_so(folder, limit):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.usefixtures("partial_1")
 def test_f20_training_goes_on_and_tries_again_but_the_last_write_has_to_succeed(tmp_path, caplog):
     trainer = make_trainer(write_run(tmp_path))
     folder = trainer.run.checkpoints
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".partial-{os.getpid()}-last.pth"
+    partial = folder / ".partial-1-last.pth"
     trainer.progress.step = 1
     partial.symlink_to("/dev/full")
     assert not trainer.save("last.pth")
@@ -116,7 +125,7 @@ def test_f20_training_goes_on_and_tries_again_but_the_last_write_has_to_succeed(
     with pytest.raises(CheckpointWriteError):
         trainer.save("last.pth")
     assert not partial.is_symlink()
-    (folder / f".partial-{os.getpid()}-best.pth").symlink_to("/dev/full")
+    (folder / ".partial-1-best.pth").symlink_to("/dev/full")
     trainer.progress.step = 3
     trainer.keep_best(30.0)
     assert trainer.progress.best_psnr is None  # the next validation may write it

@@ -75,6 +75,24 @@ def test_f32_a_whole_download_is_kept_and_not_fetched_again(hub, monkeypatch):
     assert [found.name for found in hub.rglob("*.pth")] == ["net.pth"]
 
 
+def test_f32_machines_that_share_a_cache_download_at_the_same_time(hub, monkeypatch):
+    """Their processes may have equal numbers, so this one stands for both."""
+    file = WeightFile("https://example.org/net.pth", hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setitem(WEIGHT_FILES, "net", file)
+
+    class Slow(io.BytesIO):
+        def read(self, *size):
+            if not file.cached.exists():
+                deliver(monkeypatch, b"weights")
+                fetch_weights("net", "")  # the other one is faster
+            return super().read(*size)
+
+    slow = Slow(b"weights")
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", lambda url, timeout: slow)
+    assert fetch_weights("net", "").read_bytes() == b"weights"
+    assert [found.name for found in hub.rglob("*.pth")] == ["net.pth"]
+
+
 def test_f32_a_download_has_a_timeout(hub, monkeypatch):
     def slow(url, timeout):
         assert 0 < timeout <= 60
