@@ -33,6 +33,7 @@ from src.engine.trainer import Trainer
 from src.run_directory import RunDirectory
 from tests.training_cases import (
     assert_same_state,
+    make_trainer,
     one_thread,
     read_checkpoint,
     run_train,
@@ -265,6 +266,20 @@ def test_ranks_meet_in_python_and_leave_where_one_does_not_come():
     with pytest.raises(StoppedError, match="not all ranks have come to: validation 3"):
         ranks[0].meet("validation 3", 0.2)
     Ranks(0, 1, torch.device("cpu")).meet("start", 0.0)  # alone
+
+
+def test_f11_a_rank_that_leaves_a_validation_alone_saves_the_run_before(tmp_path, monkeypatch):
+    def meet(ranks, name, patience_s):
+        raise StoppedError(f"not all ranks have come to: {name}")
+
+    monkeypatch.setattr(Ranks, "meet", meet)
+    config = write_run(tmp_path, TRAIN__VAL_EVERY=1, TRAIN__SAVE_EVERY=100)
+    trainer = make_trainer(config)
+    with pytest.raises(StoppedError, match="validation 1"):
+        trainer.fit()
+    again = make_trainer(config)
+    again.resume("auto")
+    assert (again.progress.step, again.progress.validated_step) == (1, 0)
 
 
 def test_f51_a_rank_may_wait_for_hours_where_the_stall_watch_judges(monkeypatch):

@@ -28,7 +28,7 @@ from src.engine.optim import (
 from src.engine.processes import Ranks, wrap_model
 from src.engine.progress import DroppedClips, Progress, SkippedSteps, count_steps
 from src.engine.resume import identity_of
-from src.engine.signals import StopSignals, leave_stopping_to_the_parent
+from src.engine.signals import StoppedError, StopSignals, leave_stopping_to_the_parent
 from src.engine.stall import AFTER_VALIDATION
 from src.engine.step import (
     Batch,
@@ -154,14 +154,17 @@ class Trainer:
         self.stopped_by = self.ranks.largest(self.stop.number)
         if not self.stopped_by:
             return False
+        self._save_stopped(signal.Signals(self.stopped_by).name)
+        return True
+
+    def _save_stopped(self, reason: str) -> None:
+        """Save a run that leaves early; the ranks need not do this together."""
         if self.progress.step and self.checkpoints.step_of_last != self.progress.step:
             self.checkpoints.save(LAST, must_succeed=True)
         logger.info(
             "%s: stopped by %s at step %d of %d, the same command resumes",
-            *(self.run.name, signal.Signals(self.stopped_by).name),
-            *(self.progress.step, self.total_steps),
+            *(self.run.name, reason, self.progress.step, self.total_steps),
         )
-        return True
 
     def batches(self) -> Iterator[list[Batch]]:
         """Yield the collated micro-batches of one optimiser step at a time."""
@@ -202,13 +205,21 @@ class Trainer:
         return outcome
 
     def validate(self, scalars: Scalars) -> None:
-        """Restore the validation sequences; write scores and pictures; keep the best weights."""
+        """Restore the validation sequences; write scores and pictures; keep the best weights.
+
+        Raises:
+            StoppedError: A signal came and other ranks do not leave; the run is saved.
+        """
         step = self.progress.step
         is_last = step == self.total_steps
-        with self.clock.validation():
-            psnr = self.validation(
-                self.evaluated_model, step, scalars, is_last=is_last, pace=self.clock.step_s
-            )
+        try:
+            with self.clock.validation():
+                psnr = self.validation(
+                    self.evaluated_model, step, scalars, is_last=is_last, pace=self.clock.step_s
+                )
+        except StoppedError as error:
+            self._save_stopped(f"a signal ({error})")
+            raise
         if psnr is None:
             logger.info(
                 "%s: validation at step %d stopped; it is repeated on resume", self.run.name, step
