@@ -5,6 +5,7 @@ import torch
 
 from src.engine import cost
 from src.engine.cost import MemoryLaw, fit_law, measure_law, settings_that_fit, small_batch
+from src.engine.step import StepMemoryError, UpdateMemoryError
 from tests.training_cases import make_trainer, run_train, write_run
 
 LAWS = {False: MemoryLaw(0.0, 100_000.0), True: MemoryLaw(0.0, 20_000.0)}
@@ -92,3 +93,16 @@ def test_settings_are_logged_for_each_memory(trainer, monkeypatch, caplog):
     for memory in ("12 GB: ", "24 GB: ", "48 GB: ", "80 GB: "):
         assert memory in caplog.text
     assert "TRAIN.BATCH_SIZE 4 TRAIN.GRADIENT_ACCUMULATION_STEPS 1" in caplog.text
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, UpdateMemoryError])
+def test_where_settings_cannot_be_measured_either_the_advice_for_the_step_stays(
+    trainer, monkeypatch, error
+):
+    def fail(kind, words):
+        raise kind(words)
+
+    monkeypatch.setattr(trainer, "step", lambda _: fail(StepMemoryError, "lower DATA.CROP_SIZE"))
+    monkeypatch.setattr(cost, "log_settings", lambda *_: fail(error, "CUDA out of memory"))
+    with pytest.raises(StepMemoryError, match=r"lower DATA\.CROP_SIZE"):
+        cost.dry_run(trainer)

@@ -2,13 +2,14 @@
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 
 from src.engine.optim import freeze
-from src.engine.step import Batch, StepMemoryError
+from src.engine.step import Batch, StepMemoryError, UpdateMemoryError
 from src.engine.trainer import Trainer, build_step
 from src.inference.evaluate import peak_memory_gib
 from src.inference.restore import build_restorer
@@ -27,7 +28,8 @@ def dry_run(trainer: Trainer) -> None:
     """Try what a run does, at the configured sizes; log seconds, memory and days; keep nothing.
 
     Raises:
-        StepMemoryError: A step does not fit; settings that do are logged before.
+        StepMemoryError: A step does not fit; settings that do are logged before,
+            where steps of small clips fit.
     """
     trainer.describe()
     number = min(1 + TIMED_STEPS, trainer.total_steps)
@@ -39,7 +41,8 @@ def dry_run(trainer: Trainer) -> None:
     try:
         seconds = _time_steps(trainer, groups)
     except StepMemoryError:
-        log_settings(trainer, groups[0])
+        with suppress(torch.cuda.OutOfMemoryError, UpdateMemoryError):  # its advice is the first
+            log_settings(trainer, groups[0])
         raise
     _save_once(trainer)
     _restore_one_clip(trainer)
