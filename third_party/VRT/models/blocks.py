@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from third_party.VRT.models.chunks import WINDOW_ELEMENTS, pieces_of, recompute
 from third_party.VRT.models.window_attention import PreparedAttention, WindowAttention
@@ -21,30 +20,6 @@ from third_party.VRT.models.windows import (
 
 MAX_PLANS = 8  # sizes whose window order a group remembers
 LEAST_WIDTH = 64  # what a token of a narrow network counts: its logits need room in the cache, too
-
-
-class GatedProduct(torch.autograd.Function):
-    """gelu(h1) * h2 of `[..., 2 * n]` cut into two; both gradients are written to one tensor."""
-
-    @staticmethod
-    def forward(ctx: object, joined: Tensor) -> Tensor:
-        """Map `[..., 2 * n]` to `[..., n]`."""
-        gate, value = joined.chunk(2, dim=-1)
-        active = F.gelu(gate)
-        ctx.save_for_backward(joined, active)
-        return active * value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        """Differentiate."""
-        joined, active = ctx.saved_tensors
-        gate, value = joined.chunk(2, dim=-1)
-        result = torch.empty_like(joined)
-        grad_gate, grad_value = result.chunk(2, dim=-1)
-        torch.mul(grad, active, out=grad_value)
-        torch.ops.aten.gelu_backward.grad_input(grad * value, gate, grad_input=grad_gate)
-        return result
 
 
 class GatedMlp(nn.Module):
@@ -67,7 +42,8 @@ class GatedMlp(nn.Module):
         """Apply the MLP; in training `joined` is given where many pieces share it."""
         if not torch.is_grad_enabled():  # two products, whose results fit the cache better
             return self.fc2(F.gelu(self.fc11(x)).mul_(self.fc12(x)))
-        return self.fc2(GatedProduct.apply(F.linear(x, *(joined or self.joined()))))
+        gate, value = F.linear(x, *(joined or self.joined())).chunk(2, dim=-1)
+        return self.fc2(F.gelu(gate) * value)
 
 
 @dataclass(frozen=True)
