@@ -1,6 +1,6 @@
 """The configuration: one YAML file over the defaults, checked as a whole before anything is built.
 
-The tree is a yacs node that nobody can change after loading. All problems of a file and of the
+The tree is a yacs node that is frozen after loading. All problems of a file and of the
 overrides are reported at once, each with the nearest valid key or the values that are allowed.
 """
 

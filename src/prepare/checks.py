@@ -287,7 +287,7 @@ def check_normalization(
 ) -> list[str]:
     """Compare DATA.NORM with mean and deviation of what was counted.
 
-    A model that goes on from weights of another data set keeps the numbers of that one: then a
+    A model that starts from weights of another data set keeps the numbers of that one: then a
     difference is only logged.
     """
     if not any(s.entries[scan.name] for s in splits if s.split == train_split for scan in s.scans):
