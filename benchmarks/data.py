@@ -32,9 +32,8 @@ from src.data.datasets.voxelizer import bin_of_tick, count_events, voxelize, vox
 from src.data.frames import read_image
 from src.data.normalization import Normalization, normalize_counts
 from src.data.spikes.spike_dat import SpikeFile
-from src.prepare.sources.command_line import SOURCES
 from src.prepare.sources.plan import SourceOptions
-from src.prepare.sources.run import run_plan
+from src.prepare.sources.run import SOURCES, run_plan
 from tests.spike_cases import voxelize_twin
 
 

@@ -32,8 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     question = Question(
         path=options.file,
-        height=options.height,
-        width=options.width,
+        size=None if options.height is None else (options.height, options.width),
         bit_order=options.bit_order,
         flip_rows=None if options.flip is None else options.flip == "true",
         axes=options.axes,

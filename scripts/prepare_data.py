@@ -38,7 +38,7 @@ from src.prepare.prepare import (
     default_workers,
     prepare,
 )
-from src.prepare.sources.command_line import (
+from src.prepare.sources.run import (
     add_source_arguments,
     after_shard,
     make_from_source,

@@ -1,5 +1,7 @@
 """Recordings of a moving scene in any size, for the tests of what a spike file is."""
 
+from functools import cache
+
 import numpy as np
 
 from src.data.simulation.simulator import SpikeSimulator
@@ -20,7 +22,8 @@ def scene(height, width, seed=0):
     return light / light.max()
 
 
-def film(height, width, num_ticks, seed=0, threshold=2.0):
+@cache
+def drifting_spikes(height, width, num_ticks, seed=0, threshold=2.0):
     """Spikes uint8 [S, H, W] of a scene that moves by one pixel every fourth tick."""
     light = scene(height, width + num_ticks // 4 + 1, seed)
     simulator = SpikeSimulator(height, width, seed=seed, threshold=threshold)

@@ -24,7 +24,7 @@ from src.prepare.content import (
     check_exposures,
     check_sequence,
     frames_around,
-    is_proven,
+    is_certain,
     measure_timings,
     needs_wider_search,
     sample_bits,
@@ -136,7 +136,7 @@ def test_a_still_scene_is_not_provable_and_no_problem(tmp_path):
     findings = look(root / "train/a")
     assert findings.problems == []
     assert "blur against sharp cannot be checked" in findings.notes[0]
-    assert "TFP centre against sharp is not provable" in findings.notes[1]
+    assert "TFP centre against sharp frame is not checked" in findings.notes[1]
 
 
 def test_without_t_sharp_the_check_says_that_it_is_blind(root):
@@ -243,7 +243,7 @@ def test_two_frames_prove_a_large_offset_and_no_small_one(tmp_path):
     assert re.search(r"(7\.9|8\.[01]) ticks too late", problems[0])
     findings = look(write_film(tmp_path / "1", frames=2, ticks_late=1) / "train/a")
     assert findings.problems == []
-    assert "fewer than 3 frames move, so this is not proven" in "".join(findings.notes)
+    assert "fewer than 3 frames move, so this is not certain" in "".join(findings.notes)
 
 
 def timings(*offsets, error=0.0, at_end=()):
@@ -276,11 +276,11 @@ def test_what_an_offset_may_be_by_hand():
 
 
 def test_how_many_frames_prove_an_offset():
-    assert is_proven(timings(1, 1, 1), 56)
-    assert not is_proven(timings(2.5, 2.5), 56)  # 5% of the exposure are 2.8 ticks
-    assert is_proven(timings(3, 3), 56)
-    assert not is_proven(timings(3, 1), 56)
-    assert not is_proven(timings(30), 56)
+    assert is_certain(timings(1, 1, 1), 56)
+    assert not is_certain(timings(2.5, 2.5), 56)  # 5% of the exposure are 2.8 ticks
+    assert is_certain(timings(3, 3), 56)
+    assert not is_certain(timings(3, 1), 56)
+    assert not is_certain(timings(30), 56)
 
 
 def test_correlations_by_hand(root):

@@ -1,22 +1,18 @@
 """The command prints what was found, draws it, and fails where something cannot be right."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 
 from scripts.inspect_spikes import main
 from src.data.frames import read_image
 from src.pictures.spike_page import PANEL_PX, draw_curve, draw_histogram, draw_spike_page
-from tests.inspection_cases import film, pack
-
-film = cache(film)
+from tests.inspection_cases import drifting_spikes, pack
 
 
 @pytest.fixture
 def recording(tmp_path):
     path = tmp_path / "clip.dat"
-    path.write_bytes(pack(film(96, 128, 56)).tobytes())
+    path.write_bytes(pack(drifting_spikes(96, 128, 56)).tobytes())
     return path
 
 

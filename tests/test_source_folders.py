@@ -1,5 +1,6 @@
 """The user's own folders: sharp frames are simulated from, recordings converted and checked."""
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from src.data.frames import list_frames, read_image, write_png
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar, write_spikes
 from src.prepare.sources.own import plan
 from src.prepare.sources.plan import SourceOptions
+from tests.data_cases import moving_texture
 from tests.source_cases import Drift, prepare, prepare_data, tick_errors, write_config, write_video
 from tests.spike_cases import dense_to_events
 from tests.spike_source_cases import (
     RECORDED_FRAMES,
+    SIZE,
     SPIKE_SIZE,
     deviations,
     read_stream,
@@ -23,9 +26,10 @@ from tests.spike_source_cases import (
 )
 
 
-def write_dat(folder, spikes, **geometry):
-    write_spikes(folder / "spike.dat", spikes, SpikeGeometry(*SPIKE_SIZE, **geometry))
-    write_stated(folder / "spike.yaml", **geometry)
+def write_dat(folder, spikes, bit_order="little", flip_rows=True):
+    geometry = SpikeGeometry(*SPIKE_SIZE, bit_order, flip_rows)
+    write_spikes(folder / "spike.dat", spikes, geometry)
+    write_stated(folder / "spike.yaml", bit_order=bit_order, flip_rows=str(flip_rows).lower())
 
 
 def write_array(folder, spikes, name, key="arr_0"):
@@ -43,16 +47,15 @@ def write_array(folder, spikes, name, key="arr_0"):
 def make(root, output, **options):
     """Write all sequences of a plan; return it and the notes."""
     planned, notes = plan(SourceOptions(root, **options)), []
-    for job in planned.sequences:
-        folder = output / job.split / job.name
-        folder.mkdir(parents=True)
-        notes += job.write(folder)
+    for sequence in planned.sequences:
+        (output / sequence.where).mkdir(parents=True)
+        notes += sequence.write(output / sequence.where)
     return planned, notes
 
 
-WAYS = {
-    "dat": (lambda f, s: write_dat(f, s), {}),
-    "dat, other bits": (lambda f, s: write_dat(f, s, bit_order="big", flip_rows="false"), {}),
+CONTAINERS = {
+    "dat": (write_dat, {}),
+    "dat, other bits": (lambda f, s: write_dat(f, s, "big", flip_rows=False), {}),
     "npy TWH": (lambda f, s: write_array(f, s.transpose(0, 2, 1), "spike.npy"), {"axes": "TWH"}),
     "npz HWT": (
         lambda f, s: write_array(f, s.transpose(1, 2, 0).astype(bool), "spike/all.npz", "spk"),
@@ -66,20 +69,14 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_recordings_in_every_container_become_the_same_stream(tmp_path, way):
-    write, options = WAYS[way]
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_recordings_in_every_container_become_the_same_stream(tmp_path, container):
+    write, options = CONTAINERS[container]
     folder = tmp_path / "in" / "train" / "straße 1"
-    spikes = write_recorded(folder, unit="ms" if way == "h5" else "ticks")
-    if way == "dat, other bits":
-        geometry = {"bit_order": "big", "flip_rows": False}
-        write_spikes(folder / "spike.dat", spikes, SpikeGeometry(*SPIKE_SIZE, **geometry))
-        write_stated(folder / "spike.yaml", bit_order="big", flip_rows="false")
-    else:
-        write(folder, spikes)
-        write_stated(folder / "spike.yaml")
-        if "spike/all" in str(list(folder.rglob("*.npz"))):
-            (folder / "spike.yaml").rename(folder / "spike" / "spike.yaml")
+    spikes = write_recorded(folder, unit="ms" if container == "h5" else "ticks")
+    write(folder, spikes)
+    if not (folder / "spike.yaml").exists():
+        write_stated((folder / "spike" if "npz" in container else folder) / "spike.yaml")
     planned, notes = make(tmp_path / "in", tmp_path / "out", **options)
     ours = tmp_path / "out" / "train" / "straße 1"
     stream, rate = read_stream(ours)
@@ -116,9 +113,8 @@ def test_a_table_that_is_off_is_refused_with_the_offset(tmp_path):
     folder = tmp_path / "in" / "train" / "a"
     spikes = write_recorded(folder)
     write_dat(folder, spikes[6:])  # the first six ticks are lost
-    (job,) = plan(SourceOptions(tmp_path / "in")).sequences
     with pytest.raises(DataSetError, match=r"the sharp frame (5\.[5-9]|6\.[0-5]) ticks too early"):
-        job.write(tmp_path / "out")
+        make(tmp_path / "in", tmp_path / "out")
 
 
 def test_without_t_sharp_nothing_is_claimed(tmp_path):
@@ -169,8 +165,7 @@ def test_from_own_frames_to_training_set(tmp_path, capsys):
     options = ["--frames_per_second", "960", "--frames_averaged", "7", "--stride", "9"]
     options += ["--interpolator", "linear", "--ticks_per_frame", "8"]
     assert prepare(config, "folders", tmp_path / "in", *options) == 0, capsys.readouterr()
-    said = capsys.readouterr()
-    assert "train: 1 sequences, 5 frames, 5 aligned" in said.out
+    assert "train: 1 sequences, 5 frames, 5 aligned" in capsys.readouterr().out
     for folder in (root / "train" / "a b", root / "val" / "c"):
         assert max(map(abs, tick_errors(folder, width=15).values())) <= 0.5
     description = read_description(root)
@@ -181,7 +176,7 @@ def test_from_own_frames_to_training_set(tmp_path, capsys):
     assert np.array_equal(first, Drift(0).at(12))
 
 
-def test_what_is_simulated_is_said(tmp_path):
+def test_what_is_simulated_is_noted(tmp_path):
     write_sharp(tmp_path / "train" / "a", frames=8)
     planned = plan(SourceOptions(tmp_path, frames_per_second=500.0, frames_averaged=3))
     assert planned.notes == (
@@ -189,3 +184,63 @@ def test_what_is_simulated_is_said(tmp_path):
         "simulated with 1 tick(s) per frame (interpolator none), 3 frames per exposure, one every "
         "3 frames",
     )
+
+
+# ---------------------------------------------------------------- a root that holds something
+
+
+SIMULATED = ("--frames_averaged", "7", "--frames_per_second", "240")
+
+
+def run_script(folder, source, root, *options):
+    return prepare(write_config(folder, root), "folders", source, *options)
+
+
+def write_recordings(root):
+    for seed, split in enumerate(("train", "val")):
+        folder = root / split / "a"
+        write_dat(folder, write_recorded(folder, seed))
+
+
+def write_bitmaps(root, seed):
+    """Write sharp frames without compression: their files are of one size whatever they show."""
+    for number, split in enumerate(("train", "val")):
+        (root / split / "a").mkdir(parents=True, exist_ok=True)
+        for j, frame in enumerate(moving_texture(22, SIZE, seed=seed + number)):
+            cv2.imwrite(str(root / split / "a" / f"{j:04d}.bmp"), frame[..., ::-1])
+
+
+@pytest.mark.parametrize("is_input", [True, False])
+def test_what_cannot_be_made_again_stays(tmp_path, is_input, capsys):
+    root = tmp_path / "own"
+    write_recordings(root)
+    source = root
+    if not is_input:
+        source = tmp_path / "other"
+        write_recordings(source)
+    before = sorted(root.rglob("*"))
+    assert run_script(tmp_path, source, root) == 1
+    printed = capsys.readouterr().err
+    reason = "is DATA.ROOT and --input at the same time" if is_input else "has no source.json"
+    assert reason in printed
+    assert "delete what is there" not in printed
+    assert sorted(root.rglob("*")) == before
+
+
+def test_other_frames_of_the_same_size_are_noticed(tmp_path, capsys):
+    write_bitmaps(tmp_path / "own", seed=0)
+    root = tmp_path / "ours"
+    assert run_script(tmp_path, tmp_path / "own", root, *SIMULATED) == 0
+    assert run_script(tmp_path, tmp_path / "own", root, *SIMULATED, "--seed", "1") == 1
+    assert "or delete what is there" in capsys.readouterr().err
+    assert run_script(tmp_path, tmp_path / "own", root, *SIMULATED) == 0
+    before = read_image(root / "train/a/sharp/000001.png")
+    write_bitmaps(tmp_path / "own", seed=7)
+    assert run_script(tmp_path, tmp_path / "own", root, *SIMULATED) == 1
+    assert f"{root}/train/a was made with frames_sha256" in capsys.readouterr().err
+    record = root / "train/a/source.json"  # one of before this was kept is still valid
+    lines = record.read_text().splitlines()
+    record.write_text("\n".join(line for line in lines if "frames_sha256" not in line))
+    assert run_script(tmp_path, tmp_path / "own", root, *SIMULATED) == 1
+    assert f"{root}/train/a was made with" not in capsys.readouterr().err
+    assert (read_image(root / "train/a/sharp/000001.png") == before).all()

@@ -1,4 +1,4 @@
-"""Own folders that are ambiguous, incomplete or damaged: refused with what to state."""
+"""Own folders that are ambiguous, incomplete, damaged or at another time: what to state or fix."""
 
 import re
 import shutil
@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from src.data.errors import BadFileError, DataSetError
+from src.data.exposures import Exposure
 from src.data.frames import write_png
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.prepare.sources.own import plan
 from src.prepare.sources.plan import SourceOptions
+from src.prepare.sources.recorded import name_gaps
+from src.prepare.sources.run import run_plan
 from tests.data_cases import moving_texture
+from tests.source_cases import prepare, write_config
 from tests.spike_cases import dense_to_events
 from tests.spike_source_cases import RECORDED_FRAMES, SPIKE_SIZE, write_recorded, write_stated
 
@@ -48,10 +52,15 @@ def refused(root, message, **options):
         plan(SourceOptions(root, **options))
 
 
+def written(root, name="good", **options):
+    """Write the only sequence of a plan; return its notes."""
+    (sequence,) = plan(SourceOptions(root, **options)).sequences
+    return sequence.write(root / name)
+
+
 def refused_when_written(root, message, **options):
-    (job,) = plan(SourceOptions(root, **options)).sequences
     with pytest.raises((BadFileError, DataSetError), match=message):
-        job.write(root / "out")
+        written(root, "out", **options)
 
 
 # ---------------------------------------------------------------- what is it?
@@ -104,8 +113,10 @@ def test_simulating_needs_what_no_file_says(tmp_path):
     write_png(tmp_path / "train" / "b" / "0.png", moving_texture(1, (8, 16), 0)[0])
     refused(tmp_path, "--frames_per_second is needed(.|\n)*--frames_averaged is needed")
     options = {"frames_per_second": 100.0}
-    refused(tmp_path, "1 frames, one exposure needs 3", **options, frames_averaged=3)
-    refused(tmp_path, "--frames_averaged: 2 frames", **options, frames_averaged=2)
+    refused(
+        tmp_path, "1 frames, 1 ticks: too few for one exposure of 3", **options, frames_averaged=3
+    )
+    refused(tmp_path, "--frames_averaged 2: an odd number", **options, frames_averaged=2)
     refused(tmp_path, "--axes THW does not apply", **options, frames_averaged=1, axes="THW")
 
 
@@ -158,19 +169,22 @@ def test_several_or_no_spike_files(root, folder, spikes):
     refused(root, r"4 spike files .*Frames without one: img_004")
 
 
-def test_what_nobody_says_must_be_stated(root, folder, spikes):
+def test_what_no_file_says_must_be_stated(root, folder, spikes):
     (folder / "spike.yaml").unlink()
-    refused(root, r"spike\.dat does not say height, width and ticks_per_second; .*dataset\.yaml")
+    refused(root, r"spike\.dat: the size of the spike sensor is not known; .*dataset\.yaml")
     (folder / "spike.yaml").write_text("height: 32\nwidth: 48\n")
     refused(root, r"spike\.dat does not say ticks_per_second")
     (folder / "spike.dat").unlink()
     np.save(folder / "spike.npy", spikes)
     (folder / "spike.yaml").unlink()
-    refused(root, r"shape \(\d+, 32, 48\); state the order of its axes, such as --axes THW")
+    refused(root, r"the array is \d+x32x48, its size not stated; give --axes THW or TWH or")
     refused(root, "does not say ticks_per_second", axes="THW")
     refused(root, "name T, H and W once each", axes="TTW")
     write_stated(folder / "spike.yaml", width=40)
-    refused(root, "fits the axes of no order")
+    refused(root, r"the sensor 32x40 \(height x width\); no --axes fits; correct the size")
+    refused(root, "no --axes fits; correct the size", axes="HWT")
+    write_stated(folder / "spike.yaml")
+    refused(root, r"32x48 \(height x width\); give --axes THW$", axes="HWT")
     np.save(folder / "spike.npy", np.zeros((5, 2)))
     refused(root, r"shape \(5, 2\); dense spikes have three axes")
 
@@ -189,7 +203,7 @@ def test_two_places_that_say_different_things(root):
 def test_axes_that_fit_in_two_orders_are_asked_for(root, folder, spikes):
     (folder / "spike.dat").unlink()
     np.save(folder / "spike.npy", spikes[:32])
-    refused(root, r"shape \(32, 32, 48\) with a sensor of 32x48; give --axes THW or HTW")
+    refused(root, r"32x32x48, the sensor 32x48 .*; give --axes THW or HTW")
 
 
 @pytest.mark.parametrize("key", [None, "other"])
@@ -225,12 +239,12 @@ def test_f29_hostile_arrays_are_refused(root, folder):
 def test_f35_a_stream_shorter_than_its_exposures(root, folder):
     path = folder / "spike.dat"
     path.write_bytes(path.read_bytes()[: 192 * 170])
-    (job,) = plan(SourceOptions(root)).sequences
-    notes = job.write(root / "out")
-    assert "2 exposures leave the spikes, which have 170 ticks" in notes[1]
-    assert notes[1].endswith("img_003, img_004")
+    note = written(root)[1]
+    assert "2 frames cannot be used: exposure leaves the stream" in note
+    assert all(f"a/{name}" in note for name in ("img_003", "img_004"))
     path.write_bytes(path.read_bytes()[: 192 * 30])
-    refused_when_written(root, r"has 30 ticks, 0\.015 s at 2000 ticks/s; no exposure .* lies in")
+    message = r"5 frames cannot be used: .*has \[0, 30\).*; are the tick rate and the unit of"
+    refused_when_written(root, message)
 
 
 def test_f35_a_size_that_does_not_fit(root, folder):
@@ -259,7 +273,7 @@ def test_f35_no_spike_at_all(root, folder, spikes, layout):
 def test_f35_bits_that_are_stated_wrongly(root, folder, stated, advice):
     write_stated(folder / "spike.yaml", **stated)
     refused_when_written(root, f'{advice}(.|\n)*nothing was written: .*--accept "REASON"')
-    assert re.search(advice, str(plan_and_write(root, accept="the picture is symmetric")))
+    assert re.search(advice, str(written(root, accept="the picture is symmetric")))
 
 
 def test_f35_an_array_that_is_upside_down(root, folder, spikes):
@@ -274,17 +288,160 @@ def test_spikes_of_something_else_are_refused(root, folder, spikes):
     (root / "dataset.yaml").write_text("source: x\nticks_per_second: 2000\n")
     np.save(folder / "spike.npy", spikes)
     refused_when_written(root, "do not look like the sharp frames in any order", axes="TWH")
-    assert "stated tick 16.0, measured 1" in str(plan_and_write(root, axes="THW"))
+    assert "stated tick 16.0, measured 1" in str(written(root, axes="THW"))
     np.save(folder / "spike.npy", np.random.default_rng(0).permuted(spikes, axis=2))
     refused_when_written(root, "do not look like the sharp frames in any order", axes="THW")
-
-
-def plan_and_write(root, **options):
-    (job,) = plan(SourceOptions(root, **options)).sequences
-    return job.write(root / "good")
 
 
 def test_f36_images_that_cannot_be_read_are_named(root, folder):
     for path in (folder / "sharp").iterdir():
         path.write_bytes(b"no image")
     refused_when_written(root, r"img_000\.png: truncated or not an image")
+
+
+# ---------------------------------------------------------------- what was lost on the way
+
+
+@pytest.mark.parametrize("kind", ["blur", "sharp"])
+def test_f33_every_copied_image_is_looked_at(root, folder, kind):
+    path = folder / kind / "img_001.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    message = rf"{kind}/img_001\.png: empty, or its end is missing"
+    with pytest.raises(DataSetError, match=message) as caught:
+        run_plan(plan(SourceOptions(root)), root / "out", workers=1)
+    assert str(caught.value).count("train/a: ") == 1
+
+
+def test_f34_gaps_are_named(root, folder):
+    for kind in ("blur", "sharp"):
+        (folder / kind / "img_002.png").unlink()
+    notes = str(written(root))
+    assert "1 line(s) of exposures.csv have no frames and are not used: 2;" in notes
+    assert "missing in the middle" not in notes  # not the same twice
+    table = folder / "exposures.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(line for line in lines if not line.startswith("2,")))
+    assert "1 frame(s) missing in the middle: 2;" in str(written(root, "again"))
+
+
+@pytest.mark.parametrize("wrong", [1, 5])
+def test_files_that_are_not_as_long_as_their_exposure_are_named(tmp_path, wrong):
+    folder = tmp_path / "train" / "b"
+    spikes = write_recorded(folder)
+    for k in range(5):
+        length = 30 if k < wrong else 40
+        path = folder / "spike" / f"img_{k:03d}.dat"
+        write_spikes(path, spikes[56 * k + 8 :][:length], SpikeGeometry(*SPIKE_SIZE))
+    write_stated(folder / "spike" / "spike.yaml")
+    reason = "differ in length: .* is 40 ticks, the file has 30"
+    if wrong == 5:
+        with pytest.raises(DataSetError, match=reason):
+            written(tmp_path)
+    else:
+        (note,) = [line for line in written(tmp_path) if "differ in length" in line]
+        assert re.search(reason, note)
+        assert "img_000" in note
+
+
+def test_numbers_that_are_times_have_no_gaps():
+    exposure = Exposure(0.0, 1.0)
+    assert name_gaps([1000, 2000, 3000], dict.fromkeys([1000, 2000, 3000], exposure)) == []
+    assert "2 frame(s) missing in the middle: 3, 4;" in name_gaps([1, 2, 5], {})[0]
+
+
+def restate(folder, change, header=None):
+    """Write the times `change(t0, t1, t_sharp)` into the table of exposures."""
+    table = folder / "exposures.csv"
+    old_header, *rows = table.read_text().splitlines()
+    cells = [[int(cell) for cell in row.split(",")] for row in rows]
+    rows = [",".join(map(str, (k, *change(*times)))) for k, *times in cells]
+    table.write_text("\n".join([header or old_header, *rows]))
+
+
+def test_one_exposure_late_is_refused(root, folder):
+    """The table is 56 ticks late; what the spikes of these windows show is another frame."""
+    restate(folder, lambda *times: (time + 56 for time in times))
+    for kind in ("blur", "sharp"):
+        (folder / kind / "img_004.png").unlink()
+    refused_when_written(root, "spikes are 1 exposure early: in 3 of 3")
+
+
+def test_swapped_folders_are_asked_for_where_times_do_not_fit(root, folder):
+    swap(folder, "blur", "sharp")
+    restate(folder, lambda t0, t1, t_sharp: (t0, t1, t_sharp - 12))
+    refused_when_written(root, "are the folders blur and sharp swapped")
+
+
+def test_times_in_another_unit_are_named_and_not_the_disk(root, folder):
+    """Ticks under the header of seconds: hours of video, of which the spikes hold an instant."""
+    restate(
+        folder,
+        lambda *times: (time * 100_000 for time in times),
+        "frame_idx,t0[s],t1[s],t_sharp[s]",
+    )
+    (sequence,) = plan(SourceOptions(root)).sequences
+    files = [path for kind in ("blur", "sharp", ".") for path in (folder / kind).glob("*.[pd]*")]
+    assert sequence.out_bytes == sum(path.stat().st_size for path in files)
+    refused_when_written(root, r"are the tick rate and the unit of exposures.csv right\?")
+
+
+@pytest.mark.parametrize("unit", ["microseconds", "table", "since the camera was switched on"])
+def test_lists_of_events_in_another_unit_are_refused_before_they_are_written(root, folder, unit):
+    events = dense_to_events(write_recorded(folder))
+    (folder / "spike.dat").unlink()
+    if unit == "microseconds":
+        np.save(folder / "spike.npy", events * (500, 1, 1))
+        message = r"all times are multiples of 500, so they are no ticks; divide them by 500"
+    elif unit != "table":
+        np.save(folder / "spike.npy", events + (100_000, 0, 0))
+        message = r"its spikes begin at tick 100000, the exposures end at 272; t counts from time 0"
+    else:
+        np.save(folder / "spike.npy", events)
+        table = folder / "exposures.csv"
+        table.write_text(table.read_text().replace("[ticks]", "[s]"))
+        message = r"are the tick rate and the unit of exposures.csv right\?"
+    refused_when_written(root, message)
+    path = root / "out/spike/spike.dat"
+    assert not path.exists() or path.stat().st_size < 2 * (len(events) * 24)
+
+
+def test_endings_in_capitals_are_the_same(root, folder):
+    before = written(root)
+    (folder / "spike.dat").rename(folder / "spike.DAT")
+    assert written(root, "again") == before
+
+
+def swap(folder, first, second):
+    """Exchange two files."""
+    (folder / first).rename(folder / "other")
+    (folder / second).rename(folder / first)
+    (folder / "other").rename(folder / second)
+
+
+def test_single_frames_of_another_time_are_named(root, folder):
+    for kind in ("blur", "sharp"):
+        swap(folder / kind, "img_002.png", "img_003.png")
+    notes = str(written(root))
+    assert "3 of 5 sampled exposures fit their own blurry frame best" in notes
+    assert "img_003 one before it, img_002 one after it" in notes
+
+
+def test_frames_of_one_number_are_refused_before_they_are_copied(root, folder):
+    for kind in ("blur", "sharp"):
+        (folder / kind / "img_003.png").rename(folder / kind / "other_002.png")
+    refused(root, r"frames numbered \[2\] exist under several names")
+
+
+def test_what_is_accepted_is_written_and_prepared(root, folder, capsys):
+    """The sharp frames are stated 4 ticks late; the user knows better, and says so."""
+    restate(folder, lambda t0, t1, t_sharp: (t0, t1, t_sharp + 4))
+    shutil.copytree(folder, root / "in/train/a")
+    spikes = write_recorded(root / "in/val/b", seed=1)
+    shutil.copy(folder / "spike.yaml", root / "in/val/b")
+    write_spikes(root / "in/val/b/spike.dat", spikes, SpikeGeometry(*SPIKE_SIZE))
+    config = write_config(root, root / "ours")
+    assert prepare(config, "folders", root / "in") == 1
+    assert '--accept "REASON"' in capsys.readouterr().err
+    assert not (root / "ours/train/a").exists()
+    assert prepare(config, "folders", root / "in", "--accept", "measured by hand") == 0
+    assert "content: accepted: measured by hand" in capsys.readouterr().out

@@ -1,11 +1,13 @@
 """GOPRO_Large_all with and without its pairs: windows, offsets, the released files as the truth."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from src.data.description import read_description
+from src.data.errors import DataSetError
 from src.data.exposures import read_alignment, read_exposures
 from src.data.frames import read_image
 from src.data.simulation.blur import blur_window, synthesize_blur
@@ -44,7 +46,7 @@ def sequences(made):
 
 
 def test_the_instant_of_every_sharp_frame_is_the_stated_tick(made):
-    """The proof: the TFP image that fits best lies within half a tick, for every kind of clip."""
+    """The TFP image that fits best lies within half a tick, for every kind of clip."""
     kinds = set()
     for clip, folder in sequences(made).items():
         for index, error in tick_errors(folder, width=15).items():
@@ -53,7 +55,7 @@ def test_the_instant_of_every_sharp_frame_is_the_stated_tick(made):
     assert kinds == {(7, 0), (7, 1), (11, 3), (13, 0), (11, 5)}
 
 
-def test_the_proof_sees_a_shift_of_one_source_frame(made, tmp_path):
+def test_the_measurement_sees_a_shift_of_one_source_frame(made, tmp_path):
     folder = shutil.copytree(sequences(made)[GOPRO_CLIPS[0]], tmp_path / "shifted")
     path = folder / "spike" / "spike.dat"
     tick_bytes = read_sidecar(path).geometry.tick_bytes
@@ -120,9 +122,9 @@ def test_a_second_run_makes_nothing(made, capsys):
     before = {path: path.stat().st_mtime_ns for path in (made / "ours").rglob("*")}
     capsys.readouterr()
     assert prepare(made / "ours.yaml", "gopro", made / "down/GOPRO_Large_all") == 0
-    told = capsys.readouterr().out
-    assert "5 sequences were there already" in told
-    assert "val/GOPR0384_11_05: frame 000000 dropped: its exposure begins 5 source fr" in told
+    printed = capsys.readouterr().out
+    assert "5 sequences were there already" in printed
+    assert "val/GOPR0384_11_05: frame 000000 dropped: its exposure begins 5 source fr" in printed
     assert {path: path.stat().st_mtime_ns for path in (made / "ours").rglob("*")} == before
 
 
@@ -148,8 +150,8 @@ def test_a_wrong_name_gives_way_to_the_pixels(small, capsys):
         folder = small / "down" / part / "train"
         (folder / "GOPR0374_11_03").rename(folder / "GOPR0374_11_00")
     assert prepare(small / "ours.yaml", "gopro", small / "down") == 0
-    told = capsys.readouterr().out
-    assert "GOPR0374_11_00: offset 3 found by its pixels, its name says 0" in told
+    printed = capsys.readouterr().out
+    assert "GOPR0374_11_00: offset 3 found by its pixels, its name says 0" in printed
     assert read_description(small / "ours").offsets == (("train/GOPR0374_11_00", 3),)
     folder = small / "ours/train/GOPR0374_11_00"
     assert max(map(abs, tick_errors(folder, width=15).values())) <= 0.5
@@ -161,7 +163,7 @@ def test_the_folder_can_be_named_from_inside(small, monkeypatch):
     assert "with the pairs" in read_description(small / "ours").source
 
 
-def test_without_pairs_blur_is_computed_and_the_name_believed(tmp_path, caplog):
+def test_without_pairs_blur_is_computed_and_the_name_decides(tmp_path, caplog):
     write_gopro(tmp_path / "down", SMALL_GOPRO, pairs=False)
     config = write_config(tmp_path, tmp_path / "ours")
     with caplog.at_level("INFO"):
@@ -202,7 +204,7 @@ def test_linear_light_goes_with_gamma(small):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--stride", 3), "--stride: the names of GoPro's sequences say it"),
+        (("--stride", 3), "--stride 3 does not apply: the names of GoPro's sequences say it"),
         (("--threshold", 0.5), "1 or more is needed"),
         (("--threshold", -1), "--threshold -1.0: a number above 0"),
         (("--interpolator", "none", "--ticks_per_frame", 8), "need light between the frames"),
@@ -223,11 +225,10 @@ def test_a_folder_without_clips(tmp_path, capsys):
 
 
 def test_names_and_windows_by_hand():
-    name = parse_name("GOPR0384_11_05")
-    assert (name.averaged, name.offset) == (11, 5)
+    assert parse_name(Path("down/GOPR0384_11_05")) == (11, 5)
     for wrong in ("GOPR0384_11", "GOPR0384_10_00", "seq_000"):
-        with pytest.raises(ValueError, match=wrong):
-            parse_name(wrong)
+        with pytest.raises(DataSetError, match=wrong):
+            parse_name(Path("down") / wrong)
     windows, notes = exposures_of(36, 11, 5, 8)
     assert [(w.index, w.start_tick, w.stop_tick, w.sharp_tick) for w in windows] == [
         (1, 48, 136, 88),

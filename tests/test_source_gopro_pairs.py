@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from src.data.frames import read_image
-from src.prepare.sources.gopro import find_offset, read_pairs
-from src.prepare.sources.video import open_folder
+from src.prepare.sources.gopro import find_offset
+from src.prepare.sources.plan import find_pairs
+from src.prepare.sources.video import open_frames
 from tests.source_cases import (
     SMALL_GOPRO,
     Drift,
@@ -31,8 +32,9 @@ def test_equal_source_frames_leave_the_name_to_decide(tmp_path):
     write_gopro(tmp_path / "down", SMALL_GOPRO)
     folder = tmp_path / "down/GOPRO_Large_all/train/GOPR0374_11_03"
     shutil.copy(folder / "000014.png", folder / "000013.png")
-    released = read_pairs(tmp_path / "down/GOPRO_Large/train/GOPR0374_11_03", "blur")
-    found = {hint: find_offset(released, open_folder(folder), 11, hint) for hint in (3, 4, 5)}
+    pairs = find_pairs(tmp_path / "down/GOPRO_Large/train/GOPR0374_11_03")
+    released = next(iter(pairs.values()))[1]
+    found = {hint: find_offset(released, open_frames(folder), 11, hint) for hint in (3, 4, 5)}
     assert found == {3: 3, 4: 4, 5: 4}
 
 
@@ -41,9 +43,11 @@ def test_pairs_of_another_recording_are_refused(small, capsys):
         folder = small / "down/GOPRO_Large" / clip.split / clip.name
         write_released(folder / "sharp" / "000001.png", Drift(99).at(0))
     assert prepare(small / "ours.yaml", "gopro", small / "down") == 1
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for clip in SMALL_GOPRO:  # all clips are listed
-        assert f"{clip.name}: sharp/000001.png equals none of the first {(clip.n + 1) // 2}" in told
+        assert (
+            f"{clip.name}: sharp/000001.png equals none of the first {(clip.n + 1) // 2}" in printed
+        )
     assert not (small / "ours").exists()
 
 
@@ -57,11 +61,11 @@ def test_a_released_frame_that_differs_is_named(small, kind, levels, is_accepted
     status = prepare(small / "ours.yaml", "gopro", small / "down")
     assert status == (0 if is_accepted else 1)
     if not is_accepted:
-        told = capsys.readouterr().err
-        assert f"{kind}/000003.png: differs from" in told
-        assert "by 2.00 grey levels" in told
-        assert "frame 000002 of ours" in told
-        assert "1 of 2 sequences were made and are kept" in told
+        printed = capsys.readouterr().err
+        assert f"{kind}/000003.png: differs from" in printed
+        assert "by 2.00 grey levels" in printed
+        assert "frame 000002 of ours" in printed
+        assert "1 of 2 sequences were made and are kept" in printed
         assert not (small / "ours/train/GOPR0374_11_03").exists()
 
 
@@ -70,20 +74,20 @@ def test_a_missing_pair_is_found_by_what_follows(small, capsys):
     for kind in ("blur", "sharp"):
         (folder / kind / "000002.png").unlink()
     assert prepare(small / "ours.yaml", "gopro", small / "down") == 1
-    told = capsys.readouterr().err
-    assert "000003.png: differs from" in told
-    assert "after 1 comes 3" in told
+    printed = capsys.readouterr().err
+    assert "000003.png: differs from" in printed
+    assert "after 1 comes 3" in printed
 
 
 def test_blur_without_sharp_is_named(small, capsys):
     (small / "down/GOPRO_Large/train/GOPR0374_11_03/sharp/000002.png").unlink()
     assert prepare(small / "ours.yaml", "gopro", small / "down") == 1
-    assert "1 frames are not in both blur and sharp: 000002" in capsys.readouterr().err
+    assert "1 without a sharp frame of that name: 000002" in capsys.readouterr().err
 
 
 def test_pairs_whose_exposure_leaves_the_clip_are_dropped_by_name(tmp_path, capsys):
     clips = (SMALL_GOPRO[0], GoproClip("test", "GOPR0385_07_00", 16, pairs=3))
     write_gopro(tmp_path / "down", clips)
     assert prepare(write_config(tmp_path, tmp_path / "ours"), "gopro", tmp_path / "down") == 0
-    told = capsys.readouterr().out
-    assert "val/GOPR0385_07_00: frame 000002 dropped: its exposure ends after the source" in told
+    printed = capsys.readouterr().out
+    assert "val/GOPR0385_07_00: frame 000002 dropped: its exposure ends after the source" in printed

@@ -7,7 +7,6 @@ from src.data.errors import DataSetError
 from src.data.frames import write_png
 from src.data.spikes.find import contradiction
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_spikes
-from src.prepare.sources.command_line import SOURCES
 from src.prepare.sources.plan import (
     GOPRO_FRAMES,
     GOPRO_PAIRS,
@@ -17,11 +16,12 @@ from src.prepare.sources.plan import (
     SourceOptions,
     recognise,
 )
+from src.prepare.sources.run import SOURCES
 from tests.data_cases import moving_texture
-from tests.spike_source_cases import SPIKE_SIZE, write_gopro_clip, write_recorded, write_stated
+from tests.spike_source_cases import write_gopro_clip, write_recorded
 
 
-def told(source, root, **options):
+def problems_of(source, root, **options):
     with pytest.raises(DataSetError) as caught:
         SOURCES[source](SourceOptions(root, **options))
     return caught.value.problems
@@ -71,7 +71,7 @@ def test_what_a_folder_looks_like_by_hand(tmp_path, paths, found):
 
 @pytest.mark.parametrize("source", ["x4k1000fps", "folders"])
 def test_pairs_of_gopro_are_not_another_data_set(gopro, source):
-    (problem,) = told(source, gopro / "GOPRO_Large")
+    (problem,) = problems_of(source, gopro / "GOPRO_Large")
     assert problem.startswith("this is not ")
     assert "looks like GOPRO_Large (blurry and sharp frames" in problem
     assert "--source gopro" in problem
@@ -79,7 +79,7 @@ def test_pairs_of_gopro_are_not_another_data_set(gopro, source):
 
 def test_pairs_alone_are_not_all_frames(gopro):
     (gopro / "GOPRO_Large_all").rename(gopro / "elsewhere")
-    (problem,) = told("gopro", gopro / "GOPRO_Large")
+    (problem,) = problems_of("gopro", gopro / "GOPRO_Large")
     assert "this is not GOPRO_Large_all; it looks like GOPRO_Large (blurry" in problem
 
 
@@ -87,50 +87,37 @@ def test_pairs_alone_are_not_all_frames(gopro):
 def test_spikes_of_gopro_are_not_another_data_set(gopro, source):
     for name in ("GOPRO_Large", "GOPRO_Large_all"):
         (gopro / name).rename(gopro / f"{name} elsewhere")
-    (problem,) = told(source, gopro / "GOPRO_Large_spike_seq")
+    (problem,) = problems_of(source, gopro / "GOPRO_Large_spike_seq")
     assert "use --source spk_gopro" in problem
 
 
 def test_frames_of_gopro_are_not_x4k(gopro):
-    (problem,) = told("x4k1000fps", gopro / "GOPRO_Large_all")
+    (problem,) = problems_of("x4k1000fps", gopro / "GOPRO_Large_all")
     assert problem.endswith("use --source gopro")
 
 
 @pytest.mark.parametrize("source", ["gopro", "folders"])
 def test_x4k_is_not_another_data_set(x4k, source):
-    (problem,) = told(source, x4k)
+    (problem,) = problems_of(source, x4k)
     assert problem.endswith("looks like X4K1000FPS: use --source x4k1000fps")
 
 
 @pytest.mark.parametrize("source", ["gopro", "x4k1000fps"])
 def test_own_recordings_are_not_another_data_set(tmp_path, source):
     write_recorded(tmp_path / "train" / "a")
-    (problem,) = told(source, tmp_path)
+    (problem,) = problems_of(source, tmp_path)
     assert problem.endswith("use --source folders")
 
 
 @pytest.mark.parametrize("source", ["gopro", "x4k1000fps"])
 def test_options_of_arrays_are_refused(source, gopro):
-    problems = told(source, gopro, axes="THW", key="spk", columns="xytp")
+    problems = problems_of(source, gopro, axes="THW", key="spk", columns="xytp")
     assert [line.split()[0] for line in problems] == ["--axes", "--key", "--columns"]
 
 
-def test_the_order_of_axes_that_fits_is_named(tmp_path):
-    folder = tmp_path / "train" / "a"
-    spikes = write_recorded(folder)
-    write_stated(folder / "spike.yaml")
-    np.save(folder / "spike.npy", spikes)
-    (problem,) = told("folders", tmp_path, axes="HWT")
-    size = f"{len(spikes)}x{SPIKE_SIZE[0]}x{SPIKE_SIZE[1]}"
-    assert f"--axes HWT does not fit: the array is {size}" in problem
-    assert problem.endswith("--axes THW does")
-    np.save(folder / "spike.npy", spikes[:, :, :40])
-    assert "no order does; correct the size" in told("folders", tmp_path, axes="HWT")[0]
-
-
-def test_a_size_that_is_stated_wrongly_is_told_once(gopro):
+def test_a_size_that_is_stated_wrongly_is_named_once(gopro):
     (gopro / "GOPRO_Large_spike_seq" / "config.yaml").write_text("spike_h: 48\nspike_w: 32\n")
-    (problem,) = told("spk_gopro", gopro)
+    (problem,) = problems_of("spk_gopro", gopro)
     assert "config.yaml: says height 48 and width 32" in problem
     assert "correct it to 32 and 48" in problem
     assert "python scripts/inspect_spikes.py /" in problem

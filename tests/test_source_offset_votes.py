@@ -13,7 +13,6 @@ from src.prepare.sources import spk_gopro
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro_offset import (
     FoundFrame,
-    MeasuredOffset,
     judge_shifts,
     measure_offset,
     offset_of,
@@ -27,7 +26,7 @@ from tests.spike_source_cases import write_gopro_clip
 def frames(*shifts, errors=None):
     errors = [0.5] * len(shifts) if errors is None else errors
     return [
-        FoundFrame(Path(f"{k}.png"), 100 - 8 * shift, True, error, shift)
+        FoundFrame(Path(f"{k}.png"), 100 - 8 * shift, error, shift)
         for k, (shift, error) in enumerate(zip(shifts, errors, strict=True))
     ]
 
@@ -58,25 +57,19 @@ def test_the_surer_frames_decide():
 
 
 def measured(*shifts, error=1.0, highest=5):
-    """Return what a sequence shows whose frames 1, 2, ... are found at these shifts."""
+    """Return the offset of a sequence whose frames 1, 2, ... are found at these shifts."""
     found = [
-        FoundFrame(Path(f"{k}.png"), 8 * 11 * k + 40 - 8 * shift, True, error, shift)
+        FoundFrame(Path(f"{k}.png"), 8 * 11 * k + 40 - 8 * shift, error, shift)
         for k, shift in enumerate(shifts, start=1)
     ]
     stream = SimpleNamespace(path_at=lambda tick: Path(f"{tick:.0f}.dat"))
     return offset_of(stream, found, 11, highest)
 
 
-def test_outvoted_frames_are_listed():
-    found = measured(2.0, 2.02, 2.26, 1.98)  # 2.08 ticks off, and rounds to 2 like the others
-    assert (found.offset, [frame.sharp.name for frame in found.outliers]) == (2, ["3.png"])
-    assert found.deviation_ticks == pytest.approx(2.08)
-    assert measured().offset is None
-
-
 @pytest.mark.parametrize("shift", [-1.0, 6.0])
 def test_an_offset_that_cannot_be_is_refused(shift):
-    assert measured(5.0, 5.0, 5.0).offset == 5
+    assert measured(2.0, 2.02, 2.26, 1.98) == 2  # 2.08 ticks off, and rounds to 2 like the others
+    assert measured(5.0, 5.0, 5.0) == 5
     with pytest.raises(BadFileError, match="fit no offset of 0 to 5 source frames"):
         measured(shift, shift, shift)
 
@@ -104,10 +97,10 @@ def test_spikes_that_show_nothing_are_named_by_their_part(tmp_path):
     sharp = []
     for k, image in enumerate(moving_texture(3, (64, 96), 0)):
         write_png(tmp_path / f"{k}.png", image)
-        sharp.append((k, tmp_path / f"{k}.png"))
-    with pytest.raises(BadFileError, match=r"1\.dat: .*inspect_spikes\.py .*1\.dat --ref") as told:
+        sharp.append(tmp_path / f"{k}.png")
+    message = r"1\.dat: .*read as 32x48, bit_order little.*inspect_spikes\.py .*1\.dat --ref"
+    with pytest.raises(BadFileError, match=message):
         measure_offset(SpikeParts(paths, geometry), sharp, 11, 0)
-    assert "read as 32x48, bit_order little" in str(told.value)
 
 
 def test_frames_of_low_contrast_may_show_nothing(tmp_path):
@@ -118,22 +111,19 @@ def test_frames_of_low_contrast_may_show_nothing(tmp_path):
     (texture,) = moving_texture(1, (64, 96), 0)  # grey at half the size has 0.6 of its contrast
     faint = (128 + (texture - texture.mean()) * (0.06 * 255 / texture.std())).astype(np.uint8)
     write_png(tmp_path / "0.png", faint)
-    (found,) = measure_offset(stream, [(1, tmp_path / "0.png")], 11, 0).frames
-    assert not found.is_decisive
-    assert other_order(stream, found) is None
+    path = tmp_path / "0.png"
+    assert measure_offset(stream, [path, path], 11, 0) == (None, [])
+    assert other_order(stream, FoundFrame(path, 128, 1.0, 0.0)) is None
 
 
 def test_outvoted_frames_are_noted(tmp_path, monkeypatch):
     write_gopro_clip(tmp_path, "GOPR0384_11_00")
     sharp = sorted((tmp_path / "GOPRO_Large/train/GOPR0384_11_00/sharp").iterdir())
     found = [
-        FoundFrame(path, 88 * k + 40 - 8 * shift, True, error, shift)
-        for k, path, shift, error in zip(
-            (1, 2, 3), sharp[1:], (0.0, 0.02, 0.55), (0.4, 0.1, 1.0), strict=True
-        )
+        FoundFrame(sharp[k], 88 * k + 40 - 8 * shift, error, shift)
+        for k, shift, error in ((1, 0.0, 0.4), (2, 0.02, 0.1), (3, 0.55, 1.0))
     ]
-    measured = MeasuredOffset(0, tuple(found))
-    monkeypatch.setattr(spk_gopro, "measure_offset", lambda *_: measured)
+    monkeypatch.setattr(spk_gopro, "measure_offset", lambda *_: (0, found))
     (note,) = [note for note in spk_gopro.plan(SourceOptions(tmp_path)).notes if "tick" in note]
     assert "its spikes show 000004.png at tick 299.6, 4.4 ticks from where the other" in note
     assert "(uncertain by 1.0)" in note

@@ -7,15 +7,15 @@ import pytest
 
 from src.data.exposures import read_exposures
 from src.data.frames import read_image
+from src.data.simulation.blur import BlurAccumulator
 from src.data.simulation.simulator import BT601, SpikeSimulator
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 from src.prepare.sources import simulate
 from src.prepare.sources.simulate import (
     Cameras,
-    SimulatedSequence,
-    abutting_exposures,
+    Simulation,
     frame_weights,
-    overlapping_exposures,
+    regular_exposures,
     sequence_seed,
 )
 from tests.source_cases import Drift
@@ -57,7 +57,7 @@ def plan_of(count, exposures, num_ticks=None, frames=None, **changes):
     cameras = dataclasses.replace(CAMERAS, **changes)
     ticks = count * cameras.ticks_per_frame if num_ticks is None else num_ticks
     frames = Frames(frames_of(count) if frames is None else frames, count)
-    return SimulatedSequence("train/a", frames, tuple(exposures), ticks, cameras)
+    return Simulation("train/a", frames, exposures, ticks, cameras)
 
 
 def run(plan, folder):
@@ -95,28 +95,28 @@ def twin(plan):
     height, width = plan.spike_size
     light = np.stack([at(q, power) @ BT601 for q in range(plan.num_ticks)])
     light = light.reshape(-1, height, c.downscale, width, c.downscale).mean(axis=(2, 4))
-    seed = sequence_seed(c.seed, plan.place)
+    seed = sequence_seed(c.seed, plan.where)
     sensor = SpikeSimulator(height, width, seed=seed, threshold=c.threshold)
     return sensor.expose(np.clip(light, 0, 1)), blurry, sharp
 
 
 PLANS = {
-    "abutting, cross-fades": (30, {}, lambda: abutting_exposures(30, 7, 8)),
+    "abutting, cross-fades": (30, {}, lambda: regular_exposures(30, 7, 7, 8)),
     "abutting, gamma, linear light": (
         *(24, {"blur_kind": "blur_gamma", "transfer": "linear", "threshold": 1.0}),
-        lambda: abutting_exposures(24, 11, 8),
+        lambda: regular_exposures(24, 11, 11, 8),
     ),
-    "overlapping ticks": (20, {"ticks_per_frame": 4}, lambda: overlapping_exposures(77, 33, 15)),
+    "overlapping ticks": (20, {"ticks_per_frame": 4}, lambda: regular_exposures(77, 33, 15, 1)),
     "overlapping ticks, gamma": (
         *(20, {"ticks_per_frame": 4, "blur_kind": "blur_gamma"}),
-        lambda: overlapping_exposures(77, 33, 15),
+        lambda: regular_exposures(77, 33, 15, 1),
     ),
     "overlapping frames": (
         *(25, {"ticks_per_frame": 1, "interpolator": "none"}),
-        lambda: overlapping_exposures(25, 9, 2),
+        lambda: regular_exposures(25, 9, 2, 1),
     ),
-    "gaps between exposures": (30, {}, lambda: abutting_exposures(30, 5, 8, stride=9)),
-    "one frame averaged, downscale 1": (6, {"downscale": 1}, lambda: abutting_exposures(6, 1, 8)),
+    "gaps between exposures": (30, {}, lambda: regular_exposures(30, 5, 9, 8)),
+    "one frame averaged, downscale 1": (6, {"downscale": 1}, lambda: regular_exposures(6, 1, 1, 8)),
 }
 
 
@@ -147,7 +147,7 @@ def test_a_frame_stands_exactly_at_its_tick(tmp_path, monkeypatch):
 
     monkeypatch.setattr(SpikeSimulator, "expose", expose)
     black, white = np.zeros((*SIZE, 3), np.uint8), np.full((*SIZE, 3), 255, np.uint8)
-    run(plan_of(3, abutting_exposures(3, 1, 8), frames=[black, white, black]), tmp_path / "a")
+    run(plan_of(3, regular_exposures(3, 1, 1, 8), frames=[black, white, black]), tmp_path / "a")
     light = np.concatenate(seen)[:, 0, 0]
     ramp = np.arange(8) / 8
     assert np.allclose(light, [*ramp, *(1 - ramp), *np.zeros(8)], atol=1e-6)
@@ -155,18 +155,25 @@ def test_a_frame_stands_exactly_at_its_tick(tmp_path, monkeypatch):
 
 
 def test_no_more_sums_are_held_than_exposures_overlap(tmp_path, monkeypatch):
-    most = []
-    original = simulate.BlurCamera.show
+    held = []
 
-    def show(self, frame):
-        original(self, frame)
-        most.append(sum(picture._sum is not None for picture in self._open))
+    class Counted(BlurAccumulator):
+        living = 0
 
-    monkeypatch.setattr(simulate.BlurCamera, "show", show)
-    plan = plan_of(60, overlapping_exposures(60, 17, 4), ticks_per_frame=1, interpolator="none")
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            Counted.living += 1
+            held.append(Counted.living)
+
+        def mean(self):
+            Counted.living -= 1
+            return super().mean()
+
+    monkeypatch.setattr(simulate, "BlurAccumulator", Counted)
+    plan = plan_of(60, regular_exposures(60, 17, 4, 1), ticks_per_frame=1, interpolator="none")
     run(plan, tmp_path / "a")
-    assert len(most) == 60
-    assert 4 <= max(most) <= 5
+    assert len(held) == len(plan.exposures) == 11
+    assert 4 <= max(held) <= 5
 
 
 def test_weights_by_hand():
@@ -179,28 +186,24 @@ def test_weights_by_hand():
 
 
 def test_exposures_by_hand():
-    ticks = [(w.start_tick, w.stop_tick, w.sharp_tick) for w in abutting_exposures(33, 11, 8)]
+    ticks = [(w.start_tick, w.stop_tick, w.sharp_tick) for w in regular_exposures(33, 11, 11, 8)]
     assert ticks == [(0, 88, 40), (88, 176, 128), (176, 264, 216)]
-    ticks = [(w.start_tick, w.stop_tick, w.sharp_tick) for w in overlapping_exposures(257, 65, 15)]
+    ticks = [(w.start_tick, w.stop_tick, w.sharp_tick) for w in regular_exposures(257, 65, 15, 1)]
     assert ticks[:2] == [(0, 65, 32), (15, 80, 47)]
     assert ticks[-1] == (180, 245, 212)
-    with pytest.raises(ValueError, match="an odd number has a middle one"):
-        abutting_exposures(30, 8, 8)
-    with pytest.raises(ValueError, match="an odd number has a middle one"):
-        overlapping_exposures(257, 64, 15)
 
 
 def test_the_seed_is_that_of_the_sequence(tmp_path):
-    plan = plan_of(8, abutting_exposures(8, 7, 8))
+    plan = plan_of(8, regular_exposures(8, 7, 7, 8))
     first = run(plan, tmp_path / "a")[0]
     assert np.array_equal(run(plan, tmp_path / "b")[0], first)
-    other = dataclasses.replace(plan, place="train/other")
+    other = dataclasses.replace(plan, where="train/other")
     assert not np.array_equal(run(other, tmp_path / "c")[0], first)
     assert sequence_seed(0, "train/a") != sequence_seed(1, "train/a")
 
 
 def test_exposures_are_written_with_the_instant_of_the_sharp_frame(tmp_path):
-    run(plan_of(15, abutting_exposures(15, 7, 8)), tmp_path / "clip")
+    run(plan_of(15, regular_exposures(15, 7, 7, 8)), tmp_path / "clip")
     assert (tmp_path / "clip/exposures.csv").read_text().splitlines()[0] == (
         "frame_idx,t0[s],t1[s],t_sharp[s]"
     )
@@ -211,4 +214,4 @@ def test_exposures_are_written_with_the_instant_of_the_sharp_frame(tmp_path):
 @pytest.mark.parametrize("count", [13, 15])
 def test_another_number_of_frames_than_planned(tmp_path, count):
     with pytest.raises(ValueError, match=rf"{count} frames, 14 were planned"):
-        run(plan_of(14, abutting_exposures(14, 7, 8), frames=frames_of(count)), tmp_path / "a")
+        run(plan_of(14, regular_exposures(14, 7, 7, 8), frames=frames_of(count)), tmp_path / "a")

@@ -11,7 +11,7 @@ from src.data.exposures import read_exposures
 from src.data.frames import list_frames, read_image, write_png
 from src.data.scanning import scan_sequence
 from src.data.spikes.matching import best_tfp_centre, grey_at_spike_size
-from src.data.spikes.spike_dat import SpikeParts
+from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeParts, write_spikes
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro import plan
 from tests.data_cases import settings_of
@@ -24,13 +24,12 @@ from tests.spike_source_cases import (
 
 
 def prepare(root, output, **options):
-    """Plan and write all clips; return the plan and the notes of the jobs."""
+    """Plan and write all sequences; return the plan and their notes."""
     planned = plan(SourceOptions(root, **options))
     notes = []
-    for job in planned.sequences:
-        folder = output / job.split / job.name
-        folder.mkdir(parents=True)
-        notes += pickle.loads(pickle.dumps(job)).write(folder)
+    for sequence in planned.sequences:
+        (output / sequence.where).mkdir(parents=True)
+        notes += pickle.loads(pickle.dumps(sequence)).write(output / sequence.where)
     write_description(output, planned.description)
     return planned, notes
 
@@ -59,7 +58,7 @@ def test_every_frame_lies_at_its_tick(tmp_path, n, zz, whole):
 
 @pytest.mark.parametrize(("n", "zz"), [(7, 1), (11, 5), (13, 0)])
 def test_the_published_cut_is_off_by_the_offset(tmp_path, n, zz):
-    """What a user gets who takes the files as they are: the fault that this source mends."""
+    """What a user gets who takes the files as they are: the fault that this source corrects."""
     write_gopro_clip(tmp_path, f"GOPR0384_{n}_0{zz}".replace("_7_", "_07_"))
     (clip,) = (tmp_path / "GOPRO_Large" / "train").iterdir()
     files = list_frames(tmp_path / "GOPRO_Large_spike_seq/train" / clip.name / "spike", [".dat"])
@@ -120,6 +119,18 @@ def test_f34_a_stream_that_begins_elsewhere_is_refused(tmp_path, late):
         plan(SourceOptions(tmp_path))
 
 
+def test_bits_that_are_stored_in_another_order_become_ours(tmp_path):
+    write_gopro_clip(tmp_path / "in", "GOPR0384_11_00")
+    folder = tmp_path / "in/GOPRO_Large_spike_seq/train/GOPR0384_11_00/spike"
+    (folder / "spike.yaml").write_text("height: 32\nwidth: 48\nbit_order: big\nflip_rows: false\n")
+    for path in folder.glob("*.dat"):
+        spikes = SpikeFile(path, GEOMETRY).read(0, 88)
+        write_spikes(path, spikes, SpikeGeometry(32, 48, "big", flip_rows=False))
+    prepare(tmp_path / "in", tmp_path / "out")
+    found = deviations(tmp_path / "out/train/GOPR0384_11_00")
+    assert max(map(abs, found.values())) <= 0.5
+
+
 @pytest.mark.parametrize("change", ["bit_order: big", "flip_rows: false"])
 def test_f35_bits_that_are_read_in_the_wrong_order(tmp_path, change):
     """The wrong bit order still looks like a picture; the frame fits the right one better."""
@@ -149,7 +160,7 @@ def test_source_frames_and_spikes_must_agree(tmp_path):
 def test_a_still_clip_is_taken_by_its_name_and_says_so(tmp_path):
     write_gopro_clip(tmp_path, "GOPR0384_11_02", still=True)
     planned = plan(SourceOptions(tmp_path))
-    assert planned.sequences[0].offset == 2
+    assert planned.sequences[0].identity["offset"] == 2
     assert "too still for its spikes to show the offset; 2 is taken from its name" in str(
         planned.notes
     )
@@ -161,7 +172,7 @@ def rename_spikes(root, clip):
         path.rename(folder / f"{700 + number:06d}.dat")
 
 
-def test_other_names_are_joined_by_order_where_the_data_prove_it(tmp_path):
+def test_other_names_are_joined_by_order_where_the_data_confirm_it(tmp_path):
     write_gopro_clip(tmp_path / "in", "GOPR0384_11_01")
     rename_spikes(tmp_path / "in", "GOPR0384_11_01")
     prepare(tmp_path / "in", tmp_path / "out")
@@ -178,13 +189,13 @@ def test_other_names_of_a_still_clip_are_refused(tmp_path):
 
 def test_identity_changes_with_what_the_output_depends_on(tmp_path):
     write_gopro_clip(tmp_path, "GOPR0384_11_01", whole=True)
-    (job,) = plan(SourceOptions(tmp_path)).sequences
-    assert dict(job.identity) == dict(plan(SourceOptions(tmp_path)).sequences[0].identity)
-    assert job.identity["spikes"] == "stream of the clip"
-    assert job.num_exposures == 3
-    assert job.seconds == pytest.approx(44 / 240)
+    (sequence,) = plan(SourceOptions(tmp_path)).sequences
+    assert sequence.identity == plan(SourceOptions(tmp_path)).sequences[0].identity
+    assert sequence.identity["spikes"] == "stream of the clip"
+    assert sequence.num_exposures == 3
+    assert sequence.seconds == pytest.approx(44 / 240)
     (gamma,) = plan(SourceOptions(tmp_path, blur_kind="blur_gamma")).sequences
-    assert gamma.identity != job.identity
+    assert gamma.identity != sequence.identity
     (tmp_path / "Spike_GOPRO_Large_all").rename(tmp_path / "elsewhere")
     (parts,) = plan(SourceOptions(tmp_path)).sequences
     assert parts.identity["spikes"] == "one file per frame"
@@ -194,11 +205,11 @@ def test_identity_changes_with_what_the_output_depends_on(tmp_path):
 def test_f35_a_stream_that_never_or_always_fires(tmp_path, byte):
     write_gopro_clip(tmp_path, "GOPR0384_11_00", per_frame=False, whole=True)
     path = tmp_path / "Spike_GOPRO_Large_all" / "train" / "GOPR0384_11_00" / "spike.dat"
-    (job,) = plan(SourceOptions(tmp_path)).sequences
+    (sequence,) = plan(SourceOptions(tmp_path)).sequences
     path.write_bytes(bytes([byte]) * path.stat().st_size)
     message = r"spike\.dat: has (no spike at all|nothing but spikes) in \d+ ticks"
     with pytest.raises(DataSetError, match=message):
         plan(SourceOptions(tmp_path))
     with pytest.raises(BadFileError, match=message):  # damaged after it was planned
-        job.write(tmp_path / "out")
+        sequence.write(tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.dat"))

@@ -9,7 +9,7 @@ from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeParts, writ
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro import plan
 from tests.spike_cases import random_spikes
-from tests.spike_source_cases import GEOMETRY, write_gopro_clip
+from tests.spike_source_cases import SPIKE_SIZE, write_gopro_clip
 
 CLIP = "GOPR0384_11_00"
 PAIRS, PARTS = "GOPRO_Large", "GOPRO_Large_spike_seq"
@@ -75,15 +75,15 @@ def test_f35_the_size_of_another_sensor(root):
     config.write_text("spike_h: 64\nspike_w: 96\n")
     refused(root, r"ticks of 64x96; 88 ticks are needed")
     config.unlink()
-    assert plan(SourceOptions(root)).sequences[0].geometry == GEOMETRY  # half of the frames
+    assert plan(SourceOptions(root)).sequences[0].spike_size == SPIKE_SIZE  # half of the frames
 
 
 def test_the_last_part_may_end_early_and_loses_its_frame(root, tmp_path):
     path = spikes(root) / "000004.dat"
     path.write_bytes(path.read_bytes()[: 192 * 81])
-    (job,) = plan(SourceOptions(root)).sequences
-    assert job.num_exposures == 3
-    notes = job.write(tmp_path / "out")
+    (sequence,) = plan(SourceOptions(root)).sequences
+    assert sequence.num_exposures == 3
+    notes = sequence.write(tmp_path / "out")
     assert notes == [
         f"train/{CLIP}: 000004 is left out: its exposure ends after tick 345, the end of the spikes"
     ]
@@ -107,7 +107,7 @@ def test_missing_folders_are_named(tmp_path):
 def test_a_blur_kind_that_was_not_downloaded(root):
     for path in frames(root, "blur_gamma").iterdir():
         path.unlink()
-    refused(root, r"no \.png in blur_gamma; --blur_kind", blur_kind="blur_gamma")
+    refused(root, r"no images \(\.png\) in blur_gamma; --blur_kind", blur_kind="blur_gamma")
 
 
 def test_names_that_say_nothing_or_cannot_be(root):
@@ -168,9 +168,9 @@ def test_f33_a_frame_that_is_cut_short_and_not_sampled(root, tmp_path, kind):
     """Frames 2 to 4 of 4 are compared with their spikes, the first never is."""
     path = frames(root, kind) / "000001.png"
     path.write_bytes(path.read_bytes()[:-200])
-    (job,) = plan(SourceOptions(root)).sequences
+    (sequence,) = plan(SourceOptions(root)).sequences
     with pytest.raises(DataSetError, match=rf"{kind}/000001\.png: empty, or its end is missing"):
-        job.write(tmp_path / "out")
+        sequence.write(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -186,8 +186,8 @@ def test_other_spikes_of_the_same_size_are_another_identity(root):
 
 def test_spikes_without_frames_are_named(root):
     shutil.copytree(spikes(root), root / PARTS / "test" / "GOPR0385_11_01" / "spike")
-    told = plan(SourceOptions(root)).notes
-    assert "not made, GOPRO_Large has no such sequence: test/GOPR0385_11_01" in told
+    notes = plan(SourceOptions(root)).notes
+    assert "not made, GOPRO_Large has no such sequence: test/GOPR0385_11_01" in notes
 
 
 def test_a_clip_of_one_frame_that_begins_too_early_is_no_short_file(tmp_path):

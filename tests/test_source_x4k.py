@@ -172,16 +172,16 @@ def test_faults_are_named(tmp_path, fault, capsys):
     write_png(down / "other.png", Drift(1, (48, 128)).at(0))
     change(down)
     assert prepare(write_config(tmp_path, tmp_path / "ours"), "x4k1000fps", down) == 1
-    told = capsys.readouterr().err
-    assert message.format(down=down).splitlines()[-1].strip() in told
+    printed = capsys.readouterr().err
+    assert message.format(down=down).splitlines()[-1].strip() in printed
     assert not (tmp_path / "ours/train/002__occ008.320").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--frames_averaged", 16), "--frames_averaged: exposures of 16 ticks: an odd number"),
-        (("--frames_averaged", 67), "65 ticks, one exposure needs 67"),
+        (("--frames_averaged", 16), "--frames_averaged 16: an odd number"),
+        (("--frames_averaged", 67), "65 ticks: too few for one exposure of 67"),
         (("--interpolator", "cubic"), None),
     ],
 )

@@ -138,7 +138,7 @@ def test_size_order_of_bits_and_flip_of_a_recording_are_found(number):
     assert alone.answer.startswith("250x400 (first spike camera, REDS sets); bit_order little")
     known = inspect_file(Question(path, reference=path.with_suffix(".png")))
     assert known.answer.endswith("bit_order little; flip_rows True")
-    wrong = inspect_file(Question(path, height=360, width=640))
+    wrong = inspect_file(Question(path, size=(360, 640)))
     assert not wrong.is_right
     assert "250x400 (first spike camera, REDS sets) would be right" in wrong.answer
 

@@ -2,7 +2,7 @@
 
 Three questions, each put to a sample of frames:
 
-- `check_bits`: are bits and rows in the order that is stated, and do the spikes show the sharp
+- `sample_bits`: are bits and rows in the order that is stated, and do the spikes show the sharp
   frames at all? The image of the spike rate over an exposure must correlate with its sharp frame,
   with the stated order more than with any other. A wrong order of bits still looks like a picture,
   so an eye does not see it; the correlation does.
@@ -56,7 +56,7 @@ ALLOWED_TICKS = 0.5
 DEVIATIONS = 3  # standard errors that a centre may be off by chance
 SPREAD_TO_DEVIATION = float(np.sqrt(np.pi / 2))  # from the mean absolute one of a normal variable
 # The error that a small picture states of its own centre is too small. So a fine offset needs the
-# spread over three frames; two prove one of more than so many ticks and that part of the exposure.
+# spread over three frames; two are enough for one above so many ticks and that part of the exposure
 FRAMES_FOR_FINE, FRAMES_FOR_COARSE = 3, 2
 COARSE_TICKS, COARSE_PART = 2.0, 0.05
 NEAR_WHOLE = 0.15  # part of an exposure or source frame by which an offset may miss a whole number
@@ -118,31 +118,23 @@ def check_sequence(
     """
     findings = check_pairs(where, frames)
     fits = sample_bits(frames)
-    wrong_order = check_bits(where, frames[0], fits)
-    if wrong_order:  # then a picture at another time means nothing
-        findings.problems.append(wrong_order)
+    better = better_bits(fits)
+    if better is not None:  # then a picture at another time means nothing
+        findings.problems.append(f"{where}: {_other_bits(better, frames[0], fits)}")
         return findings
-    other_threshold = check_threshold(where, fits, description)
-    findings.notes += [other_threshold] if other_threshold else []
+    other_threshold = _other_threshold(fits, description)
+    findings.notes += [f"{where}: {other_threshold}"] if other_threshold else []
     timing = check_timing(where, frames, ticks_per_second, description)
     findings.include(timing)
-    unlike = check_likeness(where, fits)
+    unlike = _unlike(fits)
     exposures = check_exposures(where, frames, num_bins, is_doubtful=unlike is not None)
     if timing.seen or timing.problems:  # to the tick, in most frames: that says more
         exposures.seen.clear()
         exposures.notes = [line for line in exposures.notes if TOO_STILL not in line]
     findings.include(exposures)
     if unlike and not (timing.problems or exposures.problems):  # a shifted window looks unlike, too
-        findings.problems.append(unlike)
+        findings.problems.append(f"{where}: {unlike}")
     return findings
-
-
-def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the correlation of two pictures; 0 where one of them is uniform."""
-    first = first - first.mean(dtype=np.float64)
-    second = second - second.mean(dtype=np.float64)
-    scale = np.sqrt(np.sum(first * first) * np.sum(second * second))
-    return float(np.sum(first * second) / scale) if scale > 0 else 0.0
 
 
 # ---------------------------------------------------------------- order of bits and rows
@@ -174,8 +166,7 @@ def sample_bits(frames: tuple[FrameRecord, ...]) -> list[BitFit]:
     frames = tuple(frame for frame in frames if frame.spikes.geometry is not None)
     fits = []
     for frame in (frames[i] for i in sample_places(len(frames), BIT_SAMPLES)):
-        geometry = frame.spikes.geometry
-        sharp = _sharp_grey(frame)
+        geometry, sharp = frame.spikes.geometry, _sharp_grey(frame)
         if sharp.std() < MIN_CONTRAST:
             continue
         spikes = _read(frame)
@@ -205,6 +196,14 @@ def bit_correlations(
     return found
 
 
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the correlation of two pictures; 0 where one of them is uniform."""
+    first = first - first.mean(dtype=np.float64)
+    second = second - second.mean(dtype=np.float64)
+    scale = np.sqrt(np.sum(first * first) * np.sum(second * second))
+    return float(np.sum(first * second) / scale) if scale > 0 else 0.0
+
+
 def better_bits(fits: list[BitFit]) -> SpikeGeometry | None:
     """Return the order that shows the sharp frames clearly better than the stated; None: none."""
     if not fits:
@@ -215,86 +214,66 @@ def better_bits(fits: list[BitFit]) -> SpikeGeometry | None:
     return best if is_clear else None
 
 
-def check_bits(where: str, frame: FrameRecord, fits: list[BitFit]) -> str | None:
-    """Say where another order of bits or rows fits better than the stated one, and what to write.
-
-    Args:
-        where: the sequence.
-        frame: one of its frames; the files that state the order lie beside its spikes.
-        fits: of `sample_bits`.
-    """
-    best = better_bits(fits)
-    if best is None:
-        return None
-    stated, average = fits[0].stated, _averages(fits)
-    lines = [f"'bit_order: {best.bit_order}'"] * (best.bit_order != stated.bit_order)
-    lines += [f"'flip_rows: {str(best.flip_rows).lower()}'"] * (best.flip_rows != stated.flip_rows)
-    return (
-        f"{where}: spikes read as {order_text(stated)} correlate {average[stated]:.3f} with the "
-        f"sharp frames, as {order_text(best)} {average[best]:.3f}; write {' and '.join(lines)} "
-        f"into {_stating_files(frame.spikes.path)}"
-    )
-
-
 def order_text(geometry: SpikeGeometry) -> str:
     """Return an order of bits and rows in words."""
     return f"bit_order {geometry.bit_order}, flip_rows {str(geometry.flip_rows).lower()}"
 
 
-def check_likeness(where: str, fits: list[BitFit]) -> str | None:
+def _other_bits(best: SpikeGeometry, frame: FrameRecord, fits: list[BitFit]) -> str:
+    """Say that another order fits better, and what to write into which file beside the spikes."""
+    stated, average, spikes = fits[0].stated, _averages(fits), frame.spikes.path
+    lines = [f"'bit_order: {best.bit_order}'"] * (best.bit_order != stated.bit_order)
+    lines += [f"'flip_rows: {str(best.flip_rows).lower()}'"] * (best.flip_rows != stated.flip_rows)
+    beside = [spikes.with_suffix(".yaml"), spikes.parent / SIDECAR_NAME]
+    files = [str(path) for path in beside if path.is_file()][:1]
+    root = spikes.parents[3] if len(spikes.parents) > 3 else spikes.parent
+    return (
+        f"spikes read as {order_text(stated)} correlate {average[stated]:.3f} with the sharp "
+        f"frames, as {order_text(best)} {average[best]:.3f}; write {' and '.join(lines)} into "
+        f"{' and '.join([*files, str(root / FILE_NAME)])}"
+    )
+
+
+def _unlike(fits: list[BitFit]) -> str | None:
     """Say where spikes do not look like their sharp frames, in whatever order they are read."""
-    if not fits:
-        return None
-    found = _averages(fits)[fits[0].stated]
+    found = _averages(fits)[fits[0].stated] if fits else 1.0
     if found < INVERTED:
         return (
-            f"{where}: the brighter the sharp frame, the fewer spikes (correlation {found:.2f}); "
-            "0 and 1 are exchanged, write the spikes again"
+            f"the brighter the sharp frame, the fewer spikes (correlation {found:.2f}); 0 and 1 "
+            "are exchanged, write the spikes again"
         )
     if found < UNLIKE:
         return (
-            f"{where}: the spikes do not look like the sharp frames in any order of bits and "
-            f"rows (correlation {found:.2f}); check their size and order with "
+            "the spikes do not look like the sharp frames in any order of bits and rows "
+            f"(correlation {found:.2f}); check their size and order with "
             "scripts/inspect_spikes.py, whether they belong to this sequence, and whether they "
             "show the same part of the scene"
         )
     return None
 
 
-def check_threshold(
-    where: str, fits: list[BitFit], description: DataDescription | None
-) -> str | None:
+def _other_threshold(fits: list[BitFit], description: DataDescription | None) -> str | None:
     """Say where the number of spikes fits another threshold than the stated one.
 
     In the mean a pixel fires light / threshold times per tick.
     """
-    if description is None or description.threshold is None or not fits:
-        return None
     rate = sum(fit.rate for fit in fits)
-    if description.transfer not in fits[0].light or rate == 0:
+    if rate == 0 or description is None or description.threshold is None:
+        return None
+    if description.transfer not in fits[0].light:
         return None
     found = sum(fit.light[description.transfer] for fit in fits) / rate
     if 1 / THRESHOLD_FACTOR < found / description.threshold < THRESHOLD_FACTOR:
         return None
     return (
-        f"{where}: as many spikes as a threshold of {found:.2g} gives, {FILE_NAME} says "
+        f"as many spikes as a threshold of {found:.2g} gives, {FILE_NAME} says "
         f"{description.threshold:g} with {description.transfer} light"
     )
 
 
 def _averages(fits: list[BitFit]) -> dict[SpikeGeometry, float]:
-    return {
-        order: float(np.mean([fit.correlations[order] for fit in fits]))
-        for order in fits[0].correlations
-    }
-
-
-def _stating_files(spikes: Path) -> str:
-    """Return the files that say how the bits of a file lie."""
-    beside = [spikes.with_suffix(".yaml"), spikes.parent / SIDECAR_NAME]
-    found = [str(path) for path in beside if path.is_file()][:1]
-    root = spikes.parents[3] if len(spikes.parents) > 3 else spikes.parent
-    return " and ".join([*found, str(root / FILE_NAME)])
+    orders = fits[0].correlations
+    return {order: float(np.mean([fit.correlations[order] for fit in fits])) for order in orders}
 
 
 # ---------------------------------------------------------------- the instant of the sharp frame
@@ -335,25 +314,15 @@ def check_timing(
     Raises:
         BadFileError: a file cannot be read.
     """
-    usable = [
-        i
-        for i, frame in enumerate(frames)
-        if frame.t_sharp is not None and frame.spikes.geometry is not None
-    ]
-    if not usable:
-        has_bits = bool(frames) and frames[0].spikes.geometry is not None
-        why = "no t_sharp in exposures.csv" if has_bits else "no spikes"
-        return Findings(notes=[f"{where}: {why}, so TFP centre against sharp frame is not checked"])
+    with_bits = [i for i, frame in enumerate(frames) if frame.spikes.geometry is not None]
+    usable = [i for i in with_bits if frames[i].t_sharp is not None]
     sampled = [usable[place] for place in sample_places(len(usable), TIMING_SAMPLES)]
-    ticks = max(frames[i].spikes.stop - frames[i].spikes.start for i in sampled)
     timings = measure_timings(frames, sampled, ticks_per_second)
     if not timings:
-        return Findings(
-            notes=[
-                f"{where}: too little moves in the sampled frames for their {ticks} ticks to show "
-                "when, so TFP centre against sharp is not provable"
-            ]
-        )
+        why = "no t_sharp in exposures.csv" if with_bits else "no spikes"
+        if usable:
+            why = "too little moves in the sampled frames for their spikes to show when"
+        return Findings(notes=[f"{where}: {why}, so TFP centre against sharp frame is not checked"])
     offset, allowed = median(timing.offset for timing in timings), allowed_ticks(timings)
     found = f"stated tick {timings[0].stated:.1f}, measured {timings[0].stated + offset:.1f}"
     if abs(offset) <= allowed:
@@ -364,10 +333,9 @@ def check_timing(
         f"{'late' if offset > 0 else 'early'} ({found} of the window, frames {names}; "
         f"{allowed:.1f} allowed{_meaning(offset, frames, sampled[0], description)})"
     )
-    if not is_proven(timings, ticks):
-        return Findings(
-            notes=[f"{line}; fewer than {FRAMES_FOR_FINE} frames move, so this is not proven"]
-        )
+    if not is_certain(timings, max(frames[i].spikes.num_ticks for i in sampled)):
+        few = f"fewer than {FRAMES_FOR_FINE} frames move, so this is not certain"
+        return Findings(notes=[f"{line}; {few}"])
     advice = "correct t0, t1 and t_sharp in exposures.csv, or cut the spikes again"
     return Findings(problems=[f"{line}; {advice}, then run scripts/prepare_data.py"])
 
@@ -384,13 +352,21 @@ def measure_timings(
     Raises:
         BadFileError: a file cannot be read.
     """
-    inside = {i: _match(frames, i, is_wide=False) for i in places}
-    moving = [i for i, match in inside.items() if match.is_decisive]
-    stated = {i: _stated_tick(frames[i], ticks_per_second) for i in moving}
-    timings = [_timing(frames[i], stated[i], inside[i]) for i in moving]
-    if not needs_wider_search(timings):
-        return timings
-    return [_timing(frames[i], stated[i], _match(frames, i, is_wide=True)) for i in moving]
+
+    def timings(matches: Mapping[int, TfpMatch]) -> list[Timing]:
+        found = []
+        for i, match in matches.items():
+            stated = _stated_tick(frames[i], ticks_per_second)
+            error = match.centre_error if np.isfinite(match.centre_error) else 0.0
+            found.append(Timing(frames[i].name, stated, match.centre, error, match.is_at_end))
+        return found
+
+    inside = {i: _match(frames[i], _read(frames[i]), 0) for i in places}
+    moving = {i: match for i, match in inside.items() if match.is_decisive}
+    found = timings(moving)
+    if not needs_wider_search(found):
+        return found
+    return timings({i: _match(frames[i], *_read_around(frames, i)) for i in moving})
 
 
 def needs_wider_search(timings: list[Timing]) -> bool:
@@ -414,7 +390,7 @@ def allowed_ticks(timings: list[Timing]) -> float:
     return ALLOWED_TICKS + DEVIATIONS * max(pictures, spread) / np.sqrt(len(timings))
 
 
-def is_proven(timings: list[Timing], ticks: int) -> bool:
+def is_certain(timings: list[Timing], ticks: int) -> bool:
     """Whether enough frames show an offset that is not allowed; a large one needs fewer.
 
     Args:
@@ -426,32 +402,17 @@ def is_proven(timings: list[Timing], ticks: int) -> bool:
     return len(timings) >= (FRAMES_FOR_COARSE if is_coarse else FRAMES_FOR_FINE)
 
 
-def _match(frames: tuple[FrameRecord, ...], i: int, *, is_wide: bool) -> TfpMatch:
-    """Find the best centre of frame i, counted from the first tick of its window.
-
-    Args:
-        frames: of the sequence.
-        i: the frame.
-        is_wide: search up to one exposure before and after the window, too.
-    """
-    frame = frames[i]
-    length = frame.spikes.stop - frame.spikes.start
-    spikes, lead = _read_around(frames, i) if is_wide else (_read(frame), 0)
-    width = max(1, min(MAX_WIDTH, length // WIDTH_PART))
+def _match(frame: FrameRecord, spikes: np.ndarray, lead: int) -> TfpMatch:
+    """Find the best centre in spikes that begin `lead` ticks before the window of a frame."""
+    width = max(1, min(MAX_WIDTH, frame.spikes.num_ticks // WIDTH_PART))
     match = best_tfp_centre(spikes, _sharp_grey(frame), width=width)
     return replace(match, centre=match.centre - lead)
-
-
-def _timing(frame: FrameRecord, stated: float, match: TfpMatch) -> Timing:
-    error = match.centre_error if np.isfinite(match.centre_error) else 0.0
-    return Timing(frame.name, stated, match.centre, error, match.is_at_end)
 
 
 def _stated_tick(frame: FrameRecord, ticks_per_second: float | None) -> float:
     """Return the tick of the sharp frame from the first tick of the window."""
     if ticks_per_second is None:
-        length = frame.spikes.stop - frame.spikes.start
-        return (frame.t_sharp - frame.t0) * length / (frame.t1 - frame.t0)
+        return (frame.t_sharp - frame.t0) * frame.spikes.num_ticks / (frame.t1 - frame.t0)
     start, _ = window_ticks(frame.t0, frame.t1, ticks_per_second)
     return frame.t_sharp * ticks_per_second - start
 
@@ -459,18 +420,17 @@ def _stated_tick(frame: FrameRecord, ticks_per_second: float | None) -> float:
 def _read_around(frames: tuple[FrameRecord, ...], i: int) -> tuple[np.ndarray, int]:
     """Return the ticks of a window and up to as many before and after, and how many before."""
     frame = frames[i]
-    length = frame.spikes.stop - frame.spikes.start
+    length = frame.spikes.num_ticks
     if all(other.spikes.path == frame.spikes.path for other in frames):  # one stream
         num_ticks = SpikeFile(frame.spikes.path, frame.spikes.geometry).num_ticks
         lead = min(length, frame.spikes.start)
         return _read(frame, lead, min(length, num_ticks - frame.spikes.stop)), lead
     half_tick_s = (frame.t1 - frame.t0) / length / 2
-    parts, lead = [_read(frame)], 0
-    if i > 0 and abs(frames[i - 1].t1 - frame.t0) < half_tick_s:
-        parts.insert(0, _read(frames[i - 1]))
-        lead = len(parts[0])
-    if i + 1 < len(frames) and abs(frames[i + 1].t0 - frame.t1) < half_tick_s:
-        parts.append(_read(frames[i + 1]))
+    before, after = frames[i - 1 : i] if i else (), frames[i + 1 : i + 2]
+    parts = [_read(other) for other in before if abs(other.t1 - frame.t0) < half_tick_s]
+    lead = sum(map(len, parts))
+    parts.append(_read(frame))
+    parts += [_read(other) for other in after if abs(other.t0 - frame.t1) < half_tick_s]
     return np.concatenate(parts), lead
 
 
@@ -493,8 +453,7 @@ def _meaning(
     offset: float, frames: tuple[FrameRecord, ...], i: int, description: DataDescription | None
 ) -> str:
     """Say where the offset is a whole number of exposures or of source frames."""
-    frame = frames[i]
-    length = frame.spikes.stop - frame.spikes.start
+    frame, length = frames[i], frames[i].spikes.num_ticks
     other = frames[i + 1] if i + 1 < len(frames) else frames[i - 1]
     stride = abs(other.t0 - frame.t0) * length / (frame.t1 - frame.t0) if other != frame else length
     units = [("exposure", stride)]
@@ -563,29 +522,39 @@ def check_exposures(
         BadFileError: a file cannot be read.
     """
     fits = sample_exposures(frames, num_bins)
-    telling = {i: fit for i, fit in fits.items() if fit.best is not None}
-    if not telling:
+    votes = {i: int(np.sign(fit.best)) for i, fit in fits.items() if fit.best is not None}
+    if not votes:
         return Findings(notes=[f"{where}: {TOO_STILL}"])
-    side = shifted_side([fit.best for fit in telling.values()])
+    names = {
+        side: listed([frames[i].name for i, vote in votes.items() if vote == side])
+        for side in (-1, 0, 1)
+    }
+    side = shifted_side(votes.values())
     if side:
-        wrong = [i for i, fit in telling.items() if np.sign(fit.best) == side]
-        wide = [_fit(frames[i], num_bins, MAX_SHIFT) for i in wrong]
-        names = listed([frames[i].name for i in wrong])
-        found = f"in {len(wrong)} of {len(telling)} sampled exposures they fit"
-        line = f"{where}: {_shift_line(shift_of(wide, side), side, found, names)}"
+        wide = [_fit(frames[i], num_bins, MAX_SHIFT) for i, vote in votes.items() if vote == side]
+        number = shift_of(wide, side)
+        direction, place = ("early", "after") if side > 0 else ("late", "before")
+        line = (
+            f"{where}: the spikes are {number} exposure{'s' if number > 1 else ''} {direction}: in "
+            f"{len(wide)} of {len(votes)} sampled exposures they fit a blurry frame {place} their "
+            f"own better ({names[side]}); correct t0 and t1 in exposures.csv, or the numbers of "
+            "the spike files, then run scripts/prepare_data.py; --overlay 20 shows it"
+        )
         is_shown = median(max(fit.correlations.values()) for fit in wide) >= SHOWN
-        if is_doubtful and not is_shown:
-            return Findings(notes=[line])
-        return Findings(problems=[line])
+        is_problem = is_shown or not is_doubtful
+        return Findings(problems=[line]) if is_problem else Findings(notes=[line])
     unlike = _unlike_all(frames, num_bins, fits)
-    own = sum(fit.best == 0 for fit in telling.values())
-    number = len(telling) + len(unlike)
+    own = sum(vote == 0 for vote in votes.values())
+    number = len(votes) + len(unlike)
     line = f"{where}: {own} of {number} sampled exposures fit their own blurry frame best"
-    wrong = []
-    for distance, side_name in ((-1, "before"), (1, "after")):
-        names = [frames[i].name for i, fit in telling.items() if np.sign(fit.best) == distance]
-        wrong += [f"{listed(names)} one {side_name} it"] if names else []
-    wrong += [f"{listed(unlike)} none around it"] if unlike else []
+    wrong = [
+        f"{found} {which} it"
+        for found, which in (
+            *((names[-1], "one before"), (names[1], "one after")),
+            (listed(unlike), "none around"),
+        )
+        if found
+    ]
     if wrong:
         return Findings(notes=[f"{line}, {', '.join(wrong)}; look with --overlay"])
     return Findings(seen=[line])
@@ -679,30 +648,18 @@ def _unlike_all(
 ) -> list[str]:
     """Name the frames whose spikes show a picture, but none of those around them.
 
-    Only where others of the sequence are shown clearly.
+    Only where others of the sequence are shown clearly. A picture is what both halves of an
+    exposure show; a uniform blurry frame shows none.
     """
     usual = median(fit.correlations[0] for fit in fits.values() if fit.best is not None)
-    if usual < SHOWN:
-        return []
-    unlike = [i for i, fit in fits.items() if max(fit.correlations.values()) < UNLIKE]
-    return [frames[i].name for i in unlike if _shows_a_picture(frames[i], num_bins)]
-
-
-def _shows_a_picture(frame: FrameRecord, num_bins: int) -> bool:
-    """Whether both halves of an exposure show the same, and the blurry frame is not uniform."""
-    grey = cv2.cvtColor(read_image(frame.blurry), cv2.COLOR_RGB2GRAY)
-    if grey.std() < MIN_CONTRAST * 255 or frame.spikes.num_ticks == 1:
-        return False
-    return correlation(*map(_details, _counts(frame, num_bins, 2))) >= SHOWN
-
-
-def _shift_line(number: int, side: int, found: str, names: str) -> str:
-    direction, place = ("early", "after") if side > 0 else ("late", "before")
-    return (
-        f"the spikes are {number} exposure{'s' if number > 1 else ''} {direction}: {found} a "
-        f"blurry frame {place} their own better ({names}); correct t0 and t1 in exposures.csv, or "
-        "the numbers of the spike files, then run scripts/prepare_data.py; --overlay 20 shows it"
-    )
+    names = []
+    for i in (i for i, fit in fits.items() if max(fit.correlations.values()) < UNLIKE):
+        grey = cv2.cvtColor(read_image(frames[i].blurry), cv2.COLOR_RGB2GRAY)
+        has_picture = grey.std() >= MIN_CONTRAST * 255 and frames[i].spikes.num_ticks != 1
+        if usual >= SHOWN and has_picture:
+            halves = map(_details, _counts(frames[i], num_bins, 2))
+            names += [frames[i].name] if correlation(*halves) >= SHOWN else []
+    return names
 
 
 @cache

@@ -7,8 +7,8 @@ bytes meet: in the right order pixels across that border are as alike as pixels 
 Nothing but a reference image tells a picture from its upside-down twin.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -29,13 +29,6 @@ USUAL_SIZES = {
     (1000, 1000): "SPS100",
     (1000, 1024): "SPS100 with its synchronization columns",
     (720, 1280): "full GoPro frames",
-}
-GOPRO_FILES = {
-    1_612_800: "56 ticks of 360x640, Spk-GoPro spikes of one frame of GOPRxxxx_07_zz; it "
-    "is often misread as 10x360x448 by taking bytes for pixels",
-    2_534_400: "88 ticks of 360x640, Spk-GoPro spikes of one frame of GOPRxxxx_11_zz; it "
-    "is often misread as 10x396x640 by taking bytes for pixels",
-    2_995_200: "104 ticks of 360x640, Spk-GoPro spikes of one frame of GOPRxxxx_13_zz",
 }
 FLIP_UNKNOWN = (
     "whether rows are stored bottom-up cannot be seen in the bits; the picture is drawn as if they "
@@ -63,7 +56,7 @@ class Question:
 
     Attributes:
         path: the file.
-        height, width: size of the sensor.
+        size: height and width of the sensor.
         bit_order: "little" or "big", of packed spikes.
         flip_rows: whether the file stores the bottom row first.
         axes: order of the axes of an array ("THW", "HWT") or of the columns of a list ("tyx").
@@ -72,18 +65,12 @@ class Question:
     """
 
     path: Path
-    height: int | None = None
-    width: int | None = None
+    size: Size | None = None
     bit_order: str | None = None
     flip_rows: bool | None = None
     axes: str | None = None
     key: str | None = None
     reference: Path | None = None
-
-    @property
-    def size(self) -> Size | None:
-        """Height and width where both were given."""
-        return None if self.height is None or self.width is None else (self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -120,21 +107,6 @@ class Inspection:
     block: Block | None = None
 
 
-@dataclass
-class _Facts:
-    """What is known of packed spikes; it grows from step to step.
-
-    `cut` is a size that shows in the bits of a file without a whole number of its ticks.
-    """
-
-    size: Size | None = None
-    cut: Size | None = None
-    bit_order: str | None = None
-    flip_rows: bool | None = None
-    measured: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
 def inspect_bytes(data: np.ndarray, question: Question) -> Inspection:
     """Inspect packed spikes in memory or in a memory map, uint8 [N]; only samples are read.
 
@@ -142,33 +114,49 @@ def inspect_bytes(data: np.ndarray, question: Question) -> Inspection:
         BadFileError: an unreadable reference.
         ValueError: a given size whose pixels are no multiple of 8.
     """
-    facts = _Facts()
     sample = np.concatenate([data[: SAMPLE_BITS // 16], data[-SAMPLE_BITS // 16 :]])
     rate = float(np.unpackbits(sample).mean(dtype=np.float64))
-    whole = [s for s in USUAL_SIZES if _is_whole(len(data), s)]
+    whole = [size for size in USUAL_SIZES if _is_whole(len(data), size)]
     fitting = [f"{size_name(*s)} {len(data) * 8 // (s[0] * s[1])} ticks" for s in whole]
-    facts.measured.append(
+    measured = [
         f"{len(data):,} bytes, {rate:.1%} of the sampled bits are set; usual sizes with whole "
         f"ticks: {'; '.join(fitting) or 'none'}"
-    )
-    if len(data) in GOPRO_FILES:
-        facts.warnings.append(f"{len(data):,} bytes is the size of {GOPRO_FILES[len(data)]}")
+    ]
     if rate in (0.0, 1.0):
         answer = f"all sampled bits are {int(rate)}: nothing shows the size, nor anything to learn"
-        return Inspection(answer, False, tuple(facts.measured), tuple(facts.warnings))
-    tests = _test_sizes(data, question, whole)
-    _choose_size(data, tests, facts)
+        return Inspection(answer, False, tuple(measured))
+    given = () if question.size is None else (question.size, question.size[::-1])
+    tests = {size: measure_size(data, size) for size in dict.fromkeys((*whole, *given))}
+    best = _smallest(test for test in tests.values() if not test.failures)
+    cut = order = flip = None
+    if best is None:  # the file may be cut off
+        others = (s for s in USUAL_SIZES if s not in tests and s[0] * s[1] % 8 == 0)
+        measured_all = [*tests.values(), *(measure_size(data, size) for size in others)]
+        cut = _smallest(test for test in measured_all if not test.bit_failures)
+    size = None if best is None else best.size
+    if size is not None:
+        order, numbers = find_bit_order(data, size)
+        measured += [best.sentence, numbers]
+    warnings = []
     if question.reference is not None:
-        _use_reference(data, question, facts)
-    elif question.flip_rows is None and facts.size is not None:
-        facts.warnings.append(FLIP_UNKNOWN)
-    answer, is_right = _compare(data, question, tests, facts)
-    block = _block(data, question, facts)
-    if block is not None:
-        lines, warnings = describe_rate(block.spikes)
-        facts.measured += lines
-        facts.warnings += warnings
-    return Inspection(answer, is_right, tuple(facts.measured), tuple(facts.warnings), block)
+        found, lines = _use_reference(data, question, size)
+        measured += lines
+        if found is None:
+            name = question.reference
+            warnings.append(f"nothing looks like {name}: another scene, or another size")
+        else:
+            size, order, flip = (found.height, found.width), found.bit_order, found.flip_rows
+    elif question.flip_rows is None and size is not None:
+        warnings.append(FLIP_UNKNOWN)
+    if question.size not in (None, size):
+        measured.append(f"given size {tests[question.size].sentence}")
+    if size is None:
+        answer, is_right = _no_size(data, question, tests, cut)
+    else:
+        answer, is_right = _compare(question, tests, size, order, flip)
+    drawn = size or (cut.size if cut is not None else question.size)
+    block = _block(data, drawn, order or question.bit_order, (flip, question.flip_rows))
+    return finished(answer, is_right, measured, warnings, block)
 
 
 @dataclass(frozen=True)
@@ -176,15 +164,14 @@ class SizeTest:
     """The tests of one size on the bits.
 
     Attributes:
-        height, width: the size.
+        size: height and width.
         num_ticks: size of the file in ticks; a fraction speaks against the size.
         row_deviations: by which rows W apart are more alike than at other distances.
         dip: by how much bits H*W apart agree less than those one row further or nearer.
         dip_deviations: the same in deviations of its error.
     """
 
-    height: int
-    width: int
+    size: Size
     num_ticks: float
     row_deviations: float = 0.0
     dip: float = 0.0
@@ -206,9 +193,9 @@ class SizeTest:
         """What in the bits speaks against the size, in words."""
         failed = []
         if self.row_deviations < MIN_ROW_DEVIATIONS:
-            failed.append(f"pixels {self.width} apart are not alike")
+            failed.append(f"pixels {self.size[1]} apart are not alike")
         if self.dip_deviations < MIN_DIP_DEVIATIONS:
-            failed.append(f"there is no dip at {self.height * self.width} pixels")
+            failed.append(f"there is no dip at {self.size[0] * self.size[1]} pixels")
         return failed
 
     @property
@@ -216,13 +203,13 @@ class SizeTest:
         """The numbers in words."""
         whole = "whole" if self.is_whole else "NOT whole"
         return (
-            f"{self.height}x{self.width}: {self.num_ticks:.10g} ticks ({whole}); rows are alike by "
-            f"{self.row_deviations:.0f} deviations; bits one tick apart agree less than in the "
+            f"{self.size[0]}x{self.size[1]}: {self.num_ticks:.10g} ticks ({whole}); rows are alike "
+            f"by {self.row_deviations:.0f} deviations; bits one tick apart agree less than in the "
             f"rows around by {self.dip:+.3f} ({self.dip_deviations:.0f} deviations)"
         )
 
 
-def test_size(data: np.ndarray, size: Size) -> SizeTest:
+def measure_size(data: np.ndarray, size: Size) -> SizeTest:
     """Test a size on packed spikes uint8 [N].
 
     Raises:
@@ -233,84 +220,77 @@ def test_size(data: np.ndarray, size: Size) -> SizeTest:
         raise ValueError(f"{height}x{width}: the number of pixels must be a multiple of 8")
     num_ticks = len(data) * 8 / (height * width)
     if num_ticks < 2 or height < 2:
-        return SizeTest(*size, num_ticks)
+        return SizeTest(size, num_ticks)
     row = max(
         _row_deviations(_rate_images(data, size, order, window), width)
         for order in BIT_ORDERS[: 1 if width % 8 == 0 else 2]
         for window in WINDOWS
     )
-    return SizeTest(*size, num_ticks, row, *_tick_dip(data, size))
+    return SizeTest(size, num_ticks, row, *_tick_dip(data, size))
 
 
-test_size.__test__ = False  # not a test of pytest's
-
-
-def _test_sizes(data: np.ndarray, question: Question, whole: list[Size]) -> dict[Size, SizeTest]:
-    """Test the usual sizes of which the file holds whole ticks, and what was given, also turned."""
-    sizes = list(whole)
-    if question.size is not None:
-        sizes += [size for size in (question.size, question.size[::-1]) if size not in sizes]
-    return {size: test_size(data, size) for size in sizes}
-
-
-def _choose_size(data: np.ndarray, tests: dict[Size, SizeTest], facts: _Facts) -> None:
-    """Take the size that passes all tests; where none does, see whether the file was cut off."""
-    best = _smallest([test for test in tests.values() if not test.failures])
-    if best is None:
-        others = [s for s in USUAL_SIZES if s not in tests and s[0] * s[1] % 8 == 0]
-        others = [test_size(data, size) for size in others]
-        cut = [test for test in (*tests.values(), *others) if not test.bit_failures]
-        best = _smallest(cut)
-        facts.cut = None if best is None else (best.height, best.width)
-        return
-    facts.size = best.height, best.width
-    facts.bit_order, numbers = find_bit_order(data, facts.size)
-    facts.measured += [best.sentence, numbers]
-
-
-def _smallest(passed: list[SizeTest]) -> SizeTest | None:
+def _smallest(tests: Iterable[SizeTest]) -> SizeTest | None:
     """Return the smallest size that is no echo of another.
 
     A tick shows at all its multiples, and rows at all multiples of their width.
     """
+    passed = list(tests)
     deepest = max((test.dip for test in passed), default=0.0)
     passed = [test for test in passed if test.dip >= SHARE_OF_BEST * deepest]
-    if not passed:
-        return None
-    widths = {test.width for test in passed}
-    origins = [t for t in passed if not any(t.width % w == 0 for w in widths - {t.width})]
-    return min(origins, key=lambda test: (test.height * test.width, -test.row_deviations))
+    widths = {test.size[1] for test in passed}
+    origins = [t for t in passed if not any(t.size[1] % w == 0 for w in widths - {t.size[1]})]
+    by_size = sorted(origins, key=lambda t: (t.size[0] * t.size[1], -t.row_deviations))
+    return by_size[0] if by_size else None
+
+
+def _no_size(
+    data: np.ndarray, question: Question, tests: dict[Size, SizeTest], cut: SizeTest | None
+) -> tuple[str, bool]:
+    """Return why no size is found, and whether the given one may be right nevertheless."""
+    if cut is not None:
+        num_ticks, rest = divmod(len(data), cut.size[0] * cut.size[1] // 8)
+        return (
+            f"{size_name(*cut.size)} shows in the bits, but {rest} bytes are left over after "
+            f"{num_ticks} ticks: the file was cut off, or has a header or footer"
+        ), False
+    dips = [f"{h}x{w}" for (h, w), t in tests.items() if t.dip_deviations >= MIN_DIP_DEVIATIONS]
+    number_bits = _number_bits(data)
+    why = "no usual size passes the tests: another size, noise, or ticks that all are the same"
+    if number_bits is not None:
+        why = (
+            f"the bits look like numbers of {number_bits} bits, not like single spikes: an image, "
+            "a raw video or text"
+        )
+    elif dips:
+        why = (
+            f"a tick has the pixels of {' or '.join(dips)}, but its rows do not show: the scene "
+            "has too little structure, or the sensor another width"
+        )
+    why = f"the size cannot be known from this file: {why}"
+    if question.size is None:
+        return f"{why}; give --height and --width", False
+    is_whole = tests[question.size].is_whole
+    fits = "may be right" if is_whole else "cannot be right: no whole number of ticks"
+    return f"{why}; {question.size[0]}x{question.size[1]} as given {fits}", is_whole
 
 
 def _compare(
-    data: np.ndarray, question: Question, tests: dict[Size, SizeTest], facts: _Facts
+    question: Question,
+    tests: dict[Size, SizeTest],
+    size: Size,
+    order: str | None,
+    flip: bool | None,
 ) -> tuple[str, bool]:
-    """Compare what was found with what was given."""
-    given = None if question.size is None else tests[question.size]
-    if given is not None and question.size != facts.size:
-        facts.measured.append(f"given size {given.sentence}")
-    if facts.size is None and facts.cut is not None:
-        num_ticks, rest = divmod(len(data), facts.cut[0] * facts.cut[1] // 8)
-        return (
-            f"{size_name(*facts.cut)} shows in the bits, but {rest} bytes are left over after "
-            f"{num_ticks} ticks: the file was cut off, or has a header or footer"
-        ), False
-    if facts.size is None:
-        why = f"the size cannot be known from this file: {_why_no_size(data, tests)}"
-        if given is None:
-            return f"{why}; give --height and --width", False
-        fits = "may be right" if given.is_whole else "cannot be right: no whole number of ticks"
-        return f"{why}; {given.height}x{given.width} as given {fits}", given.is_whole
-    is_right, name = True, size_name(*facts.size)
-    notes = [name]
-    if given is not None and question.size != facts.size:
-        wrong = ", ".join(given.failures)
+    """Compare what was found with what was given; return the answer and whether that is right."""
+    is_right, notes = True, [size_name(*size)]
+    if question.size not in (None, size):
+        wrong = ", ".join(tests[question.size].failures)
         why = f"cannot be right: {wrong}" if wrong else "is unlikely, though it passes"
-        notes = [f"{given.height}x{given.width} {why}; {name} would be right"]
+        notes = [f"{question.size[0]}x{question.size[1]} {why}; {notes[0]} would be right"]
         is_right = False
     for key, found, stated in (
-        ("bit_order", facts.bit_order, question.bit_order),
-        ("flip_rows", facts.flip_rows, question.flip_rows),
+        ("bit_order", order, question.bit_order),
+        ("flip_rows", flip, question.flip_rows),
     ):
         if found is None:
             said = "" if stated is None else f" ({stated} as given may be right)"
@@ -323,79 +303,31 @@ def _compare(
     return "; ".join(notes), is_right
 
 
-def _why_no_size(data: np.ndarray, tests: dict[Size, SizeTest]) -> str:
-    number_bits = _number_bits(data)
-    if number_bits is not None:
-        return (
-            f"the bits look like numbers of {number_bits} bits, not like single spikes: an image, "
-            "a raw video or text"
-        )
-    dips = [
-        f"{h}x{w}" for (h, w), test in tests.items() if test.dip_deviations >= MIN_DIP_DEVIATIONS
-    ]
-    if dips:
-        return (
-            f"a tick has the pixels of {' or '.join(dips)}, but its rows do not show: the "
-            "scene has too little structure, or the sensor another width"
-        )
-    return "no usual size passes the tests: another size, noise, or ticks that all are the same"
-
-
-def _use_reference(data: np.ndarray, question: Question, facts: _Facts) -> None:
-    """Let the reference image decide order of bits and flip, and the size with them."""
+def _use_reference(
+    data: np.ndarray, question: Question, size: Size | None
+) -> tuple[SpikeGeometry | None, list[str]]:
+    """Return size and orders that look like the reference image, None if none does, and numbers."""
     image = cv2.cvtColor(read_image(question.reference), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    sizes = {facts.size, question.size} - {None}
+    sizes = {size, question.size} - {None}
     sizes |= {(image.shape[0] // divisor, image.shape[1] // divisor) for divisor in (1, 2, 4)}
-    matches = []
-    for size in sorted(size for size in sizes if _is_whole(len(data), size)):
-        matches += _match_reference(data, image, size)
-    matches.sort(key=lambda match: -match[0])
-    facts.measured += [
+    best: dict[SpikeGeometry, tuple[float, int]] = {}
+    for tried in sorted(size for size in sizes if _is_whole(len(data), size)):
+        target = cv2.resize(image, tried[::-1], interpolation=cv2.INTER_AREA)
+        num_ticks = len(data) * 8 // (tried[0] * tried[1])
+        window = min(REFERENCE_TICKS, num_ticks)
+        stored = SpikeGeometry(*tried, "little", flip_rows=False)
+        for start in np.linspace(0, num_ticks - window, NUM_REFERENCE_WINDOWS).astype(int):
+            counts = _unpack(data, tried, "little", start, window).sum(axis=0, dtype=np.float32)
+            for order, found in bit_correlations(counts.reshape(tried), stored, target).items():
+                best[order] = max(best.get(order, (-2.0, 0)), (found, int(start)))
+    ranked = sorted(best.items(), key=lambda item: -item[1][0])
+    lines = [
         f"correlation {found:+.3f} with the reference for {g.height}x{g.width}, bit_order "
         f"{g.bit_order}, flip_rows {g.flip_rows} (ticks from {start})"
-        for found, g, start in matches[:4]
+        for g, (found, start) in ranked[:4]
     ]
-    if not matches or matches[0][0] < SHOWN:
-        facts.warnings.append(
-            f"no size, order of bits and flip looks like {question.reference}: another scene, or "
-            "another size"
-        )
-        return
-    best = matches[0][1]
-    facts.size, facts.bit_order = (best.height, best.width), best.bit_order
-    facts.flip_rows = best.flip_rows
-
-
-def _match_reference(
-    data: np.ndarray, image: np.ndarray, size: Size
-) -> Iterable[tuple[float, SpikeGeometry, int]]:
-    """Return the best correlation over some windows of ticks, by order of bits and rows."""
-    target = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-    num_ticks = len(data) * 8 // (size[0] * size[1])
-    window = min(REFERENCE_TICKS, num_ticks)
-    starts = np.unique(np.linspace(0, num_ticks - window, NUM_REFERENCE_WINDOWS).astype(int))
-    best: dict[SpikeGeometry, tuple[float, int]] = {}
-    for start in map(int, starts):
-        counts = _count(data, size, "little", start, window).reshape(size)
-        stored = SpikeGeometry(*size, "little", flip_rows=False)
-        for geometry, found in bit_correlations(counts, stored, target).items():
-            best[geometry] = max(best.get(geometry, (-2.0, 0)), (found, start))
-    return [(found, geometry, start) for geometry, (found, start) in best.items()]
-
-
-def _block(data: np.ndarray, question: Question, facts: _Facts) -> Block | None:
-    """Read ticks from the middle, as found, else as given."""
-    size = facts.size or facts.cut or question.size
-    if size is None or len(data) * 8 < size[0] * size[1]:
-        return None
-    order = facts.bit_order or question.bit_order or "little"
-    flip = next((f for f in (facts.flip_rows, question.flip_rows) if f is not None), True)
-    tick_bytes = size[0] * size[1] // 8
-    num_ticks = len(data) // tick_bytes
-    start, stop = middle_ticks(num_ticks, size[0] * size[1])
-    bits = np.unpackbits(data[start * tick_bytes : stop * tick_bytes], bitorder=order)
-    spikes = bits.reshape(stop - start, *size)
-    return Block(spikes[:, ::-1] if flip else spikes, start, num_ticks)
+    is_shown = bool(ranked) and ranked[0][1][0] >= SHOWN
+    return ranked[0][0] if is_shown else None, lines
 
 
 # ---------------------------------------------------------------- the tests on bits
@@ -425,14 +357,11 @@ def _is_whole(num_bytes: int, size: Size) -> bool:
     return pixels > 0 and pixels % 8 == 0 and num_bytes > 0 and num_bytes * 8 % pixels == 0
 
 
-def _count(data: np.ndarray, size: Size, bit_order: str, start: int, number: int) -> np.ndarray:
-    """Return the spikes of pixels in file order over so many ticks: float32 [H*W]."""
+def _unpack(data: np.ndarray, size: Size, bit_order: str, start: int, number: int) -> np.ndarray:
+    """Return the bits of so many ticks in file order: uint8 [S, H*W]."""
     tick_bytes = size[0] * size[1] // 8
-    counts = np.zeros(size[0] * size[1], np.float32)
-    for tick in range(start, start + number):
-        stored = data[tick * tick_bytes : (tick + 1) * tick_bytes]
-        counts += np.unpackbits(stored, bitorder=bit_order)
-    return counts
+    stored = data[start * tick_bytes : (start + number) * tick_bytes].reshape(number, tick_bytes)
+    return np.unpackbits(stored, axis=1, bitorder=bit_order)
 
 
 def _rate_images(data: np.ndarray, size: Size, bit_order: str, window: int) -> np.ndarray:
@@ -442,20 +371,16 @@ def _rate_images(data: np.ndarray, size: Size, bit_order: str, window: int) -> n
     ticks = min(total, SAMPLE_TICKS, max(2, SAMPLE_BITS // pixels))
     window = min(window, ticks)
     number = ticks // window
-    first = (total - number * window) // 2
-    images = [_count(data, size, bit_order, first + i * window, window) for i in range(number)]
-    return np.stack(images) / window
+    bits = _unpack(data, size, bit_order, (total - number * window) // 2, number * window)
+    return bits.reshape(number, window, pixels).mean(axis=1, dtype=np.float32)
 
 
 def _row_deviations(image: np.ndarray, width: int) -> float:
     """Return by how many deviations pixels one width apart are more alike than at other distances.
 
-    Every value is compared with those at all the distances, so that noise, which is the same for
-    all, cancels; the error is taken from how the difference varies from row to row.
-
-    Args:
-        image: one or several flat pictures, float [N, H*W].
-        width: the distance in question.
+    Every value of the flat pictures [N, H*W] is compared with those at all the distances, so that
+    noise, which is the same for all, cancels; the error is taken from how the difference varies
+    from row to row.
     """
     others = [width + d for d in BESIDE if width + d > 0]
     number = image.shape[1] - max(others)
@@ -472,9 +397,9 @@ def _row_deviations(image: np.ndarray, width: int) -> float:
 def _tick_dip(data: np.ndarray, size: Size) -> tuple[float, float]:
     """Return by how much bits one tick apart agree less than in the rows around, and how surely."""
     pixels, width = size[0] * size[1], size[1]
-    ticks = min(len(data) * 8 // pixels, max(3, SAMPLE_BITS // pixels))
-    first = (len(data) * 8 // pixels - ticks) // 2 * (pixels // 8)
-    bits = np.unpackbits(data[first : first + ticks * pixels // 8], bitorder="little")
+    total = len(data) * 8 // pixels
+    ticks = min(total, max(3, SAMPLE_BITS // pixels))
+    bits = _unpack(data, size, "little", (total - ticks) // 2, ticks).reshape(-1)
     bits = bits.astype(np.float32) - np.float32(bits.mean(dtype=np.float64))
     number = (len(bits) - pixels - width) // width * width
     if number < MIN_ROWS * width:
@@ -525,23 +450,36 @@ def middle_ticks(num_ticks: int, pixels: int) -> tuple[int, int]:
     return start, start + count
 
 
-def describe_rate(spikes: np.ndarray) -> tuple[list[str], list[str]]:
-    """Return facts about the rate of spikes [S, H, W], and warnings."""
-    pixels = spikes.mean(axis=0, dtype=np.float64)
-    ticks: Sequence[float] = spikes.mean(axis=(1, 2), dtype=np.float64)
+def _block(
+    data: np.ndarray, size: Size | None, order: str | None, flips: tuple[bool | None, ...]
+) -> Block | None:
+    """Read ticks from the middle; of the flips, as found and as given, the first known counts."""
+    if size is None or len(data) * 8 < size[0] * size[1]:
+        return None
+    num_ticks = len(data) * 8 // (size[0] * size[1])
+    start, stop = middle_ticks(num_ticks, size[0] * size[1])
+    spikes = _unpack(data, size, order or "little", start, stop - start).reshape(-1, *size)
+    is_flipped = next((flip for flip in flips if flip is not None), True)
+    return Block(spikes[:, ::-1] if is_flipped else spikes, start, num_ticks)
+
+
+def finished(
+    answer: str, is_right: bool, measured: list[str], warnings: list[str], block: Block | None
+) -> Inspection:
+    """Return an inspection with facts and warnings about the rate of the spikes in its block."""
+    if block is None:
+        return Inspection(answer, is_right, tuple(measured), tuple(warnings))
+    spikes = block.spikes
+    pixels, ticks = (spikes.mean(axis=axis, dtype=np.float64) for axis in (0, (1, 2)))
     silent, always = float((pixels == 0).mean()), float((pixels == 1).mean())
-    lines = [
+    rate = (
         f"rate {pixels.mean():.4f} spikes per pixel and tick over {len(spikes)} ticks; per tick "
-        f"{min(ticks):.4f} to {max(ticks):.4f}; {silent:.1%} of the pixels silent, "
-        f"{always:.1%} firing in every tick"
-    ]
-    warnings = []
+        f"{min(ticks):.4f} to {max(ticks):.4f}; {silent:.1%} of the pixels silent, {always:.1%} "
+        "firing in every tick"
+    )
+    notes = []
     if always > 0.05:
-        warnings.append(
-            f"{always:.0%} of the pixels fire in every tick: overexposed, or not spikes"
-        )
+        notes.append(f"{always:.0%} of the pixels fire in every tick: overexposed, or not spikes")
     if silent > 0.5:
-        warnings.append(
-            f"{silent:.0%} of the pixels never fire in these {len(spikes)} ticks: very dark"
-        )
-    return lines, warnings
+        notes.append(f"{silent:.0%} of the pixels never fire in these ticks: very dark")
+    return Inspection(answer, is_right, (*measured, rate), (*warnings, *notes), block)

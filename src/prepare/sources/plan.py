@@ -1,8 +1,8 @@
 """What a raw source is: options in, a plan of sequences and a data description out.
 
 Every module of this folder that reads a downloaded data set has one function
-`plan(options) -> SourcePlan`; it looks at the folder, writes nothing, and lists every problem. What
-carries out the plan is `src/prepare/sources/run.py`.
+`plan(options) -> SourcePlan`; it looks at the folder, writes nothing, and lists every problem.
+`src/prepare/sources/run.py` carries out the plan.
 """
 
 import dataclasses
@@ -10,17 +10,19 @@ import hashlib
 import math
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TypeVar
 
 from src.data.description import DataDescription
-from src.data.errors import BadFileError, DataSetError
-from src.data.frames import is_cut_short
+from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.frames import is_cut_short, list_frames, list_sequences
+from src.data.scanning import number_frames
 from src.data.simulation.simulator import TRANSFERS
 from src.paths import atomic_write
 from src.prepare.findings import listed
+from src.prepare.sources.video import IMAGE_EXTS
 
 # Kinds of blur that can be made from sharp frames, and the camera curve of each (GoPro's names).
 BLUR_GAMMAS: Mapping[str, float | None] = {"blur": None, "blur_gamma": 2.2}
@@ -32,7 +34,12 @@ ARRAY_OPTIONS = ("axes", "key", "columns")
 STREAM_NAME = "spike.dat"
 HASHED_PIECE_BYTES = 16 << 10
 # Folders as they come out of the archives; they usually lie side by side.
-DOWNLOADED = ("GOPRO_Large_all", "GOPRO_Large", "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all")
+ALL_FRAMES, PAIRS, SPIKES_PER_FRAME, SPIKE_STREAMS = DOWNLOADED = (
+    *("GOPRO_Large_all", "GOPRO_Large", "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all"),
+)
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -47,17 +54,17 @@ class SourceOptions:
         downscale: RGB pixels per spike pixel, in each direction.
         interpolator: what makes the light between source frames, "none" or "linear".
         ticks_per_frame: readouts of the spike sensor per source frame; needs an interpolator.
-        frames_averaged: source frames (or ticks, see the source) in one blurry frame.
+        frames_averaged: source frames (or ticks, see the source) in one blurry frame; odd.
         stride: from the start of one exposure to the start of the next, in the same unit.
         frames_per_second: of the source frames.
         seed: of the simulated sensor.
         axes: order of the axes of spike arrays, such as "THW".
         key: name of the array in a container of several.
         columns: order of the columns of event lists.
-        accept: why frames and spikes that do not belong together are accepted; None: they are not.
+        accept: why frames and spikes that do not match are accepted; None: they are not.
 
     Raises:
-        DataSetError: values that cannot be, all of them.
+        DataSetError: impossible values, all of them.
     """
 
     input: Path
@@ -77,22 +84,18 @@ class SourceOptions:
     accept: str | None = None
 
     def __post_init__(self) -> None:
-        problems = [
-            f"--{name} {value!r}: choose one of {', '.join(choices)}"
-            for name, value, choices in (
-                ("blur_kind", self.blur_kind, tuple(BLUR_GAMMAS)),
-                ("transfer", self.transfer, TRANSFERS),
-                ("interpolator", self.interpolator or "none", INTERPOLATORS),
-            )
-            if value not in choices
-        ]
-        for name in (
-            *("threshold", "downscale", "ticks_per_frame", "frames_averaged"),
-            *("stride", "frames_per_second"),
-        ):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
+        choices = {"blur_kind": BLUR_GAMMAS, "transfer": TRANSFERS, "interpolator": INTERPOLATORS}
+        numbers = ("threshold", "downscale", "ticks_per_frame", "frames_averaged", "stride")
+        problems = []
+        for name, value in dataclasses.asdict(self).items():
+            if value is None:
+                continue
+            if name in choices and value not in choices[name]:
+                problems.append(f"--{name} {value!r}: choose one of {', '.join(choices[name])}")
+            if name in (*numbers, "frames_per_second") and not (value > 0 and math.isfinite(value)):
                 problems.append(f"--{name} {value}: a number above 0 is needed")
+        if self.frames_averaged is not None and self.frames_averaged % 2 == 0:
+            problems.append(f"--frames_averaged {self.frames_averaged}: an odd number has a middle")
         if self.seed < 0:
             problems.append(f"--seed {self.seed}: it must not be negative")
         if problems:
@@ -100,37 +103,36 @@ class SourceOptions:
 
 
 def refuse_options(options: SourceOptions, names: Iterable[str], reason: str) -> None:
-    """Refuse options that were given, and mean nothing to a source.
-
-    Args:
-        options: what the command line says.
-        names: fields of it that do not apply; one that has its default value counts as not given.
-        reason: why they do not apply.
+    """Refuse options that were given (have another value than their default) and do not apply.
 
     Raises:
-        DataSetError: one sentence for each of them.
+        DataSetError: one sentence for each of them, with the reason.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    given = {name: getattr(options, name) for name in names}
     problems = [
-        f"--{name} {getattr(options, name)} does not apply: {reason}"
-        for name in names
-        if getattr(options, name) != defaults[name]
+        f"--{name} {value} does not apply: {reason}"
+        for name, value in given.items()
+        if value != defaults[name]
     ]
     if problems:
         raise DataSetError("options of the source", problems)
 
 
-class PlannedSequence(Protocol):
+@dataclass(frozen=True)
+class PlannedSequence:
     """One sequence of the output, not made yet. It is picklable and holds no frames.
 
     Attributes:
-        split: our split, "train" or "val".
-        name: folder of the sequence.
+        split, name: our split, "train" or "val", and the folder of the sequence.
         num_inputs: frames and files to read.
         num_exposures: blurry frames that will be written.
         out_bytes: estimate of what will be written, voxels not counted.
         seconds: length of the recording.
+        spike_size: height and width of the spike sensor.
         identity: everything the output depends on, as JSON values.
+        write: writes blur, sharp, spike and exposures.csv into an empty folder and returns notes
+            for the user; raises BadFileError or DataSetError.
     """
 
     split: str
@@ -139,19 +141,14 @@ class PlannedSequence(Protocol):
     num_exposures: int
     out_bytes: int
     seconds: float
+    spike_size: tuple[int, int]
     identity: Mapping[str, object]
+    write: Callable[[Path], list[str]]
 
-    def write(self, folder: Path) -> list[str]:
-        """Write blur, sharp, spike and exposures.csv into a folder that exists and is empty.
-
-        Returns:
-            notes for the user, such as frames that were dropped, by name.
-
-        Raises:
-            BadFileError: an input file that cannot be used.
-            DataSetError: inputs that contradict each other.
-        """
-        ...
+    @property
+    def where(self) -> str:
+        """What messages call the sequence; also its folder below DATA.ROOT."""
+        return f"{self.split}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -169,22 +166,42 @@ class SourcePlan:
     notes: tuple[str, ...] = ()
 
 
-def find_downloaded(given: Path, name: str) -> Path | None:
-    """Return the downloaded folder `name`: `given` itself, a folder in it, or one beside it.
+def make_all(where: Path, make: Callable[..., Value], items: Iterable[tuple]) -> list[Value]:
+    """Return `make(*item)` of all items; what is wrong with one file is listed once.
 
-    Beside it is looked only where `given` is a downloaded folder itself. None: there is none.
+    Raises:
+        DataSetError: the problems of all items.
     """
-    folders = [given] if given.name == name else [given / name]
-    if given.name in DOWNLOADED:
-        folders.append(given.parent / name)
-    return next((folder for folder in folders if folder.is_dir()), None)
+    made: list[Value] = []
+    problems: dict[str, str] = {}
+    for item in items:
+        try:
+            made.append(make(*item))
+        except BadFileError as error:
+            problems.setdefault(str(error.path), str(error))
+        except DataSetError as error:
+            problems |= {problem: problem for problem in problems_of(error)}
+    if problems:
+        raise DataSetError(str(where), problems.values())
+    return made
+
+
+def placed(where: str, line: str) -> str:
+    """Return a line that begins with the sequence it is about; some begin so already."""
+    return f"{where}: {line.removeprefix(f'{where}: ')}"
+
+
+def common(values: Iterable[Item]) -> Item | None:
+    """Return the value that all share; None where they differ."""
+    distinct = set(values)
+    return distinct.pop() if len(distinct) == 1 else None
 
 
 # ---------------------------------------------------------------- which data set a folder is
 
 GOPRO_NAME = re.compile(r"(?:GOPR|GP)\d+_(\d\d)_(\d\d)")
 X4K_NAME = re.compile(r"(?:occ\d+\.\d+|TEST\d+_\w+)(?:\.mp4)?")
-SPLITS = ("train", "test", "val", "encoded_train", "encoded_test")
+KNOWN_SPLITS = ("train", "test", "val", "encoded_train", "encoded_test")
 GOPRO_PAIRS, GOPRO_SPIKES, GOPRO_FRAMES, X4K, RECORDED = (
     "GOPRO_Large (blurry and sharp frames, no source frames)",
     "GOPRO_Large_spike_seq or Spike_GOPRO_Large_all (spikes of GOPRO_Large)",
@@ -204,45 +221,73 @@ ADVICE = {
 
 def recognise(folder: Path) -> str | None:
     """Return what a folder looks like by the names in it, one of the above; None: nothing known."""
-    for inside in _sequence_folders(folder):
+    for _, inside in sequence_folders(folder, KNOWN_SPLITS):
         names = {path.name for path in inside.iterdir()}
         if {"blur", "sharp", "exposures.csv"} <= names:
             return RECORDED
         if GOPRO_NAME.fullmatch(inside.name):
             if "sharp" in names:
                 return GOPRO_PAIRS
-            has_spikes = names & {"spike", STREAM_NAME}
-            return GOPRO_SPIKES if has_spikes else GOPRO_FRAMES
+            return GOPRO_SPIKES if names & {"spike", STREAM_NAME} else GOPRO_FRAMES
         if any(X4K_NAME.fullmatch(name) for name in names):
             return X4K
     return None
 
 
-def refuse_other(folder: Path, wanted: str, others: tuple[str, ...]) -> None:
-    """Refuse a folder that is another data set than the source reads.
-
-    Args:
-        folder: what was given as --input.
-        wanted: what the source reads, in words.
-        others: what it must not be.
+def refuse_other(folder: Path, wanted: str, *accepted: str) -> None:
+    """Refuse a folder that is known as another data set than the accepted ones.
 
     Raises:
-        DataSetError: it is one of them; the source for it is named.
+        DataSetError: it is one; what reads it is named.
     """
     found = recognise(folder)
-    if found is not None and found in others:
-        raise DataSetError(
-            str(folder), [f"this is not {wanted}; it looks like {found}: {ADVICE[found]}"]
-        )
+    if found is not None and found not in accepted:
+        reason = f"this is not {wanted}; it looks like {found}: {ADVICE[found]}"
+        raise DataSetError(str(folder), [reason])
 
 
-def _sequence_folders(folder: Path) -> Iterator[Path]:
-    for split in SPLITS:
-        inside = folder / split
-        if inside.is_dir():
-            yield from sorted(
-                path for path in inside.iterdir() if path.is_dir() and path.name[0] != "."
-            )
+def find_downloaded(given: Path, name: str) -> Path | None:
+    """Return the downloaded folder `name`: `given` itself, a folder in it, or one beside it.
+
+    Beside it is looked only where `given` is a downloaded folder itself. None: there is none.
+    """
+    folders = [given] if given.name == name else [given / name]
+    if given.name in DOWNLOADED:
+        folders.append(given.parent / name)
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def sequence_folders(root: Path, splits: Iterable[str] = OUR_SPLITS) -> list[tuple[str, Path]]:
+    """Return (their split, folder) of the sequences of a downloaded folder, in order of names."""
+    present = [split for split in splits if (root / split).is_dir()]
+    return [(split, folder) for split in present for folder in list_sequences(root / split)]
+
+
+def find_pairs(
+    folder: Path, kind: str = "blur", exts: tuple[str, ...] = IMAGE_EXTS
+) -> dict[int, tuple[Path, Path]]:
+    """Return number -> (blurry, sharp) of the frames of a sequence, in order of the numbers.
+
+    Raises:
+        DataSetError: no frames, some without a partner, names without a number or of equal numbers.
+    """
+    blurry, sharp = (list_frames(folder / name, exts) for name in (kind, "sharp"))
+    problems = []
+    if not blurry:
+        hint = "" if exts == IMAGE_EXTS else "; --blur_kind chooses between blur and blur_gamma"
+        problems.append(f"no images ({', '.join(exts)}) in {kind}{hint}")
+    for partner, names in (
+        ("sharp", blurry.keys() - sharp.keys()),
+        ("blurry", sharp.keys() - blurry.keys()),
+    ):
+        if names:
+            found = f"{len(names)} without a {partner} frame of that name"
+            problems.append(f"{found}: {listed(sorted(names))}")
+    if problems:
+        raise DataSetError(str(folder), problems)
+    numbers = number_frames(folder / kind, blurry)
+    names = sorted(blurry, key=numbers.__getitem__)
+    return {numbers[name]: (blurry[name], sharp[name]) for name in names}
 
 
 # ---------------------------------------------------------------- files that are copied
@@ -265,7 +310,7 @@ def file_size(path: Path) -> int:
     """Return the bytes of a file.
 
     Raises:
-        BadFileError: it is not there, or a link that leads nowhere.
+        BadFileError: it is missing, or a link that leads nowhere.
     """
     try:
         return path.stat().st_size
@@ -273,27 +318,20 @@ def file_size(path: Path) -> int:
         raise BadFileError(path, f"cannot be read: {error.strerror}") from error
 
 
-def refuse_cut_short(where: str, images: Sequence[Path]) -> None:
+def refuse_cut_short(where: str, images: Iterable[Path]) -> None:
     """Refuse images that are copied without being decoded and whose end is missing.
 
     Raises:
         DataSetError: all of them, by name.
     """
-    problems = [
-        f"{path}: empty, or its end is missing; copy or download it again"
-        for path in images
-        if is_cut_short(path)
-    ]
-    if problems:
-        raise DataSetError(where, problems)
+    broken = [path for path in images if is_cut_short(path)]
+    if broken:
+        reason = "empty, or its end is missing; copy or download it again"
+        raise DataSetError(where, [f"{path}: {reason}" for path in broken])
 
 
 def sample_sha256(paths: Sequence[Path]) -> str:
-    """Hash pieces of the first, the middle and the last of files; see `pieces_sha256`.
-
-    Raises:
-        BadFileError: a file cannot be read.
-    """
+    """Hash pieces of the first, the middle and the last of files; see `pieces_sha256`."""
     return pieces_sha256([paths[i] for i in sorted({0, len(paths) // 2, len(paths) - 1})])
 
 
@@ -307,8 +345,7 @@ def pieces_sha256(paths: Sequence[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
-        size = file_size(path)
-        last = max(size - HASHED_PIECE_BYTES, 0)
+        last = max(file_size(path) - HASHED_PIECE_BYTES, 0)
         try:
             with path.open("rb") as handle:
                 for start in (0, last // 2, last):
@@ -320,15 +357,6 @@ def pieces_sha256(paths: Sequence[Path]) -> str:
 
 
 def inputs_sha256(paths: Iterable[Path], *more: str) -> str:
-    """Hash names and sizes of files and other lines of text, which all belong to an identity.
-
-    Raises:
-        BadFileError: a file cannot be read.
-    """
+    """Hash names and sizes of files and other lines of text, which all belong to an identity."""
     lines = [f"{path.parent.name}/{path.name} {file_size(path)}" for path in paths]
     return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()
-
-
-def names_or_none(names: Sequence[str]) -> str:
-    """Return names in one line, of many the first ones."""
-    return listed(list(names)) or "none"

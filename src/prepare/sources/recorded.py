@@ -11,31 +11,22 @@ written is checked as every data set is.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import permutations
 from pathlib import Path
 
-from src.data.description import DataDescription
+from src.data.description import DataDescription, read_description
 from src.data.errors import BadFileError, DataSetError
 from src.data.exposures import (
     EXPOSURES_NAME,
     Exposure,
-    frame_index,
     read_exposures,
     window_ticks,
     write_exposures,
 )
 from src.data.frames import list_frames
 from src.data.scanning import ScanSettings, by_reason, scan_sequence
-from src.data.spikes.arrays import (
-    ARRAY_SUFFIXES,
-    AXES,
-    DenseFile,
-    EventFile,
-    array_shape,
-    find_axes,
-)
-from src.data.spikes.find import contradiction, described_sidecar, entries_of
+from src.data.spikes.arrays import ARRAY_SUFFIXES, DenseFile, EventFile, array_shape
+from src.data.spikes.find import described_sidecar, stated_spikes
 from src.data.spikes.spike_dat import (
     SpikeFile,
     SpikeGeometry,
@@ -43,28 +34,37 @@ from src.data.spikes.spike_dat import (
     SpikeSidecar,
     TickReader,
     check_rate,
-    read_sidecar,
+    locate_sidecar,
     write_dat,
     write_sidecar,
 )
 from src.prepare.content import better_bits, check_sequence, order_text, sample_bits
-from src.prepare.findings import Findings, listed
+from src.prepare.findings import listed
 from src.prepare.sources.plan import (
     STREAM_NAME,
+    PlannedSequence,
     SourceOptions,
+    SourcePlan,
+    common,
     copy_file,
     file_size,
+    find_pairs,
     inputs_sha256,
-    names_or_none,
+    make_all,
     pieces_sha256,
     refuse_cut_short,
+    refuse_options,
     sample_sha256,
 )
-from src.prepare.sources.video import IMAGE_EXTS
 
+KIND = "recorded frames and spikes"
 DAT, DENSE, EVENTS = "packed ticks (.dat)", "dense array", "list of events"
 # What `.dat` files of ours look like, as the sensors write them.
 OUR_BIT_ORDER, OUR_FLIP_ROWS = "little", True
+SIMULATION_OPTIONS = (
+    *("blur_kind", "threshold", "transfer", "downscale", "interpolator", "ticks_per_frame"),
+    *("frames_averaged", "stride", "frames_per_second", "seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SpikeInput:
         is_per_frame: whether there is one file per frame.
         layout: one of DAT, DENSE, EVENTS.
         sidecar: size and tick rate; bit order and flip of a `.dat`.
-        axes: of a dense array, "SHW" in some order.
+        axes: of a dense array, "THW" in some order.
         key: name of the array in its file.
         columns: of a list of events.
     """
@@ -85,14 +85,14 @@ class SpikeInput:
     is_per_frame: bool
     layout: str
     sidecar: SpikeSidecar
-    axes: str | None = None
-    key: str | None = None
-    columns: str = "tyxp"
+    axes: str | None
+    key: str | None
+    columns: str
 
     def describe(self) -> str:
-        """Return what was found, in words."""
+        """Return what was found, in words; they are part of `source.json`."""
         files = f"{len(self.files)} files, one per frame" if self.is_per_frame else "one stream"
-        detail = f", axes {self.axes.replace('S', 'T')}" if self.layout == DENSE else ""
+        detail = f", axes {self.axes}" if self.layout == DENSE else ""
         detail += f", columns {self.columns}" if self.layout == EVENTS else ""
         held = self.files[0].suffix.lower() == ".npz" or self.layout == EVENTS
         return (
@@ -100,176 +100,112 @@ class SpikeInput:
             f"{self.sidecar.ticks_per_second:g} ticks/s" + (", held in memory" if held else "")
         )
 
-    def open(self, number: int) -> TickReader:
+    def open(self, path: Path) -> TickReader:
         """Return the ticks of one of the files.
 
         Raises:
             ValueError, OSError: it cannot be read.
         """
-        path, size = self.files[number], (self.sidecar.height, self.sidecar.width)
+        size = self.sidecar.height, self.sidecar.width
         if self.layout == DAT:
             return SpikeFile(path, self.sidecar.geometry)
         if self.layout == DENSE:
-            return DenseFile(path, *size, self.axes, self.key)
+            return DenseFile(path, *size, self.axes.replace("T", "S"), self.key)
         return EventFile(path, *size, self.columns, self.key)
 
 
 @dataclass(frozen=True)
 class RecordedSequence:
-    """A sequence, found and checked by names; see `PlannedSequence`.
+    """A sequence, found and checked by names.
 
     Attributes:
-        split: our split.
-        name: of the sequence.
-        blurry, sharp: the frames in order of their numbers, the same names.
-        exposures: frame number -> exposure, for every frame.
+        where: `SPLIT/SEQUENCE`.
+        pairs: number -> (blurry, sharp), in order.
+        exposures: number -> exposure, for every frame.
         spikes: see `SpikeInput`.
         notes: exposures without frames and gaps in the numbers, by name.
-        is_accepted: write it although blur, sharp and spikes do not belong together.
+        is_accepted: write it although blur, sharp and spikes do not match.
     """
 
-    split: str
-    name: str
-    blurry: tuple[Path, ...]
-    sharp: tuple[Path, ...]
+    where: str
+    pairs: Mapping[int, tuple[Path, Path]]
     exposures: Mapping[int, Exposure]
     spikes: SpikeInput
-    notes: tuple[str, ...] = ()
-    is_accepted: bool = False
+    notes: Sequence[str]
+    is_accepted: bool
 
-    @property
-    def where(self) -> str:
-        """What messages call the sequence."""
-        return f"{self.split}/{self.name}"
-
-    @property
-    def num_inputs(self) -> int:
-        """Frames and spike files."""
-        return len(self.blurry) + len(self.spikes.files)
-
-    @property
-    def num_exposures(self) -> int:
-        """Blurry frames."""
-        return len(self.blurry)
-
-    @cached_property
-    def out_bytes(self) -> int:
-        """Frames as they are; spikes as they are packed, of a list no more than the list takes."""
-        frames = sum(file_size(path) for path in (*self.blurry, *self.sharp))
-        if self.spikes.layout != DENSE:
-            return frames + sum(file_size(path) for path in self.spikes.files)
-        shapes = [array_shape(path, self.spikes.key) for path in self.spikes.files]
-        return frames + sum(math.prod(shape) // 8 for shape in shapes)
-
-    @property
-    def seconds(self) -> float:
-        """From the first exposure to the end of the last."""
+    def planned(self) -> PlannedSequence:
+        """Return it as a sequence of a plan."""
+        spikes, sidecar = self.spikes, self.spikes.sidecar
+        blurry, sharp = zip(*self.pairs.values(), strict=True)
+        out_bytes = sum(file_size(path) for path in (*blurry, *sharp))
+        if spikes.layout == DENSE:
+            shapes = [array_shape(path, spikes.key) for path in spikes.files]
+            out_bytes += sum(math.prod(shape) // 8 for shape in shapes)
+        else:  # a list takes more than its ticks
+            out_bytes += sum(file_size(path) for path in spikes.files)
         exposures = self.exposures.values()
-        return max(e.t1 for e in exposures) - min(e.t0 for e in exposures)
-
-    @cached_property
-    def identity(self) -> Mapping[str, object]:
-        """Everything the output depends on; where the input lies is not part of it."""
-        spikes, paths = self.spikes, (*self.blurry, *self.sharp, *self.spikes.files)
         lines = (f"{index} {exposure}" for index, exposure in self.exposures.items())
-        return {
+        identity = {
             "source": "folders",
-            "kind": "recorded frames and spikes",
+            "kind": KIND,
             "spikes": spikes.describe(),
             "key": spikes.key,
-            "bit_order": spikes.sidecar.bit_order,
-            "flip_rows": spikes.sidecar.flip_rows,
-            "inputs_sha256": inputs_sha256(paths, *lines),
+            "bit_order": sidecar.bit_order,
+            "flip_rows": sidecar.flip_rows,
+            "inputs_sha256": inputs_sha256((*blurry, *sharp, *spikes.files), *lines),
             "spikes_sha256": pieces_sha256(spikes.files),
-            "frames_sha256": sample_sha256([*self.blurry, *self.sharp]),
+            "frames_sha256": sample_sha256([*blurry, *sharp]),
         }
+        return PlannedSequence(
+            *self.where.split("/"),
+            num_inputs=len(blurry) + len(spikes.files),
+            num_exposures=len(blurry),
+            out_bytes=out_bytes,
+            seconds=max(e.t1 for e in exposures) - min(e.t0 for e in exposures),
+            spike_size=(sidecar.height, sidecar.width),
+            identity=identity,
+            write=self.write,
+        )
 
     def write(self, folder: Path) -> list[str]:
         """Write blur, sharp, spike and exposures.csv; return what the user should know.
 
         Raises:
             BadFileError: a file that cannot be read, or spikes without a spike.
-            DataSetError: images whose end is missing, no spike file as long as its exposure; where
-                that is not accepted, spikes that do not show the frames, or do in another order of
-                bits or rows than is stated.
+            DataSetError: images whose end is missing, no spikes in any exposure; where that is not
+                accepted, spikes that do not show the frames, or do in another order of bits or rows
+                than is stated.
         """
-        refuse_cut_short(self.where, (*self.blurry, *self.sharp))
-        for blurry, sharp in zip(self.blurry, self.sharp, strict=True):
+        refuse_cut_short(self.where, [path for pair in self.pairs.values() for path in pair])
+        for blurry, sharp in self.pairs.values():
             copy_file(blurry, folder / "blur" / blurry.name)
             copy_file(sharp, folder / "sharp" / sharp.name)
         write_exposures(folder / EXPOSURES_NAME, self.exposures)
-        targets = [self._convert(i, folder / "spike") for i in range(len(self.spikes.files))]
+        names = [f"{blurry.stem}.dat" for blurry, _ in self.pairs.values()]
+        targets = names if self.spikes.is_per_frame else [STREAM_NAME]
+        for path, target in zip(self.spikes.files, targets, strict=True):
+            self._convert(path, folder / "spike" / target)
         sidecar = replace(self.spikes.sidecar, bit_order=OUR_BIT_ORDER, flip_rows=OUR_FLIP_ROWS)
         write_sidecar(folder / "spike", sidecar)
-        notes = [f"recorded frames; spikes: {self.spikes.describe()}", *self.notes]
-        if not self.spikes.is_per_frame:
-            notes += self._leaving(SpikeParts(targets, sidecar.geometry).num_ticks)
-        findings = self._check(folder)
-        return [*notes, *findings.notes, *findings.seen]
+        found = f"recorded frames; spikes: {self.spikes.describe()}"
+        return [found, *self.notes, *self._check(folder)]
 
-    def _check(self, folder: Path) -> Findings:
-        """Check what was written; raise what is wrong, in terms of the user's files."""
-        settings = ScanSettings(folder.parent, num_bins=1, use_voxel_cache=False)
-        scan = scan_sequence(folder, settings, None)
-        if not scan.frames:
-            raise DataSetError(str(self.spikes.files[0]), [by_reason(scan.dropped)])
-        better = better_bits(sample_bits(scan.frames))
-        if better is not None:  # said in terms of the user's file, not of our copy
-            findings = Findings(problems=[self._other_order(better)])
-        else:
-            rate = self.spikes.sidecar.ticks_per_second
-            findings = check_sequence(self.where, scan.frames, rate, None)
-        problems = [line.removeprefix(f"{self.where}: ") for line in findings.problems]
-        if problems and not self.is_accepted:
-            problems[-1] += '; nothing was written: if you know better, add --accept "REASON"'
-            raise DataSetError(str(self.spikes.files[0]), problems)
-        left_out = []
-        if scan.dropped and self.spikes.is_per_frame:  # `_leaving` names those of a stream
-            left_out.append(f"cannot be used: {by_reason(scan.dropped)}")
-        return Findings(findings.seen, [*left_out, *findings.notes, *problems])
-
-    def _other_order(self, better: SpikeGeometry) -> str:
-        """Say how the user's file should be read, when our copy of it reads better otherwise."""
+    def _convert(self, path: Path, target: Path) -> None:
+        """Write one spike file as `.dat` in our bit order."""
         stated = self.spikes.sidecar.geometry
-        is_swapped = better.bit_order != OUR_BIT_ORDER
-        if self.spikes.layout != DAT:
-            axes = "; --axes may be wrong too" if is_swapped else ""
-            return f"its spikes are upside down; store the array with its rows reversed{axes}"
-        orders = {"little": "big", "big": "little"}
-        right = replace(
-            stated,
-            bit_order=orders[stated.bit_order] if is_swapped else stated.bit_order,
-            flip_rows=stated.flip_rows != (better.flip_rows != OUR_FLIP_ROWS),
-        )
-        return (
-            f"its spikes show the sharp frames best with {order_text(right)}; stated is "
-            f"{order_text(stated)}; correct the .yaml beside it"
-        )
-
-    def _convert(self, number: int, folder: Path) -> Path:
-        """Write one spike file as `.dat` in our bit order; return its path."""
-        path, stated = self.spikes.files[number], self.spikes.sidecar.geometry
-        is_per_frame = self.spikes.is_per_frame
-        target = folder / (f"{self.blurry[number].stem}.dat" if is_per_frame else STREAM_NAME)
         ours = replace(stated, bit_order=OUR_BIT_ORDER, flip_rows=OUR_FLIP_ROWS)
         if self.spikes.layout == DAT and stated == ours:
             SpikeParts([path], stated).join_into(target)
-            return target
+            return
         try:
-            source = self.spikes.open(number)
+            source = self.spikes.open(path)
             if isinstance(source, EventFile):
                 source.num_ticks = self._end_of(source)
             rate = write_dat(source, target, ours)
         except (OSError, ValueError) as error:
             raise BadFileError(path, str(error).removeprefix(f"{path}: ")) from error
         check_rate(rate, path, source.num_ticks)
-        return target
-
-    def _windows(self) -> dict[str, tuple[int, int]]:
-        """Return the ticks of the exposures by the names of the frames."""
-        rate = self.spikes.sidecar.ticks_per_second
-        exposures = {path.stem: self.exposures[frame_index(path.stem)] for path in self.blurry}
-        return {name: window_ticks(e.t0, e.t1, rate) for name, e in exposures.items()}
 
     def _end_of(self, events: EventFile) -> int:
         """Return the ticks of a list of events: its last spike is not its end.
@@ -284,7 +220,8 @@ class RecordedSequence:
             raise ValueError(
                 f"all times are multiples of {unit}, so they are no ticks; divide them by {unit}"
             )
-        windows = self._windows().values()
+        rate = self.spikes.sidecar.ticks_per_second
+        windows = [window_ticks(e.t0, e.t1, rate) for e in self.exposures.values()]
         last = max(stop for _, stop in windows)
         if events.first_tick >= last:
             raise ValueError(
@@ -295,34 +232,88 @@ class RecordedSequence:
         end = events.num_ticks + min(longest, events.num_ticks)
         return max(events.num_ticks, min(end, last))
 
-    def _leaving(self, num_ticks: int) -> list[str]:
-        """Name the frames whose exposure leaves the stream.
+    def _check(self, folder: Path) -> list[str]:
+        """Check what was written; return notes, or raise what is wrong with the user's files."""
+        path, rate = self.spikes.files[0], self.spikes.sidecar.ticks_per_second
+        settings = ScanSettings(folder.parent, num_bins=1, use_voxel_cache=False)
+        scan = scan_sequence(folder, settings, None)
+        name = self.where.partition("/")[2]  # the folder has another one yet
+        dropped = by_reason([replace(entry, sequence=name) for entry in scan.dropped])
+        dropped = f"{len(scan.dropped)} frames cannot be used: {dropped}"
+        if not scan.frames:
+            reason = f"{dropped}; are the tick rate and the unit of {EXPOSURES_NAME} right?"
+            raise DataSetError(str(path), [reason])
+        notes = [dropped] if scan.dropped else []
+        better = better_bits(sample_bits(scan.frames))
+        if better is not None:
+            problems = [self._other_order(better)]
+        else:
+            findings = check_sequence(self.where, scan.frames, rate, None)
+            notes += [*findings.notes, *findings.seen]
+            problems = [line.removeprefix(f"{self.where}: ") for line in findings.problems]
+        if problems and not self.is_accepted:
+            problems[-1] += '; nothing was written: if you know better, add --accept "REASON"'
+            raise DataSetError(str(path), problems)
+        return [*problems, *notes]
 
-        Raises:
-            BadFileError: all of them do.
-        """
-        windows = self._windows()
-        leaving = [n for n, (start, stop) in windows.items() if start < 0 or stop > num_ticks]
-        if len(leaving) == len(windows):
-            rate = self.spikes.sidecar.ticks_per_second
-            raise BadFileError(
-                self.spikes.files[0],
-                f"has {num_ticks} ticks, {num_ticks / rate:g} s at {rate:g} ticks/s; no exposure "
-                f"of {EXPOSURES_NAME} lies in that. Is the tick rate right, and the unit of times?",
-            )
-        if not leaving:
-            return []
-        return [
-            f"{len(leaving)} exposures leave the spikes, which have {num_ticks} ticks, and cannot "
-            f"be used: {listed(leaving)}"
-        ]
+    def _other_order(self, better: SpikeGeometry) -> str:
+        """Say how the user's file should be read, when our copy of it reads better otherwise."""
+        is_swapped = better.bit_order != OUR_BIT_ORDER
+        if self.spikes.layout != DAT:
+            axes = "; --axes may be wrong too" if is_swapped else ""
+            return f"its spikes are upside down; store the array with its rows reversed{axes}"
+        stated = self.spikes.sidecar.geometry
+        orders = {"little": "big", "big": "little"}
+        right = replace(
+            stated,
+            bit_order=orders[stated.bit_order] if is_swapped else stated.bit_order,
+            flip_rows=stated.flip_rows != (better.flip_rows != OUR_FLIP_ROWS),
+        )
+        return (
+            f"its spikes show the sharp frames best with {order_text(right)}; stated is "
+            f"{order_text(stated)}; correct the .yaml beside it"
+        )
 
 
-# ---------------------------------------------------------------- finding a sequence
+# ---------------------------------------------------------------- finding sequences
+
+
+def plan_recorded(folders: Mapping[str, Path], options: SourceOptions) -> SourcePlan:
+    """Return what to make of recorded sequences, by `SPLIT/SEQUENCE`.
+
+    Raises:
+        DataSetError: everything that is missing, unclear or contradictory.
+    """
+    reason = (
+        "the sequences are recorded, nothing is simulated; dataset.yaml of the input describes them"
+    )
+    refuse_options(options, SIMULATION_OPTIONS, reason)
+    stated = read_description(options.input)
+    items = ((where, folder, options, stated) for where, folder in folders.items())
+    found = make_all(options.input, find_recorded, items)
+    notes = [f"{s.where}: {KIND}; {s.spikes.describe()}" for s in found]
+    sequences = make_all(options.input, RecordedSequence.planned, ((s,) for s in found))
+    sidecars = [sequence.spikes.sidecar for sequence in found]
+    height, width = common((s.height, s.width) for s in sidecars) or (None, None)
+    said = stated or DataDescription(source=f"own recordings of {options.input.name}")
+    threshold = common(s.threshold for s in sidecars)
+    description = DataDescription(
+        source=said.source,
+        blur_kind=said.blur_kind,
+        frames_averaged=said.frames_averaged,
+        transfer=said.transfer,
+        threshold=said.threshold if threshold is None else threshold,
+        ticks_per_second=common(s.ticks_per_second for s in sidecars),
+        spike_height=height,
+        spike_width=width,
+        interpolator=said.interpolator,
+        offsets=said.offsets,
+    )
+    return SourcePlan(tuple(sequences), description, tuple(notes))
 
 
 def find_recorded(
-    folder: Path, split: str, options: SourceOptions, description: DataDescription | None
+    where: str, folder: Path, options: SourceOptions, description: DataDescription | None
 ) -> RecordedSequence:
     """Return the sequence in `folder`.
 
@@ -331,34 +322,29 @@ def find_recorded(
             there are several, or of which something has to be stated.
         BadFileError: an exposures table that cannot be read.
     """
-    frames = {kind: list_frames(folder / kind, IMAGE_EXTS) for kind in ("blur", "sharp")}
-    problems = _unpaired(frames["blur"], frames["sharp"])
-    if problems:
-        raise DataSetError(str(folder), problems)
+    pairs = find_pairs(folder)
+    names = {number: blurry.stem for number, (blurry, _) in pairs.items()}
     try:
-        names = sorted(frames["blur"], key=frame_index)
-        _refuse_equal_numbers(names)
-        spikes = _find_spikes(folder, names, options, description)
-    except DataSetError:
+        spikes = _find_spikes(folder, list(names.values()), options, description)
+        rate = spikes.sidecar.ticks_per_second
+        exposures = read_exposures(folder / EXPOSURES_NAME, rate)
+        missing = [name for number, name in names.items() if number not in exposures]
+        if missing:
+            found = f"no line in {EXPOSURES_NAME} for {len(missing)} frame(s)"
+            raise ValueError(f"{found}: {listed(missing)}")
+        used = {number: exposures[number] for number in pairs}
+        for number, exposure in used.items():
+            try:
+                window_ticks(exposure.t0, exposure.t1, rate)
+            except ValueError as error:
+                raise ValueError(f"{EXPOSURES_NAME}: frame {names[number]}: {error}") from error
+    except (BadFileError, DataSetError):
         raise
     except ValueError as error:
         reason = str(error).removeprefix(f"{folder}/")  # the folder is named once, in front
         raise DataSetError(str(folder), [reason]) from error
-    exposures = read_exposures(folder / EXPOSURES_NAME, spikes.sidecar.ticks_per_second)
-    missing = [name for name in names if frame_index(name) not in exposures]
-    if missing:
-        reason = f"no line in {EXPOSURES_NAME} for {len(missing)} frame(s): {listed(missing)}"
-        raise DataSetError(str(folder), [reason])
-    used = {frame_index(name): exposures[frame_index(name)] for name in names}
-    for name, exposure in zip(names, used.values(), strict=True):
-        try:
-            window_ticks(exposure.t0, exposure.t1, spikes.sidecar.ticks_per_second)
-        except ValueError as error:
-            raise DataSetError(str(folder), [f"{EXPOSURES_NAME}: frame {name}: {error}"]) from error
-    images = [tuple(frames[kind][name] for name in names) for kind in ("blur", "sharp")]
-    notes = tuple(name_gaps(list(used), exposures))
-    is_accepted = options.accept is not None
-    return RecordedSequence(split, folder.name, *images, used, spikes, notes, is_accepted)
+    notes = name_gaps(list(used), exposures)
+    return RecordedSequence(where, pairs, used, spikes, notes, options.accept is not None)
 
 
 def name_gaps(numbers: Sequence[int], exposures: Mapping[int, Exposure]) -> list[str]:
@@ -380,61 +366,41 @@ def name_gaps(numbers: Sequence[int], exposures: Mapping[int, Exposure]) -> list
     return notes
 
 
-def _refuse_equal_numbers(names: Sequence[str]) -> None:
-    """Refuse frames that share a number, and so a line of the table."""
-    twice = [b for a, b in zip(names, names[1:], strict=False) if frame_index(a) == frame_index(b)]
-    if twice:
-        numbers = listed([str(frame_index(name)) for name in twice])
-        raise ValueError(f"frames numbered {numbers} exist under several names; rename them")
-
-
-def _unpaired(blurry: Mapping[str, Path], sharp: Mapping[str, Path]) -> list[str]:
-    problems = [] if blurry else [f"no images ({', '.join(IMAGE_EXTS)}) in blur"]
-    for kind, names in (
-        ("sharp", sorted(blurry.keys() - sharp.keys())),
-        ("blurry", sorted(sharp.keys() - blurry.keys())),
-    ):
-        if names:
-            problems.append(f"{len(names)} without a {kind} frame of that name: {listed(names)}")
-    return problems
-
-
 def _find_spikes(
-    folder: Path,
-    names: Sequence[str],
-    options: SourceOptions,
-    description: DataDescription | None,
+    folder: Path, names: Sequence[str], options: SourceOptions, description: DataDescription | None
 ) -> SpikeInput:
-    """Return the spikes of a sequence; raise DataSetError or ValueError where it is not clear."""
+    """Return the spikes of a sequence; raise ValueError where something is unclear."""
     files, is_per_frame = _spike_files(folder, names)
-    first = files[0]
-    stated = _stated_sidecar(first, description)
-    if first.suffix.lower() == ".dat":
-        if stated is None:
-            raise ValueError(_size_needed(first))
-        return SpikeInput(files, is_per_frame, DAT, _with_rate(stated, first))
-    shape = array_shape(first, options.key)
-    if len(shape) == 3:
-        axes, size = _axes_and_size(shape, stated, options, first)
-        if stated is None:
-            said = DataDescription("unknown") if description is None else description
-            stated = SpikeSidecar(*size, said.ticks_per_second, said.threshold)
-        sidecar = _with_rate(stated, first)
-        return SpikeInput(files, is_per_frame, DENSE, sidecar, axes, options.key)
-    if len(shape) != 2 or not 3 <= shape[1] <= 4:
-        raise ValueError(
-            f"{first}: shape {shape}; dense spikes have three axes, lists of events have rows of "
-            "3 or 4 numbers"
-        )
-    if is_per_frame:
+    first, layout, axes, stated = files[0], DAT, None, None
+    if first.suffix.lower() != ".dat":
+        shape = array_shape(first, options.key)
+        layout = DENSE if len(shape) == 3 else EVENTS
+        if layout == EVENTS and (len(shape) != 2 or not 3 <= shape[1] <= 4):
+            raise ValueError(
+                f"{first}: shape {shape}; dense spikes have three axes, lists of events have rows "
+                "of 3 or 4 numbers"
+            )
+    if layout == EVENTS and is_per_frame:
         raise ValueError(
             f"{first.parent}: lists of events per frame; it is not clear where their t begins, "
             "join them into one list with t from the start of the sequence"
         )
-    if stated is None:
-        raise ValueError(_size_needed(first))
-    sidecar = _with_rate(stated, first)
-    return SpikeInput(files, False, EVENTS, sidecar, None, options.key, options.columns)
+    if layout != DENSE or locate_sidecar(first) or described_sidecar(description):
+        stated = stated_spikes(first, description)
+    if layout == DENSE:
+        axes = _find_axes(shape, stated, options.axes, first)
+        if stated is None:
+            said = description or DataDescription("unknown")
+            size = shape[axes.index("H")], shape[axes.index("W")]
+            stated = SpikeSidecar(*size, said.ticks_per_second, said.threshold)
+    if stated.ticks_per_second is None:
+        raise ValueError(
+            f"{first} does not say ticks_per_second; write 'source: NAME' and 'ticks_per_second: "
+            "20000' into dataset.yaml beside train and val, or ticks_per_second, height and width "
+            f"into {first.with_name('spike.yaml')}"
+        )
+    key = None if layout == DAT else options.key
+    return SpikeInput(files, is_per_frame, layout, stated, axes, key, options.columns)
 
 
 def _spike_files(folder: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], bool]:
@@ -444,104 +410,42 @@ def _spike_files(folder: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], 
     inside = [p for suffix in suffixes for p in list_frames(folder / "spike", [suffix]).values()]
     found = beside + inside
     if not found:
-        raise ValueError(
-            f"no spikes; spike{', spike'.join(suffixes)} or a folder spike with such files is "
-            "needed"
-        )
+        needed = ", spike".join(suffixes)
+        raise ValueError(f"no spikes; spike{needed} or a folder spike with such files is needed")
     if len(found) == 1 and (len(names) > 1 or found[0].stem not in names):
         return (found[0],), False
     by_name = {path.stem: path for path in inside}
     has_one_kind = len({path.suffix.lower() for path in inside}) == 1
     if not beside and has_one_kind and set(by_name) == set(names):
         return tuple(by_name[name] for name in names), True
-    without = sorted(set(names) - set(by_name))
     raise ValueError(
         f"{len(found)} spike files ({listed([path.name for path in found])}); one for the whole "
         "sequence is needed, or one per frame in spike/, named like the frames and all of one "
-        f"kind. Frames without one: {names_or_none(without)}"
+        f"kind. Frames without one: {listed(sorted(set(names) - set(by_name))) or 'none'}"
     )
 
 
-# ---------------------------------------------------------------- what files do not say
-
-
-def _stated_sidecar(path: Path, description: DataDescription | None) -> SpikeSidecar | None:
-    """Return what a file beside the spikes or dataset.yaml says of them; None: nothing.
-
-    Raises:
-        ValueError: the two contradict each other, or one cannot be read.
-    """
-    beside, overall = read_sidecar(path, entries_of(description)), described_sidecar(description)
-    if beside is None or overall is None:
-        return beside or overall
-    problem = contradiction(path, beside, overall)
-    if problem is not None:
-        raise ValueError(f"{path}: {problem}")
-    return beside
-
-
-def _with_rate(sidecar: SpikeSidecar, path: Path) -> SpikeSidecar:
-    """Return a sidecar that states the tick rate.
+def _find_axes(
+    shape: tuple[int, ...], stated: SpikeSidecar | None, given: str | None, path: Path
+) -> str:
+    """Return the order of the axes of dense spikes, such as "THW".
 
     Raises:
-        ValueError: it does not.
+        ValueError: several orders fit what is stated, or none does.
     """
-    if sidecar.ticks_per_second is None:
-        raise ValueError(
-            f"{path} does not say ticks_per_second; write 'source: NAME' and 'ticks_per_second: "
-            "20000' into dataset.yaml beside train and val, or ticks_per_second, height and width "
-            f"into {path.with_name('spike.yaml')}"
-        )
-    return sidecar
-
-
-def _size_needed(path: Path) -> str:
-    """Say what is not stated of packed spikes or a list, and where to write it."""
-    sidecar = path.with_name("spike.yaml")  # holds for every file of its folder
-    return (
-        f"{path} does not say height, width and ticks_per_second; write lines like 'height: 250', "
-        f"'width: 400' and 'ticks_per_second: 20000' into {sidecar}, or 'source: NAME', "
-        "spike_height, spike_width and ticks_per_second into dataset.yaml beside train and val"
+    orders = ["".join(order) for order in permutations("THW")]
+    if given is not None:
+        given = given.upper().replace("S", "T")
+        if given not in orders:
+            raise ValueError(f"--axes {given}: name T, H and W once each")
+    size = None if stated is None else (stated.height, stated.width)
+    fitting = [o for o in orders if size in (None, (shape[o.index("H")], shape[o.index("W")]))]
+    found = [order for order in fitting if given in (None, order)]
+    if len(found) == 1:
+        return found[0]
+    sensor = f"the sensor {size[0]}x{size[1]} (height x width)" if size else "its size not stated"
+    advice = (
+        f"give --axes {' or '.join(fitting)}" if fitting else "no --axes fits; correct the size"
     )
-
-
-def _axes_and_size(
-    shape: tuple[int, ...], stated: SpikeSidecar | None, options: SourceOptions, path: Path
-) -> tuple[str, tuple[int, int]]:
-    """Return the order of the axes of dense spikes, and height and width.
-
-    Raises:
-        ValueError: it is not stated, or what is stated does not fit the shape.
-    """
-    axes = None if options.axes is None else options.axes.upper().replace("T", "S")
-    if stated is not None:
-        size = stated.height, stated.width
-        fitting = [
-            order
-            for order in map("".join, permutations("THW"))
-            if (shape[order.index("H")], shape[order.index("W")]) == size
-        ]
-        is_order = axes is not None and sorted(axes) == sorted(AXES)
-        if is_order and axes.replace("S", "T") not in fitting:
-            found = "x".join(map(str, shape))
-            does = f"--axes {' or '.join(fitting)} does" if fitting else "no order does"
-            raise ValueError(
-                f"{path}: --axes {options.axes} does not fit: the array is {found}, the sensor "
-                f"{size[0]}x{size[1]} (height x width); {does}"
-                + "; correct the size"
-                * (not fitting)
-            )
-        if axes is None and len(fitting) > 1:
-            raise ValueError(
-                f"{path}: shape {shape} with a sensor of {stated.height}x{stated.width}; give "
-                f"--axes {' or '.join(fitting)}"
-            )
-        axes = find_axes(shape, *size, axes, path)
-    if axes is None:
-        raise ValueError(
-            f"{path}: shape {shape}; state the order of its axes, such as --axes THW or --axes "
-            f"HWT, or its size: {_size_needed(path)}"
-        )
-    if sorted(axes) != sorted(AXES):
-        raise ValueError(f"--axes {options.axes}: name T, H and W once each")
-    return axes, (shape[axes.index("H")], shape[axes.index("W")])
+    array = "x".join(map(str, shape))
+    raise ValueError(f"{path}: the array is {array}, {sensor}; {advice}")

@@ -1,62 +1,159 @@
-"""Make the sequences of a source plan: resumable, in several processes, in shards.
+"""Make DATA.ROOT from a downloaded data set: the options of it, and the sequences of its plan.
 
 Every sequence is written into a hidden folder beside its final one, which is renamed when it is
 complete and holds `source.json`, the record of all that it depends on. So a kill at any time costs
-the sequences at hand, and the same command resumes. One data root is never made with two sets of
+the unfinished sequences, and the same command resumes. One data root is never made with two sets of
 options.
 """
 
+import argparse
 import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from src.data.description import DataDescription, read_description, write_description
 from src.data.errors import BadFileError, DataSetError, problems_of
-from src.data.frames import list_sequences
 from src.data.parallel import is_locked, locked, run_parallel
+from src.data.scanning import scan_settings
+from src.data.simulation.simulator import TRANSFERS
 from src.paths import atomic_write
-from src.prepare.sources.plan import OUR_SPLITS, PlannedSequence, SourcePlan
+from src.prepare.sources import gopro, own, spk_gopro, x4k1000fps
+from src.prepare.sources.plan import (
+    BLUR_GAMMAS,
+    INTERPOLATORS,
+    OUR_SPLITS,
+    PlannedSequence,
+    SourceOptions,
+    SourcePlan,
+    placed,
+    sequence_folders,
+)
 
 logger = logging.getLogger(__name__)
 
+SOURCES: Mapping[str, Callable[[SourceOptions], SourcePlan]] = {
+    "folders": own.plan,
+    "gopro": gopro.plan,
+    "spk_gopro": spk_gopro.plan,
+    "x4k1000fps": x4k1000fps.plan,
+}
+WHOLE = (0, 1)
 RECORD_NAME = "source.json"
 PARTIAL = ".making-"
 MAX_NAMED = 5
 SPARE_BYTES = 100 << 20
-DECODED = "decoded training frames"
 # What older records do not say; where it is missing, nothing can be compared.
 ADDED_TO_RECORDS = ("spikes_sha256", "frames_sha256")
+# What a description collects from its sequences; each has it in its record, too.
+COLLECTED = ("frames_averaged", "offsets")
 
 
-@dataclass(frozen=True)
-class Caches:
-    """What preparation writes beside a source's own files, for the estimate of disk use.
+# ---------------------------------------------------------------- options of prepare_data.py
 
-    Attributes:
-        num_bins: K of the voxels; None: voxels are not stored.
-        frame_downscale: RGB pixels per spike pixel in each direction, of the decoded training
-            frames; None: frames are not stored.
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--source`, `--input`, `--shard` and the fields of `SourceOptions`."""
+    group = parser.add_argument_group(
+        "sources", "make DATA.ROOT from a data set as it was downloaded, then prepare it"
+    )
+    group.add_argument("--source", choices=sorted(SOURCES), help="which data set it is")
+    group.add_argument("--input", type=Path, metavar="DIR", help="where it was unpacked")
+    group.add_argument("--shard", type=_shard, default=WHOLE, metavar="I/N", help="part I of N")
+    group.add_argument("--blur_kind", choices=tuple(BLUR_GAMMAS), help="mean of values or light")
+    group.add_argument("--threshold", type=float, help="of the simulated spike camera; 2.0")
+    group.add_argument("--transfer", choices=TRANSFERS, help="what it integrates; encoded")
+    group.add_argument("--downscale", type=int, metavar="N", help="RGB per spike pixel; 2")
+    group.add_argument("--interpolator", choices=INTERPOLATORS, help="of light between frames")
+    group.add_argument("--ticks_per_frame", type=int, metavar="N", help="readouts per frame")
+    group.add_argument("--frames_averaged", type=int, metavar="N", help="in a blurry frame")
+    group.add_argument("--stride", type=int, metavar="N", help="from exposure to exposure")
+    group.add_argument("--frames_per_second", type=float, metavar="F", help="of the source")
+    group.add_argument("--seed", type=int, help="of the simulated spike camera; 0")
+    group.add_argument("--axes", help="order of the axes of spike arrays, such as THW")
+    group.add_argument("--key", help="name of the spike array in its container")
+    group.add_argument("--columns", help="order of the columns of event lists; tyxp")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: parts of 4 are 0/4, 1/4, 2/4 and 3/4")
+    return int(match[1]), int(match[2])
+
+
+def source_options(given: argparse.Namespace) -> SourceOptions | None:
+    """Return what the command line says of a source; None without `--source`.
+
+    Raises:
+        DataSetError: options of sources without one, a source without a folder, or bad values.
     """
+    names = [field.name for field in dataclasses.fields(SourceOptions)]
+    values = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    if given.source is None:
+        unused = [f"--{name}" for name in values if name != "accept"]  # which preparation has, too
+        unused += ["--shard"] * (given.shard != WHOLE)
+        if unused:
+            raise DataSetError("options", [f"{', '.join(unused)}: only with --source"])
+        return None
+    if "input" not in values:
+        raise DataSetError("options", ["--source needs --input, the folder that was downloaded"])
+    if not given.input.is_dir():
+        raise DataSetError("options", [f"--input {given.input}: no such folder"])
+    # Folders are known by their names, also where "." was given; links keep theirs.
+    values["input"] = Path(os.path.abspath(given.input))  # noqa: PTH100
+    return SourceOptions(**values)
 
-    num_bins: int | None = None
-    frame_downscale: int | None = None
+
+def make_from_source(
+    name: str, options: SourceOptions, cfg: CfgNode, shard: tuple[int, int], workers: int
+) -> list[str]:
+    """Make the sequences of DATA.ROOT; return what was done.
+
+    Raises:
+        DataSetError, BadFileError: what cannot be made, and why.
+    """
+    if (cfg.DATA.TRAIN_SPLIT, cfg.DATA.VAL_SPLIT) != ("train", "val"):
+        reason = "sources write train and val; name them so"
+        raise DataSetError("DATA.TRAIN_SPLIT, DATA.VAL_SPLIT", [reason])
+    settings = scan_settings(cfg)
+    if settings.root.resolve() == options.input.resolve():
+        reason = (
+            "is DATA.ROOT and --input at the same time; what is there stays as it is, give another "
+            "DATA.ROOT to write to. A folder in our layout needs no --source"
+        )
+        raise DataSetError(str(settings.root), [reason])
+    return run_plan(
+        SOURCES[name](options),
+        settings.root,
+        workers=workers,
+        shard=shard,
+        num_bins=settings.num_bins if settings.use_voxel_cache else None,
+        frame_downscale=(
+            options.downscale if cfg.DATA.FRAME_CACHE and not cfg.DATA.USE_RAM_CACHE else None
+        ),
+    )
 
 
-@dataclass(frozen=True)
-class _Result:
-    """What became of a sequence: its notes, or why it could not be made."""
+def after_shard(shard: tuple[int, int]) -> str | None:
+    """Return the sentence that ends a part of the work; None where it is all of it."""
+    if shard == WHOLE:
+        return None
+    return (
+        f"part {shard[0]} of {shard[1]} is done; when parts 0 to {shard[1] - 1} all are, run the "
+        "same command without --shard: it makes what is missing and prepares the data"
+    )
 
-    sequence: str
-    notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
+
+# ---------------------------------------------------------------- all sequences
 
 
 def run_plan(
@@ -64,8 +161,9 @@ def run_plan(
     root: str | Path,
     *,
     workers: int,
-    shard: tuple[int, int] = (0, 1),
-    caches: Caches = Caches(),
+    shard: tuple[int, int] = WHOLE,
+    num_bins: int | None = None,
+    frame_downscale: int | None = None,
 ) -> list[str]:
     """Make what is missing of a plan below a data root.
 
@@ -77,7 +175,9 @@ def run_plan(
         root: DATA_ROOT.
         workers: processes, each with one sequence.
         shard: (i, n): make sequences i, i + n, i + 2n ... only.
-        caches: what preparation writes afterwards, for the estimate of disk use.
+        num_bins: K of the voxels that preparation stores; None: it stores none.
+        frame_downscale: RGB pixels per spike pixel in each direction, of the decoded training
+            frames that preparation stores; None: it stores none.
 
     Returns:
         what was done, one line each.
@@ -87,63 +187,51 @@ def run_plan(
             not be made, all of them.
     """
     root = Path(root)
-    number, count = shard
-    mine = plan.sequences[number::count]
+    mine = plan.sequences[shard[0] :: shard[1]]
     check_root(plan, root)
-    records = [(sequence, read_record(root, sequence)) for sequence in mine]
-    missing = [sequence for sequence, record in records if record is None]
-    uses = disk_use(missing, plan.description, root, caches)
-    for line in (*plan.notes, *_missing_splits(plan), *uses):
+    notes = {s.where: _load(root / s.where)["notes"] for s in mine if (root / s.where).exists()}
+    missing = [sequence for sequence in mine if sequence.where not in notes]
+    uses = disk_use(missing, plan.description, root, num_bins, frame_downscale)
+    splits = {sequence.split for sequence in plan.sequences}
+    for line in (*plan.notes, *_missing_splits(splits), *uses):
         logger.info(line)
     write_root_description(root, plan.description)
-    remove_abandoned(root, {sequence.split for sequence in plan.sequences})
-    present = [_Result(_name(s), tuple(record["notes"])) for s, record in records if record]
+    remove_abandoned(root, splits)
+    lines = [f"{len(notes)} sequences were there already"] if notes else []
     # The longest first, so that no process waits for another at the end.
     missing.sort(key=lambda sequence: -sequence.num_inputs)
-    results = run_parallel(partial(_make, root=root), missing, workers, "making sequences")
-    made = [result for _, result in results]
-    problems = [problem for result in made for problem in result.problems]
+    made: dict[str, list[str]] = {}
+    problems: list[str] = []
+    tasks = run_parallel(partial(_try_to_make, root=root), missing, workers, "making sequences")
+    for number, (found, failures) in tasks:
+        problems += failures
+        if not failures:
+            made[missing[number].where] = found
     if problems:
-        done = len(made) - sum(bool(result.problems) for result in made)
-        kept = f"{done} of {len(missing)} sequences were made and are kept; run it again"
+        kept = f"{len(made)} of {len(missing)} sequences were made and are kept; run it again"
         raise DataSetError(f"{root}: {kept}", problems)
-    lines = [f"{len(present)} sequences were there already"] if present else []
     lines += [f"{len(made)} sequences made"] if made else []
-    for result in sorted([*present, *made], key=lambda result: result.sequence):
-        lines += [_placed(result.sequence, note) for note in result.notes]
-    return lines
+    all_notes = sorted({**notes, **made}.items())
+    return lines + [placed(where, note) for where, found in all_notes for note in found]
 
 
-def _name(sequence: PlannedSequence) -> str:
-    return f"{sequence.split}/{sequence.name}"
-
-
-def _placed(where: str, line: str) -> str:
-    """Return a line that begins with the sequence it is about; some begin so already."""
-    return f"{where}: {line.removeprefix(f'{where}: ')}"
-
-
-def _missing_splits(plan: SourcePlan) -> list[str]:
-    """Say which split a training needs beside those of the plan."""
-    missing = {"train", "val"} - {sequence.split for sequence in plan.sequences}
+def _missing_splits(present: Collection[str]) -> list[str]:
     return [
         f"no sequences for {split}: a training needs {split} too; download them, or make that "
         "folder from some of the other sequences"
-        for split in sorted(missing)
+        for split in ("train", "val")
+        if split not in present
     ]
 
 
-def _make(sequence: PlannedSequence, root: Path) -> _Result:
-    """Make one sequence; only what is wrong with its input is caught."""
-    where = _name(sequence)
+def _try_to_make(sequence: PlannedSequence, root: Path) -> tuple[list[str], list[str]]:
+    """Make one sequence; return its notes, and what is wrong with its input or the disk."""
     try:
-        with put_in_place(root, sequence) as (folder, notes):
-            notes += sequence.write(folder)
+        return make_sequence(root, sequence), []
     except (BadFileError, DataSetError) as error:
-        return _Result(where, problems=tuple(_placed(where, x) for x in problems_of(error)))
+        return [], [placed(sequence.where, line) for line in problems_of(error)]
     except OSError as error:  # a full disk, a drive that is gone
-        return _Result(where, problems=(f"{where}: {error}",))
-    return _Result(where, tuple(notes))
+        return [], [f"{sequence.where}: {error}"]
 
 
 # ---------------------------------------------------------------- what a data root holds
@@ -156,19 +244,17 @@ def check_root(plan: SourcePlan, root: Path) -> None:
         DataSetError: another description, sequences from elsewhere or with other options. Deleting
             is advised only where all of them were made by this command.
     """
-    present = read_description(root)
-    if present is not None and _pins_nothing(root, present):
-        present = None  # `write_root_description` replaces it
-    differences = _description_problems(plan.description, present)
-    problems = list(differences)
-    planned = {(sequence.split, sequence.name): sequence for sequence in plan.sequences}
-    for split in dict.fromkeys(sequence.split for sequence in plan.sequences):
-        for folder in list_sequences(root / split) if (root / split).is_dir() else []:
-            sequence = planned.get((split, folder.name))
-            if sequence is None:
-                problems += _foreign(folder)
-            elif not differences:  # else every sequence would say the same again
-                problems += _changed(folder, sequence)
+    problems = differences = _description_problems(plan.description, root)
+    planned = {sequence.where: sequence for sequence in plan.sequences}
+    for split, folder in sequence_folders(root, dict.fromkeys(s.split for s in plan.sequences)):
+        sequence = planned.get(f"{split}/{folder.name}")
+        if not (folder / RECORD_NAME).is_file():
+            found = [f"{folder} was not made by this command: it has no {RECORD_NAME}"]
+        elif sequence is None:
+            found = [f"{folder} is not one of the sequences that would be made"]
+        else:  # other options would be named for every sequence again
+            found = [] if differences else _changed(folder, sequence)
+        problems = [*problems, *found]
     if problems:
         more = len(problems) - MAX_NAMED
         named = problems[:MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
@@ -179,20 +265,17 @@ def check_root(plan: SourcePlan, root: Path) -> None:
 
 
 def _folders_of(root: Path) -> list[Path]:
-    splits = [root / split for split in OUR_SPLITS.values() if (root / split).is_dir()]
-    return [folder for split in splits for folder in list_sequences(split)]
+    return [folder for _, folder in sequence_folders(root, OUR_SPLITS.values())]
 
 
-def _description_problems(wanted: DataDescription, present: DataDescription | None) -> list[str]:
-    """Say how the description of a root differs from that of the plan.
-
-    What further sequences add to it is no difference.
-    """
-    if present is None:
+def _description_problems(wanted: DataDescription, root: Path) -> list[str]:
+    """Say how the description of a root differs from that of a plan, further sequences apart."""
+    present = read_description(root)
+    if present is None or _pins_nothing(root, present):
         return []
     made = dataclasses.replace(present, fingerprint=(), content="unknown", content_of="")
-    before, now = _of_all_sequences(present), _of_all_sequences(wanted)
-    if all(set(before[name]) <= set(now[name]) for name in before):
+    now = {name: getattr(wanted, name) for name in COLLECTED}
+    if all(set(getattr(present, name)) <= set(now[name]) for name in COLLECTED):
         made = dataclasses.replace(made, **now)
     return [
         f"dataset.yaml says {field}: {was!r}, now it would be {is_now!r}"
@@ -200,22 +283,18 @@ def _description_problems(wanted: DataDescription, present: DataDescription | No
     ]
 
 
-def _of_all_sequences(description: DataDescription) -> dict[str, tuple]:
-    """Return what a description collects from its sequences; each has it in its record, too."""
-    return {name: getattr(description, name) for name in ("frames_averaged", "offsets")}
-
-
-def write_root_description(root: Path, description: DataDescription) -> None:
+def write_root_description(root: Path, wanted: DataDescription) -> None:
     """Write dataset.yaml before the first sequence, so that no other options get in between.
 
-    One of a run in which nothing was made is replaced; to one of fewer sequences those that come
-    are added.
+    One of a run in which nothing was made is replaced; to one of fewer sequences the others are
+    added.
     """
     present = read_description(root)
-    if present is None or (present != description and _pins_nothing(root, present)):
-        write_description(root, description)
-    elif _of_all_sequences(present) != _of_all_sequences(description):
-        write_description(root, dataclasses.replace(present, **_of_all_sequences(description)))
+    if present is not None and not _pins_nothing(root, present):
+        now = {name: getattr(wanted, name) for name in COLLECTED}
+        wanted = dataclasses.replace(present, **now)
+    if present != wanted:
+        write_description(root, wanted)
 
 
 def _pins_nothing(root: Path, present: DataDescription) -> bool:
@@ -227,51 +306,39 @@ def _pins_nothing(root: Path, present: DataDescription) -> bool:
 # ---------------------------------------------------------------- one sequence
 
 
-def read_record(root: Path, sequence: PlannedSequence) -> Mapping[str, object] | None:
-    """Return the record of a finished sequence, None where it is not there.
-
-    Raises:
-        DataSetError: it was made with other options or from other files.
-    """
-    folder = root / sequence.split / sequence.name
-    if not folder.exists():
-        return None
-    problems = _changed(folder, sequence)
-    if problems:
-        raise DataSetError(str(root), problems)
-    return _load(folder)
-
-
-@contextmanager
-def put_in_place(root: Path, sequence: PlannedSequence) -> Iterator[tuple[Path, list[str]]]:
-    """Yield a hidden folder and a list for notes; rename the folder to its name at the end.
+def make_sequence(root: Path, sequence: PlannedSequence) -> list[str]:
+    """Write a sequence into a hidden folder and rename it when it is complete; return its notes.
 
     A lock beside the folder says that its owner lives. On an error the folder is removed.
 
     Raises:
         DataSetError: meanwhile something else was put there.
+        What `sequence.write` raises.
     """
-    final = root / sequence.split / sequence.name
+    final = root / sequence.where
     final.parent.mkdir(parents=True, exist_ok=True)
     hidden = final.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{sequence.name}")
     lock = hidden.with_name(f"{hidden.name}.lock")
-    notes: list[str] = []
     try:
         with locked(lock):
             shutil.rmtree(hidden, ignore_errors=True)  # of an earlier process with this number
             hidden.mkdir()
-            yield hidden, notes
+            notes = sequence.write(hidden)
             with atomic_write(hidden / RECORD_NAME) as partial_file:
                 record = {"identity": dict(sequence.identity), "notes": notes}
                 partial_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             try:
                 hidden.rename(final)
-            except OSError:
-                if read_record(root, sequence) is None:  # else another run made the same meanwhile
+            except OSError:  # another run made it meanwhile: the same, or something else
+                problems = _changed(final, sequence) if final.exists() else []
+                if problems:
+                    raise DataSetError(str(root), problems) from None
+                if not final.exists():
                     raise
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
         lock.unlink(missing_ok=True)
+    return notes
 
 
 def remove_abandoned(root: Path, splits: Collection[str]) -> None:
@@ -295,8 +362,6 @@ def _load(folder: Path) -> Mapping[str, object]:
 
 def _changed(folder: Path, sequence: PlannedSequence) -> list[str]:
     """Say how a sequence differs from what would be made now."""
-    if not (folder / RECORD_NAME).is_file():
-        return _foreign(folder)
     try:
         was = _load(folder)["identity"]
     except BadFileError as error:
@@ -305,12 +370,6 @@ def _changed(folder: Path, sequence: PlannedSequence) -> list[str]:
     now = {key: value for key, value in now.items() if key in was or key not in ADDED_TO_RECORDS}
     differences = [f"{key} {a!r}, now {b!r}" for key, a, b in _differences(was, now)]
     return [f"{folder} was made with {'; '.join(differences)}"] if differences else []
-
-
-def _foreign(folder: Path) -> list[str]:
-    if not (folder / RECORD_NAME).is_file():
-        return [f"{folder} was not made by this command: it has no {RECORD_NAME}"]
-    return [f"{folder} is not one of the sequences that would be made"]
 
 
 def _differences(
@@ -326,9 +385,13 @@ def _differences(
 
 
 def disk_use(
-    sequences: Sequence[PlannedSequence], description: DataDescription, root: Path, caches: Caches
+    sequences: Sequence[PlannedSequence],
+    description: DataDescription,
+    root: Path,
+    num_bins: int | None,
+    frame_downscale: int | None,
 ) -> list[str]:
-    """Say what sequences and the caches of them will take; refuse a disk that is too small.
+    """Say what sequences and their caches (see `run_plan`) take; refuse a disk that is too small.
 
     Decoded frames are optional: where they do not fit, preparation leaves them out.
 
@@ -337,28 +400,30 @@ def disk_use(
     """
     if not sequences:
         return ["all sequences are there, nothing to make"]
-    hours = sum(sequence.seconds for sequence in sequences) / 3600
+    seconds = sum(sequence.seconds for sequence in sequences)
     exposures = sum(sequence.num_exposures for sequence in sequences)
     sizes = {"frames and spikes": sum(sequence.out_bytes for sequence in sequences)}
     spike_px = (description.spike_height or 0) * (description.spike_width or 0)
-    if spike_px and caches.num_bins is not None:
-        sizes["voxels"] = exposures * caches.num_bins * spike_px
-    if spike_px and caches.frame_downscale is not None:
-        frame_bytes = 3 * spike_px * caches.frame_downscale**2
+    if spike_px and num_bins is not None:
+        sizes["voxels"] = exposures * num_bins * spike_px
+    needed = sum(sizes.values()) + SPARE_BYTES
+    if spike_px and frame_downscale is not None:
         training = sum(s.num_exposures for s in sequences if s.split == "train")
-        sizes[DECODED] = 2 * training * frame_bytes
-    parts = [f"{_size(n)} for {what} ({_size(n / hours)} per hour)" for what, n in sizes.items()]
+        sizes["decoded training frames"] = 2 * training * 3 * spike_px * frame_downscale**2
+    parts = [
+        f"{_size(size)} for {what} ({_size(size / seconds * 3600)} per hour)"
+        for what, size in sizes.items()
+    ]
     if not spike_px:
         parts.append("caches not counted, as sequences differ in size")
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
-    num_inputs = sum(sequence.num_inputs for sequence in sequences)
     lines = [
-        f"{len(sequences)} sequences to make: {num_inputs} frames and files to read, "
-        f"{hours * 3600:.1f} s of video, {exposures} blurry frames",
+        f"{len(sequences)} sequences to make: {sum(s.num_inputs for s in sequences)} frames and "
+        f"files to read, {seconds:.1f} s of video, {exposures} blurry frames",
         f"disk, and per hour of video, about: {', '.join(parts)}; {_size(free)} are free",
     ]
-    if sum(sizes.values()) - sizes.get(DECODED, 0) + SPARE_BYTES > free:
+    if needed > free:
         advice = "free some, choose another DATA.ROOT, or set DATA.USE_PRECOMPUTED_VOXELS false"
         raise DataSetError(str(root), [*lines, f"that is too little; {advice}"])
     return lines

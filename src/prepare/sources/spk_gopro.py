@@ -2,8 +2,8 @@
 
     GOPRO_Large/{train,test}/SEQ/{blur,blur_gamma,sharp}/NNNNNN.png   720x1280
     GOPRO_Large_spike_seq/{train,test}/SEQ/spike/NNNNNN.dat           one file per frame, 360x640
-    Spike_GOPRO_Large_all/{train,test}/SEQ/spike.dat                  where there: whole sequences
-    GOPRO_Large_all/{train,test}/SEQ/NNNNNN.png                       where there: to compare with
+    Spike_GOPRO_Large_all/{train,test}/SEQ/spike.dat                  optional: whole sequences
+    GOPRO_Large_all/{train,test}/SEQ/NNNNNN.png                       optional: to compare with
 
 SEQ is GOPRxxxx_nn_zz: nn source frames of 240 per second in a blurry frame, 8 ticks per source
 frame. The published files are cut at 8 nn k although the exposures begin zz source frames earlier,
@@ -13,50 +13,57 @@ anew. The offset is measured (see `spk_gopro_offset`), not taken from the name.
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from src.data.description import DataDescription
 from src.data.errors import BadFileError, DataSetError, problems_of
 from src.data.exposures import EXPOSURES_NAME, frame_index
-from src.data.frames import list_frames, list_sequences
+from src.data.frames import list_frames
 from src.data.parallel import run_parallel, worthwhile_workers
-from src.data.simulation.blur import (
-    SOURCE_FRAMES_PER_SECOND,
-    TICKS_PER_SOURCE_FRAME,
-    BlurWindow,
-    blur_window,
-)
+from src.data.simulation.blur import SOURCE_FRAMES_PER_SECOND, TICKS_PER_SOURCE_FRAME
 from src.data.spikes.spike_dat import (
     SpikeGeometry,
     SpikeParts,
     SpikeSidecar,
+    check_rate,
     locate_sidecar,
+    write_dat,
     write_sidecar,
 )
 from src.paths import atomic_write
 from src.prepare.findings import listed
 from src.prepare.prepare import default_workers
-from src.prepare.sources.gopro import ALL_FRAMES, PAIRS, ReleasedPairs, find_offset, parse_name
+from src.prepare.sources.gopro import find_offset, parse_name
 from src.prepare.sources.plan import (
+    ALL_FRAMES,
+    DOWNLOADED,
     OUR_SPLITS,
+    PAIRS,
+    SPIKE_STREAMS,
+    SPIKES_PER_FRAME,
     STREAM_NAME,
+    PlannedSequence,
     SourceOptions,
     SourcePlan,
+    common,
     copy_file,
     file_size,
     find_downloaded,
+    find_pairs,
     inputs_sha256,
-    names_or_none,
+    make_all,
     pieces_sha256,
+    placed,
     refuse_cut_short,
     refuse_options,
+    sequence_folders,
 )
-from src.prepare.sources.spk_gopro_offset import MeasuredOffset, measure_offset, other_order
-from src.prepare.sources.video import image_size, open_folder
+from src.prepare.sources.simulate import SimulatedExposure, frame_exposure
+from src.prepare.sources.spk_gopro_offset import MAX_DEVIATION_TICKS, measure_offset, other_order
+from src.prepare.sources.video import image_size, open_frames
 
-PER_FRAME, WHOLE = "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all"
 TICKS_PER_SECOND = float(SOURCE_FRAMES_PER_SECOND * TICKS_PER_SOURCE_FRAME)
 THRESHOLD = 2.0  # of the published spikes
 EXPOSURES_IN_TICKS = "frame_idx,t0[ticks],t1[ticks],t_sharp[ticks]"
@@ -70,346 +77,146 @@ NOT_FOR_THIS = (
 
 
 @dataclass(frozen=True)
-class SpkGoproSequence:
-    """The files of one sequence, found and counted but not read; see `PlannedSequence`.
+class PublishedSequence:
+    """The files of one sequence, found and counted but not read.
 
     Attributes:
-        split: our split.
-        name: of the sequence, GOPRxxxx_nn_zz.
-        n: source frames averaged.
-        zz: the offset that the name states.
+        where: `SPLIT/SEQUENCE` of the output, with GOPRxxxx_nn_zz.
+        averaged: source frames in a blurry frame.
+        named_offset: the offset that the name states.
         blur_kind: "blur" or "blur_gamma".
-        blurry, sharp: the frames in order; the same names.
+        pairs: (blurry, sharp) in order.
         spikes: the stream of the sequence, or its consecutive parts in order.
         is_whole: whether `spikes` is the published stream of the sequence.
         is_joined_by_order: whether parts and frames have different names.
         geometry: how the bits lie.
         source_frames: folder of all frames of the sequence, None where it was not downloaded.
-        offset: source frames by which its exposures begin early, as measured.
     """
 
-    split: str
-    name: str
-    n: int
-    zz: int
+    where: str
+    averaged: int
+    named_offset: int
     blur_kind: str
-    blurry: tuple[Path, ...]
-    sharp: tuple[Path, ...]
+    pairs: tuple[tuple[Path, Path], ...]
     spikes: tuple[Path, ...]
     is_whole: bool
     is_joined_by_order: bool
     geometry: SpikeGeometry
-    source_frames: Path | None = None
-    offset: int = 0
+    source_frames: Path | None
 
     @property
-    def where(self) -> str:
-        """What messages call the sequence."""
-        return f"{self.split}/{self.name}"
-
-    @property
-    def num_inputs(self) -> int:
-        """Files to copy."""
-        return len(self.blurry) + len(self.spikes)
-
-    @cached_property
-    def num_exposures(self) -> int:
-        """Blurry frames that will be written."""
-        return len(self.windows()[0])
-
-    @cached_property
-    def out_bytes(self) -> int:
-        """Bytes of all files that are copied."""
-        return sum(map(file_size, self._inputs))
-
-    @property
-    def seconds(self) -> float:
-        """Length of the recording."""
-        return len(self.blurry) * self.n / SOURCE_FRAMES_PER_SECOND
-
-    @cached_property
-    def identity(self) -> Mapping[str, object]:
-        """Everything the output depends on."""
-        return {
-            "source": "spk_gopro",
-            "clip": self.where,
-            "frames_averaged": self.n,
-            "offset": self.offset,
-            "blur_kind": self.blur_kind,
-            "spikes": "stream of the clip" if self.is_whole else "one file per frame",
-            "spike_size": [self.geometry.height, self.geometry.width],
-            "inputs_sha256": inputs_sha256(self._inputs),
-            "spikes_sha256": pieces_sha256(self.spikes),
-        }
-
-    @property
-    def _inputs(self) -> tuple[Path, ...]:
-        return (*self.blurry, *self.sharp, *self.spikes)
-
-    def windows(self) -> tuple[list[tuple[int, BlurWindow]], list[str]]:
-        """Return (k, window) of the frames whose exposure lies in the stream, and the others.
-
-        Raises:
-            BadFileError: more than the last frame ends after the stream, or no frame is left.
-        """
-        num_ticks = SpikeParts(self.spikes, self.geometry).num_ticks
-        windows, dropped, late = [], [], []
-        for k, path in enumerate(self.blurry):
-            before = self.offset - k * self.n
-            if before > 0:
-                dropped.append(
-                    f"{self.where}: {path.stem} is left out: its exposure begins {before} source "
-                    "frame(s) before the recording"
-                )
-                continue
-            window = blur_window(k, self.n, self.offset)
-            if window.stop_tick > num_ticks:
-                late.append(path.stem)
-            else:
-                windows.append((k, window))
-        if not windows and not late:
-            raise BadFileError(
-                self.blurry[0].parent,
-                f"the exposures of all its {len(self.blurry)} frames begin before the recording "
-                f"({self.offset} source frames early); leave the sequence out",
-            )
-        if len(late) > 1 or not windows:
-            ticks = TICKS_PER_SOURCE_FRAME * self.n
-            raise BadFileError(
-                self.spikes[0],
-                f"the spikes of {self.where} have {num_ticks} ticks, its {len(self.blurry)} frames "
-                f"of {ticks} need {ticks * len(self.blurry)}; files are cut short, copy them again",
-            )
-        dropped += [
-            f"{self.where}: {stem} is left out: its exposure ends after tick {num_ticks}, the end "
-            "of the spikes"
-            for stem in late
-        ]
-        return windows, dropped
-
-    def write(self, folder: Path) -> list[str]:
-        """Write blur, sharp, spike and exposures.csv; return the frames left out, as sentences.
-
-        Raises:
-            BadFileError: a file that cannot be read, or spikes without a spike.
-            DataSetError: images whose end is missing.
-        """
-        windows, notes = self.windows()
-        images = [frames[k] for frames in (self.blurry, self.sharp) for k, _ in windows]
-        refuse_cut_short(self.where, images)
-        SpikeParts(self.spikes, self.geometry).join_into(folder / "spike" / STREAM_NAME)
-        size = self.geometry.height, self.geometry.width
-        write_sidecar(folder / "spike", SpikeSidecar(*size, TICKS_PER_SECOND, THRESHOLD))
-        rows = [EXPOSURES_IN_TICKS]
-        for k, window in windows:
-            copy_file(self.blurry[k], folder / "blur" / self.blurry[k].name)
-            copy_file(self.sharp[k], folder / "sharp" / self.sharp[k].name)
-            times = window.start_tick, window.stop_tick, window.start_tick + window.sharp_tick
-            rows.append(",".join(map(str, (frame_index(self.blurry[k].stem), *times))))
-        with atomic_write(folder / EXPOSURES_NAME) as path:
-            path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-        return notes
-
-
-@dataclass(frozen=True)
-class Downloads:
-    """The downloaded folders; what is not there is None.
-
-    Attributes:
-        pairs: blurry and sharp frames.
-        whole: spikes of whole sequences.
-        per_frame: spikes cut into frames.
-        all_frames: all frames at 240 per second, only looked at.
-    """
-
-    pairs: Path
-    whole: Path | None
-    per_frame: Path | None
-    all_frames: Path | None
-
-    def whole_stream(self, place: str) -> Path | None:
-        """Return the stream of sequence `train/SEQ`."""
-        if self.whole is None:
-            return None
-        folder = self.whole / place
-        paths = (folder / STREAM_NAME, folder / "spike" / STREAM_NAME)
-        return next((path for path in paths if path.exists()), None)
-
-    def source_frames(self, place: str) -> Path | None:
-        """Return the folder of all frames of sequence `train/SEQ`."""
-        path = None if self.all_frames is None else self.all_frames / place
-        return path if path is not None and path.is_dir() else None
+    def stream(self) -> SpikeParts:
+        """The spikes of the whole sequence."""
+        return SpikeParts(self.spikes, self.geometry)
 
 
 def plan(options: SourceOptions) -> SourcePlan:
     """Find all sequences, measure which ticks belong to which frame, return what is to be written.
 
     Raises:
-        DataSetError: everything that is missing or does not agree.
+        DataSetError: everything that is missing or contradictory.
     """
     refuse_options(options, NOT_FOR_THIS, "frames and spikes are published, nothing is simulated")
-    downloads = _find_downloads(options.input)
-    found = _find_sequences(downloads, options.blur_kind)
-    workers = worthwhile_workers(default_workers(), BYTES_PER_SEQUENCE * len(found))
-    results = dict(run_parallel(check_offset, found, workers, "matching spikes with sharp frames"))
-    checked = [results[number] for number in range(len(found))]
-    problems = [problem for offset in checked for problem in offset.problems]
+    roots = {name: find_downloaded(options.input, name) for name in DOWNLOADED}
+    problems = []
+    if roots[PAIRS] is None:
+        problems.append(f"no folder {PAIRS}; it holds the blurry and sharp frames")
+    if roots[SPIKE_STREAMS] is None and roots[SPIKES_PER_FRAME] is None:
+        problems.append(
+            f"no folder {SPIKES_PER_FRAME} or {SPIKE_STREAMS}; one of them must hold the spikes"
+        )
     if problems:
         raise DataSetError(str(options.input), problems)
-    sequences = tuple(
-        replace(sequence, offset=offset.offset)
-        for sequence, offset in zip(found, checked, strict=True)
-    )
-    notes = [*_without_frames(downloads), *_joined(sequences)]
-    notes += [note for offset in checked for note in offset.notes]
-    return SourcePlan(sequences, _describe(sequences, options), tuple(notes))
+    folders = sequence_folders(roots[PAIRS])
+    if not folders:
+        reason = f"no sequences; {', '.join(OUR_SPLITS)} should hold folders GOPRxxxx_nn_zz"
+        raise DataSetError(str(roots[PAIRS]), [reason])
+    items = ((split, folder, roots, options.blur_kind) for split, folder in folders)
+    found = make_all(roots[PAIRS], _find_sequence, items)
+    workers = worthwhile_workers(default_workers(), BYTES_PER_SEQUENCE * len(found))
+    tasks = run_parallel(_try_offset, found, workers, "matching spikes with sharp frames")
+    results = [result for _, result in sorted(tasks, key=lambda task: task[0])]
+    problems = [problem for _, _, failures in results for problem in failures]
+    if problems:
+        raise DataSetError(str(options.input), problems)
+    notes = [*_without_frames(roots), *_joined(found)]
+    notes += [note for _, offset_notes, _ in results for note in offset_notes]
+    offsets = [offset for offset, _, _ in results]
+    sequences = tuple(map(_planned, found, offsets))
+    return SourcePlan(sequences, _describe(sequences, options.blur_kind), tuple(notes))
 
 
 # ---------------------------------------------------------------- finding
 
 
-def _find_downloads(given: Path) -> Downloads:
-    """Return the downloaded folders.
-
-    Raises:
-        DataSetError: no frames, or no spikes.
-    """
-    pairs, whole, per_frame, all_frames = (
-        find_downloaded(given, name) for name in (PAIRS, WHOLE, PER_FRAME, ALL_FRAMES)
-    )
-    problems = []
-    if pairs is None:
-        problems.append(f"no folder {PAIRS}; it holds the blurry and sharp frames")
-    if whole is None and per_frame is None:
-        problems.append(f"no folder {PER_FRAME} or {WHOLE}; one of them must hold the spikes")
-    if problems:
-        raise DataSetError(str(given), problems)
-    return Downloads(pairs, whole, per_frame, all_frames)
-
-
-def _find_sequences(downloads: Downloads, blur_kind: str) -> list[SpkGoproSequence]:
-    """Return all sequences of all splits; raise all problems at once."""
-    sequences: list[SpkGoproSequence] = []
-    problems: dict[str, str] = {}  # what one config.yaml says wrong is wrong for all sequences
-    for theirs, ours in OUR_SPLITS.items():
-        split = downloads.pairs / theirs
-        for folder in list_sequences(split) if split.is_dir() else []:
-            try:
-                sequences.append(_find_sequence(folder, ours, downloads, blur_kind))
-            except BadFileError as error:
-                problems.setdefault(str(error.path), str(error))
-            except DataSetError as error:
-                problems |= {problem: problem for problem in problems_of(error)}
-    if not sequences and not problems:
-        reason = f"no sequences; {', '.join(OUR_SPLITS)} should hold folders GOPRxxxx_nn_zz"
-        raise DataSetError(str(downloads.pairs), [reason])
-    if problems:
-        raise DataSetError(str(downloads.pairs), problems.values())
-    return sequences
-
-
 def _find_sequence(
-    folder: Path, split: str, downloads: Downloads, blur_kind: str
-) -> SpkGoproSequence:
-    """Return one sequence.
-
-    Raises:
-        BadFileError, DataSetError: names that do not fit together, missing frames or spikes.
-    """
-    try:
-        name = parse_name(folder.name)
-    except ValueError as error:
-        raise DataSetError(str(folder), [str(error)]) from error
-    blurry = list_frames(folder / blur_kind, [".png"])
-    sharp = list_frames(folder / "sharp", [".png"])
-    _check_names(folder, blur_kind, blurry, sharp)
-    place = f"{folder.parent.name}/{folder.name}"
-    stream = downloads.whole_stream(place)
-    if stream is not None:
-        root, parts = downloads.whole, {STREAM_NAME: stream}
-    else:
-        root, parts = downloads.per_frame, _parts(folder, place, downloads.per_frame, blurry)
-    files = tuple(parts.values())
-    geometry = _geometry_of(root, files, next(iter(blurry.values())))
-    _check_sizes(files, geometry, TICKS_PER_SOURCE_FRAME * name.averaged, stream is not None)
-    return SpkGoproSequence(
-        split=split,
-        name=folder.name,
-        n=name.averaged,
-        zz=name.offset,
+    split: str, folder: Path, roots: Mapping[str, Path | None], blur_kind: str
+) -> PublishedSequence:
+    averaged, offset = parse_name(folder)
+    pairs = find_pairs(folder, blur_kind, (".png",))
+    gaps = sorted(set(range(min(pairs), max(pairs))) - pairs.keys())
+    if gaps:  # the exposures after it would be shifted
+        names = listed([f"{number:06d}" for number in gaps])
+        reason = f"{len(gaps)} frame(s) missing in the middle: {names}"
+        raise DataSetError(str(folder), [reason])
+    place = f"{split}/{folder.name}"
+    names = [blurry.stem for blurry, _ in pairs.values()]
+    parts, is_whole = _spike_files(folder, place, roots, names)
+    spikes = tuple(parts.values())
+    root = roots[SPIKE_STREAMS if is_whole else SPIKES_PER_FRAME]
+    geometry = _geometry_of(root, spikes[0], next(iter(pairs.values()))[0])
+    _check_sizes(spikes, geometry, TICKS_PER_SOURCE_FRAME * averaged, is_whole)
+    source_frames = (roots[ALL_FRAMES] or Path("none")) / place
+    return PublishedSequence(
+        where=f"{OUR_SPLITS[split]}/{folder.name}",
+        averaged=averaged,
+        named_offset=offset,
         blur_kind=blur_kind,
-        blurry=tuple(blurry.values()),
-        sharp=tuple(sharp.values()),
-        spikes=files,
-        is_whole=stream is not None,
-        is_joined_by_order=stream is None and set(parts) != set(blurry),
+        pairs=tuple(pairs.values()),
+        spikes=spikes,
+        is_whole=is_whole,
+        is_joined_by_order=not is_whole and set(parts) != set(names),
         geometry=geometry,
-        source_frames=downloads.source_frames(place),
+        source_frames=source_frames if source_frames.is_dir() else None,
     )
 
 
-def _check_names(
-    folder: Path, blur_kind: str, blurry: Mapping[str, Path], sharp: Mapping[str, Path]
-) -> None:
-    """Refuse frames without a partner and gaps in the numbers: both would shift the exposures."""
-    problems = []
-    if not blurry:
-        problems.append(f"no .png in {blur_kind}; --blur_kind chooses between blur and blur_gamma")
-    for name, missing in (
-        ("sharp frame", sorted(blurry.keys() - sharp.keys())),
-        (f"{blur_kind} frame", sorted(sharp.keys() - blurry.keys())),
-    ):
-        if missing:
-            problems.append(f"{len(missing)} without a {name} of that name: {listed(missing)}")
-    try:
-        numbers = [frame_index(name) for name in blurry]
-    except ValueError as error:
-        raise DataSetError(str(folder), [*problems, str(error)]) from error
-    gaps = sorted(set(range(min(numbers), max(numbers) + 1)) - set(numbers)) if numbers else []
-    if gaps:
-        names = listed([f"{number:06d}" for number in gaps])
-        problems.append(f"{len(gaps)} frame(s) missing in the middle: {names}")
-    if problems:
-        raise DataSetError(str(folder), problems)
-
-
-def _parts(
-    folder: Path, place: str, per_frame: Path | None, blurry: Mapping[str, Path]
-) -> dict[str, Path]:
-    """Return the spike files of a sequence, one per frame, in order."""
+def _spike_files(
+    folder: Path, place: str, roots: Mapping[str, Path | None], names: Sequence[str]
+) -> tuple[dict[str, Path], bool]:
+    """Return the stream of a sequence and True, or its files, one per frame in order, and False."""
+    streams, per_frame = roots[SPIKE_STREAMS], roots[SPIKES_PER_FRAME]
+    if streams is not None:
+        for path in (streams / place / STREAM_NAME, streams / place / "spike" / STREAM_NAME):
+            if path.exists():
+                return {path.stem: path}, True
     if per_frame is None:
-        raise DataSetError(str(folder), [f"no spikes: {WHOLE}/{place}/{STREAM_NAME} is not there"])
+        reason = f"no spikes: {SPIKE_STREAMS}/{place}/{STREAM_NAME} is missing"
+        raise DataSetError(str(folder), [reason])
     parts = list_frames(per_frame / place / "spike", [".dat"])
     if not parts:
         raise DataSetError(str(folder), [f"no .dat files in {per_frame / place / 'spike'}"])
-    if len(parts) != len(blurry):
-        without = sorted(blurry.keys() - parts.keys())
-        stray = sorted(parts.keys() - blurry.keys())
-        raise DataSetError(
-            str(folder),
-            [
-                f"{len(blurry)} frames, {len(parts)} spike files; frames without a spike file: "
-                f"{names_or_none(without)}; spike files without a frame: {names_or_none(stray)}"
-            ],
+    if len(parts) != len(names):
+        without = listed(sorted(set(names) - parts.keys())) or "none"
+        stray = listed(sorted(parts.keys() - set(names))) or "none"
+        reason = (
+            f"{len(names)} frames, {len(parts)} spike files; frames without a spike file: "
+            f"{without}; spike files without a frame: {stray}"
         )
-    return parts
+        raise DataSetError(str(folder), [reason])
+    return parts, False
 
 
-def _geometry_of(root: Path, files: Sequence[Path], frame: Path) -> SpikeGeometry:
+def _geometry_of(root: Path, spikes: Path, frame: Path) -> SpikeGeometry:
     """Return how the bits lie: as a config.yaml says, else half the size of the frames.
-
-    Args:
-        root: the downloaded folder of spikes.
-        files: spikes of the sequence.
-        frame: one of its frames.
 
     Raises:
         BadFileError: an unreadable file, or a size of another shape than the frames.
     """
     try:
-        located = locate_sidecar(files[0]) or locate_sidecar(root / STREAM_NAME)
+        located = locate_sidecar(spikes) or locate_sidecar(root / STREAM_NAME)
     except ValueError as error:
-        raise BadFileError(files[0], str(error)) from error
+        raise BadFileError(spikes, str(error)) from error
     height, width = image_size(frame)
     if located is None:
         return SpikeGeometry(height // 2, width // 2)
@@ -420,7 +227,7 @@ def _geometry_of(root: Path, files: Sequence[Path], frame: Path) -> SpikeGeometr
             f"says height {sidecar.height} and width {sidecar.width} of the spikes, which is not "
             f"the shape of frames of {height}x{width}; published spikes have half their size: "
             f"correct it to {height // 2} and {width // 2}. What the files themselves show: "
-            f"python scripts/inspect_spikes.py {shlex.quote(str(files[0]))}",
+            f"python scripts/inspect_spikes.py {shlex.quote(str(spikes))}",
         )
     return sidecar.geometry
 
@@ -428,27 +235,21 @@ def _geometry_of(root: Path, files: Sequence[Path], frame: Path) -> SpikeGeometr
 def _check_sizes(
     files: Sequence[Path], geometry: SpikeGeometry, ticks: int, is_whole: bool
 ) -> None:
-    """Refuse parts that are not one exposure long; only the last may end early.
-
-    Args:
-        files: the parts, or the stream of the sequence.
-        geometry: how their bits lie.
-        ticks: of an exposure.
-        is_whole: whether `files` is the stream, which may have any whole number of ticks.
+    """Refuse parts that are not so many ticks long; only the last may end early.
 
     Raises:
-        DataSetError: every part that does not fit.
+        DataSetError: every part that does not fit, or a stream that is no whole number of ticks.
     """
     problems = []
     for path in files:
-        found, rest = divmod(file_size(path), geometry.tick_bytes)
+        num_bytes = file_size(path)
+        found, rest = divmod(num_bytes, geometry.tick_bytes)
         is_short_end = not rest and 0 < found < ticks and path == files[-1]
         if rest or not (is_whole or found == ticks or is_short_end):
             problems.append(
-                f"{path.name}: {file_size(path)} bytes are "
-                f"{file_size(path) / geometry.tick_bytes:.2f} ticks of "
-                f"{geometry.height}x{geometry.width}; "
-                + ("whole ticks are needed" if is_whole else f"{ticks} ticks are needed")
+                f"{path.name}: {num_bytes} bytes are {num_bytes / geometry.tick_bytes:.2f} ticks "
+                f"of {geometry.height}x{geometry.width}; "
+                f"{'whole' if is_whole else ticks} ticks are needed"
             )
     if problems:
         more = [f"and {len(problems) - MAX_NAMED} more"] if len(problems) > MAX_NAMED else []
@@ -456,137 +257,211 @@ def _check_sizes(
         raise DataSetError(str(files[0].parent), [*problems[:MAX_NAMED], *more, advice])
 
 
-def _without_frames(downloads: Downloads) -> list[str]:
+def _without_frames(roots: Mapping[str, Path | None]) -> list[str]:
     """Name sequences of which there are spikes and no frames."""
-    places = [
-        f"{split}/{folder.name}"
-        for root in (downloads.whole, downloads.per_frame)
-        for split in OUR_SPLITS
-        if root is not None and (root / split).is_dir()
-        for folder in list_sequences(root / split)
-    ]
-    lonely = [place for place in dict.fromkeys(places) if not (downloads.pairs / place).is_dir()]
-    return [f"not made, {PAIRS} has no such sequence: {listed(lonely)}"] if lonely else []
+    present = [roots[name] for name in (SPIKE_STREAMS, SPIKES_PER_FRAME) if roots[name] is not None]
+    places = [f"{split}/{f.name}" for root in present for split, f in sequence_folders(root)]
+    unused = [place for place in dict.fromkeys(places) if not (roots[PAIRS] / place).is_dir()]
+    return [f"not made, {PAIRS} has no such sequence: {listed(unused)}"] if unused else []
 
 
-def _joined(sequences: Sequence[SpkGoproSequence]) -> list[str]:
+def _joined(found: Sequence[PublishedSequence]) -> list[str]:
     """Say which sequences have no stream of their own."""
-    joined = [sequence.where for sequence in sequences if not sequence.is_whole]
+    joined = [sequence.where for sequence in found if not sequence.is_whole]
     if not joined:
         return []
     return [
-        f"{len(joined)} of {len(sequences)} sequences have no {WHOLE}/.../{STREAM_NAME}, their "
+        f"{len(joined)} of {len(found)} sequences have no {SPIKE_STREAMS}/.../{STREAM_NAME}, their "
         f"files per frame are joined: {listed(joined)}"
     ]
 
 
-def _describe(sequences: Sequence[SpkGoproSequence], options: SourceOptions) -> DataDescription:
-    sizes = {(sequence.geometry.height, sequence.geometry.width) for sequence in sequences}
-    height, width = sizes.pop() if len(sizes) == 1 else (None, None)
+# ---------------------------------------------------------------- which ticks are whose
+
+
+def _try_offset(found: PublishedSequence) -> tuple[int, list[str], list[str]]:
+    """Return the offset of a sequence, what the user should know of it, and what is wrong."""
+    try:
+        offset, notes = check_offset(found)
+        exposures_in_stream(found, offset)  # refuses a stream that is cut short
+    except (BadFileError, DataSetError) as error:
+        return 0, [], [placed(found.where, line) for line in problems_of(error)]
+    return offset, [f"{found.where}: {note}" for note in notes], []
+
+
+def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
+    """Return by how many source frames the exposures of a sequence begin early, and notes.
+
+    It is measured with frames and spikes, which also have to be read in the right order of bits.
+    With the source frames the first sharp frame is searched for among them; both must agree.
+
+    Raises:
+        BadFileError, DataSetError: frames and spikes that do not belong together.
+    """
+    by_pixels, name = None, found.named_offset
+    if found.source_frames is not None:
+        frames = open_frames(found.source_frames)
+        by_pixels = find_offset(found.pairs[0][1], frames, found.averaged, hint=name)
+    highest = max((found.averaged - 1) // 2, name, by_pixels or 0)
+    stream, sharp = found.stream, [path for _, path in found.pairs]
+    offset, shown = measure_offset(stream, sharp, found.averaged, highest)
+    if offset is None:
+        if found.is_joined_by_order:
+            reason = (
+                "frames and spike files have different names, and the scene is too still to show "
+                "which belong together; rename the spike files like the frames"
+            )
+            raise DataSetError(found.where, [reason])
+        offset, source = (
+            (name, "its name") if by_pixels is None else (by_pixels, "the source frames")
+        )
+        note = f"too still for its spikes to show the offset; {offset} is taken from {source}"
+        return offset, [note]
+    problem = other_order(stream, min(shown, key=lambda frame: frame.error))
+    if by_pixels not in (None, offset):
+        problem = (
+            f"its sharp frames equal the source frames with an offset of {by_pixels}, its spikes "
+            f"show them with one of {offset}; frames and spikes are not of the same sequence"
+        )
+    if problem is not None:
+        raise DataSetError(found.where, [problem])
+    deviations = [frame.deviation(offset) for frame in shown]
+    notes = [
+        f"its spikes show {frame.sharp.name} at tick {frame.tick:.1f}, {ticks:.1f} ticks from "
+        f"where the other frames put it (uncertain by {frame.error:.1f}); its scene moves too "
+        "little there"
+        for frame, ticks in zip(shown, deviations, strict=True)
+        if ticks > MAX_DEVIATION_TICKS
+    ]
+    if offset != name:
+        notes.append(
+            f"the name states an offset of {name} source frames, the data show {offset}, which is "
+            "used"
+        )
+    elif offset:
+        notes.append(
+            f"exposures begin {offset} source frame(s) early, as name and data say (spikes within "
+            f"{max(deviations):.1f} ticks); published files are cut "
+            f"{TICKS_PER_SOURCE_FRAME * offset} ticks late"
+        )
+    return offset, notes
+
+
+def exposures_in_stream(
+    found: PublishedSequence, offset: int
+) -> tuple[list[SimulatedExposure], list[str]]:
+    """Return the exposures that lie in the stream, and a note on each of the others.
+
+    Raises:
+        BadFileError: more than the last frame ends after the stream, or no frame is left.
+    """
+    num_ticks, averaged, count = found.stream.num_ticks, found.averaged, len(found.pairs)
+    exposures = [
+        frame_exposure(k, k * averaged - offset, averaged, TICKS_PER_SOURCE_FRAME)
+        for k in range(count)
+    ]
+    early = [e for e in exposures if e.start_tick < 0]
+    late = [e for e in exposures if e.start_tick >= 0 and e.stop_tick > num_ticks]
+    inside = [e for e in exposures if e.start_tick >= 0 and e.stop_tick <= num_ticks]
+    if len(early) == count:
+        raise BadFileError(
+            found.pairs[0][0].parent,
+            f"the exposures of all its {count} frames begin before the recording ({offset} source "
+            "frames early); leave the sequence out",
+        )
+    if len(late) > 1 or not inside:
+        ticks = TICKS_PER_SOURCE_FRAME * averaged
+        raise BadFileError(
+            found.spikes[0],
+            f"the spikes of {found.where} have {num_ticks} ticks, its {count} frames of {ticks} "
+            f"need {ticks * count}; files are cut short, copy them again",
+        )
+    left_out = f"{found.where}: {{}} is left out: its exposure"
+    names = [blurry.stem for blurry, _ in found.pairs]
+    notes = [
+        f"{left_out.format(names[e.index])} begins {-e.start_tick // TICKS_PER_SOURCE_FRAME} "
+        "source frame(s) before the recording"
+        for e in early
+    ]
+    notes += [
+        f"{left_out.format(names[e.index])} ends after tick {num_ticks}, the end of the spikes"
+        for e in late
+    ]
+    return inside, notes
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _planned(found: PublishedSequence, offset: int) -> PlannedSequence:
+    blurry, sharp = zip(*found.pairs, strict=True)
+    inputs = (*blurry, *sharp, *found.spikes)
+    size = found.geometry.height, found.geometry.width
+    identity = {
+        "source": "spk_gopro",
+        "clip": found.where,
+        "frames_averaged": found.averaged,
+        "offset": offset,
+        "blur_kind": found.blur_kind,
+        "spikes": "stream of the clip" if found.is_whole else "one file per frame",
+        "spike_size": list(size),
+        "inputs_sha256": inputs_sha256(inputs),
+        "spikes_sha256": pieces_sha256(found.spikes),
+    }
+    return PlannedSequence(
+        *found.where.split("/"),
+        num_inputs=len(blurry) + len(found.spikes),
+        num_exposures=len(exposures_in_stream(found, offset)[0]),
+        out_bytes=sum(map(file_size, inputs)),
+        seconds=len(blurry) * found.averaged / SOURCE_FRAMES_PER_SECOND,
+        spike_size=size,
+        identity=identity,
+        write=partial(write_published, found, offset),
+    )
+
+
+def write_published(found: PublishedSequence, offset: int, folder: Path) -> list[str]:
+    """Write blur, sharp, spike and exposures.csv; return the frames left out, as sentences.
+
+    Raises:
+        BadFileError: a file that cannot be read, or spikes without a spike.
+        DataSetError: images whose end is missing.
+    """
+    exposures, notes = exposures_in_stream(found, offset)
+    refuse_cut_short(found.where, [path for e in exposures for path in found.pairs[e.index]])
+    stream, target = found.stream, folder / "spike" / STREAM_NAME
+    ours = SpikeGeometry(found.geometry.height, found.geometry.width)
+    if found.geometry == ours:
+        stream.join_into(target)
+    else:
+        check_rate(write_dat(stream, target, ours), found.spikes[0], stream.num_ticks)
+    sidecar = SpikeSidecar(ours.height, ours.width, TICKS_PER_SECOND, THRESHOLD)
+    write_sidecar(folder / "spike", sidecar)
+    rows = [EXPOSURES_IN_TICKS]
+    for e in exposures:
+        blurry, sharp = found.pairs[e.index]
+        copy_file(blurry, folder / "blur" / blurry.name)
+        copy_file(sharp, folder / "sharp" / sharp.name)
+        times = e.start_tick, e.stop_tick, e.sharp_tick
+        rows.append(",".join(map(str, (frame_index(blurry.stem), *times))))
+    with atomic_write(folder / EXPOSURES_NAME) as path:
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return notes
+
+
+def _describe(sequences: Sequence[PlannedSequence], blur_kind: str) -> DataDescription:
+    height, width = common(sequence.spike_size for sequence in sequences) or (None, None)
+    offsets = {sequence.where: sequence.identity["offset"] for sequence in sequences}
+    averaged = {sequence.identity["frames_averaged"] for sequence in sequences}
     return DataDescription(
         source=f"{PAIRS} with the published spikes (Spk-GoPro)",
-        blur_kind=options.blur_kind,
-        frames_averaged=tuple(sorted({sequence.n for sequence in sequences})),
+        blur_kind=blur_kind,
+        frames_averaged=tuple(sorted(averaged)),
         transfer="encoded",
         threshold=THRESHOLD,
         ticks_per_second=TICKS_PER_SECOND,
         spike_height=height,
         spike_width=width,
         interpolator=f"x{TICKS_PER_SOURCE_FRAME}, by the publishers of the spikes",
-        offsets=tuple((s.where, s.offset) for s in sequences if s.offset),
+        offsets=tuple((where, offset) for where, offset in offsets.items() if offset),
     )
-
-
-# ---------------------------------------------------------------- the offset of a sequence
-
-
-@dataclass(frozen=True)
-class CheckedOffset:
-    """The offset of a sequence, what the user should know of it, or why there is none.
-
-    Attributes:
-        offset: source frames by which the exposures begin early.
-        notes: sentences.
-        problems: sentences; the sequence cannot be used where there are any.
-    """
-
-    offset: int
-    notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-
-def check_offset(sequence: SpkGoproSequence) -> CheckedOffset:
-    """Find the offset of a sequence from its frames and spikes, and check the order of its bits.
-
-    Where its source frames are there too, its first sharp frame is searched for among them; what
-    they say and what the spikes say must agree.
-    """
-    try:
-        by_pixels = None
-        if sequence.source_frames is not None:
-            pairs = ReleasedPairs(sequence.sharp[0].parents[1], sequence.blurry, sequence.sharp)
-            frames = open_folder(sequence.source_frames)
-            by_pixels = find_offset(pairs, frames, sequence.n, hint=sequence.zz)
-        highest = max((sequence.n - 1) // 2, sequence.zz, by_pixels or 0)
-        stream = SpikeParts(sequence.spikes, sequence.geometry)
-        measured = measure_offset(stream, list(enumerate(sequence.sharp)), sequence.n, highest)
-        checked = _compare(sequence, by_pixels, measured)
-        replace(sequence, offset=checked.offset).windows()  # refuses a stream that is cut short
-    except (BadFileError, DataSetError) as error:
-        problems = tuple(f"{sequence.where}: {problem}" for problem in problems_of(error))
-        return CheckedOffset(sequence.zz, problems=problems)
-    return checked
-
-
-def _compare(
-    sequence: SpkGoproSequence, by_pixels: int | None, measured: MeasuredOffset
-) -> CheckedOffset:
-    """Compare what frames, spikes and the name say."""
-    where, offset = sequence.where, measured.offset
-    if offset is None:
-        return _still(sequence, by_pixels)
-    if by_pixels is not None and by_pixels != offset:
-        problem = (
-            f"{where}: its sharp frames equal the source frames with an offset of {by_pixels}, its "
-            f"spikes show them with one of {offset}; frames and spikes are not of the same sequence"
-        )
-        return CheckedOffset(by_pixels, problems=(problem,))
-    best = min(measured.decisive, key=lambda frame: frame.error)
-    problem = other_order(SpikeParts(sequence.spikes, sequence.geometry), best)
-    if problem is not None:
-        return CheckedOffset(offset, problems=(f"{where}: {problem}",))
-    notes = [
-        f"{where}: its spikes show {frame.sharp.name} at tick {frame.tick:.1f}, "
-        f"{frame.deviation(offset):.1f} ticks from where the other frames put it (uncertain by "
-        f"{frame.error:.1f}); its scene moves too little there"
-        for frame in measured.outliers
-    ]
-    if offset != sequence.zz:
-        notes.append(
-            f"{where}: the name states an offset of {sequence.zz} source frames, the data show "
-            f"{offset}, which is used"
-        )
-    elif offset:
-        notes.append(
-            f"{where}: exposures begin {offset} source frame(s) early, as name and data say "
-            f"(spikes within {measured.deviation_ticks:.1f} ticks); published files are cut "
-            f"{TICKS_PER_SOURCE_FRAME * offset} ticks late"
-        )
-    return CheckedOffset(offset, notes=tuple(notes))
-
-
-def _still(sequence: SpkGoproSequence, by_pixels: int | None) -> CheckedOffset:
-    """Return the offset of a sequence whose scene is too still to show it."""
-    offset = sequence.zz if by_pixels is None else by_pixels
-    if sequence.is_joined_by_order:
-        problem = (
-            f"{sequence.where}: frames and spike files have different names, and the scene is too "
-            "still to show which belong together; rename the spike files like the frames"
-        )
-        return CheckedOffset(offset, problems=(problem,))
-    said = "its name" if by_pixels is None else "the source frames"
-    note = (
-        f"{sequence.where}: too still for its spikes to show the offset; {offset} is taken from "
-        f"{said}"
-    )
-    return CheckedOffset(offset, notes=(note,))

@@ -32,19 +32,17 @@ MIN_ERROR_TICKS = 0.1
 
 @dataclass(frozen=True)
 class FoundFrame:
-    """Where the sharp frame of one blurry frame was found.
+    """Where a sharp frame was found; only in scenes that move the tick is no chance.
 
     Attributes:
         sharp: the sharp frame.
         tick: the tick at which its spikes fit best, from the start of the stream.
-        is_decisive: False where the scene is still and the tick is chance.
         error: standard error of the tick.
         shift: source frames by which it lies before the tick of a sequence without an offset.
     """
 
     sharp: Path
     tick: float
-    is_decisive: bool
     error: float
     shift: float
 
@@ -53,79 +51,51 @@ class FoundFrame:
         return abs(self.shift - offset) * TICKS_PER_SOURCE_FRAME
 
 
-@dataclass(frozen=True)
-class MeasuredOffset:
-    """What the frames of a sequence show.
-
-    Attributes:
-        offset: source frames; None where the scene is still and shows nothing.
-        frames: what was searched for.
-    """
-
-    offset: int | None
-    frames: tuple[FoundFrame, ...]
-
-    @property
-    def decisive(self) -> tuple[FoundFrame, ...]:
-        """The frames whose scene moves."""
-        return tuple(frame for frame in self.frames if frame.is_decisive)
-
-    @property
-    def deviation_ticks(self) -> float:
-        """Largest distance of a decisive match from the tick that the offset states."""
-        return max(frame.deviation(self.offset) for frame in self.decisive)
-
-    @property
-    def outliers(self) -> tuple[FoundFrame, ...]:
-        """Decisive frames that fit the offset badly; the others outvote them."""
-        return tuple(f for f in self.decisive if f.deviation(self.offset) > MAX_DEVIATION_TICKS)
-
-
 def measure_offset(
-    stream: SpikeParts, sharp_frames: Sequence[tuple[int, Path]], n: int, highest: int
-) -> MeasuredOffset:
+    stream: SpikeParts, sharp_frames: Sequence[Path], n: int, highest: int
+) -> tuple[int | None, list[FoundFrame]]:
     """Find the offset of a sequence by matching some of its sharp frames with its spikes.
 
     Args:
         stream: the spikes of the whole sequence, 8 ticks per source frame.
-        sharp_frames: blurry frame number k from 0, and the sharp frame of it.
+        sharp_frames: of blurry frames 0, 1, 2 ...
         n: source frames averaged.
         highest: the largest offset that could be.
+
+    Returns:
+        The offset, None where the scene is still and shows nothing; and the frames that show it.
 
     Raises:
         BadFileError: a frame that cannot be read or that its spikes do not show, matches whose
             median is at no offset, or frames that show different offsets; the ticks are named.
     """
     centre = TICKS_PER_SOURCE_FRAME * (n - 1) // 2
-    reach = TICKS_PER_SOURCE_FRAME * (highest + 1), TICKS_PER_SOURCE_FRAME
-    frames = []
-    for k, path in _spread(sharp_frames):
-        stated = TICKS_PER_SOURCE_FRAME * n * k + centre
-        grey = _read_grey(path, stream)
-        match, first = _match_around(stream, grey, stated, reach)
-        if match is None:
+    found = []
+    for k in _spread(len(sharp_frames)):
+        path, stated = sharp_frames[k], TICKS_PER_SOURCE_FRAME * n * k + centre
+        first = max(stated - TICKS_PER_SOURCE_FRAME * (highest + 1) - TFP_WIDTH // 2, 0)
+        stop = stated + TICKS_PER_SOURCE_FRAME + TFP_WIDTH // 2 + 1
+        if stop > stream.num_ticks or stop - first < TFP_WIDTH:
             continue
+        grey = _read_grey(path, stream)
+        match = best_tfp_centre(stream.read(first, stop), grey, width=TFP_WIDTH)
         if grey.std() >= MIN_TEXTURE and match.correlation < SHOWN:
             raise _not_shown(match, path, stream, stated)
         tick = first + match.centre
-        shift = (stated - tick) / TICKS_PER_SOURCE_FRAME
-        frames.append(FoundFrame(path, tick, match.is_decisive, match.centre_error, shift))
-    return offset_of(stream, frames, n, highest)
+        if match.is_decisive:
+            shift = (stated - tick) / TICKS_PER_SOURCE_FRAME
+            found.append(FoundFrame(path, tick, match.centre_error, shift))
+    return offset_of(stream, found, n, highest) if found else None, found
 
 
-def offset_of(
-    stream: SpikeParts, frames: Sequence[FoundFrame], n: int, highest: int
-) -> MeasuredOffset:
+def offset_of(stream: SpikeParts, found: Sequence[FoundFrame], n: int, highest: int) -> int:
     """Return the offset that frames agree on; see `measure_offset`."""
-    decisive = [frame for frame in frames if frame.is_decisive]
-    if not decisive:
-        return MeasuredOffset(None, tuple(frames))
-    offset, is_shared = judge_shifts(decisive)
+    offset, is_shared = judge_shifts(found)
     if is_shared and 0 <= offset <= highest:
-        return MeasuredOffset(offset, tuple(frames))
-    worst = max(decisive, key=lambda frame: frame.deviation(offset))
-    ticks = ", ".join(f"{frame.sharp.name} at {frame.tick:.1f}" for frame in decisive)
-    early = ", ".join(f"{frame.shift:.2f}" for frame in decisive)
+        return offset
+    worst = max(found, key=lambda frame: frame.deviation(offset))
+    ticks = ", ".join(f"{frame.sharp.name} at {frame.tick:.1f}" for frame in found)
+    early = ", ".join(f"{frame.shift:.2f}" for frame in found)
     raise BadFileError(
         stream.path_at(worst.tick),
         f"the spikes show the sharp frames at ticks that fit no offset of 0 to {highest} source "
@@ -134,28 +104,23 @@ def offset_of(
     )
 
 
-def judge_shifts(decisive: Sequence[FoundFrame]) -> tuple[int, bool]:
+def judge_shifts(found: Sequence[FoundFrame]) -> tuple[int, bool]:
     """Return the offset that frames show, and whether they agree on it.
 
-    They do where their median, weighted by how exact each match is, lies within
+    They do where their median, weighted by the inverse variance of each match, lies within
     `MAX_DEVIATION_TICKS` of it, most of them round to it, and none of the others is sure of itself.
     """
-    middle = _weighted_median(decisive)
+    ordered = sorted(found, key=lambda frame: frame.shift)
+    weights = np.array([max(frame.error, MIN_ERROR_TICKS) ** -2.0 for frame in ordered])
+    number = int(np.searchsorted(weights.cumsum(), weights.sum() / 2))
+    middle = ordered[min(number, len(ordered) - 1)].shift
     offset = round(middle)
-    others = [frame for frame in decisive if round(frame.shift) != offset]
+    others = [frame for frame in found if round(frame.shift) != offset]
     is_sure = [
         frame.deviation(offset) > MAX_DEVIATION_TICKS + MAX_ERRORS * frame.error for frame in others
     ]
     is_near = abs(middle - offset) * TICKS_PER_SOURCE_FRAME <= MAX_DEVIATION_TICKS
-    return offset, is_near and 2 * len(others) < len(decisive) and not any(is_sure)
-
-
-def _weighted_median(frames: Sequence[FoundFrame]) -> float:
-    """Return the median of the shifts, each with the inverse variance of its match as weight."""
-    ordered = sorted(frames, key=lambda frame: frame.shift)
-    weights = np.array([max(frame.error, MIN_ERROR_TICKS) ** -2.0 for frame in ordered])
-    number = int(np.searchsorted(weights.cumsum(), weights.sum() / 2))
-    return ordered[min(number, len(ordered) - 1)].shift
+    return offset, is_near and 2 * len(others) < len(found) and not any(is_sure)
 
 
 def other_order(stream: SpikeParts, frame: FoundFrame) -> str | None:
@@ -176,22 +141,6 @@ def other_order(stream: SpikeParts, frame: FoundFrame) -> str | None:
 def _read_grey(frame: Path, stream: SpikeParts) -> np.ndarray:
     size = stream.geometry.height, stream.geometry.width
     return grey_at_spike_size(read_image(frame), size)
-
-
-def _match_around(
-    stream: SpikeParts, grey: np.ndarray, around: int, reach: tuple[int, int]
-) -> tuple[TfpMatch | None, int]:
-    """Match a sharp frame with TFP centres up to `reach` ticks before and after a tick.
-
-    Returns:
-        The match, its ticks counted from the second value; None where the stream ends too early.
-    """
-    half = TFP_WIDTH // 2
-    first = max(around - reach[0] - half, 0)
-    stop = around + reach[1] + half + 1
-    if stop > stream.num_ticks or stop - first < TFP_WIDTH:
-        return None, first
-    return best_tfp_centre(stream.read(first, stop), grey, width=TFP_WIDTH), first
 
 
 def _not_shown(match: TfpMatch, sharp: Path, stream: SpikeParts, stated: int) -> BadFileError:
@@ -215,12 +164,12 @@ def _not_shown(match: TfpMatch, sharp: Path, stream: SpikeParts, stated: int) ->
     )
 
 
-def _spread(items: Sequence[tuple[int, Path]]) -> list[tuple[int, Path]]:
-    """Return up to `NUM_FRAMES` items evenly spread, without the first one where there are others.
+def _spread(count: int) -> list[int]:
+    """Return up to `NUM_FRAMES` evenly spread places, without the first where there are others.
 
     The exposure of the first frame of a sequence may begin before its stream.
     """
-    usable = items[1:] if len(items) > 1 else items
-    count = min(NUM_FRAMES, len(usable))
-    picks = np.unique(np.linspace(0, len(usable) - 1, count).round().astype(int))
-    return [usable[i] for i in picks]
+    first = min(1, count - 1)
+    usable = count - first
+    places = np.linspace(0, usable - 1, min(NUM_FRAMES, usable)).round()
+    return [first + int(place) for place in np.unique(places)]

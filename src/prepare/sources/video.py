@@ -1,8 +1,4 @@
-"""The frames of a high-speed recording, one after the other: a folder of images or a video file.
-
-Nothing is held but the frame at hand, and the objects hold no open file, so they can be sent to
-worker processes.
-"""
+"""The frames of a high-speed recording, one after the other: a folder of images or a video file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,31 +17,37 @@ MAX_GAPS_NAMED = 10
 
 
 @dataclass(frozen=True)
-class FrameFolder:
-    """Sharp frames in order of time: a folder of image files; see `open_folder`.
+class HighSpeedFrames:
+    """Sharp frames in order of time; only one is held at a time, and no file is left open.
 
     Attributes:
-        path: the folder.
-        files: the images.
+        path: the folder of images, or the video file.
+        files: the images, or the video file.
+        num_frames: as the folder holds or the video states.
         size: (height, width).
         num_bytes: size of all files.
     """
 
     path: Path
     files: tuple[Path, ...]
+    num_frames: int
     size: tuple[int, int]
     num_bytes: int
 
     def __len__(self) -> int:
         """Return the number of frames."""
-        return len(self.files)
+        return self.num_frames
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield uint8 RGB [H, W, 3].
 
         Raises:
-            BadFileError: a frame that cannot be read or has another size, by name.
+            BadFileError: a frame that cannot be read or has another size, by name, or a video with
+                another number of frames than it states.
         """
+        if self.files == (self.path,):
+            yield from self._decoded()
+            return
         for path in self.files:
             image = read_image(path)
             if image.shape[:2] != self.size:
@@ -54,27 +56,7 @@ class FrameFolder:
                 )
             yield image
 
-
-@dataclass(frozen=True)
-class FrameVideo:
-    """A video file; see `open_video`."""
-
-    path: Path
-    num_frames: int
-    size: tuple[int, int]
-    num_bytes: int
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The video file."""
-        return (self.path,)
-
-    def __len__(self) -> int:
-        """Return the number of frames that the file states."""
-        return self.num_frames
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield uint8 RGB [H, W, 3]; see `FrameFolder`."""
+    def _decoded(self) -> Iterator[np.ndarray]:
         count = 0
         for count, frame in enumerate(_decode(self.path), start=1):
             if count > self.num_frames:
@@ -90,78 +72,45 @@ class FrameVideo:
             )
 
 
-HighSpeedFrames = FrameFolder | FrameVideo
-
-
 def open_frames(path: str | Path, first_number: int | None = None) -> HighSpeedFrames:
-    """Return the frames of a folder of images, or of a video file.
+    """Return the images of a folder in order of the numbers that end their names, or a video.
 
     Args:
-        path: folder or file.
+        path: a folder of .png, .jpg, .jpeg or .bmp files, or a video file.
         first_number: number of the first image; None where it may be any.
 
     Raises:
-        DataSetError, BadFileError: see `open_folder` and `open_video`.
+        DataSetError: no images, names without numbers, or numbers that are missing or occur twice.
+        BadFileError: the first image or the video cannot be read.
     """
     path = Path(path)
-    return open_folder(path, first_number) if path.is_dir() else open_video(path)
-
-
-def open_folder(folder: str | Path, first_number: int | None = None) -> FrameFolder:
-    """Return the images of a folder in order of the numbers that end their names.
-
-    Args:
-        folder: of .png, .jpg, .jpeg or .bmp files.
-        first_number: number of the first image; None where it may be any.
-
-    Raises:
-        DataSetError: no images, names without numbers, or numbers that are missing or there twice.
-        BadFileError: the first image cannot be read.
-    """
-    folder = Path(folder)
-    files = list_frames(folder, IMAGE_EXTS)
+    if not path.is_dir():
+        return _open_video(path)
+    files = list_frames(path, IMAGE_EXTS)
     if not files:
-        raise DataSetError(str(folder), [f"no images; files {', '.join(IMAGE_EXTS)} are needed"])
+        raise DataSetError(str(path), [f"no images; files {', '.join(IMAGE_EXTS)} are needed"])
     try:
         numbers = {name: frame_index(name) for name in files}
     except ValueError as error:
-        raise DataSetError(str(folder), [str(error)]) from error
-    names = sorted(files, key=numbers.__getitem__)
-    problems = _numbering_problems([numbers[name] for name in names], first_number)
+        raise DataSetError(str(path), [str(error)]) from error
+    problems = _numbering_problems(sorted(numbers.values()), first_number)
     if problems:
-        raise DataSetError(str(folder), problems)
-    paths = tuple(files[name] for name in names)
-    return FrameFolder(folder, paths, image_size(paths[0]), sum(p.stat().st_size for p in paths))
+        raise DataSetError(str(path), problems)
+    paths = tuple(files[name] for name in sorted(files, key=numbers.__getitem__))
+    num_bytes = sum(p.stat().st_size for p in paths)
+    return HighSpeedFrames(path, paths, len(paths), image_size(paths[0]), num_bytes)
 
 
-def open_video(path: str | Path) -> FrameVideo:
-    """Return the frames of a video file, in the colours that OpenCV decodes.
-
-    Raises:
-        BadFileError: not a video, without a number of frames, or one whose first frame is damaged.
-    """
-    path = Path(path)
+def _open_video(path: Path) -> HighSpeedFrames:
     capture = cv2.VideoCapture(str(path))
-    try:
-        num_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    finally:
-        capture.release()
+    num_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
     first = next(_decode(path), None)
     if first is None or num_frames < 1:
         raise BadFileError(
             path, "cannot be decoded as a video; get it again, or give a folder of images"
         )
-    return FrameVideo(path, num_frames, first.shape[:2], path.stat().st_size)
-
-
-def video_frames_per_second(path: str | Path) -> float | None:
-    """Return the rate that a video file states; slow motion usually states the rate of playing."""
-    capture = cv2.VideoCapture(str(path))
-    try:
-        rate = capture.get(cv2.CAP_PROP_FPS)
-    finally:
-        capture.release()
-    return rate if rate > 0 else None
+    return HighSpeedFrames(path, (path,), num_frames, first.shape[:2], path.stat().st_size)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -183,23 +132,19 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _numbering_problems(numbers: list[int], first_number: int | None) -> list[str]:
     """Say what is wrong with ascending numbers."""
-    problems = []
-    if first_number is not None and numbers[0] != first_number:
-        problems.append(
-            f"the first image has number {numbers[0]}, {first_number} is needed; images are missing"
-        )
-    gaps = [
-        f"{before + 1}" if after == before + 2 else f"{before + 1} to {after - 1}"
-        for before, after in zip(numbers, numbers[1:], strict=False)
-        if after > before + 1
-    ]
+    problems, first, last = [], numbers[0], numbers[-1]
+    if first_number is not None and first != first_number:
+        needed = f"{first_number} is needed; images are missing"
+        problems.append(f"the first image has number {first}, {needed}")
+    pairs = list(zip(numbers, numbers[1:], strict=False))
+    gaps = [f"{a + 1}" if b == a + 2 else f"{a + 1} to {b - 1}" for a, b in pairs if b > a + 1]
     if gaps:
         more = f" and {len(gaps) - MAX_GAPS_NAMED} more gaps" if len(gaps) > MAX_GAPS_NAMED else ""
         problems.append(
-            f"images {', '.join(gaps[:MAX_GAPS_NAMED])}{more} are missing between {numbers[0]} and "
-            f"{numbers[-1]}; time would jump there: get them again"
+            f"images {', '.join(gaps[:MAX_GAPS_NAMED])}{more} are missing between {first} and "
+            f"{last}; time would jump there: get them again"
         )
-    twice = sorted({a for a, b in zip(numbers, numbers[1:], strict=False) if a == b})
+    twice = sorted({a for a, b in pairs if a == b})
     if twice:
         problems.append(f"numbers {twice[:MAX_GAPS_NAMED]} exist under several names")
     return problems

@@ -8,30 +8,28 @@ middle tick, which then mostly lies between two source frames and is a cross-fad
 
 from pathlib import Path
 
-from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.errors import DataSetError
 from src.prepare.sources.plan import (
     ARRAY_OPTIONS,
-    GOPRO_FRAMES,
-    GOPRO_PAIRS,
-    GOPRO_SPIKES,
     OUR_SPLITS,
-    RECORDED,
+    X4K,
+    PlannedSequence,
     SourceOptions,
     SourcePlan,
+    make_all,
     refuse_options,
     refuse_other,
 )
 from src.prepare.sources.simulate import (
     Cameras,
-    SimulatedSequence,
+    Simulation,
     cameras_of,
-    overlapping_exposures,
+    planned,
+    regular_exposures,
     simulated_description,
-    size_problem,
 )
 from src.prepare.sources.video import VIDEO_EXTS, open_frames
 
-NAME = "X4K1000FPS"
 FRAMES_PER_SECOND = 1000
 TICKS_PER_FRAME = 4
 FRAMES_PER_SEQUENCE = {"train": 65, "test": 33}
@@ -46,8 +44,7 @@ def plan(options: SourceOptions) -> SourcePlan:
         DataSetError: no sequences, missing frames, or exposures that do not fit; all problems.
     """
     refuse_options(options, ARRAY_OPTIONS, "the sequences are frames, no spikes are read")
-    others = (GOPRO_PAIRS, GOPRO_SPIKES, GOPRO_FRAMES, RECORDED)
-    refuse_other(options.input, NAME, others)
+    refuse_other(options.input, X4K, X4K)
     cameras = cameras_of(
         options,
         interpolator="none",
@@ -57,21 +54,16 @@ def plan(options: SourceOptions) -> SourcePlan:
     length, stride = DEFAULT_EXPOSURE[cameras.interpolator]
     length = length if options.frames_averaged is None else options.frames_averaged
     stride = stride if options.stride is None else options.stride
-    sequences, problems = [], []
     found = _find_sequences(options.input)
-    for split, name, path in found:
-        try:
-            sequences.append(_sequence(split, name, path, cameras, (length, stride)))
-        except (BadFileError, DataSetError) as error:
-            problems += problems_of(error)
     if not found:
-        problems.append(
+        reason = (
             "holds no sequences; needed are train/002/occ008.320/0000.png ... (or .mp4 files in "
             "place of the last folders) and test/Type1/TEST01_003_f0433/0000.png ..."
         )
-    if problems:
-        raise DataSetError(str(options.input), problems)
-    description = simulated_description(NAME, cameras, sequences, {length})
+        raise DataSetError(str(options.input), [reason])
+    items = ((*place, cameras, length, stride) for place in found)
+    sequences = make_all(options.input, _sequence, items)
+    description = simulated_description(X4K, cameras, sequences)
     return SourcePlan(tuple(sequences), description, tuple(_notes(cameras, length, stride)))
 
 
@@ -81,46 +73,28 @@ def _notes(cameras: Cameras, length: int, stride: int) -> list[str]:
             f"no interpolator: a tick is a source frame, {cameras.ticks_per_second:g} per second; "
             f"exposures are {length} frames every {stride}"
         ]
-    middles = {((length - 1) // 2 + k * stride) % cameras.ticks_per_frame for k in range(16)}
-    if middles == {0}:
+    ticks = cameras.ticks_per_frame
+    if (length - 1) // 2 % ticks == stride % ticks == 0:
         return []
     return [
         f"with exposures of {length} ticks every {stride}, sharp frames lie between source frames "
-        f"and are cross-fades; --stride {_whole_stride(cameras, stride)} with --frames_averaged "
-        "65 or 33 keeps to source frames"
+        f"and are cross-fades; --stride {max(round(stride / ticks), 1) * ticks} with "
+        "--frames_averaged 65 or 33 keeps to source frames"
     ]
 
 
-def _whole_stride(cameras: Cameras, stride: int) -> int:
-    ticks = cameras.ticks_per_frame
-    return max(round(stride / ticks), 1) * ticks
-
-
 def _sequence(
-    split: str, name: str, path: Path, cameras: Cameras, exposure: tuple[int, int]
-) -> SimulatedSequence:
-    """Return one sequence.
-
-    Raises:
-        DataSetError, BadFileError: what is wrong with it.
-    """
+    split: str, name: str, path: Path, cameras: Cameras, length: int, stride: int
+) -> PlannedSequence:
     frames = open_frames(path, first_number=0)
-    length, stride = exposure
-    num_ticks = (len(frames) - 1) * cameras.ticks_per_frame + 1
-    try:
-        exposures = overlapping_exposures(num_ticks, length, stride)
-    except ValueError as error:
-        raise DataSetError("options of the source", [f"--frames_averaged: {error}"]) from error
-    problem = size_problem(frames.size, cameras)
     if len(frames) != FRAMES_PER_SEQUENCE[split]:
-        problem = f"{len(frames)} frames, sequences of {split} have {FRAMES_PER_SEQUENCE[split]}"
-    elif not exposures:
-        problem = f"{num_ticks} ticks, one exposure needs {length} (--frames_averaged)"
-    if problem is not None:
-        raise DataSetError(str(path), [problem])
-    place = f"{OUR_SPLITS[split]}/{name}"
-    facts = {"source": NAME, "frames_averaged": length, "stride": stride}
-    return SimulatedSequence(place, frames, exposures, num_ticks, cameras, facts)
+        needed = FRAMES_PER_SEQUENCE[split]
+        raise DataSetError(str(path), [f"{len(frames)} frames, sequences of {split} have {needed}"])
+    num_ticks = (len(frames) - 1) * cameras.ticks_per_frame + 1
+    exposures = regular_exposures(num_ticks, length, stride, step_ticks=1)
+    where = f"{OUR_SPLITS[split]}/{name}"
+    facts = {"source": X4K, "frames_averaged": length, "stride": stride}
+    return planned(Simulation(where, frames, exposures, num_ticks, cameras), facts)
 
 
 def _find_sequences(given: Path) -> list[tuple[str, str, Path]]:
@@ -131,20 +105,18 @@ def _find_sequences(given: Path) -> list[tuple[str, str, Path]]:
     """
     sequences = []
     for split in OUR_SPLITS:
-        found = _sequences_in(given / f"encoded_{split}") | _sequences_in(given / split)
+        found: dict[str, Path] = {}
+        for scene in [*(given / f"encoded_{split}").glob("*/"), *(given / split).glob("*/")]:
+            found |= _sequences_in(scene)
         sequences += [(split, name, path) for name, path in sorted(found.items())]
     return sequences
 
 
-def _sequences_in(folder: Path) -> dict[str, Path]:
-    """Return the folder or video of every sequence of a split by our name; without one, nothing."""
-    found: dict[str, Path] = {}
-    scenes = [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-    for scene in scenes:
-        for path in sorted(scene.iterdir(), key=lambda path: (path.is_dir(), path.name)):
-            is_video = path.suffix.lower() in VIDEO_EXTS
-            if path.name.startswith(".") or not (path.is_dir() or is_video):
-                continue
+def _sequences_in(scene: Path) -> dict[str, Path]:
+    """Return the folder or video of every sequence of a scene by our name."""
+    found = {}
+    for path in sorted(scene.glob("[!.]*"), key=lambda path: (path.is_dir(), path.name)):
+        if path.is_dir() or path.suffix.lower() in VIDEO_EXTS:
             name = path.name if path.is_dir() else path.stem
             found[f"{scene.name}__{name}"] = path  # a folder wins
     return found
