@@ -30,12 +30,16 @@ def parse_arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments()  # --help and wrong arguments end here; the imports below take seconds
 
+from yacs.config import CfgNode
+
+from benchmarks.plain_unet import inputs_of, load_trained, weights_path
 from src.comparison.compare import Comparison, compare_runs, overall
 from src.comparison.examples import write_example
-from src.comparison.page import write_page
-from src.comparison.runs import path_of_page, trained_run
+from src.comparison.page import render_page
+from src.comparison.runs import TrainedRival, trained_run
+from src.comparison.scores import UNET
 from src.config import ConfigError, load_config, twin_overrides
-from src.data.build import build_val_recordings
+from src.data.build import build_recordings, build_val_recordings
 from src.inference.restore import NonFiniteOutputError, TileMemoryError
 from src.metrics.report import format_table
 from src.paths import REPO_ROOT, atomic_write
@@ -51,7 +55,12 @@ def main() -> int:
         cfg = load_config(args.config, args.overrides)
         twin_cfg = load_config(args.config, [*args.overrides, *twin_overrides(cfg)])
         comparison = compare_runs(
-            cfg, trained_run(twin_cfg), trained_run(cfg), build_val_recordings(cfg)
+            cfg,
+            trained_run(twin_cfg),
+            trained_run(cfg),
+            build_val_recordings(cfg),
+            training=build_recordings(cfg, cfg.DATA.TRAIN_SPLIT),
+            rivals=find_rivals(cfg),
         )
         write(comparison)
     except (ConfigError, OSError, ValueError, NonFiniteOutputError, TileMemoryError) as error:
@@ -74,15 +83,27 @@ def train_and_compare(args: argparse.Namespace) -> int:
     return os.execv(command[0], command)  # noqa: S606 (our own script)
 
 
+def find_rivals(cfg: CfgNode) -> dict[str, TrainedRival]:
+    """Return the U-Net that was trained beside the run, by its name in the table."""
+    path = weights_path(RunDirectory.of(cfg))
+    rival = load_trained(path)
+    if rival is not None and rival.record["inputs"]["data"] == inputs_of(cfg)["data"]:
+        return {UNET: rival}
+    if rival is not None or cfg.TRAIN.RIVAL_UNET:
+        state = "was trained on other data" if rival else "is not there, or not trained to its end"
+        print(f"no {UNET}: {path} {state}; benchmarks/plain_unet.py trains it", file=sys.stderr)
+    return {}
+
+
 def write(comparison: Comparison) -> None:
     """Write page, numbers and picture; print the table, the result and where they lie."""
     run: RunDirectory = comparison.spike.run
-    page, numbers = path_of_page(run), path_of_page(run).with_suffix(".json")
-    with atomic_write(numbers) as partial:
-        text = json.dumps(comparison.to_json(), indent=1, allow_nan=False)
-        partial.write_text(text, encoding="utf-8")
-    write_page(page, comparison)
-    picture = run.visuals / "comparison.png"
+    page, picture = run.metrics / f"compare_{run.name}.html", run.visuals / "comparison.png"
+    numbers = page.with_suffix(".json")
+    texts = json.dumps(comparison.to_json(), indent=1, allow_nan=False), render_page(comparison)
+    for path, text in zip((numbers, page), texts, strict=True):
+        with atomic_write(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     write_example(picture, comparison.examples[0])
     print(f"\n{run.name}: means over {len(comparison.frames.frames)} validation frames")
     print(format_table(comparison.table))

@@ -193,6 +193,9 @@ def commands_of(args: argparse.Namespace, cfg: CfgNode, processes: int) -> list[
         commands.append([*train, "--resume", twin_resume, *args.overrides, *twin_overrides(cfg)])
     commands.append([*train, "--resume", args.resume, *args.overrides])
     if cfg.TRAIN.RGB_TWIN and not args.dry_run and is_first:
+        rival = str(REPO_ROOT / "benchmarks/plain_unet.py")
+        if cfg.TRAIN.RIVAL_UNET:
+            commands.append([*python, rival, "--config", args.config, *args.overrides])
         take = [*python, _script("compare_baseline.py"), "--take", "--config", args.config]
         commands.append([*take, *args.overrides])
     return commands

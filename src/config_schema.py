@@ -242,6 +242,10 @@ SCHEMA: dict[str, Any] = {
         "RGB_TWIN": Key(
             False, "launch_train.sh also trains the RGB-only twin and compares the two."
         ),
+        "RIVAL_UNET": Key(
+            False,
+            "With RGB_TWIN, also trains a plain U-Net for the seconds that the run took.",
+        ),
     },
     "VAL": {
         "TILE_FRAMES": Key(12, "Frames per tile; 0: the whole sequence.", NOT_NEGATIVE),

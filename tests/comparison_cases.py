@@ -3,12 +3,20 @@
 import numpy as np
 from torch import nn
 
-from src.comparison.scores import BLURRY, SPIKE, TWIN, ComparedFrame, ComparedFrames
+from src.comparison.scores import (
+    BLURRY,
+    BOUND,
+    NO_LEARNING,
+    SPIKE,
+    TWIN,
+    UNET,
+    ComparedFrame,
+    ComparedFrames,
+)
 from src.inference.restore import Normalization, Restorer
 from src.inference.tiling import TileSettings
+from src.metrics.report import EDGE_METRICS, METRICS
 from tests.inference_cases import Video
-
-METRICS = ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "lpips", "edge_sharpness", "edge_error")
 
 
 class Towards(nn.Module):
@@ -40,12 +48,11 @@ def compared(rows):
     """Return compared frames from (sequence, PSNR of the twin, PSNR of VRT+Spike) rows."""
     frames = []
     for index, (sequence, twin, spike) in enumerate(rows):
-        scores = {
-            method: {**dict.fromkeys(METRICS, 0.5), "lpips": None, "psnr_rgb": value}
-            for method, value in ((BLURRY, 20.0), (TWIN, twin), (SPIKE, spike))
-        }
+        known = dict.fromkeys((*METRICS, *EDGE_METRICS), 0.5) | {"lpips": None}
+        psnrs = {BLURRY: 20.0, NO_LEARNING: 22.0, TWIN: twin, UNET: 28.0, SPIKE: spike, BOUND: 40.0}
+        scores = {method: known | {"psnr_rgb": psnr} for method, psnr in psnrs.items()}
         frames.append(ComparedFrame(sequence, f"{index:06d}", scores))
-    return ComparedFrames(frames, "by hand", [], "0" * 64, {TWIN: 0.1, SPIKE: 0.2})
+    return ComparedFrames(frames, "0" * 64)
 
 
 def grey(level, size=(40, 48)):

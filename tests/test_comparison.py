@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from src.comparison import scores as comparison_scores
-from src.comparison.compare import apply_rules, overall
+from src.comparison.compare import apply_rules, check_tiles, overall, remarks
 from src.comparison.runs import TrainedRun, check_comparable
-from src.comparison.scores import SPIKE, TWIN, compare_frames
+from src.comparison.scores import BLURRY, SPIKE, blurry_frames, compare_frames
 from src.config import config_to_text, load_config
 from src.data.description import DataDescription, description_to_text
 from src.inference.evaluate import evaluate_recordings
@@ -20,31 +20,34 @@ from tests.comparison_cases import NamedVideo, compared, restorer
 DEMO = REPO_ROOT / "configs/deblur/demo.yaml"
 
 
-def compare(twin, spike, videos):
-    return compare_frames(twin, spike, videos, lpips=None, notes=[], on_frame=lambda *_: None)
+def compare(videos, **restorers):
+    methods = {BLURRY: blurry_frames, **{name: r.restore for name, r in restorers.items()}}
+    return compare_frames(methods, videos, lpips=None, on_frame=lambda *_: None)
 
 
-def test_both_models_get_the_scores_that_testing_gives_each():
+def test_every_method_gets_the_scores_that_testing_gives_it():
     videos = [NamedVideo("a", seed=1), NamedVideo("b", 2, seed=2)]
-    found = compare(restorer(0.1), restorer(0.02), videos)
-    for method, amount in ((TWIN, 0.1), (SPIKE, 0.02)):
-        alone = evaluate_recordings(restorer(amount), videos)
-        means = found.means(method)
-        assert {name: means[name] for name in alone.means} == alone.means
-        assert found.protocol == alone.protocol
-    assert found.means_over_sequences(SPIKE)["psnr_rgb"] == pytest.approx(
-        sum(found.means(SPIKE, name)["psnr_rgb"] for name in "ab") / 2
-    )
+    restorers = {"near": restorer(0.02), "far": restorer(0.1)}
+    found = compare(videos, **restorers)
+    assert found.methods == [BLURRY, "near", "far"]
+    for name, one in restorers.items():
+        alone = evaluate_recordings(one, videos, score_blurry=True)
+        means = found.means(name)
+        assert {metric: means[metric] for metric in alone.means} == alone.means
+    assert {m: found.means(BLURRY)[m] for m in alone.means} == alone.blurry_means
+    summary = found.summary("near")
+    parts = [summary["sequences"][name]["psnr_rgb"] for name in "ab"]
+    assert summary["mean_over_sequences"]["psnr_rgb"] == pytest.approx(sum(parts) / 2)
     assert found.sequences == ["a"] * 4 + ["b"] * 2
 
 
 def test_the_hash_names_the_frames():
-    def digest(videos):
-        return compare(restorer(0.0), restorer(0.0), videos).inputs_sha256
-
-    first = digest([NamedVideo("a", seed=1)])
-    assert first == digest([NamedVideo("a", seed=1)])
-    assert len({first, digest([NamedVideo("a", seed=2)]), digest([NamedVideo("b", seed=1)])}) == 3
+    digests = [
+        compare([NamedVideo(name, 2, seed)]).inputs_sha256
+        for name, seed in (("a", 1), ("a", 1), ("a", 2), ("b", 1))
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def test_motion_is_looked_for_towards_the_frames_around(monkeypatch):
@@ -56,7 +59,7 @@ def test_motion_is_looked_for_towards_the_frames_around(monkeypatch):
 
     monkeypatch.setattr(comparison_scores, "find_motion_edges", seeing)
     video = NamedVideo("a", 3, seed=1)
-    compare(restorer(0.0), restorer(0.0), [video])
+    compare([video])
     for images, numbers in zip(seen, [(0, None, 1), (1, 0, 2), (2, 1, None)], strict=True):
         for image, number in zip(images, numbers, strict=True):
             expected = None if number is None else video.read_sharp(number)
@@ -64,9 +67,9 @@ def test_motion_is_looked_for_towards_the_frames_around(monkeypatch):
 
 
 def test_models_that_are_cut_differently_are_not_compared():
-    tiles = TileSettings(0, 32, 0, 8)
+    check_tiles(restorer(0.0), restorer(0.1))
     with pytest.raises(ValueError, match="give both smaller tiles"):
-        compare(restorer(0.0), restorer(0.0, tiles), [NamedVideo("a")])
+        check_tiles(restorer(0.0), restorer(0.0, TileSettings(0, 32, 0, 8)))
 
 
 def test_frames_without_motion_are_left_out_of_the_motion_edges():
@@ -74,6 +77,17 @@ def test_frames_without_motion_are_left_out_of_the_motion_edges():
     found.frames[0].scores[SPIKE]["edge_error"] = None
     assert found.means(SPIKE)["edge_error"] == 0.5
     assert found.means(SPIKE)["lpips"] is None
+
+
+def test_a_model_that_does_not_beat_its_input_is_named():
+    (remark,) = remarks(compared([("a", 20.0, 31.0)]))
+    assert remark.startswith("RGB-only twin does not restore: its PSNR 20.00 dB is not above")
+    assert remarks(compared([("a", 21.0, 31.0)])) == []
+
+
+def test_a_rival_that_is_better_is_named():
+    (remark,) = remarks(compared([("a", 21.0, 26.0)]))
+    assert remark == "plain U-Net is better than VRT+Spike: 28.00 dB, VRT+Spike 26.00 dB"
 
 
 def scores(psnr, lpips, sharpness, error):
@@ -120,7 +134,7 @@ def trained(*overrides, steps=650, data="", **state) -> TrainedRun:
         "vrt": "depths: [1]", "data": data, **state,
     }  # fmt: skip
     loaded = SimpleNamespace(cfg=cfg)
-    return TrainedRun(RunDirectory.of(cfg), loaded, values, steps, {}, None)
+    return TrainedRun(RunDirectory.of(cfg), loaded, values, steps, None, {}, None)
 
 
 def description(source):

@@ -6,17 +6,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
+from torch import nn
 
-from src.comparison.compare import Comparison, apply_rules
+from src.comparison.compare import Comparison, apply_rules, paired_differences
 from src.comparison.examples import ExampleChoice, error_map, motion_region
 from src.comparison.page import render_page
 from src.comparison.plots import plot_differences, plot_validations
-from src.comparison.runs import TrainedRun
-from src.comparison.scores import ALL_METRICS, SPIKE, TWIN, FrameImages
+from src.comparison.runs import TrainedRival, TrainedRun
+from src.comparison.scores import BLURRY, SPIKE, TWIN, UNET, FrameImages
 from src.config import config_to_text, load_config
 from src.metrics.motion_edges import find_motion_edges
-from src.metrics.paired import Interval, paired_difference
+from src.metrics.paired import Interval
 from src.paths import REPO_ROOT
 from src.run_directory import RunDirectory
 from tests.comparison_cases import compared, grey
@@ -53,26 +55,30 @@ def images(level):
     sharp = grey(0)
     sharp[:, 10:20] = 200
     before = np.roll(sharp, 4, axis=1)
-    return FrameImages(
-        grey(90), grey(80), grey(level), sharp, find_motion_edges(sharp, before, None)
-    )
+    versions = {BLURRY: grey(90), TWIN: grey(80), UNET: grey(70), SPIKE: grey(level)}
+    return FrameImages(versions, sharp, find_motion_edges(sharp, before, None))
 
 
 def comparison() -> Comparison:
     frames, choice = compared(ROWS), ExampleChoice()
     for i, frame in enumerate(frames.frames):
         choice.take(frame, images(100 + i))
-    differences = {
-        metric: paired_difference(
-            frames.values(TWIN, metric), frames.values(SPIKE, metric), frames.sequences
-        )
-        for metric in ALL_METRICS
-    }
+    record = {"file": "plain_unet.pth", "sha256": "1" * 64, "step": 9, "compute_s": 421.4}
     rules = apply_rules(frames.means(TWIN), frames.means(SPIKE), notes=["LPIPS: <no weights>"])
-    frames.notes.append("LPIPS: <no weights>")
-    runs = [trained("t", use_spike=False), trained("s", use_spike=True)]
     return Comparison(
-        *runs, frames, differences, rules, choice.examples, 0, "cpu", 1.0, "abc+changes"
+        twin=trained("t", use_spike=False),
+        spike=trained("s", use_spike=True),
+        rivals={UNET: TrainedRival(nn.Linear(2, 1), record)},
+        frames=frames,
+        seconds_per_frame={TWIN: 0.1, UNET: 0.3, SPIKE: 0.2},
+        protocol="by hand",
+        notes=["LPIPS: <no weights>"],
+        differences=paired_differences(frames, seed=0),
+        rules=rules,
+        examples=choice.examples,
+        seed=0,
+        device="cpu, 1.00 GiB at most",
+        commit="abc+changes",
     )
 
 
@@ -80,11 +86,10 @@ def trained(name, *, use_spike) -> TrainedRun:
     overrides = ["EXP_NAME", name, "MODEL.USE_SPIKE", str(use_spike).lower()]
     cfg = load_config(REPO_ROOT / "configs/deblur/demo.yaml", overrides, check_paths=False)
     identity = {"file": f"{name}/best.pth", "sha256": "0" * 64, "step": 4}
-    model = SimpleNamespace(parameters=lambda: iter([np.zeros(3)]))
-    model.parameters = lambda: iter([SimpleNamespace(numel=lambda: 2_000_000)])
+    model = SimpleNamespace(parameters=lambda: iter([torch.zeros(2_000_000)]))
     loaded = SimpleNamespace(cfg=cfg, identity=identity, model=model)
     state = {"config": config_to_text(cfg), "precision": "fp32", "clips_per_step": 1}
-    return TrainedRun(RunDirectory.of(cfg), loaded, state, 4, {2: 20.0, 4: 21.0}, 1.5)
+    return TrainedRun(RunDirectory.of(cfg), loaded, state, 4, 77.0, {2: 20.0, 4: 21.0}, 1.5)
 
 
 def test_the_page_is_well_formed_and_needs_nothing():
@@ -100,6 +105,7 @@ def test_the_page_is_well_formed_and_needs_nothing():
     for words in (
         "not decided", "<b>a</b>", "LPIPS: <no weights>", "c/000002", "2.00 M", "abc+changes",
         "MODEL.USE_SPIKE", "+1.833", "Validation while training", "error of VRT+Spike",
+        "plain_unet.pth", "421", "77", "40.000", "bound at spike resolution",
     ):  # fmt: skip
         assert words in text, words
 
@@ -111,6 +117,7 @@ def test_numbers_of_a_comparison_are_strict_json():
     assert content["differences"]["lpips"] is None
     assert content["sequences"]["c"][SPIKE]["psnr_rgb"] == 25.0
     assert content["runs"][TWIN]["steps"] == 4
+    assert content["runs"][UNET]["compute_s"] == 421.4
 
 
 def test_the_examples_are_the_extremes_and_each_is_shown_once():
@@ -120,7 +127,8 @@ def test_the_examples_are_the_extremes_and_each_is_shown_once():
         ("000002", "largest gain of VRT+Spike"),
         ("000001", "least gain of VRT+Spike"),
     ]
-    assert examples[1].images.spike[0, 0, 0] == 102  # its own images, not those of the last frame
+    own = examples[1].images.versions[SPIKE]  # not those of the last frame
+    assert own[0, 0, 0] == 102
 
 
 def test_pictures_by_hand():

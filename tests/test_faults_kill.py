@@ -51,6 +51,7 @@ def test_f06_random_kills_end_with_the_same_weights(tmp_path, forks):
     assert killed >= (3 if is_late else NUM_KILLS // 2)
     ours, other = read_checkpoint(tmp_path, "straight"), read_checkpoint(tmp_path, "killed")
     assert_same_state(ours, other)
+    assert min(state["progress"].pop("compute_s") for state in (ours, other)) > 0
     assert ours["progress"] == other["progress"]  # the best score and its step, too
     assert ours["ema"].keys() == other["ema"].keys()
     assert all(bool((other["ema"][key] == value).all()) for key, value in ours["ema"].items())

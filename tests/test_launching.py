@@ -17,6 +17,11 @@ from src.config import load_config
 from src.paths import REPO_ROOT
 from tests.training_cases import one_thread, write_run
 
+RIVAL_AND_TABLE = ["plain_unet.py", "compare_baseline.py"]
+ROWS = [
+    *("blurry input", "no learning", "RGB-only twin", "plain U-Net", "VRT+Spike"),
+    "bound at spike resolution",
+]
 SETUP = REPO_ROOT / "scripts" / "setup_env.sh"
 
 
@@ -45,7 +50,7 @@ def test_demo_data_come_first_then_the_twin_the_run_and_the_comparison():
         "prepare_data.py",
         "train.py",
         "train.py",
-        "compare_baseline.py",
+        *RIVAL_AND_TABLE,
     ]
     assert [Path(line.split()[1]).name for line in lines] == scripts
     assert "--resume auto" in lines[2]  # a path belongs to the main run
@@ -53,7 +58,7 @@ def test_demo_data_come_first_then_the_twin_the_run_and_the_comparison():
     assert "--resume some.pth" in lines[3]
     assert "MODEL.USE_SPIKE" not in lines[3]
     assert all("SEED 7" in line for line in lines[1:])
-    assert "--take" in lines[4]  # it would start this again
+    assert "--take" in lines[5]  # it would start this again
 
 
 def test_of_several_machines_the_first_makes_data_and_comparison():
@@ -62,7 +67,7 @@ def test_of_several_machines_the_first_makes_data_and_comparison():
     first = commands_for(config, node_rank=0, **several)
     second = commands_for(config, node_rank=1, **several)
     assert first[2:4] == second  # both trainings
-    assert len(first) == 5
+    assert [Path(line.split()[1]).name for line in first[4:]] == RIVAL_AND_TABLE
     for words in ("torch.distributed.run", "--nnodes=2", "--rdzv_endpoint=node0:29400"):
         assert words in second[0]
     assert "--max_restarts=3" in second[1]
@@ -76,19 +81,22 @@ def test_a_dry_run_trains_no_twin():
 
 
 def test_the_twin_is_trained_and_compared(tmp_path, forks):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=1, TRAIN__RGB_TWIN=True)
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1, TRAIN__RGB_TWIN=True, TRAIN__RIVAL_UNET=True)
     done = subprocess.run(
         launch_command(config), env=one_thread(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("blurry input", "RGB-only twin", "VRT+Spike", "comparison.png", "not decided"):
+    for words in (*ROWS, "comparison.png", "not decided"):
         assert words in done.stdout
     outputs = tmp_path / "outputs"
     content = json.loads((outputs / "metrics" / "compare_run.json").read_text())
     scores = json.loads((outputs / "metrics" / "val_run_rgb_twin_0000001.json").read_text())
     # Restored again, on one machine, every score comes out as it did in training.
     assert content["mean_over_frames"]["RGB-only twin"] == scores["restored"]["mean_over_frames"]
-    assert content["runs"]["VRT+Spike"]["steps"] == 1
+    assert list(content["mean_over_frames"]) == ROWS
+    runs = content["runs"]
+    assert runs["VRT+Spike"]["steps"] == 1
+    assert runs["plain U-Net"]["compute_s"] >= runs["VRT+Spike"]["compute_s"] > 0
     assert (outputs / "metrics" / "compare_run.html").read_text().count("data:image/") >= 12
     assert (outputs / "visuals" / "run" / "comparison.png").stat().st_size > 1000
     compare = [REPO_ROOT / "scripts/compare_baseline.py", "--take", "--config", config]

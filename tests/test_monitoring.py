@@ -55,6 +55,21 @@ def test_time_left_by_hand():
     assert clock.seconds_left(1050, 1050, 100) == 50
 
 
+def test_a_step_costs_the_seconds_of_the_cores_without_validation(monkeypatch):
+    hand, cores = Hand(), Hand()
+    monkeypatch.setattr("time.process_time", cores)
+    clock = Clock(CPU, hand)
+    cores.spend(500)
+    clock.start()
+    for seconds in (3, 4):  # more than the clock shows: two threads
+        hand.spend(2)
+        cores.spend(seconds)
+        with clock.validation():
+            cores.spend(50)
+        clock.step_done()
+        assert clock.compute_s == seconds
+
+
 def test_parts_are_summed_and_start_over():
     hand = Hand()
     clock = Clock(CPU, hand)

@@ -1,4 +1,4 @@
-"""Two trained runs on the same frames: differences, examples, and whether the gain is accepted."""
+"""Two trained runs and their rivals on the same frames, and whether the gain is accepted."""
 
 import dataclasses
 import sys
@@ -7,47 +7,75 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
 from src.comparison.examples import Example, ExampleChoice
-from src.comparison.runs import TrainedRun, check_comparable
+from src.comparison.no_learning import (
+    SpikeImage,
+    bound_at_spike_resolution,
+    choose_spike_image,
+)
+from src.comparison.runs import TrainedRival, TrainedRun, check_comparable
 from src.comparison.scores import (
-    ALL_METRICS,
-    METHODS,
+    BLURRY,
+    BOUND,
+    NO_LEARNING,
     SPIKE,
     TWIN,
     ComparedFrame,
     ComparedFrames,
     FrameImages,
+    blurry_frames,
     compare_frames,
 )
 from src.data.recordings import Recording
 from src.engine.processes import choose_device
-from src.inference.evaluate import build_lpips, peak_memory_gib
+from src.inference.evaluate import build_lpips, describe_protocol, peak_memory_gib
 from src.inference.restore import Restorer, build_restorer
 from src.metrics.paired import PairedDifference, paired_difference
-from src.metrics.report import METRICS, Scores, json_safe
+from src.metrics.report import EDGE_METRICS, METRICS, Scores, json_safe
 from src.run_directory import git_commit
 
 MAX_PSNR_LOSS_DB = 0.05
 MAX_LPIPS_GAIN = 0.005
+# What is required, of which metric, when it holds for (VRT+Spike, twin), how both are shown.
+RULES: tuple[tuple[str, str, Callable[[float, float], bool], str], ...] = (
+    (
+        f"PSNR of VRT+Spike >= twin - {MAX_PSNR_LOSS_DB} dB",
+        "psnr_rgb",
+        lambda ours, twins: ours >= twins - MAX_PSNR_LOSS_DB,
+        "{:.3f} dB, twin {:.3f} dB",
+    ),
+    (
+        f"LPIPS of VRT+Spike <= twin + {MAX_LPIPS_GAIN}",
+        "lpips",
+        lambda ours, twins: ours <= twins + MAX_LPIPS_GAIN,
+        "{:.4f}, twin {:.4f}",
+    ),
+    (
+        "moving edges are steeper: sharpness of VRT+Spike > twin",
+        "edge_sharpness",
+        lambda ours, twins: ours > twins,
+        "{:.3f}, twin {:.3f} (1: as steep as the sharp frame)",
+    ),
+    (
+        "and not by overshooting: error of moving edges <= twin",
+        "edge_error",
+        lambda ours, twins: ours <= twins,
+        "{:.3f}, twin {:.3f} (0: equal to the sharp frame)",
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of acceptance, applied.
-
-    Attributes:
-        rule: What is required.
-        found: What was measured, in words.
-        is_met: Whether it holds; None: not decided.
-        reason: Why it is not decided.
-    """
+    """One rule of acceptance, applied."""
 
     rule: str
-    found: str
-    is_met: bool | None
+    found: str  # what was measured, in words
+    is_met: bool | None  # None: not decided, for a reason
     reason: str = ""
 
     @property
@@ -57,54 +85,18 @@ class Rule:
 
 
 def apply_rules(twin: Scores, spike: Scores, *, notes: list[str]) -> list[Rule]:
-    """Apply every rule to the means over frames.
-
-    Args:
-        twin: Metric to mean of the RGB-only twin.
-        spike: The same of VRT+Spike.
-        notes: Why a metric is missing.
-    """
-
-    def rule(
-        text: str, metric: str, holds: Callable[[float, float], bool], words: str, reason: str
-    ) -> Rule:
+    """Apply every rule to the means over frames; `notes` say why a metric is missing."""
+    no_lpips = next((note for note in notes if "LPIPS" in note), "LPIPS was not measured")
+    rules = []
+    for text, metric, holds, words in RULES:
         values = spike[metric], twin[metric]
         if None in values:
-            return Rule(text, "not measured", None, reason)
-        return Rule(text, words.format(*values), holds(*values))
-
-    no_lpips = next((note for note in notes if "LPIPS" in note), "LPIPS was not measured")
-    no_edges = "no frame has enough pixels that move"
-    return [
-        rule(
-            f"PSNR of VRT+Spike >= twin - {MAX_PSNR_LOSS_DB} dB",
-            "psnr_rgb",
-            lambda ours, twins: ours >= twins - MAX_PSNR_LOSS_DB,
-            "{:.3f} dB, twin {:.3f} dB",
-            "PSNR was not measured",
-        ),
-        rule(
-            f"LPIPS of VRT+Spike <= twin + {MAX_LPIPS_GAIN}",
-            "lpips",
-            lambda ours, twins: ours <= twins + MAX_LPIPS_GAIN,
-            "{:.4f}, twin {:.4f}",
-            no_lpips,
-        ),
-        rule(
-            "moving edges are steeper: sharpness of VRT+Spike > twin",
-            "edge_sharpness",
-            lambda ours, twins: ours > twins,
-            "{:.3f}, twin {:.3f} (1: as steep as the sharp frame)",
-            no_edges,
-        ),
-        rule(
-            "and not by overshooting: error of moving edges <= twin",
-            "edge_error",
-            lambda ours, twins: ours <= twins,
-            "{:.3f}, twin {:.3f} (0: equal to the sharp frame)",
-            no_edges,
-        ),
-    ]
+            no_edges = "no frame has enough pixels that move"
+            reason = no_lpips if metric == "lpips" else no_edges
+            rules.append(Rule(text, "not measured", None, reason))
+        else:
+            rules.append(Rule(text, words.format(*values), holds(*values)))
+    return rules
 
 
 def overall(rules: list[Rule]) -> str:
@@ -116,130 +108,106 @@ def overall(rules: list[Rule]) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found.
-
-    Attributes:
-        twin, spike: The two runs.
-        frames: Scores of every frame.
-        differences: Metric to VRT+Spike minus twin, frame by frame; None: not measured.
-        rules: The rules of acceptance, applied.
-        examples: Frames to show.
-        seed: Of the resampling.
-        device: Where the frames were restored.
-        peak_memory_gib: Largest memory meanwhile; None: not known.
-        commit: Of the code that compared.
-    """
+    """What a comparison found."""
 
     twin: TrainedRun
     spike: TrainedRun
+    rivals: dict[str, TrainedRival]
     frames: ComparedFrames
-    differences: dict[str, PairedDifference | None]
+    seconds_per_frame: dict[str, float]  # of the networks, by method
+    protocol: str  # how the numbers came about
+    notes: list[str]  # what is missing and why, and what the rules do not say
+    differences: dict[str, PairedDifference | None]  # by metric: VRT+Spike minus twin
     rules: list[Rule]
     examples: list[Example]
-    seed: int
-    device: str
-    peak_memory_gib: float | None
-    commit: str
+    seed: int  # of the resampling
+    device: str  # with the largest memory
+    commit: str  # of the code that compared
 
     @property
     def table(self) -> list[tuple[str, Scores]]:
         """Method and its means over frames."""
-        return [(method, self.frames.means(method)) for method in METHODS]
+        return [(method, self.frames.means(method)) for method in self.frames.methods]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but pictures and curves, as strict JSON can hold it."""
-        names = list(dict.fromkeys(self.frames.sequences))
-        return json_safe(
-            {
-                "commit": self.commit,
-                "result": overall(self.rules),
-                "rules": [{**vars(rule), "outcome": rule.outcome} for rule in self.rules],
-                "protocol": self.frames.protocol,
-                "notes": self.frames.notes,
-                "inputs_sha256": self.frames.inputs_sha256,
-                "num_frames": len(self.frames.frames),
-                "seed": self.seed,
-                "runs": {TWIN: _run_json(self.twin), SPIKE: _run_json(self.spike)},
-                "mean_over_frames": {
-                    method: {metric: means[metric] for metric in METRICS}
-                    for method, means in self.table
-                },
-                "motion_edges": {
-                    method: {m: means[m] for m in ALL_METRICS if m not in METRICS}
-                    for method, means in self.table
-                },
-                "mean_over_sequences": {
-                    method: self.frames.means_over_sequences(method) for method in METHODS
-                },
-                "sequences": {
-                    name: {method: self.frames.means(method, name) for method in METHODS}
-                    for name in names
-                },
-                "differences": {
-                    metric: None if found is None else dataclasses.asdict(found)
-                    for metric, found in self.differences.items()
-                },
-                "frames": [vars(frame) for frame in self.frames.frames],
+        summaries = {method: self.frames.summary(method) for method in self.frames.methods}
+        means = {method: summary["mean_over_frames"] for method, summary in summaries.items()}
+        content = {
+            "commit": self.commit,
+            "result": overall(self.rules),
+            "rules": [{**vars(rule), "outcome": rule.outcome} for rule in self.rules],
+            "protocol": self.protocol,
+            "notes": self.notes,
+            "inputs_sha256": self.frames.inputs_sha256,
+            "num_frames": len(self.frames.frames),
+            "seed": self.seed,
+            "runs": {
+                method: {
+                    **run.loaded.identity,
+                    "steps": run.steps,
+                    "precision": run.state["precision"],
+                    "seconds_per_step": run.seconds_per_step,
+                    "compute_s": run.compute_s,
+                }
+                for method, run in ((TWIN, self.twin), (SPIKE, self.spike))
             }
-        )
-
-
-def _run_json(run: TrainedRun) -> dict[str, Any]:
-    return {
-        **run.loaded.identity,
-        "steps": run.steps,
-        "precision": run.state["precision"],
-        "seconds_per_step": run.seconds_per_step,
-    }
+            | {method: rival.record for method, rival in self.rivals.items()},
+            "mean_over_frames": {m: {name: x[name] for name in METRICS} for m, x in means.items()},
+            "motion_edges": {m: {name: x[name] for name in EDGE_METRICS} for m, x in means.items()},
+            "mean_over_sequences": {m: s["mean_over_sequences"] for m, s in summaries.items()},
+            "sequences": {
+                name: {method: s["sequences"][name] for method, s in summaries.items()}
+                for name in dict.fromkeys(self.frames.sequences)
+            },
+            "differences": {
+                metric: None if found is None else dataclasses.asdict(found)
+                for metric, found in self.differences.items()
+            },
+            "frames": [vars(frame) for frame in self.frames.frames],
+        }
+        return json_safe(content)
 
 
 def compare_runs(
-    cfg: CfgNode, twin: TrainedRun, spike: TrainedRun, recordings: list[Recording]
+    cfg: CfgNode,
+    twin: TrainedRun,
+    spike: TrainedRun,
+    recordings: list[Recording],
+    *,
+    training: list[Recording],
+    rivals: dict[str, TrainedRival],
 ) -> Comparison:
-    """Restore all frames with both models and compare them.
+    """Restore all frames with both models and their rivals and compare them.
 
-    Device and tiles are those of `cfg`, the same for both; what the models were trained with is in
+    Device and tiles are those of `cfg`, the same for all; what the models were trained with is in
     their checkpoints.
 
+    Args:
+        cfg: the configuration of VRT+Spike.
+        twin, spike: the two runs.
+        recordings: what to restore.
+        training: training sequences, on which the spike image without learning is chosen.
+        rivals: other trained networks, by name.
+
     Raises:
-        ValueError: The two cannot be compared; the differences are named.
+        ValueError: the two cannot be compared, or ran with different tiles; both are named.
     """
     check_comparable(twin, spike)
     device, choice = choose_device(cfg.DEVICE), ExampleChoice()
-    frames, notes = _compare_all(cfg, (twin, spike), recordings, device, choice)
-    _note_a_useless_model(frames)
-    differences = {
-        metric: paired_difference(
-            frames.values(TWIN, metric),
-            frames.values(SPIKE, metric),
-            frames.sequences,
-            seed=cfg.SEED,
-        )
-        for metric in ALL_METRICS
-    }
-    return Comparison(
-        twin=twin,
-        spike=spike,
-        frames=frames,
-        differences=differences,
-        rules=apply_rules(frames.means(TWIN), frames.means(SPIKE), notes=notes),
-        examples=choice.examples,
-        seed=cfg.SEED,
-        device=str(device),
-        peak_memory_gib=peak_memory_gib(device)[0],
-        commit=git_commit(),
-    )
-
-
-def _compare_all(
-    cfg: CfgNode,
-    runs: tuple[TrainedRun, TrainedRun],
-    recordings: list[Recording],
-    device: torch.device,
-    choice: ExampleChoice,
-) -> tuple[ComparedFrames, list[str]]:
-    """Restore every frame with both models, twin first; return the scores and what to note."""
     lpips, notes = build_lpips(cfg, device)
+    restorers = {TWIN: _restorer(cfg, twin.cfg, twin.loaded.model, device)}
+    for name, rival in rivals.items():
+        restorers[name] = _restorer(cfg, spike.cfg, rival.model, device)
+    restorers[SPIKE] = _restorer(cfg, spike.cfg, spike.loaded.model, device)
+    protocol = describe_protocol(restorers[SPIKE], restorers[SPIKE].settings.describe())
+    images = choose_spike_image(training)
+    methods = {
+        BLURRY: blurry_frames,
+        NO_LEARNING: images[0].restore,
+        **{name: restorer.restore for name, restorer in restorers.items()},
+        BOUND: bound_at_spike_resolution,
+    }
     total = sum(map(len, recordings))
     with tqdm(total=total, unit="frame", disable=not sys.stderr.isatty()) as bar:
 
@@ -247,31 +215,83 @@ def _compare_all(
             choice.take(frame, images)
             bar.update()
 
-        frames = compare_frames(
-            *(_restorer(cfg, run, device) for run in runs),
-            recordings,
-            lpips=lpips,
-            notes=notes,
-            on_frame=on_frame,
+        frames = compare_frames(methods, recordings, lpips=lpips, on_frame=on_frame)
+    check_tiles(restorers[TWIN], restorers[SPIKE])
+    memory, _ = peak_memory_gib(device)
+    return Comparison(
+        twin=twin,
+        spike=spike,
+        rivals=rivals,
+        frames=frames,
+        seconds_per_frame={name: r.seconds / max(1, total) for name, r in restorers.items()},
+        protocol=protocol,
+        notes=[*notes, *describe_rows(images), *remarks(frames)],
+        differences=paired_differences(frames, cfg.SEED),
+        rules=apply_rules(frames.means(TWIN), frames.means(SPIKE), notes=notes),
+        examples=choice.examples,
+        seed=cfg.SEED,
+        device=f"{device}, {'?' if memory is None else f'{memory:.2f}'} GiB at most",
+        commit=git_commit(),
+    )
+
+
+def describe_rows(images: list[SpikeImage]) -> list[str]:
+    """Return what the rows without a network are."""
+    chosen = "; ".join(f"{image.describe()}: {image.psnr_db:.2f} dB" for image in images)
+    return [
+        f"{NO_LEARNING} is the best spike image on training frames, with the chroma of the blurry "
+        f"frame ({chosen})",
+        f"{BOUND} is the true luma averaged to the pixels of the spikes and enlarged, with the "
+        "chroma of the blurry frame",
+    ]
+
+
+def paired_differences(frames: ComparedFrames, seed: int) -> dict[str, PairedDifference | None]:
+    """Return VRT+Spike minus twin by metric; None: not measured."""
+    return {
+        metric: paired_difference(
+            *(frames.values(method, metric) for method in (TWIN, SPIKE)),
+            frames.sequences,
+            seed=seed,
         )
-    return frames, notes
+        for metric in (*METRICS, *EDGE_METRICS)
+    }
 
 
-def _note_a_useless_model(frames: ComparedFrames) -> None:
-    """The rules only compare the two models; being worse than no model has to be said, too."""
-    for method in (TWIN, SPIKE):
-        pair = [frames.means(name)["psnr_rgb"] for name in (method, METHODS[0])]
-        if pair[0] <= pair[1]:
-            frames.notes.append(
-                f"{method} does not restore: its PSNR {pair[0]:.2f} dB is not above that of the "
-                f"blurry input, {pair[1]:.2f} dB; train for longer before you conclude anything"
-            )
+def remarks(frames: ComparedFrames) -> list[str]:
+    """Return what the rules do not say: models worse than their input, rivals that are better."""
+    psnr = {method: frames.means(method)["psnr_rgb"] for method in frames.methods}
+    return [
+        f"{method} does not restore: its PSNR {psnr[method]:.2f} dB is not above that of the "
+        f"blurry input, {psnr[BLURRY]:.2f} dB; train for longer before you conclude anything"
+        for method in (TWIN, SPIKE)
+        if psnr[method] <= psnr[BLURRY]
+    ] + [
+        f"{method} is better than VRT+Spike: {psnr[method]:.2f} dB, VRT+Spike {psnr[SPIKE]:.2f} dB"
+        for method in frames.methods
+        if method not in (BLURRY, TWIN, BOUND) and psnr[method] > psnr[SPIKE]
+    ]
 
 
-def _restorer(cfg: CfgNode, run: TrainedRun, device: torch.device) -> Restorer:
-    """Return the restorer of a run with the tiles of `cfg`."""
-    trained = run.cfg.clone()
+def check_tiles(twin: Restorer, spike: Restorer) -> None:
+    """Refuse results for which memory ran out for one model, so that the two were cut differently.
+
+    Raises:
+        ValueError: their tiles differ.
+    """
+    if twin.settings != spike.settings:
+        raise ValueError(
+            f"memory did not do for one model: the twin ran with {twin.settings.describe()}, "
+            f"VRT+Spike with {spike.settings.describe()}; give both smaller tiles (VAL.TILE_SIZE)"
+        )
+
+
+def _restorer(
+    cfg: CfgNode, trained_with: CfgNode, model: nn.Module, device: torch.device
+) -> Restorer:
+    """Return the restorer of a model with the tiles of `cfg`."""
+    trained = trained_with.clone()
     trained.defrost()
     trained.VAL = cfg.VAL.clone()
     trained.freeze()
-    return build_restorer(trained, run.loaded.model.to(device), device)
+    return build_restorer(trained, model.to(device), device)

@@ -30,20 +30,17 @@ STYLE = {
 def plot_validations(
     curves: Mapping[str, Mapping[int, float]], level: tuple[str, float]
 ) -> str | None:
-    """Return PSNR over optimizer steps; None without any value.
+    """Return PSNR in dB over optimizer steps, per label; None without any value.
 
-    Args:
-        curves: label to step to PSNR in dB.
-        level: label and PSNR of a horizontal line.
+    `level` is label and PSNR of a horizontal line.
     """
     if not any(curves.values()):
         return None
     with matplotlib.rc_context(STYLE):
         axes = _axes("optimizer step", "PSNR in dB")
         for (label, curve), colour in zip(curves.items(), COLOURS, strict=True):
-            steps = sorted(curve)
-            values = [curve[step] for step in steps]
-            axes.plot(steps, values, "o-", color=colour, label=label, markersize=3)
+            points = zip(*sorted(curve.items()), strict=True) if curve else ((), ())
+            axes.plot(*points, "o-", color=colour, label=label, markersize=3)
         name, value = level
         if math.isfinite(value):
             axes.axhline(value, color=GREY, linestyle="--", label=name)
@@ -55,15 +52,9 @@ def plot_validations(
 def plot_differences(
     differences: Sequence[float], sequences: Sequence[str], mean: float, interval: Interval | None
 ) -> str | None:
-    """Return the difference of every frame; None where one is infinite.
+    """Return the difference of every frame in dB, in its sequence; None where one is infinite.
 
     Vertical lines separate the sequences; the dashed line is the mean, the band its interval.
-
-    Args:
-        differences: one value per frame, in dB.
-        sequences: the sequence of each frame.
-        mean: of the differences.
-        interval: of the mean.
     """
     values = np.array(differences)
     if not np.isfinite(values).all():

@@ -2,10 +2,10 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 from yacs.config import CfgNode
 
 from src.data.description import text_differences
@@ -29,23 +29,15 @@ OWN_TO_EACH = (*THE_DIFFERENCE, *(key for key in FREE_TO_CHANGE if key not in NO
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run that has been trained, at its best weights.
-
-    Attributes:
-        run: Its folders.
-        loaded: Model, configuration and identity of best.pth.
-        state: The checkpoint best.pth without its weights.
-        steps: Optimiser steps of the whole training.
-        curve: Step to the validation PSNR in dB that was measured there; None: not finite.
-        seconds_per_step: As measured while it was trained; None where that was not written.
-    """
+    """A run that has been trained, at its best weights."""
 
     run: RunDirectory
-    loaded: LoadedModel
-    state: dict[str, Any]
-    steps: int
-    curve: dict[int, float]
-    seconds_per_step: float | None
+    loaded: LoadedModel  # of best.pth
+    state: dict[str, Any]  # best.pth without its weights
+    steps: int  # of the whole training
+    compute_s: float | None  # what it cost, see `Progress`; None where that was not recorded
+    curve: dict[int, float]  # step to validation PSNR in dB, where it is finite
+    seconds_per_step: float | None  # None where that was not recorded
 
     @property
     def cfg(self) -> CfgNode:
@@ -70,9 +62,9 @@ def trained_run(cfg: CfgNode) -> TrainedRun:
     state = load_checkpoint(best)
     heavy = ("model", "ema", "optimizer")
     light = {key: value for key, value in state.items() if key not in heavy}
-    steps = load_checkpoint(last)["progress"]["step"]
-    curve, seconds = _read_validations(run)
-    return TrainedRun(run, load_model(best, None, []), light, steps, curve, seconds)
+    progress = load_checkpoint(last)["progress"]
+    cost = (progress["step"], progress.get("compute_s") or None)  # files of older versions lack it
+    return TrainedRun(run, load_model(best, None, []), light, *cost, *_read_validations(run))
 
 
 def _read_validations(run: RunDirectory) -> tuple[dict[int, float], float | None]:
@@ -88,18 +80,26 @@ def _read_validations(run: RunDirectory) -> tuple[dict[int, float], float | None
     return curve, seconds
 
 
+@dataclass(frozen=True)
+class TrainedRival:
+    """Another network, trained on the same clips, that takes what VRT+Spike takes.
+
+    `record` holds file, SHA-256, step, compute_s and the description of the data.
+    """
+
+    model: nn.Module
+    record: dict[str, Any]
+
+
 def check_comparable(twin: TrainedRun, spike: TrainedRun) -> None:
     """Refuse to compare runs that were not trained alike.
 
     Raises:
         ValueError: The differences, named.
     """
-    differences = config_differences(twin.state["config"], spike.state["config"], OWN_TO_EACH)
     differences = [
-        text.replace("the checkpoint has", "the twin has").replace(
-            "the configuration ", "VRT+Spike "
-        )
-        for text in differences
+        text.replace("the checkpoint has", "the twin has").replace("the configuration", "VRT+Spike")
+        for text in config_differences(twin.state["config"], spike.state["config"], OWN_TO_EACH)
     ]
     if twin.steps != spike.steps:
         differences.append(f"the twin was trained for {twin.steps} steps, VRT+Spike {spike.steps}")
@@ -122,8 +122,3 @@ def check_comparable(twin: TrainedRun, spike: TrainedRun) -> None:
             "the two runs were trained differently, a comparison would say nothing about the "
             "spikes:\n  " + "\n  ".join(differences)
         )
-
-
-def path_of_page(run: RunDirectory) -> Path:
-    """Return where the HTML report of a comparison lies."""
-    return run.metrics / f"compare_{run.name}.html"

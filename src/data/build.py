@@ -73,13 +73,18 @@ def build_train_dataset(cfg: CfgNode, *, as_uint8: bool = True) -> SpikeDeblurDa
 
 
 def build_val_recordings(cfg: CfgNode) -> list[Recording]:
-    """Return the validation sequences: full frames, nothing random.
+    """Return the validation sequences, see `build_recordings`."""
+    return build_recordings(cfg, cfg.DATA.VAL_SPLIT)
+
+
+def build_recordings(cfg: CfgNode, split: str) -> list[Recording]:
+    """Return the sequences of a split: full frames, nothing random, no caches of frames.
 
     Raises:
         BadFileError: no alignment log.
         DataSetError: what is wrong with the data.
     """
-    recordings = _scan(cfg, cfg.DATA.VAL_SPLIT, read_image)
+    recordings = _scan(cfg, split, read_image)
     if cfg.DATA.BIN_NORMALIZE:
         require_known_ticks(recordings)
     return recordings

@@ -24,6 +24,8 @@ class Clock:
 
     Attributes:
         validation_s: Seconds of the last validation; None before the first.
+        compute_s: What the last step cost with its data: CPU seconds of all threads of this
+            process; seconds where a GPU computes.
     """
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
@@ -31,13 +33,15 @@ class Clock:
         self.validation_s: float | None = None
         self._seconds: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-        self._step_began = now()
+        self._cost = time.process_time if device.type == "cpu" else now
+        self.compute_s = 0.0
+        self._step_began, self._cost_began = now(), self._cost()
         self._first_step: float | None = None
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
 
     def start(self) -> None:
         """Begin the first step; time before it, such as building the model, belongs to none."""
-        self._step_began = self._now()
+        self._step_began, self._cost_began = self._now(), self._cost()
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
@@ -70,8 +74,9 @@ class Clock:
 
     def step_done(self) -> None:
         """End a step and begin the next: it took all the time but that of validations."""
-        now = self._now()
+        now, cost = self._now(), self._cost()
         seconds, self._step_began = now - self._step_began, now
+        self.compute_s, self._cost_began = cost - self._cost_began, cost
         if self._first_step is None:
             self._first_step = seconds
         else:
@@ -80,10 +85,11 @@ class Clock:
     @contextmanager
     def validation(self) -> Iterator[None]:
         """Measure one validation; its time does not count as time of a step."""
-        started = self._now()
+        started, cost = self._now(), self._cost()
         yield
         self.validation_s = self._now() - started
         self._step_began += self.validation_s
+        self._cost_began += self._cost() - cost
 
     @property
     def step_s(self) -> float | None:

@@ -32,6 +32,7 @@ class Progress:
         best_psnr, best_step: The best validation.
         validated_step: The latest step whose validation was completed.
         dropped_clips, seen_clips: Samples of this process that could not be read, and all.
+        compute_s: What all steps have cost, see `Clock`, times the ranks.
     """
 
     step: int = 0
@@ -42,6 +43,7 @@ class Progress:
     validated_step: int = 0
     dropped_clips: int = 0
     seen_clips: int = 0
+    compute_s: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters."""

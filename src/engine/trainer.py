@@ -138,6 +138,7 @@ class Trainer:
         with self._progress_bar() as bar:
             for batches in self.batches():
                 self.log.add(self.step(batches))
+                self.progress.compute_s += self.clock.compute_s * self.ranks.world_size
                 bar.update()
                 if self._is_due("LOG_EVERY"):
                     self._write_log(scalars)

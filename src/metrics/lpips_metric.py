@@ -29,12 +29,12 @@ class LpipsMetric:
     """Perceptual distance of two images (Zhang et al. 2018, version 0.1, AlexNet).
 
     Args:
-        weights: Path of the trunk's weights; empty: torch's hub cache.
-        device: Where to compute.
-        sha256: Checksum that the weights must have.
+        weights: path of the trunk's weights; empty: torch's hub cache.
+        device: where to compute.
+        sha256: checksum that the weights must have.
 
     Raises:
-        LpipsUnavailableError: if the weights are absent or are not the published ones.
+        LpipsUnavailableError: the weights are absent or are not the published ones.
     """
 
     def __init__(
@@ -44,7 +44,11 @@ class LpipsMetric:
         sha256: str = WEIGHTS_SHA256,
     ) -> None:
         path = find_weights(weights)
-        _check_sum(path, sha256)
+        if (found := sha256_of(path)) != sha256:
+            raise LpipsUnavailableError(
+                f"{path} is not the published {WEIGHTS_FILE}: its sha256 is {found}, "
+                f"expected {sha256}; download {WEIGHTS_URL} again"
+            )
         self.device = torch.device(device)
         self.network = _build(path).to(self.device)
 
@@ -55,23 +59,17 @@ class LpipsMetric:
                 f"LPIPS needs images of at least {MIN_SIDE_PX} x {MIN_SIDE_PX} pixels, "
                 f"got {sharp.shape[0]} x {sharp.shape[1]}"
             )
-        with torch.inference_mode():
-            return float(self.network(self._prepare(restored), self._prepare(sharp)))
-
-    def _prepare(self, image: np.ndarray) -> torch.Tensor:
-        """Return a uint8 image [H, W, 3] as float32 [1, 3, H, W] in -1..1 on the device."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device)
-        return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
+        pair = [torch.from_numpy(np.ascontiguousarray(image)) for image in (restored, sharp)]
+        with torch.inference_mode():  # [1, 3, H, W] in -1..1
+            pair = [x.to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1.0 for x in pair]
+            return float(self.network(*pair))
 
 
 def find_weights(weights: str | Path = "") -> Path:
-    """Return the file with AlexNet's weights.
-
-    Args:
-        weights: The file itself; empty: the published name in torch's hub cache.
+    """Return the file with AlexNet's weights; by default the published one in torch's hub cache.
 
     Raises:
-        LpipsUnavailableError: if there is no such file.
+        LpipsUnavailableError: there is no such file.
     """
     path = Path(weights) if str(weights) else Path(torch.hub.get_dir(), "checkpoints", WEIGHTS_FILE)
     if not path.is_file():
@@ -82,26 +80,15 @@ def find_weights(weights: str | Path = "") -> Path:
     return path
 
 
-def _check_sum(path: Path, expected: str) -> None:
-    found = sha256_of(path)
-    if found != expected:
-        raise LpipsUnavailableError(
-            f"{path} is not the published {WEIGHTS_FILE}: its sha256 is {found}, "
-            f"expected {expected}; download {WEIGHTS_URL} again"
-        )
-
-
 def _build(path: Path) -> nn.Module:
-    """Return the LPIPS network with the trunk's weights from `path`, in eval mode."""
     import lpips  # slow to import, and only needed here
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", category=UserWarning)  # it uses a deprecated argument
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     published = torch.load(path, map_location="cpu", weights_only=True)
-    trunk = network.net.state_dict()
     # "slice2.3.weight" of the trunk is "features.3.weight" of AlexNet.
     network.net.load_state_dict(
-        {name: published["features." + name.partition(".")[2]] for name in trunk}
+        {name: published["features." + name.partition(".")[2]] for name in network.net.state_dict()}
     )
     return network.eval().requires_grad_(False)

@@ -31,72 +31,44 @@ FEWEST_PIXELS = 50
 
 @dataclass(frozen=True)
 class MotionEdges:
-    """The motion edges of one frame.
-
-    Attributes:
-        mask: bool [H, W].
-        gradient: g(sharp), float64 [2, H, W].
-    """
+    """The motion edges of one frame: where they are, bool [H, W], and g(sharp), [2, H, W]."""
 
     mask: np.ndarray
     gradient: np.ndarray
-
-    @property
-    def is_enough(self) -> bool:
-        """Whether there are enough of them to measure."""
-        return int(self.mask.sum()) >= FEWEST_PIXELS
-
-
-@dataclass(frozen=True)
-class EdgeScores:
-    """Sharpness and error of a restored frame on motion edges, as the module defines them."""
-
-    sharpness: float
-    error: float
 
 
 def find_motion_edges(
     sharp: np.ndarray, before: np.ndarray | None, after: np.ndarray | None
 ) -> MotionEdges:
-    """Return the motion edges of a sharp frame.
+    """Return the motion edges of a sharp frame, uint8 RGB [H, W, 3].
 
-    Args:
-        sharp: uint8 RGB [H, W, 3].
-        before: The sharp frame before it; None at the beginning of a recording.
-        after: The one after it; None at the end. Without both nothing moves.
+    `before` and `after` are the sharp frames around it, None at an end of the recording. Without
+    both nothing moves.
     """
     grey = rgb_to_y(sharp)
     moves = np.zeros(grey.shape, bool)
-    for neighbour in (before, after):
-        if neighbour is not None:
-            moves |= np.abs(rgb_to_y(neighbour) - grey) >= MOTION_LEVELS
+    for other in (before, after):
+        if other is not None:
+            moves |= np.abs(rgb_to_y(other) - grey) >= MOTION_LEVELS
     gradient = gradient_of(grey)
-    return MotionEdges(moves & (_length(gradient) >= EDGE_LEVELS), gradient)
+    return MotionEdges(moves & (np.hypot(*gradient) >= EDGE_LEVELS), gradient)
 
 
-def score_motion_edges(restored: np.ndarray, edges: MotionEdges) -> EdgeScores | None:
-    """Return the scores of a restored frame, uint8 RGB [H, W, 3]; None where few pixels move."""
-    if not edges.is_enough:
-        return None
+def score_motion_edges(restored: np.ndarray, edges: MotionEdges) -> dict[str, float | None]:
+    """Return `edge_sharpness` and `edge_error` of a uint8 RGB frame; None where few pixels move."""
+    if edges.mask.sum() < FEWEST_PIXELS:
+        return {"edge_sharpness": None, "edge_error": None}
     true = edges.gradient[:, edges.mask]
     found = gradient_of(rgb_to_y(restored))[:, edges.mask]
-    length = _length(true)
-    along = (found * true).sum(axis=0) / length
-    total = length.sum()
-    return EdgeScores(float(along.sum() / total), float(_length(found - true).sum() / total))
+    length = np.hypot(*true)
+    along, error = (found * true).sum(axis=0) / length, np.hypot(*(found - true))
+    return {
+        "edge_sharpness": float(along.sum() / length.sum()),
+        "edge_error": float(error.sum() / length.sum()),
+    }
 
 
 def gradient_of(grey: np.ndarray) -> np.ndarray:
     """Return the Sobel gradient of float64 [H, W] as [2 (x, y), H, W], per pixel."""
-    return np.stack(
-        [
-            cv2.Sobel(
-                grey, cv2.CV_64F, *axes, ksize=3, scale=1 / 8, borderType=cv2.BORDER_REPLICATE
-            )
-            for axes in ((1, 0), (0, 1))
-        ]
-    )
-
-
-def _length(gradient: np.ndarray) -> np.ndarray:
-    return np.hypot(gradient[0], gradient[1])
+    settings = {"ksize": 3, "scale": 1 / 8, "borderType": cv2.BORDER_REPLICATE}
+    return np.stack([cv2.Sobel(grey, cv2.CV_64F, *axes, **settings) for axes in ((1, 0), (0, 1))])

@@ -16,7 +16,7 @@ import numpy as np
 
 NUM_RESAMPLES = 10_000
 LEVEL = 0.95
-DRAWN_AT_ONCE = 4_000_000  # frames
+DRAWN_AT_ONCE = 4_000_000
 FEW_SEQUENCES = 6  # below it, resampled means are too few different ones for a 95% interval
 
 
@@ -30,22 +30,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Second method less first, frame by frame.
+    """Second method less first, frame by frame, over the frames that both have a value for."""
 
-    Attributes:
-        mean: Mean of the differences over frames; infinite where one method alone is perfect.
-        num_frames: Frames that both methods have a value for.
-        share_positive: Share of the frames where the difference is above 0.
-        over_frames: Interval from drawing frames; None for fewer than two, or infinite ones.
-        over_sequences: Interval from drawing sequences; None for fewer than two.
-        num_sequences: Sequences among the frames.
-    """
-
-    mean: float
+    mean: float  # infinite where one method alone is perfect
     num_frames: int
-    share_positive: float
-    over_frames: Interval | None
-    over_sequences: Interval | None
+    share_positive: float  # of the frames, where the difference is above 0
+    over_frames: Interval | None  # None for fewer than two frames, or infinite ones
+    over_sequences: Interval | None  # None for fewer than two sequences
     num_sequences: int
 
 
@@ -56,18 +47,10 @@ def paired_difference(
     *,
     seed: int = 0,
 ) -> PairedDifference | None:
-    """Return the differences of two methods; frames that either has no value for are left out.
+    """Return the differences of two methods, `seed` for the resampling; None without any.
 
-    Two infinite values (both methods perfect) differ by 0.
-
-    Args:
-        first: One value per frame; None: not measured.
-        second: The same frames.
-        sequences: To which sequence each frame belongs.
-        seed: Of the resampling; the result is a function of it and the values.
-
-    Returns:
-        None where no frame has both values.
+    There is one value and one sequence name per frame. Frames that either method has no value for
+    are left out. Two infinite values (both methods perfect) differ by 0.
     """
     pairs = [
         (0.0 if a == b else b - a, name)
@@ -85,34 +68,20 @@ def paired_difference(
         mean=math.fsum(differences) / len(differences) if is_finite else float(differences.sum()),
         num_frames=len(differences),
         share_positive=float((differences > 0).mean()),
-        over_frames=_over_frames(differences, rng) if is_finite else None,
-        over_sequences=_over_sequences(groups, rng) if is_finite else None,
+        over_frames=_bootstrap(differences[:, None], rng) if is_finite else None,
+        over_sequences=_bootstrap(groups, rng) if is_finite else None,
         num_sequences=len(groups),
     )
 
 
-def _over_frames(differences: np.ndarray, rng: np.random.Generator) -> Interval | None:
-    """Draw as many frames as there are, with replacement, `NUM_RESAMPLES` times."""
-    count = len(differences)
-    if count < 2:
-        return None
-    rows = max(1, DRAWN_AT_ONCE // count)
-    means = [
-        differences[rng.integers(count, size=(min(rows, NUM_RESAMPLES - done), count))].mean(axis=1)
-        for done in range(0, NUM_RESAMPLES, rows)
-    ]
-    return _interval(np.concatenate(means))
-
-
-def _over_sequences(groups: list[np.ndarray], rng: np.random.Generator) -> Interval | None:
-    """Draw as many sequences as there are, each with all its frames; the mean is over frames."""
+def _bootstrap(groups: Sequence[np.ndarray], rng: np.random.Generator) -> Interval | None:
+    """Draw as many groups as there are, each with all its frames; the mean is over frames."""
     if len(groups) < 2:
         return None
     sums, counts = (np.array([f(group) for group in groups]) for f in (np.sum, len))
-    drawn = rng.integers(len(groups), size=(NUM_RESAMPLES, len(groups)))
-    return _interval(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-
-
-def _interval(means: np.ndarray) -> Interval:
-    low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    rows, means = max(1, DRAWN_AT_ONCE // len(groups)), []
+    for done in range(0, NUM_RESAMPLES, rows):
+        drawn = rng.integers(len(groups), size=(min(rows, NUM_RESAMPLES - done), len(groups)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Interval(float(low), float(high))

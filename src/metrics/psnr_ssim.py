@@ -1,6 +1,7 @@
 """PSNR and SSIM of 8-bit images, on RGB and on luma, as BasicSR and VRT define them.
 
-Both take whole images: no border is cut, nothing is resized. All arithmetic is float64.
+All take two uint8 RGB images [H, W, 3] of one size, else they raise ValueError. They score whole
+images: no border is cut, nothing is resized. All arithmetic is float64.
 """
 
 import math
@@ -19,39 +20,32 @@ LUMA_OFFSET = 16.0
 
 
 def psnr(restored: np.ndarray, sharp: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two uint8 images [H, W, 3] in dB.
+    """Return the peak signal-to-noise ratio in dB; equal images give `inf`.
 
-    The squared error is averaged over all pixels and channels before the logarithm. Equal images
-    give `inf`.
-
-    Raises:
-        ValueError: if the images are not both uint8 [H, W, 3] of one size.
+    The squared error is averaged over all pixels and channels before the logarithm.
     """
     _check_pair(restored, sharp)
     return _psnr(restored.astype(np.float64), sharp.astype(np.float64))
 
 
 def ssim(restored: np.ndarray, sharp: np.ndarray) -> float:
-    """Return the structural similarity of two uint8 images [H, W, 3], the mean over channels.
+    """Return the structural similarity, the mean over channels.
 
     Gaussian window of 11 x 11 pixels with sigma 1.5, averaged where the window fits into the image
     (Wang et al. 2004). Both sides must be at least 11 pixels.
-
-    Raises:
-        ValueError: if the images are not both uint8 [H, W, 3] of one size, or are too small.
     """
     _check_pair(restored, sharp)
     return _ssim(restored.astype(np.float64), sharp.astype(np.float64))
 
 
 def psnr_y(restored: np.ndarray, sharp: np.ndarray) -> float:
-    """Return the PSNR in dB of the luma of two uint8 RGB images [H, W, 3]; see `rgb_to_y`."""
+    """Return the PSNR of the luma in dB, see `rgb_to_y`."""
     _check_pair(restored, sharp)
     return _psnr(rgb_to_y(restored), rgb_to_y(sharp))
 
 
 def ssim_y(restored: np.ndarray, sharp: np.ndarray) -> float:
-    """Return the SSIM of the luma of two uint8 RGB images [H, W, 3]; see `rgb_to_y` and `ssim`."""
+    """Return the SSIM of the luma, see `rgb_to_y` and `ssim`."""
     _check_pair(restored, sharp)
     return _ssim(rgb_to_y(restored), rgb_to_y(sharp))
 
@@ -66,13 +60,10 @@ def rgb_to_y(image: np.ndarray) -> np.ndarray:
 
 def _psnr(restored: np.ndarray, sharp: np.ndarray) -> float:
     mean_squared_error = float(np.mean(np.square(restored - sharp)))
-    if mean_squared_error == 0.0:
-        return math.inf
-    return 10.0 * math.log10(PEAK**2 / mean_squared_error)
+    return 10.0 * math.log10(PEAK**2 / mean_squared_error) if mean_squared_error else math.inf
 
 
 def _ssim(restored: np.ndarray, sharp: np.ndarray) -> float:
-    """Return the SSIM of two float64 images [H, W] or [H, W, C]."""
     height, width = sharp.shape[:2]
     if min(height, width) < SSIM_WINDOW_PX:
         raise ValueError(

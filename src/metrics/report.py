@@ -11,70 +11,67 @@ from src.metrics.lpips_metric import LpipsMetric
 from src.metrics.psnr_ssim import psnr, psnr_y, ssim, ssim_y
 
 METRICS = ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "lpips")
+EDGE_METRICS = ("edge_sharpness", "edge_error")  # only of frames where enough edges move
 Scores = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class FrameScores:
-    """Scores of one frame.
-
-    Attributes:
-        sequence: Name of the recording.
-        frame: Name of the frame.
-        scores: Metric name to value; PSNR in dB, `inf` for equal images; None: not measured.
-        blurry_scores: The same of the blurry input, where asked for.
-    """
+    """Scores of one frame: PSNR in dB, `inf` for equal images; None: not measured."""
 
     sequence: str
     frame: str
     scores: Scores
-    blurry_scores: Scores | None = None
+    blurry_scores: Scores | None = None  # of the blurry input, where asked for
 
     def __post_init__(self) -> None:
-        for scores in (self.scores, self.blurry_scores or {}):
-            for name, value in scores.items():
-                if value is not None and math.isnan(value):
-                    raise ValueError(f"{self.sequence}/{self.frame}: {name} is not a number")
+        for name, value in [*self.scores.items(), *(self.blurry_scores or {}).items()]:
+            if value is not None and math.isnan(value):
+                raise ValueError(f"{self.sequence}/{self.frame}: {name} is not a number")
 
 
 @dataclass
 class Report:
-    """Scores of all frames with the words that say how they were measured.
-
-    Attributes:
-        frames: One row per frame, in the order of the recordings.
-        protocol: How the numbers came about, see `describe_protocol`.
-        notes: What is missing and why, like LPIPS without weights.
-    """
+    """Scores of all frames, in the order of the recordings."""
 
     frames: list[FrameScores]
-    protocol: str
-    notes: list[str] = field(default_factory=list)
+    protocol: str  # how the numbers came about, see `describe_protocol`
+    notes: list[str] = field(default_factory=list)  # what is missing and why
 
     @property
     def means(self) -> Scores:
-        """Metric name to its mean over all frames; the project's main numbers."""
+        """Metric to its mean over all frames; the project's main numbers."""
         return summarize(self.frames)["mean_over_frames"]
 
     @property
     def blurry_means(self) -> Scores | None:
         """The same of the blurry input; None where it was not scored."""
-        if not self.frames or self.frames[0].blurry_scores is None:
-            return None
-        return summarize(_blurry_rows(self.frames))["mean_over_frames"]
+        return summarize(self._blurry)["mean_over_frames"] if self._blurry else None
+
+    @property
+    def _blurry(self) -> list[FrameScores]:
+        return [
+            FrameScores(row.sequence, row.frame, row.blurry_scores)
+            for row in self.frames
+            if row.blurry_scores is not None
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as values that strict JSON can hold; infinity is the string "inf"."""
+        frames = [
+            {"sequence": row.sequence, "frame": row.frame, **row.scores}
+            | ({} if row.blurry_scores is None else {"blurry": row.blurry_scores})
+            for row in self.frames
+        ]
         result = {
             "protocol": self.protocol,
             "notes": self.notes,
             "num_frames": len(self.frames),
             "num_sequences": len({row.sequence for row in self.frames}),
             "restored": summarize(self.frames),
+            **({"blurry": summarize(self._blurry)} if self._blurry else {}),
+            "frames": frames,
         }
-        if self.blurry_means is not None:
-            result["blurry"] = summarize(_blurry_rows(self.frames))
-        result["frames"] = [_row(frame) for frame in self.frames]
         return json_safe(result)
 
 
@@ -85,7 +82,7 @@ def merge_reports(reports: Iterable[Report]) -> Report:
     recordings were shared out.
 
     Raises:
-        ValueError: if the reports were not measured in the same way, or there is none.
+        ValueError: the reports were not measured in the same way, or there is none.
     """
     reports = list(reports)
     protocols = {report.protocol for report in reports}
@@ -111,12 +108,13 @@ def summarize(frames: list[FrameScores]) -> dict[str, Any]:
     """Return the means of all metrics over frames, and over sequences (mean of each one's mean).
 
     One frame with an infinite PSNR makes the mean infinite; `num_infinite` counts those frames. A
-    metric that any frame lacks has the mean None.
+    metric that any frame lacks has the mean None; those of moving edges are averaged over the
+    frames that have them.
     """
-    sequences: dict[str, list[FrameScores]] = {}
+    sequences: dict[str, list[Scores]] = {}
     for row in frames:
-        sequences.setdefault(row.sequence, []).append(row)
-    per_sequence = {name: _mean([r.scores for r in rows]) for name, rows in sequences.items()}
+        sequences.setdefault(row.sequence, []).append(row.scores)
+    per_sequence = {name: _mean(rows) for name, rows in sequences.items()}
     return {
         "mean_over_frames": _mean([row.scores for row in frames]),
         "mean_over_sequences": _mean(list(per_sequence.values())),
@@ -129,7 +127,7 @@ def json_safe(value: Any) -> Any:
     """Return `value` with every infinite float as the string "inf" or "-inf".
 
     Raises:
-        ValueError: for a NaN, which must never look like a result.
+        ValueError: a NaN, which must never look like a result.
     """
     if isinstance(value, dict):
         return {key: json_safe(element) for key, element in value.items()}
@@ -147,31 +145,18 @@ def format_table(rows: list[tuple[str, Scores]]) -> str:
     width = max([len("method"), *(len(label) for label, _ in rows)])
     lines = [f"{'method':<{width}}" + "".join(f"  {name:>9}" for name in METRICS)]
     for label, means in rows:
-        lines.append(f"{label:<{width}}" + "".join(f"  {_cell(n, means[n]):>9}" for n in METRICS))
+        cells = (
+            "-" if means[name] is None else f"{means[name]:.{3 if 'psnr' in name else 4}f}"
+            for name in METRICS
+        )
+        lines.append(f"{label:<{width}}" + "".join(f"  {cell:>9}" for cell in cells))
     return "\n".join(lines)
-
-
-def _cell(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if name.startswith("psnr") else f"{value:.4f}"
 
 
 def _mean(rows: list[Scores]) -> Scores:
     means: Scores = {}
-    for name in METRICS:
-        values = [row[name] for row in rows]
-        known = [value for value in values if value is not None]
-        means[name] = math.fsum(known) / len(known) if known and len(known) == len(values) else None
+    for name in rows[0] if rows else METRICS:
+        known = [row[name] for row in rows if row[name] is not None]
+        is_known = bool(known) and (len(known) == len(rows) or name in EDGE_METRICS)
+        means[name] = math.fsum(known) / len(known) if is_known else None
     return means
-
-
-def _blurry_rows(frames: list[FrameScores]) -> list[FrameScores]:
-    return [FrameScores(row.sequence, row.frame, row.blurry_scores) for row in frames]
-
-
-def _row(frame: FrameScores) -> dict[str, Any]:
-    row = {"sequence": frame.sequence, "frame": frame.frame, **frame.scores}
-    if frame.blurry_scores is not None:
-        row["blurry"] = frame.blurry_scores
-    return row

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import cv2
@@ -25,14 +25,7 @@ Pages = Callable[[int], Iterator[np.ndarray]]
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written.
-
-    Attributes:
-        path: the file.
-        pages: pictures in it.
-        size: height and width of each.
-        num_bytes: size of the file.
-    """
+    """A file that was written, its pictures, their height and width, and its bytes."""
 
     path: Path
     pages: int
@@ -85,66 +78,48 @@ def write_pages(
         ValueError: another ending.
     """
     ending = path.suffix.lower()
+    if ending not in (*STRIPS, *VIDEOS, *ANIMATIONS):
+        raise ValueError(f"{path}: write to one of {', '.join((*STRIPS, *VIDEOS, *ANIMATIONS))}")
+    first, number = next(pages), 0
     if ending in STRIPS:
-        page = next(pages)
-        write_page(path, page)
-        return 1, page.shape[:2]
-    if ending in VIDEOS:
-        return _write_video(path, pages, rate_hz)
-    if ending in ANIMATIONS:
-        return _write_animation(path, pages, rate_hz)
-    raise ValueError(f"{path}: write to one of {', '.join((*STRIPS, *VIDEOS, *ANIMATIONS))}")
+        write_page(path, first)
+        return 1, first.shape[:2]
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal number
+        for page in chain([first], pages):
+            number += 1
+            yield page
+
+    write = _write_video if ending in VIDEOS else _write_animation
+    size = write(path, counted(), first.shape[:2], rate_hz)
+    return number, size
 
 
 def _write_video(
-    path: Path, pages: Iterator[np.ndarray], rate_hz: float
-) -> tuple[int, tuple[int, int]]:
-    first = _even(next(pages))
-    height, width = first.shape[:2]
+    path: Path, pages: Iterator[np.ndarray], size: tuple[int, int], rate_hz: float
+) -> tuple[int, int]:
+    height, width = (side // 2 * 2 for side in size)  # video holds no odd row or column
     codec = cv2.VideoWriter_fourcc(*"mp4v")
     writer = cv2.VideoWriter(str(path), codec, rate_hz, (width, height))
     if not writer.isOpened():
         raise ValueError(f"{path}: this OpenCV cannot write MP4; write a .gif or .webp instead")
-    number = 0
     try:
-        page = first
-        while page is not None:
-            writer.write(cv2.cvtColor(page, cv2.COLOR_RGB2BGR))
-            number += 1
-            page = next((_even(page) for page in pages), None)
+        for page in pages:
+            writer.write(cv2.cvtColor(page[:height, :width], cv2.COLOR_RGB2BGR))
     finally:
         writer.release()
-    return number, (height, width)
+    return height, width
 
 
 def _write_animation(
-    path: Path, pages: Iterator[np.ndarray], rate_hz: float
-) -> tuple[int, tuple[int, int]]:
-    first = next(pages)
-    number = 1
-
-    def others() -> Iterator[Image.Image]:
-        nonlocal number
-        for page in pages:
-            number += 1
-            yield _as_image(page, path)
-
-    settings = {"save_all": True, "append_images": others(), "loop": 0}
-    settings["duration"] = round(1000 / rate_hz)
-    if path.suffix.lower() == ".webp":
-        settings["quality"] = WEBP_QUALITY
-    _as_image(first, path).save(path, **settings)
-    return number, first.shape[:2]
-
-
-def _as_image(page: np.ndarray, path: Path) -> Image.Image:
-    image = Image.fromarray(page)
+    path: Path, pages: Iterator[np.ndarray], size: tuple[int, int], rate_hz: float
+) -> tuple[int, int]:
+    images = map(Image.fromarray, pages)
+    settings = {"duration": round(1000 / rate_hz), "quality": WEBP_QUALITY}
     if path.suffix.lower() == ".gif":
-        return image.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    return image
-
-
-def _even(page: np.ndarray) -> np.ndarray:
-    """Return the page without a last odd row or column, which video cannot hold."""
-    height, width = page.shape[:2]
-    return np.ascontiguousarray(page[: height // 2 * 2, : width // 2 * 2])
+        colours = {"method": Image.Quantize.MEDIANCUT, "dither": Image.Dither.NONE}
+        images = (image.quantize(128, **colours) for image in images)
+        del settings["quality"]
+    next(images).save(path, save_all=True, append_images=images, loop=0, **settings)
+    return size

@@ -24,13 +24,7 @@ JPEG_QUALITY = 88
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with a caption.
-
-    Attributes:
-        caption: what it shows.
-        image: uint8 RGB [H, W, 3].
-        is_alarm: whether the caption is a warning, written in red.
-    """
+    """A picture, uint8 RGB [H, W, 3], with a caption, red where it is an alarm."""
 
     caption: str
     image: np.ndarray
@@ -45,26 +39,26 @@ def make_page(
     Args:
         rows: panels from top to bottom; rows may differ in length.
         panel_width: width to which every panel is scaled, keeping its proportions.
-        lines: text above the panels; lines too long for the page are broken.
+        lines: text above the panels, see `draw_lines`.
 
     Raises:
         ValueError: no panel, or an image that is not uint8 RGB.
     """
     if not rows or not all(rows):
         raise ValueError("a page needs at least one panel in each row")
-    longest = max(len(row) for row in rows)
+    longest = max(map(len, rows))
     width = longest * panel_width + (longest + 1) * GAP_PX
-    parts = [_gap(GAP_PX, width)]
+    gap = np.full((GAP_PX, width, 3), BACKGROUND, np.uint8)
+    parts = [gap]
     if lines:
         parts.append(draw_lines(lines, width, size=max(11, panel_width // 26)))
     for row in rows:
         drawn = [_draw_panel(panel, panel_width) for panel in row]
-        height = max(part.shape[0] for part in drawn)
-        band = _gap(height, width)
+        band = np.full((max(map(len, drawn)), width, 3), BACKGROUND, np.uint8)
         for i, part in enumerate(drawn):
             left = GAP_PX + i * (panel_width + GAP_PX)
-            band[: part.shape[0], left : left + panel_width] = part
-        parts += [band, _gap(GAP_PX, width)]
+            band[: len(part), left : left + panel_width] = part
+        parts += [band, gap]
     return np.concatenate(parts)
 
 
@@ -83,17 +77,20 @@ def draw_label(text: str, width: int, height: int, colour: tuple = TEXT_COLOUR) 
 def draw_lines(lines: Sequence[str], width: int, size: float) -> np.ndarray:
     """Return lines of text below each other as [h, width, 3]; long ones are broken at blanks.
 
-    Args:
-        lines: the text; a line that starts with "!" is a warning and becomes red without it.
-        width: of the result.
-        size: height of the letters in pixels.
+    A line that starts with "!" is a warning and becomes red without it. `size` is the height of
+    the letters in pixels.
     """
-    font, margin = _font(size), 2 * GAP_PX
-    broken = []
+    font, margin, broken = _font(size), 2 * GAP_PX, []
     for line in lines:
         colour = ALARM_COLOUR if line.startswith("!") else TEXT_COLOUR
-        text = line.removeprefix("!").strip()
-        broken += [(part, colour) for part in _break_line(text, font, width - 2 * margin)]
+        part = ""
+        for word in line.removeprefix("!").strip().split(" "):
+            longer = f"{part} {word}".strip()
+            if part and font.getlength(longer) > width - 2 * margin:
+                broken.append((part, colour))
+                longer = word
+            part = longer
+        broken.append((part, colour))
     step = math.ceil(size * LINE_SPACING)
     page = Image.new("RGB", (width, step * len(broken) + GAP_PX), (BACKGROUND,) * 3)
     draw = ImageDraw.Draw(page)
@@ -146,21 +143,6 @@ def _draw_panel(panel: Panel, width: int) -> np.ndarray:
     colour = ALARM_COLOUR if panel.is_alarm else TEXT_COLOUR
     label = draw_label(panel.caption, width, max(18, width // 16), colour)
     return np.concatenate([label, scale_to_width(image, width)])
-
-
-def _gap(height: int, width: int) -> np.ndarray:
-    return np.full((height, width, 3), BACKGROUND, np.uint8)
-
-
-def _break_line(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    parts = [""]
-    for word in text.split(" "):
-        longer = f"{parts[-1]} {word}".strip() if parts[-1] else word
-        if font.getlength(longer) <= width or not parts[-1]:
-            parts[-1] = longer
-        else:
-            parts.append(word)
-    return parts
 
 
 @lru_cache(maxsize=64)

@@ -27,34 +27,20 @@ WHITE_QUANTILE = 0.995
 
 @dataclass(frozen=True)
 class SequenceView:
-    """A sequence ready to be drawn.
+    """A sequence ready to be drawn."""
 
-    Attributes:
-        name: `SPLIT/SEQUENCE`.
-        recording: its frames.
-        threshold: gain of the images; None where unknown, each image then has its own scale.
-        is_linear: whether the spikes integrate linear light, which is shown with the camera curve.
-    """
-
-    name: str
+    name: str  # SPLIT/SEQUENCE
     recording: Recording
-    threshold: float | None
-    is_linear: bool = False
+    threshold: float | None  # gain of the images; None: unknown, each has its own scale
+    is_linear: bool = False  # the spikes integrate linear light, shown with the camera curve
 
 
 @dataclass(frozen=True)
 class SpikeImages:
-    """What the spikes of one exposure show, at the size of the spikes.
-
-    Attributes:
-        tfp: counts of a part of the exposure, uint8 RGB, and what to write above.
-        tfi: intervals, uint8 RGB; None where there are voxels and no spikes.
-        bins: voxels in groups, uint8 RGB, and what to write above.
-        bin_now: the one bin of the instant, uint8 RGB, and what to write above.
-    """
+    """What the spikes of one exposure show, and at one instant of it."""
 
     tfp: Panel
-    tfi: Panel | None
+    tfi: Panel | None  # None where there are voxels and no spikes
     bins: Panel
     bin_now: Panel
 
@@ -62,18 +48,15 @@ class SpikeImages:
 def open_sequence(folder: Path, num_bins: int) -> SequenceView:
     """Find out what a sequence folder `DATA_ROOT/SPLIT/SEQUENCE` holds.
 
-    Args:
-        folder: the sequence.
-        num_bins: bins to count spikes into; stored voxels without spikes keep their number.
+    Spikes are counted into `num_bins` bins; stored voxels without spikes keep their number.
 
     Raises:
         BadFileError, DataSetError: what `scan_sequence` refuses, or no frame that can be used.
     """
     folder = folder.absolute()
-    if not folder.is_dir():
-        raise DataSetError(str(folder), ["no such folder; give a folder of one sequence"])
     if not (folder / "blur").is_dir():
-        raise DataSetError(str(folder), ["no folder blur in it; give a folder of one sequence"])
+        missing = "no folder blur in it" if folder.is_dir() else "no such folder"
+        raise DataSetError(str(folder), [f"{missing}; give a folder of one sequence"])
     root = folder.parents[1]
     description = read_description(root)
     voxels = list_frames(folder / "spike_vox", [".npy"])
@@ -84,8 +67,7 @@ def open_sequence(folder: Path, num_bins: int) -> SequenceView:
     if not scan.frames:
         reasons = [f"{entry.frame}: {entry.reason}" for entry in scan.dropped[:5]]
         raise DataSetError(str(folder), ["no frame can be drawn", *reasons])
-    sidecar = read_sidecar(next(iter(spikes.values()))) if spikes else None
-    threshold = None if sidecar is None else sidecar.threshold
+    threshold = read_sidecar(next(iter(spikes.values()))).threshold if spikes else None
     if threshold is None and description is not None:
         threshold = description.threshold
     is_linear = description is not None and description.transfer == "linear"
@@ -94,26 +76,21 @@ def open_sequence(folder: Path, num_bins: int) -> SequenceView:
 
 
 def draw_strip(view: SequenceView, indices: Sequence[int], panel_width: int) -> np.ndarray:
-    """Return a page with a row of panels per frame: uint8 RGB [h, w, 3].
-
-    Args:
-        view: the sequence.
-        indices: places of the frames in the sequence.
-        panel_width: width of a panel.
+    """Return a page, uint8 RGB [h, w, 3], with a row of panels per frame at a place in `indices`.
 
     Raises:
         BadFileError: a frame that cannot be read.
     """
     rows = []
     for i in indices:
-        images = spike_images(view, i)
-        frame = view.recording.frames[i]
-        blurry = Panel(
-            f"blurry {frame.name}, {frame.t0 * 1e3:.2f} to {frame.t1 * 1e3:.2f} ms",
-            view.recording.read_blurry(i),
+        images, frame = spike_images(view, i), view.recording.frames[i]
+        caption = f"blurry {frame.name}, {frame.t0 * 1e3:.2f} to {frame.t1 * 1e3:.2f} ms"
+        panels = (
+            Panel(caption, view.recording.read_blurry(i)),
+            *(images.tfp, images.tfi, images.bins),
+            Panel("sharp", view.recording.read_sharp(i)),
         )
-        spikes = [panel for panel in (images.tfp, images.tfi, images.bins) if panel is not None]
-        rows.append([blurry, *spikes, Panel("sharp", view.recording.read_sharp(i))])
+        rows.append([panel for panel in panels if panel is not None])
     return make_page(rows, panel_width, [_title(view)])
 
 
@@ -122,11 +99,7 @@ def draw_frames(
 ) -> Iterator[np.ndarray]:
     """Yield the pages of a video, all of one size; the spikes run through each exposure.
 
-    Args:
-        view: the sequence.
-        indices: places of the frames in the sequence.
-        steps: pages per frame, from the start of its exposure to the end.
-        panel_width: width of a panel.
+    There are `steps` pages per frame, from the start of its exposure to the end.
 
     Raises:
         BadFileError: a frame that cannot be read.
@@ -136,26 +109,22 @@ def draw_frames(
         blurry = Panel("blurry", view.recording.read_blurry(i))
         sharp = Panel("sharp", view.recording.read_sharp(i))
         for step in range(steps):
-            images = spike_images(view, i, (step + 0.5) / steps)
-            rows = [[blurry, images.tfp, sharp], [images.bin_now, images.bins]]
-            if images.tfi is not None:
-                rows[1].insert(1, images.tfi)
-            at = frame.t0 + (frame.t1 - frame.t0) * (step + 0.5) / steps
+            part = (step + 0.5) / steps
+            images = spike_images(view, i, part)
+            second = (images.bin_now, images.tfi, images.bins)
             line = (
                 f"{view.name} / {frame.name}: exposure {frame.t0 * 1e3:.2f} to "
-                f"{frame.t1 * 1e3:.2f} ms, spikes at {at * 1e3:.2f} ms"
+                f"{frame.t1 * 1e3:.2f} ms, spikes at "
+                f"{(frame.t0 + (frame.t1 - frame.t0) * part) * 1e3:.2f} ms"
             )
+            rows = [[blurry, images.tfp, sharp], [panel for panel in second if panel is not None]]
             yield make_page(rows, panel_width, [line])
 
 
 def spike_images(view: SequenceView, i: int, at: float | None = None) -> SpikeImages:
-    """Return what the spikes of frame `i` show.
+    """Return what the spikes of the frame at place `i` show when a part `at` of it has passed.
 
-    Args:
-        view: the sequence.
-        i: place of the frame.
-        at: part of the exposure that has passed; None is the instant of the sharp frame, where
-            the exposures say it, else the middle.
+    None is the instant of the sharp frame, where the exposures say it, else the middle.
     """
     frame = view.recording.frames[i]
     if at is None:
@@ -163,45 +132,36 @@ def spike_images(view: SequenceView, i: int, at: float | None = None) -> SpikeIm
         if frame.t_sharp is not None:
             at = (frame.t_sharp - frame.t0) / (frame.t1 - frame.t0)
     counts = view.recording.read_counts(i).astype(np.float32)
-    if frame.spikes.geometry is None:
-        return _of_voxels(view, counts, at)
-    source = frame.spikes
-    spikes = read_ticks(source)
-    tick = _number_at(at, len(spikes))
-    width = max(1, len(spikes) // TFP_PART)
+    number = _number_at(at, len(counts))
+    caption = f"bin {number} of {len(counts)}, white = {counts.max():g} spikes"
+    bin_now = Panel(caption, to_grey(counts[number], float(counts.max())))
+    if frame.spikes.geometry is None:  # voxels have no ticks and so no intervals
+        width = max(1, len(counts) // TFP_PART)
+        first = min(max(int(at * len(counts)) - width // 2, 0), len(counts) - width)
+        summed = counts[first : first + width].sum(axis=0)
+        caption = f"counts, bins {first} to {first + width - 1} of {len(counts)}"
+        image = _shown(view, summed, float(np.quantile(summed, WHITE_QUANTILE)))
+        return SpikeImages(
+            Panel(caption, image), None, _bins(counts, np.ones(len(counts))), bin_now
+        )
+    spikes = read_ticks(frame.spikes)
+    tick, width = _number_at(at, len(spikes)), max(1, len(spikes) // TFP_PART)
     gain = 1.0 if view.threshold is None else view.threshold
     counted = tfp(spikes, tick, width, gain)
     interval, has_interval = tfi_filled(spikes, tick, gain)
     white = 1.0 if view.threshold is not None else float(np.quantile(counted, WHITE_QUANTILE))
+    shown = f"{has_interval.mean():.0%} of the pixels"
     return SpikeImages(
         Panel(f"TFP, {width} of {len(spikes)} ticks", _shown(view, counted, white)),
-        Panel(
-            f"TFI, tick {source.start + tick}, in {has_interval.mean():.0%} of the pixels",
-            _shown(view, interval, white),
-        ),
+        Panel(f"TFI, tick {frame.spikes.start + tick}, in {shown}", _shown(view, interval, white)),
         _bins(counts, ticks_per_bin(len(spikes), len(counts))),
-        _bin_at(counts, at),
+        bin_now,
     )
 
 
 def read_ticks(source: SpikeSource) -> np.ndarray:
     """Return the spikes of an exposure: uint8 [S, H, W]."""
     return SpikeFile(source.path, source.geometry).read(source.start, source.stop)
-
-
-def _of_voxels(view: SequenceView, counts: np.ndarray, at: float) -> SpikeImages:
-    """Draw stored voxels, which have no ticks and so no intervals."""
-    width = max(1, len(counts) // TFP_PART)
-    first = min(max(int(at * len(counts)) - width // 2, 0), len(counts) - width)
-    summed = counts[first : first + width].sum(axis=0)
-    white = float(np.quantile(summed, WHITE_QUANTILE))
-    caption = f"counts, bins {first} to {first + width - 1} of {len(counts)}"
-    return SpikeImages(
-        Panel(caption, _shown(view, summed, white)),
-        None,
-        _bins(counts, np.ones(len(counts))),
-        _bin_at(counts, at),
-    )
 
 
 def _bins(counts: np.ndarray, ticks: np.ndarray) -> Panel:
@@ -219,18 +179,9 @@ def _bins(counts: np.ndarray, ticks: np.ndarray) -> Panel:
     page_size = rows * (height + gap) - gap, columns * (width + gap) - gap
     page = np.full((*page_size, 3), 255, np.uint8)
     for number, image in enumerate(images):
-        row, column = divmod(number, columns)
-        top, left = row * (height + gap), column * (width + gap)
+        top, left = np.array(divmod(number, columns)) * (height + gap, width + gap)
         page[top : top + height, left : left + width] = to_grey(image, white)
     return Panel(f"{len(counts)} bins in {len(groups)} groups, in order of time", page)
-
-
-def _bin_at(counts: np.ndarray, at: float) -> Panel:
-    number = _number_at(at, len(counts))
-    return Panel(
-        f"bin {number} of {len(counts)}, white = {counts.max():g} spikes",
-        to_grey(counts[number], float(counts.max())),
-    )
 
 
 def _number_at(at: float, count: int) -> int:
@@ -245,8 +196,7 @@ def _shown(view: SequenceView, values: np.ndarray, white: float) -> np.ndarray:
 
 
 def _title(view: SequenceView) -> str:
-    height, width = view.recording.frame_size
-    rows, columns = view.recording.spike_size
+    (height, width), (rows, columns) = view.recording.frame_size, view.recording.spike_size
     gain = "not known, white = brightest" if view.threshold is None else f"{view.threshold:g}"
     return (
         f"{view.name}: frames {height}x{width}, spikes {rows}x{columns}, threshold {gain}; TFP and "

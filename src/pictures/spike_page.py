@@ -9,6 +9,7 @@ from src.data.spikes.reconstruct import tfi_filled, tfp
 from src.pictures.panels import Panel, make_page, to_grey
 
 PANEL_PX = 460
+PLOT_SIZE = (PANEL_PX, round(PANEL_PX * 0.42))
 TFP_TICKS = 32
 TFP_SPIKES = 10  # dark recordings get a window with about so many spikes per pixel
 WHITE_QUANTILE = 0.995
@@ -38,39 +39,28 @@ def draw_spike_page(
     gain = 1.0 if threshold is None else threshold
     counted = tfp(spikes, middle, width, gain)
     interval, has_interval = tfi_filled(spikes, middle, gain)
-    white = 1.0
-    if threshold is None:
-        white = float(np.quantile(counted, WHITE_QUANTILE))
+    white = 1.0 if threshold is not None else float(np.quantile(counted, WHITE_QUANTILE))
     scale = "white = brightest" if threshold is None else f"threshold {threshold:g}"
     tick = first_tick + middle
-    start = tick - width // 2
-    panels = [
-        Panel(f"TFP of ticks {start} to {start + width - 1}, {scale}", to_grey(counted, white)),
-        Panel(
-            f"TFI at tick {tick}, {has_interval.mean():.1%} of pixels with interval",
-            to_grey(interval, white),
-        ),
-    ]
+    ticks = f"TFP of ticks {tick - width // 2} to {tick - width // 2 + width - 1}, {scale}"
+    shown = f"TFI at tick {tick}, {has_interval.mean():.1%} of pixels with interval"
+    panels = [Panel(ticks, to_grey(counted, white)), Panel(shown, to_grey(interval, white))]
     per_tick = spikes.mean(axis=(1, 2), dtype=np.float32)
-    stop = first_tick + len(spikes)
-    curve = draw_curve(per_tick, (PANEL_PX, round(PANEL_PX * 0.42)))
-    caption = f"rate per tick, {first_tick} to {stop - 1} of {num_ticks}; 0 to {per_tick.max():.3f}"
-    second = [Panel(caption, curve), Panel("rates of pixels, 0 to 1", draw_histogram(rate))]
-    return make_page([panels, second], PANEL_PX, lines)
+    last = first_tick + len(spikes) - 1
+    caption = f"rate per tick, {first_tick} to {last} of {num_ticks}; 0 to {per_tick.max():.3f}"
+    plots = [
+        Panel(caption, draw_curve(per_tick, PLOT_SIZE)),
+        Panel("rates of pixels, 0 to 1", draw_histogram(rate)),
+    ]
+    return make_page([panels, plots], PANEL_PX, lines)
 
 
 def draw_curve(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return values over their index as a curve above 0: uint8 RGB [h, w, 3].
-
-    Args:
-        values: [S], none negative.
-        size: width and height.
-    """
+    """Return values [S], none negative, as a curve above 0 of width and height `size`."""
     width, height = size
     image = np.full((height, width, 3), 245, np.uint8)
     x = np.linspace(4, width - 5, len(values)) if len(values) > 1 else np.array([width / 2])
-    top = max(float(values.max()), 1e-12)
-    y = height - 5 - values / top * (height - 10)
+    y = height - 5 - values / max(float(values.max()), 1e-12) * (height - 10)
     points = np.rint(np.stack([x, y], axis=1)).astype(np.int32)
     cv2.line(image, (4, height - 5), (width - 5, height - 5), (150, 150, 150), 1)
     cv2.polylines(image, [points], isClosed=False, color=CURVE_COLOUR, lineType=cv2.LINE_AA)
@@ -80,12 +70,12 @@ def draw_curve(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def draw_histogram(rates: np.ndarray) -> np.ndarray:
     """Return how many pixels have which rate, as bars from rate 0 at the left to 1 at the right."""
     number, _ = np.histogram(rates, bins=50, range=(0, 1))
-    width, height = PANEL_PX, round(PANEL_PX * 0.42)
+    width, height = PLOT_SIZE
     image = np.full((height, width, 3), 245, np.uint8)
     step = width / len(number)
-    for i, value in enumerate(number / max(1, number.max())):
-        bar = round(value * (height - 10))
-        if value:
-            left, right = round(i * step), round((i + 1) * step) - 2
-            image[height - 5 - max(1, bar) : height - 5, left:right] = CURVE_COLOUR
+    for i in np.flatnonzero(number):
+        bar = max(1, round(number[i] / number.max() * (height - 10)))
+        image[height - 5 - bar : height - 5, round(i * step) : round((i + 1) * step) - 2] = (
+            CURVE_COLOUR
+        )
     return image

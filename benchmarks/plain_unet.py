@@ -1,0 +1,302 @@
+"""Train a plain U-Net on a run's clips for the seconds that the run took: the network to beat.
+
+    python benchmarks/plain_unet.py --config FILE [--seconds S | --steps N] [KEY VALUE ...]
+
+It restores frame by frame: the blurry frame, unshuffled to the resolution of the spikes, and the
+normalised voxels are concatenated; three levels; what comes out is shuffled back and added to the
+blurry frame. Without --seconds the time is that of the run (`progress.compute_s` of its last.pth):
+CPU seconds, on a GPU seconds. The weights go to outputs/ckpts/<exp>/plain_unet.pth, where
+scripts/compare_baseline.py finds them. A second call with the same inputs trains nothing, one that
+was stopped resumes. A number of steps gives the same weights every time.
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from src.comparison.runs import TrainedRival
+from src.config import ConfigError, load_config
+from src.data.build import build_train_dataset, build_train_loader
+from src.data.description import describe_root
+from src.engine.checkpoint import load_checkpoint
+from src.engine.processes import choose_device
+from src.engine.signals import StopSignals, exit_code
+from src.engine.step import BatchPlacer
+from src.losses.charbonnier import charbonnier
+from src.models.downloads import sha256_of
+from src.paths import atomic_write
+from src.run_directory import RunDirectory
+
+WIDTH = 24
+CLIPS = 2  # of a step
+LR, LR_END = 1e-3, 2e-5
+SAVE_SECONDS = 30.0
+LINES = 10  # of progress, where there is no terminal
+ENDLESS = 10**8
+VERSION = 1  # raise when equal inputs would give other weights
+
+
+class PlainUNet(nn.Module):
+    """Three levels of convolutions at the resolution of the spikes; about 0.4 M parameters.
+
+    Args:
+        bins: K.
+        factor: pixels of a frame per spike pixel, along one side.
+    """
+
+    def __init__(self, bins: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        pixels = 3 * factor**2
+        self.down1 = _Block(pixels + bins, WIDTH)
+        self.down2 = _Block(WIDTH, 2 * WIDTH, stride=2)
+        self.middle = _Block(2 * WIDTH, 4 * WIDTH, stride=2)
+        self.up2 = _Block(6 * WIDTH, 2 * WIDTH)
+        self.up1 = _Block(3 * WIDTH, WIDTH)
+        self.last = nn.Conv2d(WIDTH, pixels, 3, padding=1)
+
+    def forward(self, blurry: Tensor, voxels: Tensor) -> Tensor:
+        """Return [B, T, 3, H, W] from blurry frames of that shape and voxels [B, T, K, h, w]."""
+        frames, height, width = blurry.shape[1], *blurry.shape[-2:]
+        images, voxels = (rearrange(x, "b t c h w -> (b t) c h w") for x in (blurry, voxels))
+        side = 4 * self.factor
+        padding = (0, -width % side, 0, -height % side)
+        pixels = functional.pad(images, padding, "replicate")
+        pixels = functional.pixel_unshuffle(pixels, self.factor)
+        size = (-(-height // self.factor), -(-width // self.factor))
+        if voxels.shape[-2:] != size:  # no whole number of pixels per spike pixel
+            voxels = functional.interpolate(voxels, size)
+        padding = (0, pixels.shape[-1] - size[1], 0, pixels.shape[-2] - size[0])
+        voxels = functional.pad(voxels, padding, "replicate")
+        fine = self.down1(torch.cat([pixels, voxels], 1))
+        coarse = self.down2(fine)
+        up = functional.interpolate(self.middle(coarse), scale_factor=2.0)
+        up = functional.interpolate(self.up2(torch.cat([up, coarse], 1)), scale_factor=2.0)
+        change = self.last(self.up1(torch.cat([up, fine], 1)))
+        restored = images + functional.pixel_shuffle(change, self.factor)[..., :height, :width]
+        return rearrange(restored, "(b t) c h w -> b t c h w", t=frames)
+
+
+class _Block(nn.Module):
+    """A convolution that changes width and size, then two with a residual."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.third = nn.Conv2d(outputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.first(x))
+        return functional.relu(x + self.third(functional.relu(self.second(x))))
+
+
+class Training:
+    """A plain U-Net in training on the clips of a configuration.
+
+    Attributes:
+        model: The network.
+        step: Steps done.
+        compute_s: What they cost: CPU seconds of this process, seconds where a GPU computes.
+        loss: Charbonnier loss of the last step.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg.clone()
+        self.cfg.defrost()
+        self.cfg.TRAIN.BATCH_SIZE, self.cfg.TRAIN.GRADIENT_ACCUMULATION_STEPS = CLIPS, 1
+        self.device, self.dataset = choose_device(cfg.DEVICE), build_train_dataset(cfg)
+        torch.manual_seed(cfg.SEED)
+        first = self.dataset.recordings[0]
+        self.factor = max(1, round(first.frame_size[0] / first.spike_size[0]))
+        self.model = PlainUNet(cfg.DATA.K, self.factor).to(self.device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), LR)
+        self.step, self.compute_s, self.loss = 0, 0.0, math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what resuming needs."""
+        counters = {"step": self.step, "compute_s": self.compute_s, "loss": self.loss}
+        parts = {"model": self.model, "optimizer": self.optimizer}
+        return counters | {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.compute_s, self.loss = (state[k] for k in ("step", "compute_s", "loss"))
+
+    def run(self, budget: "Budget", on_step: Callable[[], bool] = lambda: True) -> None:
+        """Train until the budget is used up, or `on_step`, called after each step, is false."""
+        data, last = self.cfg.DATA, budget.steps or ENDLESS
+        window = {"start_step": self.step, "num_steps": last - self.step}
+        batches = iter(build_train_loader(self.cfg, self.dataset, rank=0, world_size=1, **window))
+        place = BatchPlacer(self.device, self.dataset.norm, (data.CLIP_LEN, data.CROP_SIZE, data.K))
+        clock = time.process_time if self.device.type == "cpu" else time.perf_counter
+        began = clock()
+        while (done := budget.part(self)) < 1:
+            rate = LR_END + (LR - LR_END) * (1 + math.cos(math.pi * done)) / 2
+            self.optimizer.param_groups[0]["lr"] = rate
+            batch = place(next(batches))
+            if batch.weight:  # else none of its clips could be read
+                loss = charbonnier(self.model(batch.blurry, batch.voxels), batch.sharp)
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                self.loss = loss.item()  # waits for a GPU
+            self.step, now = self.step + 1, clock()
+            self.compute_s, began = self.compute_s + now - began, now
+            if not on_step():
+                return
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: steps, or seconds of computing."""
+
+    seconds: float | None = None
+    steps: int | None = None
+
+    def part(self, training: Training) -> float:
+        """Return the part that is used up, 0 to 1."""
+        if self.steps is not None:
+            return training.step / self.steps
+        return training.compute_s / self.seconds
+
+
+def weights_path(run: RunDirectory) -> Path:
+    """Return where the U-Net beside a run lies."""
+    return run.checkpoints / "plain_unet.pth"
+
+
+def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
+    """Return what the weights are a function of, up to the number of steps that fit into seconds.
+
+    Equal inputs need no second training.
+    """
+    keys = ("TRAIN_SPLIT", "CLIP_LEN", "CROP_SIZE", "K", "NORM", "GAIN", "BIN_NORMALIZE", "AUGMENT")
+    settings = "; ".join(f"{key} {cfg.DATA[key]}" for key in keys)
+    data = describe_root(cfg.DATA.ROOT) or str(cfg.DATA.ROOT)
+    return {
+        "version": VERSION,
+        "seed": cfg.SEED,
+        "data": data,
+        "settings": settings,
+        **vars(budget),
+    }
+
+
+def load_trained(path: Path) -> TrainedRival | None:
+    """Return a finished U-Net; None where there is none."""
+    state = _read(path)
+    if state is None or not state["is_finished"]:
+        return None
+    model = PlainUNet(state["bins"], state["factor"])
+    model.load_state_dict(state["model"])
+    record = {key: state[key] for key in ("step", "compute_s", "loss", "device", "inputs")}
+    return TrainedRival(model, {"file": str(path), "sha256": sha256_of(path), **record})
+
+
+def train_beside(cfg: CfgNode, budget: Budget, stop: StopSignals) -> None:
+    """Train the U-Net of a run, or resume it, and store it; do nothing where it is there."""
+    path, inputs = weights_path(RunDirectory.of(cfg)), inputs_of(cfg, budget)
+    state = _read(path)
+    if state is not None and state["inputs"] != inputs:
+        print(f"{path} was trained on other inputs or for another time: it is trained again")
+        state = None
+    if state is not None and state["is_finished"]:
+        print(f"{path}: trained already, {state['step']} steps in {state['compute_s']:.0f} s")
+        return
+    training = Training(cfg)
+    if state is not None:
+        training.load_state_dict(state)
+        print(f"resumed at step {training.step} from {path}")
+
+    def save() -> None:
+        facts = {"inputs": inputs, "bins": cfg.DATA.K, "factor": training.factor}
+        facts |= {"is_finished": budget.part(training) >= 1, "device": str(training.device)}
+        with atomic_write(path) as partial:
+            torch.save(facts | training.state_dict(), partial)
+
+    total = round(budget.seconds or budget.steps, 1)
+    unit = "step" if budget.steps else "s"
+    saved, printed = time.monotonic(), 0
+    with tqdm(total=total, unit=unit, desc="plain U-Net", disable=not sys.stderr.isatty()) as bar:
+
+        def on_step() -> bool:
+            nonlocal saved, printed
+            part = budget.part(training)
+            bar.update(min(part, 1) * total - bar.n)
+            if bar.disable and part * LINES >= printed + 1:
+                printed = int(part * LINES)
+                print(
+                    f"plain U-Net step {training.step}, {training.compute_s:.0f} s: "
+                    f"{min(part, 1):.0%}, loss {training.loss:.5f}",
+                    flush=True,
+                )
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save()
+                saved = time.monotonic()
+            return not stop.number
+
+        training.run(budget, on_step)
+    save()
+    print(f"{path}: {training.step} steps in {training.compute_s:.0f} s")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
+def main() -> int:
+    """Parse the command line and train; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", required=True, help="YAML file of the VRT+Spike run")
+    parser.add_argument("--seconds", type=float, help="default: what the run took")
+    parser.add_argument("--steps", type=int, help="in place of seconds")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
+    args = parser.parse_intermixed_args()
+    stop = StopSignals()
+    stop.listen()
+    try:
+        cfg = load_config(args.config, args.overrides)
+        seconds = args.seconds if args.seconds or args.steps else seconds_of(RunDirectory.of(cfg))
+        train_beside(cfg, Budget(None if args.steps else seconds, args.steps), stop)
+    except (ConfigError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return exit_code(stop.number)
+
+
+def seconds_of(run: RunDirectory) -> float:
+    """Return the seconds of computing of a run.
+
+    Raises:
+        OSError, ValueError: It has not been trained, or by a version that did not count them.
+    """
+    path = run.checkpoints / "last.pth"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: run {run.name} is not trained; train it, or give --seconds"
+        )
+    progress = load_checkpoint(path)["progress"]
+    if not progress.get("compute_s"):
+        raise ValueError(f"{path} does not hold what the run cost; give --seconds")
+    return progress["compute_s"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

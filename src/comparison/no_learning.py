@@ -1,0 +1,177 @@
+"""Rivals that learn nothing: the best image that spikes give by themselves, and a bound.
+
+A spike image knows light, not colour: it replaces or corrects the luma of the blurry frame, whose
+chroma stays. Its window, smoothing and gain are chosen on training frames.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import cv2
+import numpy as np
+import torch
+
+from src.data.exposures import EXPOSURES_NAME, read_exposures
+from src.data.recordings import Recording
+from src.data.simulation.simulator import BT601
+from src.data.spikes.reconstruct import difference_image, gaussian_blur, tfi_filled, window_rate
+from src.data.spikes.spike_dat import SpikeFile
+
+FIT_FRAMES = 24
+WINDOWS = (0.125, 0.25, 0.375, 0.5, 0.75)  # of the median exposure
+SIGMAS = (0.0, 0.7, 1.0, 1.5)
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """One blurry frame, [H, W, 3] in 0..1, with the spikes of its exposure."""
+
+    blurry: np.ndarray
+    counts: torch.Tensor  # [K, h, w]
+    bin_ticks: torch.Tensor  # [K]
+    spikes: np.ndarray | None  # [S, h, w]; None where there are voxels only
+    instant: float  # part of the exposure that has passed at the sharp frame
+
+    @property
+    def num_ticks(self) -> int:
+        """Ticks of the exposure, bins where they are not known."""
+        return int(self.bin_ticks.sum()) or len(self.bin_ticks)
+
+
+@dataclass(frozen=True)
+class SpikeImage:
+    """How a frame is made from its spikes: luma = gain * image, or blurry + gain * difference."""
+
+    kind: str  # "TFP", "TFI" or "difference"
+    width: float  # ticks of the window; bins where their ticks are not known
+    sigma: float  # of the Gaussian, in spike pixels
+    gain: float = 1.0  # intensity, full scale 1, per spike rate
+    psnr_db: float = 0.0  # on the training frames it was chosen on
+
+    def describe(self) -> str:
+        """Return in words what it is."""
+        window = "" if self.kind == "TFI" else f" of {self.width:g} ticks"
+        kind = "blurry + difference" if self.kind == "difference" else self.kind
+        return f"{kind}{window}, Gaussian {self.sigma:g} px, gain {self.gain:.3f}"
+
+    def restore(self, recording: Recording) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the number and the uint8 RGB [H, W, 3] of every frame."""
+        for i, instant in enumerate(sharp_instants(recording)):
+            base, image = self.parts(read_exposed(recording, i, instant))
+            yield i, to_bytes(base + self.gain * image[..., None])
+
+    def parts(self, frame: Exposed) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the spikes do not change, [H, W, 3], and what the gain multiplies, [H, W]."""
+        centre = frame.instant * frame.num_ticks
+        window = (frame.counts, frame.bin_ticks, torch.tensor(centre), self.width)
+        if self.kind == "difference":
+            image = difference_image(*window, self.sigma)
+        elif self.kind == "TFP":
+            image = gaussian_blur(window_rate(*window), self.sigma)
+        else:
+            tick = min(int(centre), frame.num_ticks - 1)
+            rate, _ = tfi_filled(frame.spikes, tick, 1.0)
+            image = gaussian_blur(torch.from_numpy(rate), self.sigma)
+        kept = 0 if self.kind == "difference" else luma(frame.blurry)[..., None]
+        return frame.blurry - kept, resized(image.numpy(), frame.blurry.shape[:2])
+
+
+def choose_spike_image(recordings: Sequence[Recording]) -> list[SpikeImage]:
+    """Return the best image of each kind, the best of all first, by squared error on some frames.
+
+    The gain of each is the one of least squares.
+    """
+    places = [(r, i, at) for r in recordings for i, at in enumerate(sharp_instants(r))]
+    places = places[:: max(1, len(places) // FIT_FRAMES)][:FIT_FRAMES]
+    frames = [read_exposed(*place) for place in places]
+    candidates = _candidates(frames)
+    sums, num_values = np.zeros((len(candidates), 3)), 0
+    for frame, (recording, i, _) in zip(frames, places, strict=True):
+        sharp = recording.read_sharp(i) / np.float32(255)
+        num_values += sharp.size
+        for number, candidate in enumerate(candidates):
+            base, image = candidate.parts(frame)
+            missing = sharp - base
+            products = 3 * image**2, image * missing.sum(axis=2), missing**2
+            sums[number] += [part.sum(dtype=np.float64) for part in products]
+    squares, product, missing = sums.T
+    gains = product / np.maximum(squares, 1e-12)
+    errors = np.maximum(missing - gains * product, 1e-12) / num_values
+    fitted = [
+        replace(candidate, gain=float(gain), psnr_db=float(-10 * np.log10(error)))
+        for candidate, gain, error in zip(candidates, gains, errors, strict=True)
+    ]
+    fitted.sort(key=lambda found: found.psnr_db)
+    kinds = {found.kind: found for found in fitted}  # the last one of each kind is its best
+    return sorted(kinds.values(), key=lambda found: -found.psnr_db)
+
+
+def _candidates(frames: Sequence[Exposed]) -> list[SpikeImage]:
+    exposure = np.median([frame.num_ticks for frame in frames])
+    widths = sorted({max(1, round(part * exposure)) for part in WINDOWS})
+    kinds = product(("difference", "TFP"), widths, SIGMAS)
+    found = [SpikeImage(kind, width, sigma) for kind, width, sigma in kinds]
+    if all(frame.spikes is not None for frame in frames):
+        found += [SpikeImage("TFI", 0, sigma) for sigma in SIGMAS]
+    return found
+
+
+def read_exposed(recording: Recording, i: int, instant: float) -> Exposed:
+    """Read a frame whose sharp frame shows an instant, a part of the exposure."""
+    source = recording.frames[i].spikes
+    spikes = None
+    if source.geometry is not None:
+        spikes = SpikeFile(source.path, source.geometry).read(source.start, source.stop)
+    return Exposed(
+        recording.read_blurry(i) / np.float32(255),
+        torch.from_numpy(recording.read_counts(i).astype(np.float32)),
+        torch.from_numpy(recording.bin_ticks(i)),
+        spikes,
+        instant,
+    )
+
+
+def sharp_instants(recording: Recording) -> list[float]:
+    """Return the part of its exposure that has passed at the instant of each sharp frame.
+
+    It is the middle where the exposures of the sequence do not state it.
+    """
+    path = recording.frames[0].blurry.parents[1] / EXPOSURES_NAME
+    known = read_exposures(path, ticks_per_second=1.0) if path.is_file() else {}  # any unit: ratios
+    parts = {
+        index: (exposure.t_sharp - exposure.t0) / (exposure.t1 - exposure.t0)
+        for index, exposure in known.items()
+        if exposure.t_sharp is not None
+    }
+    return [parts.get(frame.index, 0.5) for frame in recording.frames]
+
+
+def bound_at_spike_resolution(recording: Recording) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield what perfect luma of the spikes' resolution gives: all there is without finer detail.
+
+    The true luma is averaged down to the size of the spikes and enlarged, the chroma is blurry.
+    """
+    for i in range(len(recording)):
+        blurry, sharp = (
+            read(i) / np.float32(255) for read in (recording.read_blurry, recording.read_sharp)
+        )
+        rows, columns = recording.read_counts(i).shape[-2:]
+        small = cv2.resize(luma(sharp), (columns, rows), interpolation=cv2.INTER_AREA)
+        change = resized(small, blurry.shape[:2]) - luma(blurry)
+        yield i, to_bytes(blurry + change[..., None])
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Return the BT.601 luma [H, W] of RGB [H, W, 3], both full range."""
+    return image @ np.array(BT601, image.dtype)
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return an image [h, w] enlarged to a size (H, W), bicubic."""
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """Return values in 0..1 as uint8, clamped and rounded."""
+    return np.rint(image.clip(0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,142 @@
+"""Images from spikes without learning, and the bound, by hand and on a miniature."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from src.comparison.no_learning import (
+    bound_at_spike_resolution,
+    choose_spike_image,
+    sharp_instants,
+)
+from src.data.spikes.reconstruct import difference_image, gaussian_blur, tfp, window_rate
+from src.metrics.psnr_ssim import psnr
+from src.pictures.sequence_view import open_sequence
+from tests.data_cases import write_miniature
+from tests.spike_cases import random_spikes
+
+
+def bins(*values):
+    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
+
+
+TICKS = torch.tensor([2, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("centre", "width", "rate"),
+    [
+        (3.0, 2, 0.0),  # the middle bin
+        (2.0, 2, 0.5),  # half of the first and half of the middle one: 1 spike in 2 ticks
+        (0.0, 4, 1.0),  # cut to the first bin: 2 spikes in 2 ticks
+        (6.0, 3, 1.0),  # cut to [4.5, 6): 1.5 spikes in 1.5 ticks
+        (3.0, 100, 4 / 6),  # all
+    ],
+)
+def test_a_window_of_bins_by_hand(centre, width, rate):
+    counts = bins(2, 0, 2)
+    assert window_rate(counts, TICKS, torch.tensor(centre), width).item() == pytest.approx(rate)
+    change = difference_image(counts, TICKS, torch.tensor(centre), width, sigma=0)
+    assert change.item() == pytest.approx(rate - 4 / 6)
+
+
+def test_bins_of_unknown_ticks_count_as_one_tick():
+    rate = window_rate(bins(2, 0, 4), torch.zeros(3, dtype=torch.int32), torch.tensor(2.5), 1)
+    assert rate.item() == 4
+
+
+def test_with_a_bin_per_tick_the_window_is_that_of_tfp():
+    spikes = random_spikes(40, 6, 9, seed=3)
+    counts, ones = torch.from_numpy(spikes), torch.ones(40, dtype=torch.int32)
+    for centre, width in ((20, 8), (2, 12), (39, 6)):
+        found = window_rate(counts, ones, torch.tensor(float(centre)), width)
+        assert found.numpy() == pytest.approx(tfp(spikes, centre, width, 1.0), abs=1e-6)
+
+
+def test_clips_have_an_instant_per_frame():
+    counts = torch.from_numpy(random_spikes(2 * 3 * 5, 6, 9, seed=1)).reshape(2, 3, 5, 6, 9)
+    ticks = torch.full((2, 3, 5), 2)
+    centres = torch.arange(6.0).reshape(2, 3) + 2
+    found = difference_image(counts, ticks, centres, 3.0)
+    assert found.shape == (2, 3, 6, 9)
+    for b in range(2):
+        for t in range(3):
+            alone = difference_image(counts[b, t], ticks[b, t], centres[b, t], 3.0)
+            torch.testing.assert_close(found[b, t], alone)
+
+
+def test_the_gaussian_is_that_of_opencv():
+    image = np.random.default_rng(0).random((12, 17)).astype(np.float32)
+    for sigma, side in ((0.7, 7), (1.5, 11)):
+        expected = cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+        assert gaussian_blur(torch.from_numpy(image), sigma).numpy() == pytest.approx(
+            expected, abs=1e-5
+        )
+
+
+def sequence(tmp_path, spikes="per frame", **changes):
+    root = write_miniature(
+        tmp_path, sequences=1, val_sequences=0, frames=4, spikes=spikes, **changes
+    )
+    return root / "train" / "seq_000"
+
+
+def state_instants(folder):
+    """The sharp frame is the fourth of seven, eight ticks each."""
+    seconds = [(k, *(tick / 1920 for tick in (56 * k, 56 * k + 56, 56 * k + 24))) for k in range(4)]
+    rows = [",".join(map(repr, row)) for row in seconds]
+    header = "frame_idx,t0[s],t1[s],t_sharp[s]"
+    (folder / "exposures.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+@pytest.mark.parametrize("spikes", ["per frame", "voxels"])
+def test_the_best_image_is_chosen_and_beats_its_input(tmp_path, spikes):
+    folder = sequence(tmp_path, spikes)
+    state_instants(folder)
+    recording = open_sequence(folder, 32).recording
+    images = {image.kind: image for image in choose_spike_image([recording])}
+    kinds = {"difference", "TFP"} | ({"TFI"} if spikes != "voxels" else set())
+    assert images.keys() == kinds
+    assert next(iter(images.values())).psnr_db == max(image.psnr_db for image in images.values())
+    if spikes != "voxels":  # in ticks, with the threshold as gain
+        assert images["TFP"].gain == pytest.approx(2.0, abs=0.1)
+    sharp = [recording.read_sharp(i) for i in range(4)]
+    before = np.mean([psnr(recording.read_blurry(i), sharp[i]) for i in range(4)])
+    for image in images.values():
+        scores = [psnr(restored, sharp[i]) for i, restored in image.restore(recording)]
+        assert np.mean(scores) == pytest.approx(image.psnr_db, abs=0.3)
+    assert images["difference"].psnr_db > before + 0.3  # textures finer than a spike pixel
+
+
+def test_the_instant_is_the_part_of_the_exposure_in_any_unit(tmp_path):
+    folder = sequence(tmp_path)
+    recording = open_sequence(folder, 32).recording
+    assert sharp_instants(recording) == [0.5] * 4
+    state_instants(folder)
+    assert sharp_instants(recording) == pytest.approx([24 / 56] * 4)
+
+
+class Stripes:
+    """One frame; its stripes are finer than a spike pixel, its colours are blurry."""
+
+    blurry = np.broadcast_to(np.array([50, 60, 70], np.uint8), (8, 8, 3))
+
+    def __len__(self):
+        return 1
+
+    def read_blurry(self, _):
+        return self.blurry
+
+    def read_sharp(self, _):
+        return np.tile(np.array([[200], [0]], np.uint8), (8, 4, 3)).reshape(8, 8, 3)
+
+    def read_counts(self, _):
+        return np.zeros((2, 4, 4), np.uint8)
+
+
+def test_the_bound_by_hand():
+    ((number, image),) = bound_at_spike_resolution(Stripes())
+    luma = 0.299 * 50 + 0.587 * 60 + 0.114 * 70
+    assert number == 0
+    assert (image == np.rint(Stripes.blurry + (100 - luma))).all()

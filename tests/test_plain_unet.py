@@ -1,0 +1,106 @@
+"""The plain U-Net of a comparison: it learns, repeats itself, resumes, and is trained once."""
+
+import signal
+from itertools import repeat
+
+import pytest
+import torch
+
+from benchmarks import plain_unet
+from benchmarks.plain_unet import (
+    LR_END,
+    Budget,
+    PlainUNet,
+    Training,
+    load_trained,
+    train_beside,
+    weights_path,
+)
+from src.config import load_config
+from src.engine.signals import StopSignals
+from src.run_directory import RunDirectory
+from tests.training_cases import write_run
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("unet"))
+
+
+def path_of(cfg):
+    return weights_path(RunDirectory.of(cfg))
+
+
+def trained(config, name, budget, *overrides, stop=None):
+    cfg = load_config(config, ["EXP_NAME", name, *overrides])
+    train_beside(cfg, budget, StopSignals() if stop is None else stop)
+    return torch.load(path_of(cfg), weights_only=True)
+
+
+def same(first, second):
+    return all(torch.equal(first["model"][key], value) for key, value in second["model"].items())
+
+
+@pytest.mark.parametrize(
+    ("factor", "size", "spikes"),
+    [(2, (34, 46), (17, 23)), (1, (9, 8), (9, 8)), (3, (40, 64), (15, 24))],
+)
+def test_any_size_goes_through(factor, size, spikes):
+    model = PlainUNet(5, factor)
+    blurry = torch.rand(1, 2, 3, *size)
+    assert model(blurry, torch.rand(1, 2, 5, *spikes)).shape == blurry.shape
+    for parameter in model.last.parameters():
+        parameter.data.zero_()
+    assert torch.equal(model(blurry, torch.rand(1, 2, 5, *spikes)), blurry)
+
+
+def test_its_size_is_as_documented():
+    assert sum(p.numel() for p in PlainUNet(32, 2).parameters()) == pytest.approx(0.4e6, rel=0.1)
+
+
+def test_it_learns_one_clip(config, monkeypatch):
+    load = plain_unet.build_train_loader
+    monkeypatch.setattr(
+        plain_unet, "build_train_loader", lambda *a, **b: repeat(next(iter(load(*a, **b))))
+    )
+    training = Training(load_config(config))
+    losses = []
+    training.run(Budget(steps=60), lambda: losses.append(training.loss) or True)
+    assert len(losses) == 60
+    assert losses[-1] < 0.75 * losses[0]
+
+
+class StopAfter:
+    """A signal that comes in a step; it is looked for once after each."""
+
+    def __init__(self, steps):
+        self.numbers = iter([0] * (steps - 1) + [signal.SIGTERM])
+
+    @property
+    def number(self):
+        return next(self.numbers)
+
+
+def test_steps_and_seed_decide_and_a_stop_changes_nothing(config):
+    straight = trained(config, "straight", Budget(steps=4))
+    halfway = trained(config, "stopped", Budget(steps=4), stop=StopAfter(2))
+    assert (halfway["step"], halfway["is_finished"]) == (2, False)
+    assert load_trained(path_of(load_config(config, ["EXP_NAME", "stopped"]))) is None
+    assert same(straight, trained(config, "stopped", Budget(steps=4)))
+    assert not same(straight, trained(config, "seed", Budget(steps=4), "SEED", "6"))
+
+
+def test_it_is_trained_once_for_equal_inputs(config, capsys):
+    first = trained(config, "once", Budget(seconds=0.5))
+    assert first["compute_s"] >= 0.5
+    assert first["optimizer"]["param_groups"][0]["lr"] == pytest.approx(LR_END, rel=10)
+    path = path_of(load_config(config, ["EXP_NAME", "once"]))
+    before = path.stat().st_mtime_ns
+    trained(config, "once", Budget(seconds=0.5), "VAL.TILE_SIZE", "32")
+    assert "trained already" in capsys.readouterr().out
+    assert path.stat().st_mtime_ns == before
+    rival = load_trained(path)
+    assert rival.record["step"] == first["step"]
+    assert len(rival.record["sha256"]) == 64
+    assert trained(config, "once", Budget(steps=1))["step"] == 1
+    assert "trained on other inputs or for another time" in capsys.readouterr().out
