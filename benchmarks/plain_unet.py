@@ -21,6 +21,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", required=True, help="YAML file of the VRT+Spike run")
+    parser.add_argument("--seconds", type=float, help="default: what the run took")
+    parser.add_argument("--steps", type=int, help="in place of seconds")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":
+    parse_arguments()  # --help and wrong arguments end here; the imports below take seconds
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -45,7 +59,7 @@ WIDTH = 24
 CLIPS = 2  # of a step
 LR, LR_END = 1e-3, 2e-5
 SAVE_SECONDS = 30.0
-LINES = 10  # of progress, where there is no terminal
+COUNTERS = ("step", "compute_s", "loss")
 ENDLESS = 10**8
 VERSION = 1  # raise when equal inputs would give other weights
 
@@ -105,11 +119,24 @@ class _Block(nn.Module):
         return functional.relu(x + self.third(functional.relu(self.second(x))))
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: steps, or seconds of computing."""
+
+    seconds: float | None = None
+    steps: int | None = None
+
+    def used(self, training: "Training") -> float:
+        """Return the part that is used up; 1 is the end."""
+        if self.steps is not None:
+            return training.step / self.steps
+        return training.compute_s / self.seconds
+
+
 class Training:
     """A plain U-Net in training on the clips of a configuration.
 
     Attributes:
-        model: The network.
         step: Steps done.
         compute_s: What they cost: CPU seconds of this process, seconds where a GPU computes.
         loss: Charbonnier loss of the last step.
@@ -128,18 +155,21 @@ class Training:
         self.step, self.compute_s, self.loss = 0, 0.0, math.inf
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what resuming needs."""
-        counters = {"step": self.step, "compute_s": self.compute_s, "loss": self.loss}
+        """Return what resuming and `load_trained` need."""
         parts = {"model": self.model, "optimizer": self.optimizer}
-        return counters | {name: part.state_dict() for name, part in parts.items()}
+        return {
+            **{name: getattr(self, name) for name in COUNTERS},
+            **{"bins": self.cfg.DATA.K, "factor": self.factor, "device": str(self.device)},
+            **{name: part.state_dict() for name, part in parts.items()},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.compute_s, self.loss = (state[k] for k in ("step", "compute_s", "loss"))
+        self.step, self.compute_s, self.loss = (state[name] for name in COUNTERS)
 
-    def run(self, budget: "Budget", on_step: Callable[[], bool] = lambda: True) -> None:
+    def run(self, budget: Budget, on_step: Callable[[], bool] = lambda: True) -> None:
         """Train until the budget is used up, or `on_step`, called after each step, is false."""
         data, last = self.cfg.DATA, budget.steps or ENDLESS
         window = {"start_step": self.step, "num_steps": last - self.step}
@@ -147,8 +177,8 @@ class Training:
         place = BatchPlacer(self.device, self.dataset.norm, (data.CLIP_LEN, data.CROP_SIZE, data.K))
         clock = time.process_time if self.device.type == "cpu" else time.perf_counter
         began = clock()
-        while (done := budget.part(self)) < 1:
-            rate = LR_END + (LR - LR_END) * (1 + math.cos(math.pi * done)) / 2
+        while (used := budget.used(self)) < 1:
+            rate = LR_END + (LR - LR_END) * (1 + math.cos(math.pi * used)) / 2
             self.optimizer.param_groups[0]["lr"] = rate
             batch = place(next(batches))
             if batch.weight:  # else none of its clips could be read
@@ -163,56 +193,9 @@ class Training:
                 return
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How long to train: steps, or seconds of computing."""
-
-    seconds: float | None = None
-    steps: int | None = None
-
-    def part(self, training: Training) -> float:
-        """Return the part that is used up, 0 to 1."""
-        if self.steps is not None:
-            return training.step / self.steps
-        return training.compute_s / self.seconds
-
-
-def weights_path(run: RunDirectory) -> Path:
-    """Return where the U-Net beside a run lies."""
-    return run.checkpoints / "plain_unet.pth"
-
-
-def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
-    """Return what the weights are a function of, up to the number of steps that fit into seconds.
-
-    Equal inputs need no second training.
-    """
-    keys = ("TRAIN_SPLIT", "CLIP_LEN", "CROP_SIZE", "K", "NORM", "GAIN", "BIN_NORMALIZE", "AUGMENT")
-    settings = "; ".join(f"{key} {cfg.DATA[key]}" for key in keys)
-    data = describe_root(cfg.DATA.ROOT) or str(cfg.DATA.ROOT)
-    return {
-        "version": VERSION,
-        "seed": cfg.SEED,
-        "data": data,
-        "settings": settings,
-        **vars(budget),
-    }
-
-
-def load_trained(path: Path) -> TrainedRival | None:
-    """Return a finished U-Net; None where there is none."""
-    state = _read(path)
-    if state is None or not state["is_finished"]:
-        return None
-    model = PlainUNet(state["bins"], state["factor"])
-    model.load_state_dict(state["model"])
-    record = {key: state[key] for key in ("step", "compute_s", "loss", "device", "inputs")}
-    return TrainedRival(model, {"file": str(path), "sha256": sha256_of(path), **record})
-
-
 def train_beside(cfg: CfgNode, budget: Budget, stop: StopSignals) -> None:
     """Train the U-Net of a run, or resume it, and store it; do nothing where it is there."""
-    path, inputs = weights_path(RunDirectory.of(cfg)), inputs_of(cfg, budget)
+    path, inputs = weights_path(cfg), inputs_of(cfg, budget)
     state = _read(path)
     if state is not None and state["inputs"] != inputs:
         print(f"{path} was trained on other inputs or for another time: it is trained again")
@@ -226,35 +209,76 @@ def train_beside(cfg: CfgNode, budget: Budget, stop: StopSignals) -> None:
         print(f"resumed at step {training.step} from {path}")
 
     def save() -> None:
-        facts = {"inputs": inputs, "bins": cfg.DATA.K, "factor": training.factor}
-        facts |= {"is_finished": budget.part(training) >= 1, "device": str(training.device)}
+        used = budget.used(training)
         with atomic_write(path) as partial:
+            facts = {"inputs": inputs, "is_finished": used >= 1}
             torch.save(facts | training.state_dict(), partial)
+        print(
+            f"plain U-Net step {training.step}, {min(used, 1):.0%}: {training.compute_s:.0f} s, "
+            f"loss {training.loss:.5f}",
+            flush=True,
+        )
 
-    total = round(budget.seconds or budget.steps, 1)
-    unit = "step" if budget.steps else "s"
-    saved, printed = time.monotonic(), 0
-    with tqdm(total=total, unit=unit, desc="plain U-Net", disable=not sys.stderr.isatty()) as bar:
+    saved = time.monotonic()
+    bar = tqdm(total=100, unit="%", desc="plain U-Net", disable=not sys.stderr.isatty())
 
-        def on_step() -> bool:
-            nonlocal saved, printed
-            part = budget.part(training)
-            bar.update(min(part, 1) * total - bar.n)
-            if bar.disable and part * LINES >= printed + 1:
-                printed = int(part * LINES)
-                print(
-                    f"plain U-Net step {training.step}, {training.compute_s:.0f} s: "
-                    f"{min(part, 1):.0%}, loss {training.loss:.5f}",
-                    flush=True,
-                )
-            if time.monotonic() - saved > SAVE_SECONDS:
-                save()
-                saved = time.monotonic()
-            return not stop.number
+    def on_step() -> bool:
+        nonlocal saved
+        bar.update(min(100, round(100 * budget.used(training), 1)) - bar.n)
+        if time.monotonic() - saved > SAVE_SECONDS:
+            save()
+            saved = time.monotonic()
+        return not stop.number
 
+    with bar:
         training.run(budget, on_step)
     save()
-    print(f"{path}: {training.step} steps in {training.compute_s:.0f} s")
+
+
+def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
+    """Return what decides the weights; equal inputs need no second training."""
+    keys = ("TRAIN_SPLIT", "CLIP_LEN", "CROP_SIZE", "K", "NORM", "GAIN", "BIN_NORMALIZE", "AUGMENT")
+    settings = "; ".join(f"{key} {cfg.DATA[key]}" for key in keys)
+    data = describe_root(cfg.DATA.ROOT) or str(cfg.DATA.ROOT)
+    return {
+        "version": VERSION,
+        "seed": cfg.SEED,
+        "data": data,
+        "settings": settings,
+        **vars(budget),
+    }
+
+
+def load_trained(cfg: CfgNode) -> TrainedRival | None:
+    """Return the finished U-Net beside a run; None where there is none."""
+    path = weights_path(cfg)
+    state = _read(path)
+    if state is None or not state["is_finished"]:
+        return None
+    model = PlainUNet(state["bins"], state["factor"])
+    model.load_state_dict(state["model"])
+    record = {key: state[key] for key in (*COUNTERS, "device", "inputs")}
+    return TrainedRival(model, {"file": str(path), "sha256": sha256_of(path), **record})
+
+
+def weights_path(cfg: CfgNode) -> Path:
+    """Return where the U-Net of a run lies."""
+    return RunDirectory.of(cfg).checkpoints / "plain_unet.pth"
+
+
+def seconds_of(cfg: CfgNode) -> float:
+    """Return the seconds of computing of a run.
+
+    Raises:
+        OSError, ValueError: It has not been trained, or by a version that did not count them.
+    """
+    path = RunDirectory.of(cfg).checkpoints / "last.pth"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; train the run first, or give --seconds")
+    progress = load_checkpoint(path)["progress"]
+    if not progress.get("compute_s"):
+        raise ValueError(f"{path} does not hold what the run cost; give --seconds")
+    return progress["compute_s"]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -262,40 +286,19 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def main() -> int:
-    """Parse the command line and train; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--config", required=True, help="YAML file of the VRT+Spike run")
-    parser.add_argument("--seconds", type=float, help="default: what the run took")
-    parser.add_argument("--steps", type=int, help="in place of seconds")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
-    args = parser.parse_intermixed_args()
-    stop = StopSignals()
+    """Train the U-Net of a run; return the exit status."""
+    args, stop = parse_arguments(), StopSignals()
     stop.listen()
     try:
         cfg = load_config(args.config, args.overrides)
-        seconds = args.seconds if args.seconds or args.steps else seconds_of(RunDirectory.of(cfg))
-        train_beside(cfg, Budget(None if args.steps else seconds, args.steps), stop)
+        budget = Budget(args.seconds, args.steps)
+        if budget == Budget():
+            budget = Budget(seconds_of(cfg))
+        train_beside(cfg, budget, stop)
     except (ConfigError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return exit_code(stop.number)
-
-
-def seconds_of(run: RunDirectory) -> float:
-    """Return the seconds of computing of a run.
-
-    Raises:
-        OSError, ValueError: It has not been trained, or by a version that did not count them.
-    """
-    path = run.checkpoints / "last.pth"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: run {run.name} is not trained; train it, or give --seconds"
-        )
-    progress = load_checkpoint(path)["progress"]
-    if not progress.get("compute_s"):
-        raise ValueError(f"{path} does not hold what the run cost; give --seconds")
-    return progress["compute_s"]
 
 
 if __name__ == "__main__":

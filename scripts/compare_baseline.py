@@ -3,8 +3,10 @@
     python scripts/compare_baseline.py --config FILE [--take] [KEY VALUE ...]
 
 The twin has the same data, steps, seed, augmentation and initial VRT weights. Runs that were
-trained before are taken, unfinished ones go on; --take only takes. The result is a table, an HTML
-page that opens from disk (outputs/metrics/compare_<exp>.html) and its numbers as JSON beside it.
+trained before are used, unfinished ones resume; --take trains nothing. The table also has the best
+image without learning, a bound, and a plain U-Net where TRAIN.RIVAL_UNET trains one. Besides the
+table, the result is an HTML page that opens from disk (outputs/metrics/compare_<exp>.html), its
+numbers as JSON and a picture.
 """
 
 import argparse
@@ -85,13 +87,15 @@ def train_and_compare(args: argparse.Namespace) -> int:
 
 def find_rivals(cfg: CfgNode) -> dict[str, TrainedRival]:
     """Return the U-Net that was trained beside the run, by its name in the table."""
-    path = weights_path(RunDirectory.of(cfg))
-    rival = load_trained(path)
+    rival = load_trained(cfg)
     if rival is not None and rival.record["inputs"]["data"] == inputs_of(cfg)["data"]:
         return {UNET: rival}
     if rival is not None or cfg.TRAIN.RIVAL_UNET:
         state = "was trained on other data" if rival else "is not there, or not trained to its end"
-        print(f"no {UNET}: {path} {state}; benchmarks/plain_unet.py trains it", file=sys.stderr)
+        print(
+            f"no {UNET}: {weights_path(cfg)} {state}; benchmarks/plain_unet.py trains it",
+            file=sys.stderr,
+        )
     return {}
 
 
@@ -111,6 +115,9 @@ def write(comparison: Comparison) -> None:
         print(f"{rule.outcome:<11} {rule.rule}: {rule.found}")
         if rule.reason:
             print(f"{'':<11} {rule.reason}")
+    reasons = {rule.reason for rule in comparison.rules}
+    for note in (note for note in comparison.notes if note not in reasons):
+        print(f"{'note':<11} {note}")
     print(f"result  {overall(comparison.rules)}")
     print(f"page    {page}\ntable   {numbers}\npicture {picture}")
 

@@ -2,17 +2,16 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from src.comparison import scores as comparison_scores
 from src.comparison.compare import apply_rules, check_tiles, overall, remarks
 from src.comparison.runs import TrainedRun, check_comparable
-from src.comparison.scores import BLURRY, SPIKE, blurry_frames, compare_frames
+from src.comparison.scores import BLURRY, blurry_frames, compare_frames
 from src.config import config_to_text, load_config
 from src.data.description import DataDescription, description_to_text
 from src.inference.evaluate import evaluate_recordings
 from src.inference.tiling import TileSettings
+from src.metrics.motion_edges import find_motion_edges, score_motion_edges
 from src.paths import REPO_ROOT
 from src.run_directory import RunDirectory
 from tests.comparison_cases import NamedVideo, compared, restorer
@@ -50,33 +49,21 @@ def test_the_hash_names_the_frames():
     assert len(set(digests)) == 3
 
 
-def test_motion_is_looked_for_towards_the_frames_around(monkeypatch):
-    find, seen = comparison_scores.find_motion_edges, []
-
-    def seeing(*images):
-        seen.append(images)
-        return find(*images)
-
-    monkeypatch.setattr(comparison_scores, "find_motion_edges", seeing)
+@pytest.mark.parametrize(("i", "around"), [(0, (None, 1)), (1, (0, 2)), (2, (1, None))])
+def test_motion_is_looked_for_towards_the_frames_around(i, around):
     video = NamedVideo("a", 3, seed=1)
-    compare([video])
-    for images, numbers in zip(seen, [(0, None, 1), (1, 0, 2), (2, 1, None)], strict=True):
-        for image, number in zip(images, numbers, strict=True):
-            expected = None if number is None else video.read_sharp(number)
-            np.testing.assert_array_equal(image, expected)
+    before, after = (None if k is None else video.read_sharp(k) for k in around)
+    expected = score_motion_edges(
+        video.read_blurry(i), find_motion_edges(video.read_sharp(i), before, after)
+    )
+    assert expected["edge_error"] > 0
+    assert compare([video]).frames[i].scores[BLURRY].items() >= expected.items()
 
 
 def test_models_that_are_cut_differently_are_not_compared():
     check_tiles(restorer(0.0), restorer(0.1))
     with pytest.raises(ValueError, match="give both smaller tiles"):
         check_tiles(restorer(0.0), restorer(0.0, TileSettings(0, 32, 0, 8)))
-
-
-def test_frames_without_motion_are_left_out_of_the_motion_edges():
-    found = compared([("a", 30.0, 31.0), ("a", 30.0, 31.0)])
-    found.frames[0].scores[SPIKE]["edge_error"] = None
-    assert found.means(SPIKE)["edge_error"] == 0.5
-    assert found.means(SPIKE)["lpips"] is None
 
 
 def test_a_model_that_does_not_beat_its_input_is_named():

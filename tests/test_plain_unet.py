@@ -18,7 +18,6 @@ from benchmarks.plain_unet import (
 )
 from src.config import load_config
 from src.engine.signals import StopSignals
-from src.run_directory import RunDirectory
 from tests.training_cases import write_run
 
 
@@ -27,14 +26,10 @@ def config(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("unet"))
 
 
-def path_of(cfg):
-    return weights_path(RunDirectory.of(cfg))
-
-
 def trained(config, name, budget, *overrides, stop=None):
     cfg = load_config(config, ["EXP_NAME", name, *overrides])
     train_beside(cfg, budget, StopSignals() if stop is None else stop)
-    return torch.load(path_of(cfg), weights_only=True)
+    return torch.load(weights_path(cfg), weights_only=True)
 
 
 def same(first, second):
@@ -85,7 +80,7 @@ def test_steps_and_seed_decide_and_a_stop_changes_nothing(config):
     straight = trained(config, "straight", Budget(steps=4))
     halfway = trained(config, "stopped", Budget(steps=4), stop=StopAfter(2))
     assert (halfway["step"], halfway["is_finished"]) == (2, False)
-    assert load_trained(path_of(load_config(config, ["EXP_NAME", "stopped"]))) is None
+    assert load_trained(load_config(config, ["EXP_NAME", "stopped"])) is None
     assert same(straight, trained(config, "stopped", Budget(steps=4)))
     assert not same(straight, trained(config, "seed", Budget(steps=4), "SEED", "6"))
 
@@ -94,12 +89,13 @@ def test_it_is_trained_once_for_equal_inputs(config, capsys):
     first = trained(config, "once", Budget(seconds=0.5))
     assert first["compute_s"] >= 0.5
     assert first["optimizer"]["param_groups"][0]["lr"] == pytest.approx(LR_END, rel=10)
-    path = path_of(load_config(config, ["EXP_NAME", "once"]))
+    cfg = load_config(config, ["EXP_NAME", "once"])
+    path = weights_path(cfg)
     before = path.stat().st_mtime_ns
     trained(config, "once", Budget(seconds=0.5), "VAL.TILE_SIZE", "32")
     assert "trained already" in capsys.readouterr().out
     assert path.stat().st_mtime_ns == before
-    rival = load_trained(path)
+    rival = load_trained(cfg)
     assert rival.record["step"] == first["step"]
     assert len(rival.record["sha256"]) == 64
     assert trained(config, "once", Budget(steps=1))["step"] == 1

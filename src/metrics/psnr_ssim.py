@@ -24,8 +24,7 @@ def psnr(restored: np.ndarray, sharp: np.ndarray) -> float:
 
     The squared error is averaged over all pixels and channels before the logarithm.
     """
-    _check_pair(restored, sharp)
-    return _psnr(restored.astype(np.float64), sharp.astype(np.float64))
+    return _psnr(*_checked(restored, sharp))
 
 
 def ssim(restored: np.ndarray, sharp: np.ndarray) -> float:
@@ -34,20 +33,17 @@ def ssim(restored: np.ndarray, sharp: np.ndarray) -> float:
     Gaussian window of 11 x 11 pixels with sigma 1.5, averaged where the window fits into the image
     (Wang et al. 2004). Both sides must be at least 11 pixels.
     """
-    _check_pair(restored, sharp)
-    return _ssim(restored.astype(np.float64), sharp.astype(np.float64))
+    return _ssim(*_checked(restored, sharp))
 
 
 def psnr_y(restored: np.ndarray, sharp: np.ndarray) -> float:
     """Return the PSNR of the luma in dB, see `rgb_to_y`."""
-    _check_pair(restored, sharp)
-    return _psnr(rgb_to_y(restored), rgb_to_y(sharp))
+    return _psnr(*map(rgb_to_y, _checked(restored, sharp)))
 
 
 def ssim_y(restored: np.ndarray, sharp: np.ndarray) -> float:
     """Return the SSIM of the luma, see `rgb_to_y` and `ssim`."""
-    _check_pair(restored, sharp)
-    return _ssim(rgb_to_y(restored), rgb_to_y(sharp))
+    return _ssim(*map(rgb_to_y, _checked(restored, sharp)))
 
 
 def rgb_to_y(image: np.ndarray) -> np.ndarray:
@@ -86,7 +82,8 @@ def _smooth(image: np.ndarray) -> np.ndarray:
     return cv2.sepFilter2D(image, cv2.CV_64F, kernel, kernel)[border:-border, border:-border]
 
 
-def _check_pair(restored: np.ndarray, sharp: np.ndarray) -> None:
+def _checked(restored: np.ndarray, sharp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both images as float64."""
     for name, image in (("restored", restored), ("sharp", sharp)):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
@@ -97,3 +94,4 @@ def _check_pair(restored: np.ndarray, sharp: np.ndarray) -> None:
             f"restored image is {restored.shape[0]} x {restored.shape[1]} pixels, "
             f"sharp image {sharp.shape[0]} x {sharp.shape[1]}; scores need equal sizes"
         )
+    return restored.astype(np.float64), sharp.astype(np.float64)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 
 from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.description import read_description
@@ -172,15 +173,11 @@ def _bins(counts: np.ndarray, ticks: np.ndarray) -> Panel:
     groups = np.array_split(np.arange(len(counts)), min(BIN_GROUPS, len(counts)))
     images = [counts[group].sum(axis=0) / max(1, ticks[group].sum()) for group in groups]
     white = float(np.quantile(np.stack(images), WHITE_QUANTILE))
-    height, width = counts.shape[1:]
     columns = math.ceil(math.sqrt(len(images)))
-    rows = math.ceil(len(images) / columns)
-    gap = max(1, round(GAP_PX * columns * width / 800))
-    page_size = rows * (height + gap) - gap, columns * (width + gap) - gap
-    page = np.full((*page_size, 3), 255, np.uint8)
-    for number, image in enumerate(images):
-        top, left = np.array(divmod(number, columns)) * (height + gap, width + gap)
-        page[top : top + height, left : left + width] = to_grey(image, white)
+    gap = max(1, round(GAP_PX * columns * counts.shape[2] / 800))
+    spaces = ((0, -len(images) % columns), (0, gap), (0, gap), (0, 0))
+    cells = np.pad([to_grey(image, white) for image in images], spaces, constant_values=255)
+    page = rearrange(cells, "(r c) h w rgb -> (r h) (c w) rgb", c=columns)[:-gap, :-gap]
     return Panel(f"{len(counts)} bins in {len(groups)} groups, in order of time", page)
 
 
