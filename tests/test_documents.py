@@ -54,7 +54,7 @@ OPTIONS_OF = {
     "scripts/train_multi_gpu.sh": "scripts/launch.py",
 }
 # Files that add options to those of a script.
-MORE_OPTIONS = {"scripts/prepare_data.py": ["src/prepare/sources/command_line.py"]}
+MORE_OPTIONS = {"scripts/prepare_data.py": ["src/prepare/sources/run.py"]}
 PASSED_TO_PYTEST = "scripts/run_tests.sh"
 
 FOLDERS = r"(?:src|scripts|configs|docs|tests|third_party|benchmarks|outputs|data|\.ci)"
