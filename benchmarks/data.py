@@ -27,8 +27,8 @@ import torch
 
 from benchmarks.data_cases import FRAMES_PER_CLIP, FULL, QUICK, BenchmarkData
 from benchmarks.tables import Row, Way, compare, show
-from src.data.cache import FrameCache
-from src.data.datasets.voxelizer import bin_of_tick, count_events, voxelize, voxelize_packed
+from src.data.datasets.voxelizer import bin_of_tick, voxelize, voxelize_packed
+from src.data.frame_cache import FrameCache
 from src.data.frames import read_image
 from src.data.normalization import Normalization, normalize_counts
 from src.data.spikes.spike_dat import SpikeFile
@@ -76,7 +76,6 @@ def _counting_events(data: BenchmarkData, rounds: int) -> list[Row]:
     ways = {
         "np.add.at, three indices": lambda: voxelize_twin(events, *window),
         "voxelize (float32)": lambda: voxelize(events, *window),
-        "count_events (uint8)": lambda: count_events(events, *window)[0],
     }
     _must_be_equal(*(way() for way in ways.values()))
     return compare(f"{scale.num_events} events to voxels", ways, rounds)
@@ -201,12 +200,12 @@ def keeping(data: BenchmarkData, rounds: int) -> list[Row]:
             name += ", preloaded"
             for path in data.jpegs:
                 cache.read(path)
-            cache.statistics = type(cache.statistics)()
+            cache.hits = cache.misses = 0
         draw = data.crops()
         caches[name] = cache
         ways[name] = lambda c=cache, d=draw: [c.read(p) for p in _clip_files(data, d()[0])]
     rows = compare("10 whole frames of random clips", ways, 2 * rounds)
-    rates = {name: cache.statistics.hit_rate for name, cache in caches.items()}
+    rates = {name: cache.hit_rate for name, cache in caches.items()}
     return [replace(row, note=f"{rates[row.way]:.0%} from memory") for row in rows]
 
 

@@ -123,7 +123,7 @@ class BenchmarkData:
         counts = read_voxels(voxels, self.scale.num_bins)
         self.float_file(k).parent.mkdir(exist_ok=True)
         np.save(self.float_file(k), counts.astype(np.float32))
-        times = {"t0": k / 100, "t1": (k + 1) / 100, "event_count": None}
+        times = {"t0": k / 100, "t1": (k + 1) / 100}
         images = {"blurry": paths["blur"], "sharp": paths["sharp"]}
         return FrameRecord(f"{k:06d}", k, **times, **images, spikes=source, voxels=voxels)
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.data.description import DescriptionError
 from src.data.errors import DataSetError
 from src.paths import resolve
-from src.prepare.demo import DemoDataError, demo_plan, make_demo_data
+from src.prepare.demo import demo_plan, make_demo_data
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def main() -> int:
     start = time.perf_counter()
     try:
         reports = make_demo_data(output, arguments.seed, plan, arguments.workers)
-    except (DataSetError, DemoDataError, DescriptionError) as error:
+    except (DataSetError, DescriptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if reports is None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.datasets.voxelizer import voxelize_spikes
 from src.data.description import DataDescription, fingerprint_data, write_description
 from src.data.exposures import EXPOSURES_HEADER, read_exposures, write_alignment
 from src.data.frames import write_png
@@ -14,6 +13,7 @@ from src.data.scanning import ScanSettings, scan_sequence
 from src.data.simulation.blur import blur_window, synthesize_blur
 from src.data.simulation.simulator import SpikeSimulator
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
+from tests.spike_cases import voxelize_spikes_twin
 
 TICKS_PER_FRAME, TICKS_PER_SECOND = 8, 1920
 
@@ -68,7 +68,8 @@ def write_sequence(folder, frames, size, n, seed, spikes="per frame", num_bins=3
             write_spikes(folder / "spike" / f"{k:06d}.dat", exposed, geometry)
         if spikes == "voxels":
             (folder / "spike_vox").mkdir(exist_ok=True)
-            np.save(folder / "spike_vox" / f"{k:06d}.npy", voxelize_spikes(exposed, num_bins))
+            counts = voxelize_spikes_twin(exposed, num_bins).astype(np.uint8)
+            np.save(folder / "spike_vox" / f"{k:06d}.npy", counts)
     if spikes == "stream":
         write_spikes(folder / "spike" / "spike.dat", bits, geometry)
     if spikes != "voxels":

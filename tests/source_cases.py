@@ -193,7 +193,7 @@ def tick_errors(sequence, width):
         first = max(start - width, 0)
         last = min(stop + width, stream.num_ticks)
         grey = grey_at_spike_size(read_image(sequence / "sharp" / f"{index:06d}.png"), size)
-        match = best_tfp_centre(stream.read(first, last), grey, sidecar.threshold, width=width)
+        match = best_tfp_centre(stream.read(first, last), grey, width=width)
         errors[index] = match.centre + first - stated
     return errors
 

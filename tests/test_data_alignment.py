@@ -64,13 +64,13 @@ def test_units(tmp_path, unit, t0, t1):
         ("frame_idx,t0,t1\n0,0,1\n", r"write the header 'frame_idx,t0\[s\],t1\[s\]'"),
         ("frame_idx,t0[s],t1[ms]\n0,0,1\n", "the same for all columns"),
         ("frame_idx,t1[s],t0[s]\n0,0,1\n", "header is"),
-        ("frame_idx,t0[h],t1[h]\n0,0,1\n", "unit 'h' is not known"),
+        ("frame_idx,t0[h],t1[h]\n0,0,1\n", "one of s, ms, us, ticks"),
         ("frame_idx,t0[ticks],t1[ticks]\n0,0,1\n", "ticks_per_second is not known"),
         ("frame_idx,t0[s],t1[s]\n0,0\n", "line 2: '0,0' is not 3 values"),
         ("frame_idx,t0[s],t1[s]\n0,zero,1\n", "line 2"),
         ("frame_idx,t0[s],t1[s]\n0,0,nan\n", "not finite"),
         ("frame_idx,t0[s],t1[s]\n4,2,1\n", "line 2: frame 4: exposure ends before it starts"),
-        ("frame_idx,t0[s],t1[s]\n0,0,1\n000,1,2\n", "line 3: frame 0 is given twice"),
+        ("frame_idx,t0[s],t1[s]\n0,0,1\n000,1,2\n", "line 3: frame 0: is given twice"),
     ],
 )
 def test_exposures_errors(tmp_path, text, expected):

@@ -1,15 +1,17 @@
 """Kept apart, because the processes import this file: it must not need torch."""
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
 
 from src.data.errors import DataSetError
 from src.data.parallel import run_parallel, worthwhile_workers
+from src.data.recordings import FrameRecord
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.data.voxel_counts import SpikeSource
-from src.prepare.counting import CountTask, count_frames
+from src.prepare.counting import count_frames
 
 
 def test_processes_give_what_one_gives(tmp_path):
@@ -19,13 +21,13 @@ def test_processes_give_what_one_gives(tmp_path):
         bits = np.random.default_rng(seed).integers(0, 2, (56, 4, 8), dtype=np.uint8)
         write_spikes(path, bits, geometry)
     tasks = [
-        CountTask(tmp_path, ((path.stem, SpikeSource(path, geometry, 0, 56), None),), 32)
+        [FrameRecord(path.stem, 0, path, None, spikes=SpikeSource(path, geometry, 0, 56))]
         for path in files
     ]
-    alone = dict(run_parallel(count_frames, tasks, 1, "counting"))
-    crowd = dict(run_parallel(count_frames, tasks, 2, "counting"))
+    count = partial(count_frames, num_bins=32)
+    alone, crowd = (dict(run_parallel(count, tasks, n, "counting")) for n in (1, 2))
     assert alone == crowd
-    assert [result[0][0] for _, result in sorted(alone.items())] == ["000000", "000001"]
+    assert [alone[k][0].source for k in range(2)] == [path.name for path in files]
 
 
 def die(_task):

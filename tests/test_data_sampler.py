@@ -3,7 +3,8 @@ import time
 
 import pytest
 
-from src.data.samplers import ClipBatchSampler, epoch_order, sample_generator
+from src.data.loader import ClipBatchSampler, epoch_order
+from src.data.transforms import sample_generator
 
 
 def sampler(num_samples=10, seed=1, **changes):

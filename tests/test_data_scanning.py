@@ -5,7 +5,6 @@ import shutil
 import numpy as np
 import pytest
 
-from src.data.datasets.voxelizer import voxelize_spikes
 from src.data.description import DataDescription
 from src.data.errors import BadFileError, DataSetError
 from src.data.exposures import AlignmentLog, read_alignment
@@ -14,6 +13,7 @@ from src.data.recordings import Recording
 from src.data.scanning import scan_sequence, scan_split
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeSidecar, write_sidecar
 from tests.data_cases import align, copy_root, scan, settings_of, write_miniature
+from tests.spike_cases import voxelize_spikes_twin
 
 GEOMETRY = SpikeGeometry(32, 48)
 
@@ -211,7 +211,7 @@ def test_recording_reads_crops(root):
         recording.read_sharp(0, (2, 4, 30, 20)), read_image(frame.sharp)[2:32, 4:24]
     )
     spikes = SpikeFile(frame.spikes.path, GEOMETRY).read(0, 56)
-    whole = voxelize_spikes(spikes, 32)
+    whole = voxelize_spikes_twin(spikes, 32)
     assert whole.sum() > 1000
     assert np.array_equal(recording.read_counts(0), whole)
     assert np.array_equal(recording.read_counts(0, (1, 2, 15, 10)), whole[:, 1:16, 2:12])

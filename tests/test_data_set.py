@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from src.data.build import init_worker
 from src.data.collate_fns import collate_clips
 from src.data.datasets.spike_deblur_dataset import (
     Clip,
@@ -17,9 +16,9 @@ from src.data.datasets.spike_deblur_dataset import (
 from src.data.errors import BadSample, DataSetError
 from src.data.exposures import read_alignment
 from src.data.frames import read_image, write_png
+from src.data.loader import ClipBatchSampler, init_worker
 from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.data.recordings import Recording
-from src.data.samplers import ClipBatchSampler
 from src.data.scanning import scan_split
 from src.data.transforms import AugmentSettings
 from tests.data_cases import align, copy_root, settings_of, write_miniature

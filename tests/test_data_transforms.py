@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from src.data.datasets.voxelizer import voxelize_spikes
 from src.data.transforms import (
     AugmentSettings,
     Orientation,
@@ -12,6 +11,7 @@ from src.data.transforms import (
     orient_times,
     orient_voxels,
 )
+from tests.spike_cases import voxelize_spikes_twin
 
 
 def test_crops_of_half_resolution_are_whole_spike_pixels():
@@ -104,8 +104,8 @@ def test_reversal_by_hand():
 
 def test_reversed_bins_are_those_of_the_reversed_stream():
     spikes = np.random.default_rng(1).integers(0, 2, (2, 24, 3, 4), dtype=np.uint8)
-    voxels = np.stack([voxelize_spikes(frame, 8) for frame in spikes])
-    backwards = np.stack([voxelize_spikes(frame[::-1], 8) for frame in spikes[::-1]])
+    voxels = np.stack([voxelize_spikes_twin(frame, 8) for frame in spikes])
+    backwards = np.stack([voxelize_spikes_twin(frame[::-1], 8) for frame in spikes[::-1]])
     assert np.array_equal(orient_voxels(voxels, Orientation(reverse=True)), backwards)
 
 

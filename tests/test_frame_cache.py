@@ -1,4 +1,4 @@
-"""Decoded frames on disk: same pixels as decoding, never stale, written whole, bounded memory."""
+"""Decoded frames on disk and in memory: same pixels as decoding, never stale, bounded memory."""
 
 import errno
 import json
@@ -15,11 +15,17 @@ import pytest
 from src.config import load_config
 from src.data import frame_cache
 from src.data.build import build_train_dataset
-from src.data.cache import FrameCache
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
 from src.data.description import fingerprint_data
-from src.data.errors import BadFileError, BadSample
-from src.data.frame_cache import FrameStore, frame_arrays, store_frames
+from src.data.errors import BadFileError, BadSample, DataSetError
+from src.data.frame_cache import (
+    FrameCache,
+    FrameStore,
+    available_memory_bytes,
+    decoded_bytes,
+    preload,
+    store_frames,
+)
 from src.data.frames import read_image, write_png
 from src.data.recordings import Recording
 from tests.data_cases import align, copy_root, scan, write_miniature
@@ -50,7 +56,7 @@ def decoded(monkeypatch):
     return paths
 
 
-def test_crops_are_those_of_the_images(root):
+def test_crops_are_those_of_the_images_and_a_second_run_decodes_nothing(root, decoded):
     files = files_of(root)
     store, lines = store_frames(files, root)
     assert len(files) == len(store) == 16
@@ -68,18 +74,14 @@ def test_crops_are_those_of_the_images(root):
     array = np.load(root / "train/seq_000/frame_cache/sharp.npy", mmap_mode="r")
     assert (array.shape, array.dtype) == ((4, *SIZE, 3), np.uint8)
     assert np.array_equal(array[3], read_image(root / "train/seq_000/sharp/000003.png"))
-
-
-def test_a_second_run_decodes_nothing(root, decoded):
-    store_frames(files_of(root), root)
     assert decoded
     decoded.clear()
-    store, lines = store_frames(files_of(root), root)
+    again, lines = store_frames(files, root)
     assert lines == ["frame cache: 16 frames up to date"]
-    assert len(store_frames(files_of(root)[3:], root)[0]) == 13  # fewer frames are no change
+    assert len(store_frames(files[3:], root)[0]) == 13  # fewer frames are no change
     assert not decoded
-    other = pickle.loads(pickle.dumps(store))
-    assert np.array_equal(other.read(files_of(root)[0]), store.read(files_of(root)[0]))
+    other = pickle.loads(pickle.dumps(again))
+    assert np.array_equal(other.read(files[0]), store.read(files[0]))
 
 
 @pytest.mark.parametrize(
@@ -260,10 +262,57 @@ def test_reading_many_samples_holds_no_more_than_it_says(tmp_path, kind, allowed
     assert anonymous_bytes() - before < allowed + (8 << 20)
 
 
-def test_arrays_lie_beside_their_folders():
-    files = [Path("/a/s/blur/0.png"), Path("/a/s/sharp/0.png"), Path("/a/s/blur/1.png")]
-    arrays = frame_arrays(files)
-    assert [(len(a.files), a.path) for a in arrays] == [
-        (2, Path("/a/s/frame_cache/blur.npy")),
-        (1, Path("/a/s/frame_cache/sharp.npy")),
-    ]
+# ---------------------------------------------------------------- in memory
+
+PATHS = [Path(f"{k}.png") for k in range(4)]
+FRAME_BYTES = 2 * 3 * 3
+
+
+def small_frame(path):
+    return np.full((2, 3, 3), int(path.stem), np.uint8)
+
+
+def test_least_recently_used_goes_first():
+    cache = FrameCache(2 * FRAME_BYTES, small_frame)
+    for k in (0, 1, 0, 2, 0, 1):  # 2 throws out 1; then 1 throws out 2
+        assert cache.read(PATHS[k])[0, 0, 0] == k
+    assert (cache.hits, cache.misses, cache.hit_rate) == (2, 4, pytest.approx(1 / 3))
+    assert (len(cache), cache.num_bytes) == (2, 2 * FRAME_BYTES)
+    with pytest.raises(ValueError, match="read-only"):
+        cache.read(PATHS[0])[0, 0, 0] = 7
+    other = pickle.loads(pickle.dumps(cache))  # another process gets it empty
+    assert (len(other), other.max_bytes, other.num_bytes) == (0, 2 * FRAME_BYTES, 0)
+    assert other.read(PATHS[1])[0, 0, 0] == 1
+
+
+def test_a_frame_that_is_too_large_or_cannot_be_read_is_not_kept(tmp_path):
+    cache = FrameCache(FRAME_BYTES - 1, small_frame)
+    assert cache.read(PATHS[0]).shape == (2, 3, 3)
+    assert (len(cache), cache.num_bytes) == (0, 0)
+    cache = FrameCache(1000)
+    for _ in range(2):
+        with pytest.raises(BadFileError, match=r"a\.png"):
+            cache.read(tmp_path / "a.png")
+    assert (len(cache), cache.misses) == (0, 2)
+
+
+def test_preload_reads_everything_once_or_refuses_what_does_not_fit(root, monkeypatch):
+    files, needed = files_of(root), 16 * 64 * 96 * 3
+    assert decoded_bytes(files) == needed
+    cache = FrameCache(needed)
+    preload(cache, files)
+    assert (len(cache), cache.num_bytes) == (16, needed)
+    cache.read(files[2])
+    assert cache.hit_rate == 1
+    cache = FrameCache(needed - 1)
+    with pytest.raises(DataSetError, match=r"DATA\.CACHE_SIZE_GB is 0\.00; raise it"):
+        preload(cache, files)
+    assert len(cache) == 0
+    monkeypatch.setattr(frame_cache, "available_memory_bytes", lambda: 1000)
+    with pytest.raises(DataSetError, match=r"this machine has 0\.00 GB free"):
+        preload(FrameCache(10**9), files)
+
+
+def test_available_memory_is_plausible():
+    available = available_memory_bytes()
+    assert available is None or available > 1 << 20

@@ -110,7 +110,7 @@ def test_pages_and_index(right, tmp_path):
     everything = write_overlays(recordings, 20, tmp_path / "c", seed=2)
     assert len(everything) == 1 + 5
     assert read_image(pages[0]).shape[1] == 3 * 400 + 4 * 6
-    with pytest.raises(ValueError, match="0 of 5 frames asked"):
+    with pytest.raises(ValueError, match="0 of 5 frames requested"):
         write_overlays(recordings, 0, tmp_path, seed=1)
 
 

@@ -3,19 +3,16 @@ import pytest
 import yaml
 
 from src.config import load_config
-from src.data.build import (
-    build_train_dataset,
-    build_train_loader,
-    build_val_recordings,
-)
-from src.data.datasets.voxelizer import voxelize_spikes
+from src.data.build import build_train_dataset, build_val_recordings
 from src.data.exposures import read_alignment
+from src.data.loader import build_train_loader
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.data.voxel_counts import read_index
 from src.prepare import counting
 from src.prepare.counting import count_frames
 from tests.data_cases import copy_root, write_miniature
 from tests.prepare_cases import CONFIG, run, state_of, write_config
+from tests.spike_cases import voxelize_spikes_twin
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +35,7 @@ def all_counts(root, split):
     counts = []
     for path in sorted((root / split).glob("*/spike/*.dat")):
         file = SpikeFile(path, SpikeGeometry(32, 48))
-        counts.append(voxelize_spikes(file.read(0, file.num_ticks), 32))
+        counts.append(voxelize_spikes_twin(file.read(0, file.num_ticks), 32))
     return np.stack(counts)
 
 
@@ -99,11 +96,11 @@ def test_only_what_changed_is_counted_again(root, config, capsys):
 def test_interrupted_counting_keeps_what_is_done(root, config, monkeypatch, capsys):
     calls = []
 
-    def interrupt(task):
-        calls.append(task)
+    def interrupt(frames, num_bins):
+        calls.append(frames)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return count_frames(task)
+        return count_frames(frames, num_bins)
 
     monkeypatch.setattr(counting, "FRAMES_PER_TASK", 2)
     monkeypatch.setattr(counting, "count_frames", interrupt)

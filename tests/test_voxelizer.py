@@ -1,4 +1,4 @@
-"""Voxelizer: by hand, by invariant, against slow twins, and its three paths against each other."""
+"""Voxelizer: by hand, against slow twins, and its paths against each other."""
 
 import logging
 
@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 
 from src.data.datasets import voxelizer
-from src.data.datasets.voxelizer import (
-    bin_of_tick,
-    count_events,
-    ticks_per_bin,
-    voxelize,
-    voxelize_inside,
-    voxelize_packed,
-    voxelize_spikes,
-)
+from src.data.datasets.voxelizer import bin_of_tick, ticks_per_bin, voxelize, voxelize_packed
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, write_spikes
 from tests.spike_cases import random_spikes, voxelize_spikes_twin, voxelize_twin
 
@@ -28,12 +20,13 @@ def spike_file(folder, spikes, **geometry):
 # ---------------------------------------------------------------- ticks and bins
 
 
-def test_bins_by_hand():
+def test_bins_by_hand(tmp_path):
     assert bin_of_tick(6, 3).tolist() == [0, 0, 1, 1, 2, 2]
     assert bin_of_tick(3, 4).tolist() == [0, 1, 2]
     assert ticks_per_bin(3, 4).tolist() == [1, 1, 1, 0]
-    spikes = np.array([1, 0, 1, 1, 0, 1], np.uint8).reshape(6, 1, 1)
-    assert voxelize_spikes(spikes, 3).ravel().tolist() == [1, 2, 1]
+    spikes = np.array([1, 0, 1, 1, 0, 1], np.uint8).reshape(6, 1, 1).repeat(8, axis=2)
+    counts = voxelize_packed(spike_file(tmp_path, spikes), 0, 6, 3, (0, 5, 1, 1))
+    assert counts.ravel().tolist() == [1, 2, 1]
     events = np.array([[0, 0, 0], [2, 0, 0], [3, 0, 0], [5, 0, 0]])
     assert voxelize(events, 0, 6, 1, 1, 3).ravel().tolist() == [1, 2, 1]
 
@@ -48,35 +41,21 @@ def test_bins_by_hand():
         (104, [4, 3, 3, 3] * 8),
     ],
 )
-def test_all_ones_give_the_known_ticks_per_bin(num_ticks, pattern):
+def test_all_ones_give_the_known_ticks_per_bin(tmp_path, num_ticks, pattern):
     assert ticks_per_bin(num_ticks, 32).tolist() == pattern
-    counts = voxelize_spikes(np.ones((num_ticks, 1, 1), np.uint8), 32)
-    assert counts.ravel().tolist() == pattern
+    file = spike_file(tmp_path, np.ones((num_ticks, 1, 8), np.uint8))
+    assert voxelize_packed(file, 0, num_ticks, 32)[:, 0, 5].tolist() == pattern
 
 
-@pytest.mark.parametrize("arguments", [(0, 4), (4, 0)])
-def test_an_empty_window_or_no_bins_is_refused(arguments):
-    with pytest.raises(ValueError, match="both must be above 0"):
-        bin_of_tick(*arguments)
+# ---------------------------------------------------------------- packed
 
 
-# ---------------------------------------------------------------- dense and packed
-
-
-@pytest.mark.parametrize(("num_ticks", "K"), [(56, 32), (88, 32), (7, 32), (40, 8), (300, 1)])
-def test_dense_equals_its_twin(num_ticks, K):
-    spikes = random_spikes(num_ticks, 3, 8, rate=0.95)
-    counts = voxelize_spikes(spikes, K)
+@pytest.mark.parametrize(("num_ticks", "K"), [(56, 32), (7, 32), (255, 1), (256, 1), (300, 1)])
+def test_counts_equal_the_twin_and_do_not_wrap(tmp_path, num_ticks, K):
+    spikes = np.maximum(random_spikes(num_ticks, 3, 8), np.eye(3, 8, dtype=np.uint8))
+    counts = voxelize_packed(spike_file(tmp_path, spikes), 0, num_ticks, K)
     assert counts.dtype == (np.uint16 if num_ticks > 255 * K else np.uint8)
     assert np.array_equal(counts, voxelize_spikes_twin(spikes, K))
-    assert counts.sum() == spikes.sum()
-
-
-def test_counts_above_255_do_not_wrap(tmp_path):
-    spikes = np.ones((256, 2, 8), np.uint8)
-    assert (voxelize_spikes(spikes, 1) == 256).all()
-    assert (voxelize_packed(spike_file(tmp_path, spikes), 0, 256, 1) == 256).all()
-    assert voxelize_spikes(spikes[:255], 1).dtype == np.uint8
 
 
 @pytest.mark.parametrize("bit_order", ["little", "big"])
@@ -146,41 +125,21 @@ def test_counts_are_put_into_an_array_that_fits_them(tmp_path, crop, fits):
     assert fits or (out == 7).all()
 
 
-@pytest.mark.parametrize("crop", [(-1, 0, 2, 8), (0, 1, 2, 8), (1, 0, 2, 8), (0, 0, 0, 8)])
-def test_a_crop_outside_the_sensor_is_refused(tmp_path, crop):
-    file = spike_file(tmp_path, random_spikes(3, 2, 8))
-    with pytest.raises(ValueError, match="leaves the sensor of 2x8"):
-        voxelize_packed(file, 0, 3, 2, crop)
-
-
-def test_a_window_outside_the_file_is_refused(tmp_path):
-    file = spike_file(tmp_path, random_spikes(3, 2, 8))
-    with pytest.raises(ValueError, match=r"ticks \[1, 4\) requested"):
-        voxelize_packed(file, 1, 4, 2)
-
-
-def test_what_is_not_spikes_is_refused():
-    with pytest.raises(ValueError, match="uint8 from 0 to 3"):
-        voxelize_spikes(np.full((2, 1, 8), 3, np.uint8) * np.eye(1, 8, dtype=np.uint8), 2)
-    with pytest.raises(ValueError, match="float64"):
-        voxelize_spikes(np.ones((2, 1, 8)), 2)
-    with pytest.raises(ValueError, match=r"\[S, H, W\]"):
-        voxelize_spikes(np.ones((2, 8), np.uint8), 2)
-
-
-def test_a_window_split_at_a_bin_edge_gives_the_same_bins():
-    spikes = random_spikes(56, 2, 8)
-    whole = voxelize_spikes(spikes, 32)  # 7 ticks are 4 bins
-    parts = [voxelize_spikes(spikes[28 * i : 28 * i + 28], 16) for i in range(2)]
-    assert np.array_equal(whole, np.concatenate(parts))
-
-
-def test_voxelizing_is_linear():
-    first, second = random_spikes(30, 2, 8, seed=1), random_spikes(30, 2, 8, seed=2)
-    both = np.minimum(first + second, 1)
-    common = first * second
-    total = voxelize_spikes(first, 7) + voxelize_spikes(second, 7)
-    assert np.array_equal(total, voxelize_spikes(both, 7) + voxelize_spikes(common, 7))
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(
+            ((0, 3, 2, crop), "leaves the sensor of 2x8")
+            for crop in [(-1, 0, 2, 8), (0, 1, 2, 8), (1, 0, 2, 8), (0, 0, 0, 8)]
+        ),
+        ((1, 4, 2), r"ticks \[1, 4\) requested"),
+        ((1, 1, 2), "both must be above 0"),
+        ((0, 3, 0), "both must be above 0"),
+    ],
+)
+def test_windows_and_crops_that_are_not_there_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        voxelize_packed(spike_file(tmp_path, random_spikes(3, 2, 8)), *arguments)
 
 
 # ---------------------------------------------------------------- events
@@ -195,17 +154,7 @@ def test_events_agree_with_ticks(num_ticks, dtype):
     events[:, 0] += 1000  # the window does not start at tick 0
     grid = voxelize(events.astype(dtype), 1000, 1000 + num_ticks, 4, 8, 32)
     assert grid.dtype == np.float32
-    assert np.array_equal(grid, voxelize_spikes(spikes, 32))
-
-
-@pytest.mark.parametrize(("copies", "dtype"), [(255, np.uint8), (256, np.uint32), (600, np.uint32)])
-def test_small_counts_equal_the_twin_and_never_wrap(copies, dtype):
-    events = np.random.default_rng(1).integers(0, (6, 4, 7), (500, 3))
-    events = np.concatenate([events, np.repeat([[3, 4, 2]], copies, axis=0)])
-    counts, num_dropped = count_events(events, 0, 6, 5, 7, 4)
-    assert (counts.dtype, counts.max(), num_dropped) == (dtype, copies, 0)
-    assert np.array_equal(counts, voxelize_twin(events, 0, 6, 5, 7, 4))
-    assert count_events(events, 1, 6, 5, 7, 4)[1] == np.count_nonzero(events[:, 0] == 0)
+    assert np.array_equal(grid, voxelize_spikes_twin(spikes, 32))
 
 
 @pytest.mark.parametrize("columns", [3, 4])
@@ -224,7 +173,7 @@ def test_events_equal_the_twin(columns, is_sorted):
 @pytest.mark.parametrize("dtype", [np.int64, np.int16, np.uint8, np.uint64])
 @pytest.mark.parametrize("num_ticks", [5, 33, 56])
 @pytest.mark.parametrize("num_bins", [1, 7, 32])
-def test_events_in_order_equal_events_in_any_order(dtype, num_ticks, num_bins, monkeypatch):
+def test_events_in_order_equal_events_in_any_order(dtype, num_ticks, num_bins, monkeypatch, caplog):
     """Bins as ranges of rows (whole ascending times) against a bin computed for each event."""
     monkeypatch.setattr(voxelizer, "EVENTS_TOGETHER", 11)  # parts that end inside bins
     events = np.random.default_rng(4).integers((100, 0, 0), (100 + num_ticks, 4, 8), (300, 3))
@@ -232,43 +181,30 @@ def test_events_in_order_equal_events_in_any_order(dtype, num_ticks, num_bins, m
     ascending = shuffled[np.argsort(shuffled[:, 0], kind="stable")]
     for t0, t1 in ((100, 100 + num_ticks), (102, 100 + num_ticks - 1), (90, 200)):
         window = (t0, t1, 4, 8, num_bins)
-        expected, num_dropped = voxelize_inside(shuffled, *window)
+        inside = events[(events[:, 0] >= t0) & (events[:, 0] < t1)]
+        expected = voxelize_twin(inside, *window)
+        assert np.array_equal(voxelize(shuffled, *window, "drop"), expected)
         with monkeypatch.context() as patch:
             patch.setattr(voxelizer, "_bins", None)  # the fast path does without
-            counts, same_num = voxelize_inside(ascending, *window)
-        assert np.array_equal(counts, expected)
-        assert (
-            same_num == num_dropped == np.count_nonzero((events[:, 0] < t0) | (events[:, 0] >= t1))
-        )
-        inside = events[(events[:, 0] >= t0) & (events[:, 0] < t1)]
-        assert np.array_equal(expected, voxelize_twin(inside, *window))
+            assert np.array_equal(voxelize(ascending, *window, "drop"), expected)
+        if len(inside) < 300:
+            assert caplog.messages[-1].startswith(f"dropped {300 - len(inside)} of 300 events")
 
 
-def test_large_times_are_compared_exactly():
-    """Microseconds of an epoch in uint64 exceed what float64 tells apart."""
+def test_times_at_the_limits_of_their_types():
+    """Epochs that float64 does not tell apart, a time rounded up to the end, small integers."""
     base = 2**60
     events = np.array([[base + t, 0, 0] for t in range(6)], np.uint64)
     assert voxelize(events, base, base + 6, 1, 1, 3).ravel().tolist() == [2, 2, 2]
-
-
-def test_a_time_rounded_up_to_the_end_falls_into_the_last_bin():
     t = np.nextafter(1.0, 0)
-    assert t < 1
     assert t - -1.0 == 2.0  # the whole window, by rounding
     assert voxelize(np.array([[t, 0, 0]]), -1.0, 1.0, 1, 1, 32)[31, 0, 0] == 1
-
-
-def test_float_ticks_do_not_move_at_bin_edges():
-    """60 / 88 * 22 is below 15 in floating point; 60 * 22 / 88 is 15."""
-    assert np.floor(60 / 88 * 22) == 14
+    events = np.array([[t, 0, 0] for t in range(200)], np.uint8)
+    assert np.array_equal(voxelize(events, 0, 200, 1, 1, 32).ravel(), ticks_per_bin(200, 32))
+    assert np.floor(60 / 88 * 22) == 14  # 60 * 22 / 88 is 15
     for t in (np.array([[60, 0, 0]]), np.array([[60.0, 0, 0]])):
         assert voxelize(t, 0, 88, 1, 1, 22).argmax() == 15
-
-
-def test_small_integers_do_not_overflow():
-    events = np.array([[t, 0, 0] for t in range(200)], np.uint8)
-    grid = voxelize(events, 0, 200, 1, 1, 32)
-    assert np.array_equal(grid.ravel(), ticks_per_bin(200, 32))
+    assert voxelize(np.zeros((0, 3), np.int64), 0, 6, 2, 8, 3).tolist() == [[[0] * 8] * 2] * 3
 
 
 @pytest.mark.parametrize(
@@ -282,13 +218,6 @@ def test_an_event_outside_is_an_error_or_dropped_and_counted(row, caplog):
         grid = voxelize(events, 0, 6, 2, 8, 3, outside="drop")
     assert "dropped 1 of 3 events" in caplog.text
     assert np.argwhere(grid).tolist() == [[0, 0, 0], [2, 1, 7]]
-    assert voxelize_inside(events, 0, 6, 2, 8, 3)[1] == 1
-
-
-def test_no_events_give_zeros():
-    grid = voxelize(np.zeros((0, 3), np.int64), 0, 6, 2, 8, 3)
-    assert grid.shape == (3, 2, 8)
-    assert not grid.any()
 
 
 @pytest.mark.parametrize(

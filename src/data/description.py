@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,9 +24,7 @@ TRANSFERS = ("encoded", "linear", "unknown")
 BIT_ORDERS = ("little", "big")
 CONTENT_RESULTS = ("passed", "failed", "unknown")
 ACCEPTED = "accepted: "  # with the reason of a person behind it
-NOT_COMPARED = ("content", "content_of")
 MAX_FILE_BYTES = 1 << 20
-FINGERPRINTED = ("blur", "sharp", "spike")
 HASHED_END_BYTES = 1 << 20
 LEVELS_ABOVE = 3  # SEQ/blur, SEQ, SPLIT, ROOT
 
@@ -104,25 +103,35 @@ class DataDescription:
     content_of: str = ""
 
     def __post_init__(self) -> None:
+        choices = {"blur_kind": BLUR_KINDS, "transfer": TRANSFERS, "bit_order": BIT_ORDERS}
         problems = [
-            *_check_choice("blur_kind", self.blur_kind, BLUR_KINDS),
-            *_check_choice("transfer", self.transfer, TRANSFERS),
-            *_check_choice("bit_order", self.bit_order, BIT_ORDERS),
-            *_check_positive("threshold", self.threshold, (int, float)),
-            *_check_positive("ticks_per_second", self.ticks_per_second, (int, float)),
-            *_check_positive("spike_height", self.spike_height, (int,)),
-            *_check_positive("spike_width", self.spike_width, (int,)),
+            f"{name}: expected one of {allowed}, got {getattr(self, name)!r}"
+            for name, allowed in choices.items()
+            if getattr(self, name) not in allowed
         ]
-        for name in ("source", "interpolator"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                problems.append(f"{name}: expected a text, got {getattr(self, name)!r}")
+        numbers = [
+            ("threshold", self.threshold, (int, float)),
+            ("ticks_per_second", self.ticks_per_second, (int, float)),
+            ("spike_height", self.spike_height, int),
+            ("spike_width", self.spike_width, int),
+        ]
+        numbers += [("frames_averaged", count, int) for count in self.frames_averaged]
+        numbers += [(f"offsets.{name}", offset, int) for name, offset in self.offsets]
+        for name, value, kind in numbers:
+            is_number = isinstance(value, kind) and not isinstance(value, bool) and value > 0
+            if value is not None and not is_number:
+                what = "a whole number" if kind is int else "a number"
+                problems.append(f"{name}: expected {what} > 0, got {value!r}")
+        for name in ("source", "interpolator", "content_of"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or (not value and name != "content_of"):
+                problems.append(f"{name}: expected a text, got {value!r}")
         if not isinstance(self.flip_rows, bool):
             problems.append(f"flip_rows: expected true or false, got {self.flip_rows!r}")
-        for count in self.frames_averaged:
-            problems += _check_positive("frames_averaged", count, (int,))
-        for name, offset in self.offsets:
-            problems += _check_positive(f"offsets.{name}", offset, (int,))
-        problems += _check_content(self.content, self.content_of)
+        is_accepted = str(self.content).startswith(ACCEPTED) and self.content != ACCEPTED
+        if self.content not in CONTENT_RESULTS and not is_accepted:
+            allowed = ", ".join((*CONTENT_RESULTS, f"{ACCEPTED}REASON"))
+            problems.append(f"content: expected one of {allowed}, got {self.content!r}")
         if (self.spike_height is None) != (self.spike_width is None):
             problems.append("spike_height and spike_width: give both or none")
         if problems:
@@ -158,13 +167,10 @@ def find_description(folder: str | Path) -> DataDescription | None:
     """Return the description of the data root that a folder lies in; None where there is none.
 
     The folder may be `SEQ/blur`, `SEQ`, `SPLIT` or the root itself.
-
-    Raises:
-        DescriptionError: see `read_description`.
     """
     folder = Path(folder).resolve()
-    for place in (folder, *list(folder.parents)[:LEVELS_ABOVE]):
-        description = read_description(place)
+    for level in (folder, *list(folder.parents)[:LEVELS_ABOVE]):
+        description = read_description(level)
         if description is not None:
             return description
     return None
@@ -205,9 +211,18 @@ def description_from_text(text: str, where: str) -> DataDescription:
     if "source" not in values:
         raise DescriptionError(f"{where}: 'source' is missing; write where the frames come from")
     try:
-        values["frames_averaged"] = _as_counts(values.get("frames_averaged", ()))
-        values["offsets"] = _as_offsets(values.get("offsets", {}))
-        values["fingerprint"] = _as_fingerprints(values.get("fingerprint", {}))
+        counts = values.get("frames_averaged") or ()
+        counts = (counts,) if isinstance(counts, int) else counts
+        if not isinstance(counts, (list, tuple)):
+            raise ValueError(f"frames_averaged: expected a list of whole numbers, got {counts!r}")
+        offsets = _mapping(values, "offsets", "lines 'SPLIT/SEQUENCE: number'")
+        values["frames_averaged"] = tuple(counts)
+        values["offsets"] = tuple((str(name), offset) for name, offset in sorted(offsets.items()))
+        splits = _mapping(values, "fingerprint", "one mapping per split")
+        values["fingerprint"] = tuple(
+            SplitFingerprint(str(split), **_mapping(splits, split, "a mapping per split"))
+            for split in splits
+        )
         return DataDescription(**values)
     except (TypeError, ValueError) as error:
         raise DescriptionError(f"{where}: {error}") from error
@@ -217,16 +232,14 @@ def description_differences(old: DataDescription, new: DataDescription) -> list[
     """Say in which fields two descriptions differ, one sentence each.
 
     An empty list means that results on the two can be compared. Where the data lie is no part of a
-    description, so a copied folder does not differ.
+    description, so a copied folder does not differ; nor does what was found about the content.
     """
     lines = []
     for field in dataclasses.fields(DataDescription):
-        if field.name in NOT_COMPARED:
-            continue
         was, now = getattr(old, field.name), getattr(new, field.name)
         if field.name == "fingerprint":
             lines += [f"fingerprint of {line}" for line in fingerprint_differences(was, now)]
-        elif was != now:
+        elif was != now and field.name not in ("content", "content_of"):
             lines.append(f"{field.name} was {_shown(was)}, is {_shown(now)}")
     return lines
 
@@ -240,9 +253,6 @@ def text_differences(old: str, new: str, names: tuple[str, str]) -> list[str]:
     Args:
         old, new: the texts.
         names: whose they are, for the messages.
-
-    Raises:
-        DescriptionError: a text is no description.
     """
     if old == new:
         return []
@@ -277,8 +287,7 @@ def fingerprint_differences(
     for split in sorted(before.keys() & after.keys()):
         for field in dataclasses.fields(SplitFingerprint):
             was, now = (getattr(side[split], field.name) for side in (before, after))
-            is_known = "" not in (was, now)
-            if was != now and is_known:
+            if was != now and "" not in (was, now):  # older versions know fewer hashes
                 lines.append(f"{split}: {field.name} was {was}, is {now}")
     return lines
 
@@ -304,13 +313,7 @@ def content_key(description: DataDescription) -> str:
 
 
 def write_content(root: str | Path, content: str) -> Path:
-    """Write into `root/dataset.yaml` what was found out about the files as they are described.
-
-    Raises:
-        FileNotFoundError: there is no description.
-        DescriptionError: it cannot be read.
-        ValueError: no such result.
-    """
+    """Write into `root/dataset.yaml` what was found out about the files as they are described."""
     path = Path(root) / FILE_NAME
     text = path.read_text(encoding="utf-8")
     found = dataclasses.replace(description_from_text(text, str(path)), content=content)
@@ -342,57 +345,11 @@ def _shown(value: object) -> str:
     return "not stated" if value is None else str(value)
 
 
-def _as_counts(value: object) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    counts = (value,) if isinstance(value, int) else value
-    if not isinstance(counts, (list, tuple)):
-        raise ValueError(f"frames_averaged: expected a list of whole numbers, got {value!r}")
-    return tuple(counts)
-
-
-def _as_offsets(value: object) -> tuple[tuple[str, int], ...]:
-    if value is None:
-        return ()
+def _mapping(values: Mapping[str, Any], key: str, expected: str) -> Mapping:
+    value = values.get(key) or {}
     if not isinstance(value, Mapping):
-        raise ValueError(f"offsets: expected lines 'SPLIT/SEQUENCE: number', got {value!r}")
-    return tuple((str(name), offset) for name, offset in sorted(value.items()))
-
-
-def _as_fingerprints(value: object) -> tuple[SplitFingerprint, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, Mapping):
-        raise ValueError(f"fingerprint: expected one mapping per split, got {value!r}")
-    entries = []
-    for split, entry in value.items():
-        if not isinstance(entry, Mapping):
-            raise ValueError(f"fingerprint.{split}: expected a mapping, got {entry!r}")
-        entries.append(SplitFingerprint(split=str(split), **entry))
-    return tuple(entries)
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> list[str]:
-    return [] if value in choices else [f"{name}: expected one of {choices}, got {value!r}"]
-
-
-def _check_content(content: object, key: object) -> list[str]:
-    problems = [] if isinstance(key, str) else [f"content_of: expected a text, got {key!r}"]
-    if content in CONTENT_RESULTS:
-        return problems
-    if isinstance(content, str) and content.startswith(ACCEPTED) and content != ACCEPTED:
-        return problems
-    choices = ", ".join((*CONTENT_RESULTS, f"{ACCEPTED}REASON"))
-    return [*problems, f"content: expected one of {choices}, got {content!r}"]
-
-
-def _check_positive(name: str, value: object, types: tuple[type, ...]) -> list[str]:
-    if value is None:
-        return []
-    kind = "a whole number" if types == (int,) else "a number"
-    if isinstance(value, bool) or not isinstance(value, types) or value <= 0:
-        return [f"{name}: expected {kind} > 0, got {value!r}"]
-    return []
+        raise ValueError(f"{key}: expected {expected}, got {value!r}")
+    return value
 
 
 def _fingerprint_split(root: Path, split: str) -> SplitFingerprint:
@@ -400,11 +357,13 @@ def _fingerprint_split(root: Path, split: str) -> SplitFingerprint:
     names, ends, sizes = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
     num_frames = 0
     for sequence in sequences:
-        blurry = _visible_files(sequence / "blur")
-        num_frames += len(blurry)
-        for path in blurry:
+        # Voxels are the recording where there are no spikes, else a cache that preparation writes.
+        recorded = ["blur", "sharp", "spike"]
+        recorded += [] if (sequence / "spike").is_dir() else ["spike_vox"]
+        folders = [_visible_files(sequence / name) for name in recorded]
+        num_frames += len(folders[0])
+        for path in folders[0]:
             names.update(f"{sequence.name}/{path.name}\n".encode())
-        folders = _recorded_folders(sequence)
         for path in (path for files in folders for path in files if path.suffix != ".json"):
             sizes.update(_name_and_size(root, path))
         for path in _end_files(sequence, folders):
@@ -416,14 +375,6 @@ def _fingerprint_split(root: Path, split: str) -> SplitFingerprint:
 
 def _name_and_size(root: Path, path: Path) -> bytes:
     return f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode()
-
-
-def _recorded_folders(sequence: Path) -> list[list[Path]]:
-    """Return the files of each folder that preparation does not write."""
-    names = list(FINGERPRINTED)
-    if not (sequence / "spike").is_dir():
-        names.append("spike_vox")  # then the voxels are the recording, not a cache of it
-    return [_visible_files(sequence / name) for name in names]
 
 
 def _end_files(sequence: Path, folders: Iterable[list[Path]]) -> list[Path]:
@@ -447,7 +398,5 @@ def _read_ends(path: Path) -> bytes:
     size = path.stat().st_size
     with path.open("rb") as handle:
         start = handle.read(HASHED_END_BYTES)
-        if size <= len(start):
-            return start
         handle.seek(max(size - HASHED_END_BYTES, len(start)))
         return start + handle.read()

@@ -1,10 +1,14 @@
-"""Files that cannot be used: errors, drives that stall, files that change during a run."""
+"""Files that cannot be used: errors, drives that stall, files that change during a run.
+
+Functions of `src/data` raise a BadFileError for one file that cannot be used, a DataSetError for a
+data set, and a ValueError for an argument that cannot be; messages name the file and the way out.
+"""
 
 import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -44,11 +48,7 @@ class DataSetError(ValueError):
 
 
 def refuse_undecodable(paths: Iterable[Path]) -> None:
-    r"""Refuse names whose bytes are no UTF-8: they cannot be printed, nor written into a text.
-
-    Raises:
-        DataSetError: one of them, with the bytes that are not understood as `\xfc`.
-    """
+    """Refuse names that are not UTF-8: they can be neither printed nor written into a text."""
     for path in paths:
         try:
             path.name.encode()
@@ -58,8 +58,14 @@ def refuse_undecodable(paths: Iterable[Path]) -> None:
             raise DataSetError(str(path.parent), [reason]) from error
 
 
+def listed(names: Sequence[str], limit: int = 20) -> str:
+    """Return names with commas, those beyond the limit as a number."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
 def problems_of(error: BadFileError | DataSetError) -> list[str]:
-    """Return the problems of an error as lines, each with the place it was found at."""
+    """Return the problems of an error as lines, each with what it was found in."""
     if isinstance(error, DataSetError):
         return [f"{error.where}: {problem}" for problem in error.problems]
     return [str(error)]
@@ -67,7 +73,7 @@ def problems_of(error: BadFileError | DataSetError) -> list[str]:
 
 @dataclass(frozen=True)
 class BadSample:
-    """Stands in a batch for a sample that could not be made.
+    """Takes the position of a sample that could not be made in a batch.
 
     Attributes:
         name: sequence and frames, for the log.
@@ -83,10 +89,7 @@ def with_patience(path: str | Path, action: Callable[[], Result]) -> Result:
 
     Only calls that return an error can be repeated. Bytes of a memory-mapped file (`.npy`) are read
     when they are touched; where the drive fails then, the system ends the process with SIGBUS, and
-    `src/data/workers.py` reports the loader process and the clip it was reading.
-
-    Raises:
-        OSError: another error, or still an error after the last pause.
+    `src/data/loader.py` reports the loader process and the clip it was reading.
     """
     for pause in RETRY_PAUSES_S:
         try:
@@ -108,11 +111,7 @@ class FileState:
 
 
 def file_state(path: Path) -> FileState:
-    """Return the state of a file.
-
-    Raises:
-        BadFileError: its size and time cannot be read.
-    """
+    """Return the state of a file; a BadFileError where it cannot be read."""
     try:
         status = with_patience(path, path.stat)
     except OSError as error:
@@ -121,20 +120,13 @@ def file_state(path: Path) -> FileState:
 
 
 def refuse_changed(path: Path, seen: FileState) -> None:
-    """Refuse a file that is not the one that was seen when the run began.
-
-    Raises:
-        BadFileError: it changed, or is gone.
-    """
+    """Raise a BadFileError for a file that is not the one that was seen when the run began."""
     now = file_state(path)
     if now != seen:
+        rewritten = ", written again since" if seen.num_bytes == now.num_bytes else ""
         raise BadFileError(
             path,
             f"changed under the run: it had {seen.num_bytes} bytes when the run began and has "
-            f"{now.num_bytes} now{_same_size(seen, now)}; what was counted from it no longer "
-            "holds. Stop the run, run scripts/prepare_data.py, start it again",
+            f"{now.num_bytes} now{rewritten}; what was counted from it no longer holds. Stop the "
+            "run, run scripts/prepare_data.py, start it again",
         )
-
-
-def _same_size(seen: FileState, now: FileState) -> str:
-    return ", written again since" if seen.num_bytes == now.num_bytes else ""

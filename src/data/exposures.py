@@ -9,7 +9,6 @@ Worked row (source at 240 frames/s, 8 ticks per frame, 11 frames averaged, blurr
 
 import csv
 import io
-import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -19,14 +18,10 @@ from pathlib import Path
 from src.data.errors import BadFileError
 from src.paths import atomic_write
 
-logger = logging.getLogger(__name__)
-
 SECONDS_PER_UNIT = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-UNITS = (*SECONDS_PER_UNIT, "ticks")
 EXPOSURES_NAME = "exposures.csv"
 EXPOSURES_HEADER = "frame_idx,t0[s],t1[s]"
 SHARP_EXPOSURES_HEADER = "frame_idx,t0[s],t1[s],t_sharp[s]"
-EXPOSURES_COLUMNS = ("t0", "t1", "t_sharp")
 LOG_COLUMNS = ("sequence", "frame_idx", "t0", "t1", "event_count")
 # Times written with six decimals are off by up to 0.02 ticks at 40,000 ticks/s.
 SNAP_TICKS = 0.05
@@ -52,10 +47,8 @@ def window_ticks(t0: float, t1: float, ticks_per_second: float) -> tuple[int, in
     """Return the ticks [start, stop) of an exposure [t0, t1) in seconds.
 
     Tick q happens at q / ticks_per_second and belongs to the window where t0 <= that < t1. A time
-    within 0.05 ticks of a whole tick is that tick, so rounded decimals do not move it.
-
-    Raises:
-        ValueError: the exposure ends before it starts or holds no tick.
+    within 0.05 ticks of a whole tick is that tick, so rounded decimals do not move it. An exposure
+    that ends before it starts, or holds no tick, is a ValueError.
     """
     if not t1 > t0:
         raise ValueError(f"exposure ends before it starts: t0={t0}, t1={t1}")
@@ -71,9 +64,8 @@ def window_ticks(t0: float, t1: float, ticks_per_second: float) -> tuple[int, in
 def frame_index(stem: str) -> int:
     """Return the number at the end of a frame's name: `000012` and `img_000012` are 12.
 
-    Raises:
-        ValueError: the name does not end in a number, or is a decimal number such as a time, of
-            which the last digits do not count frames.
+    A ValueError names one without a number, and a decimal number such as a time, of which the last
+    digits do not count frames.
     """
     if re.fullmatch(r"\d+\.\d+", stem):
         raise ValueError(f"frame name {stem!r} is a decimal number; rename it like 000000")
@@ -94,22 +86,24 @@ def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int
 
     Returns:
         frame number -> exposure in seconds.
-
-    Raises:
-        BadFileError: no file, no unit, a row that is not as many numbers as the header has names, a
-            frame given twice, an exposure that ends before it starts, or a sharp frame outside it.
     """
     path = Path(path)
     rows = _read_rows(path, f"write lines '{EXPOSURES_HEADER}' and '0,0.0,0.0458333'")
     seconds = _seconds_per_unit(path, rows[0], ticks_per_second)
-    kinds = (int, *(float for _ in rows[0][1:]))
     exposures: dict[int, Exposure] = {}
     for number, row in enumerate(rows[1:], start=2):
-        index, *times = _numbers(path, number, row, kinds)
+        index, *times = _numbers(path, number, row, (int, *(float for _ in rows[0][1:])))
+        t0, t1, *sharp = times
+        reason = None
         if index in exposures:
-            raise BadFileError(path, f"line {number}: frame {index} is given twice")
-        reason = _impossible(*times)
-        if reason:
+            reason = "is given twice"
+        elif not t1 > t0:
+            reason = f"exposure ends before it starts: t0={t0}, t1={t1}"
+        elif sharp and not t0 <= sharp[0] <= t1:
+            reason = (
+                f"the sharp frame lies outside its exposure: t0={t0}, t1={t1}, t_sharp={sharp[0]}"
+            )
+        if reason is not None:
             raise BadFileError(path, f"line {number}: frame {index}: {reason}")
         t0, t1, *sharp = (time * seconds for time in times)
         exposures[index] = Exposure(t0, t1, t_sharp=sharp[0] if sharp else None)
@@ -119,11 +113,8 @@ def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int
 def write_exposures(path: str | Path, exposures: Mapping[int, Exposure]) -> None:
     """Write a table of exposures in seconds, whole or not at all.
 
-    The column of the sharp frames is there when every exposure has it. Times are written with all
-    their digits, so that reading gives the same numbers.
-
-    Raises:
-        ValueError: some exposures say when the sharp frame was taken and others do not.
+    The column of the sharp frames is there when every exposure has it; it cannot be there for some.
+    Times are written with all their digits, so that reading gives the same numbers.
     """
     has_sharp = {exposure.t_sharp is not None for exposure in exposures.values()}
     if len(has_sharp) > 1:
@@ -138,7 +129,7 @@ def write_exposures(path: str | Path, exposures: Mapping[int, Exposure]) -> None
 
 
 class AlignmentLog:
-    """Exposures of all sequences, by the name `SPLIT/SEQUENCE` or, in logs of others, `SEQUENCE`.
+    """Exposures of all sequences, by the name `SPLIT/SEQUENCE` or, in older logs, `SEQUENCE`.
 
     Args:
         records: sequence name -> frame number -> exposure.
@@ -160,11 +151,7 @@ class AlignmentLog:
 
 
 def read_alignment(paths: Iterable[str | Path]) -> AlignmentLog:
-    """Read alignment logs with the columns sequence, frame_idx, t0, t1, event_count (seconds).
-
-    Raises:
-        BadFileError: a missing log, other columns, a bad row, or a frame given twice.
-    """
+    """Read alignment logs with the columns sequence, frame_idx, t0, t1, event_count (seconds)."""
     records: dict[str, dict[int, Exposure]] = {}
     paths = [Path(path) for path in paths]
     for path in paths:
@@ -222,37 +209,24 @@ def _read_rows(path: Path, advice: str) -> list[list[str]]:
     return [[cell.strip() for cell in rows[0]], *rows[1:]]
 
 
-def _impossible(t0: float, t1: float, t_sharp: float | None = None) -> str | None:
-    """Say why an exposure cannot be, or None."""
-    if not t1 > t0:
-        return f"exposure ends before it starts: t0={t0}, t1={t1}"
-    if t_sharp is not None and not t0 <= t_sharp <= t1:
-        return f"the sharp frame lies outside its exposure: t0={t0}, t1={t1}, t_sharp={t_sharp}"
-    return None
-
-
 def _seconds_per_unit(path: Path, header: list[str], ticks_per_second: float | None) -> float:
-    advice = (
-        f"write the header '{EXPOSURES_HEADER}' or '{SHARP_EXPOSURES_HEADER}' with the unit one of "
-        f"{', '.join(UNITS)}, the same for all columns"
-    )
-    matches = [re.fullmatch(r"(\w+)\[(\w+)\]", cell) for cell in header[1:]]
-    parts = [match.groups() for match in matches if match is not None]
-    names, units = [name for name, _ in parts], {unit for _, unit in parts}
-    is_complete = len(parts) in (2, 3) and tuple(names) == EXPOSURES_COLUMNS[: len(parts)]
-    if header[0] != "frame_idx" or None in matches or not is_complete or len(units) != 1:
-        raise BadFileError(path, f"header is {','.join(header)!r}; {advice}")
-    unit = units.pop()
+    match = re.fullmatch(r"frame_idx,t0\[(\w+)\],t1\[\1\](,t_sharp\[\1\])?", ",".join(header))
+    unit = None if match is None else match[1]
+    if unit == "ticks" and ticks_per_second is None:
+        raise BadFileError(
+            path,
+            "times are in ticks, but ticks_per_second is not known; write it into dataset.yaml or "
+            "into spike.yaml beside the .dat files",
+        )
     if unit == "ticks":
-        if ticks_per_second is None:
-            raise BadFileError(
-                path,
-                "times are in ticks, but ticks_per_second is not known; write it into "
-                "dataset.yaml or into spike.yaml beside the .dat files",
-            )
         return 1.0 / ticks_per_second
     if unit not in SECONDS_PER_UNIT:
-        raise BadFileError(path, f"unit {unit!r} is not known; {advice}")
+        units = ", ".join((*SECONDS_PER_UNIT, "ticks"))
+        raise BadFileError(
+            path,
+            f"header is {','.join(header)!r}; write the header '{EXPOSURES_HEADER}' or "
+            f"'{SHARP_EXPOSURES_HEADER}' with the unit one of {units}, the same for all columns",
+        )
     return SECONDS_PER_UNIT[unit]
 
 

@@ -1,23 +1,27 @@
-"""Decoded frames on disk: a crop of them is read without decoding anything.
+"""Decoded frames that are kept: on disk, where a crop is read without decoding, or in memory.
 
-A folder `frame_cache` of a sequence holds `blur.npy` and `sharp.npy`, uint8 [N, H, W, 3], and
-beside each a `.json` that names the files it was made from. Arrays are written frame by frame under
-a partial name, and renamed when they are complete; a file that is newer than its array is decoded
-again. Everything can be deleted at any time.
+On disk, a folder `frame_cache` of a sequence holds `blur.npy` and `sharp.npy`, uint8 [N, H, W, 3],
+and beside each a `.json` that names the files it was made from. Arrays are written frame by frame
+under a partial name, and renamed when they are complete; a file that is newer than its array is
+decoded again. Everything can be deleted at any time.
 """
 
 import errno
 import json
 import logging
+import os
 import shutil
+import sys
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from src.data.errors import BadFileError
-from src.data.frames import read_image
+from src.data.errors import BadFileError, DataSetError
+from src.data.frames import ImageReader, read_image
 from src.data.parallel import locked, run_parallel, worthwhile_workers
 from src.data.voxel_counts import Crop
 from src.paths import atomic_write
@@ -28,6 +32,10 @@ FORMAT = 1
 FOLDER = "frame_cache"
 RESERVED_BYTES = 1 << 30  # of the disk, for checkpoints and logs
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+READS_PER_LOG_LINE = 10_000
+
+
+# ---------------------------------------------------------------- on disk
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,7 @@ class StoredFrame:
 
 
 class FrameStore:
-    """Reads crops of stored frames.
-
-    Nothing is kept in memory: each reading maps one frame and copies the crop out of it.
+    """Reads crops of stored frames; each reading maps one frame and copies the crop out of it.
 
     Args:
         frames: image file -> its decoded form.
@@ -70,11 +76,7 @@ class FrameStore:
         return self._frames[path].size
 
     def read(self, path: Path, crop: Crop | None = None) -> np.ndarray:
-        """Return a copy of a stored frame: uint8 [h, w, 3], of the crop (y, x, h, w).
-
-        Raises:
-            BadFileError: the array was deleted or cut while it was in use.
-        """
+        """Return a copy of a stored frame: uint8 [h, w, 3], of the crop (y, x, h, w)."""
         frame = self._frames[path]
         y, x, height, width = crop or (0, 0, *frame.size)
         try:
@@ -93,6 +95,19 @@ def frame_arrays(files: Iterable[Path]) -> list[FrameArray]:
         FrameArray(tuple(files), folder.parent / FOLDER / f"{folder.name}.npy")
         for folder, files in folders.items()
     ]
+
+
+def decoded_bytes(files: Iterable[Path]) -> int:
+    """Return the bytes of all frames, from the first one of each folder that can be decoded."""
+    total = 0
+    for array in frame_arrays(files):
+        for path in array.files:
+            try:
+                total += len(array.files) * read_image(path).nbytes
+                break
+            except BadFileError:
+                continue
+    return total
 
 
 def store_frames(
@@ -122,19 +137,10 @@ def store_frames(
     return FrameStore(frames), lines
 
 
-def estimate_bytes(array: FrameArray) -> int:
-    """Return the bytes that an array takes, from the first of its frames that can be decoded."""
-    for path in array.files:
-        try:
-            return len(array.files) * read_image(path).nbytes
-        except BadFileError:
-            continue
-    return 0
-
-
 def _make(arrays: list[FrameArray], root: Path, workers: int) -> list[str]:
     """Write arrays where the disk has room for all of them; say what was done."""
-    needed, free = sum(map(estimate_bytes, arrays)), shutil.disk_usage(root).free
+    needed = decoded_bytes(path for array in arrays for path in array.files)
+    free = shutil.disk_usage(root).free
     what = f"frame cache: {len(arrays)} arrays of {needed / 1e9:.2f} GB below {root}"
     if needed + RESERVED_BYTES > free:
         return [
@@ -226,3 +232,110 @@ def _identity(path: Path) -> list[int]:
     except OSError:
         return [0, 0]
     return [status.st_size, status.st_mtime_ns]
+
+
+# ---------------------------------------------------------------- in memory
+
+
+class FrameCache:
+    """Reads images and keeps the latest ones, up to a number of bytes.
+
+    Every process has its own. A cache that was filled before worker processes are forked is shared
+    with them; sent to a process in any other way it arrives empty.
+
+    Args:
+        max_bytes: most bytes of pixels to keep.
+        read: reads a file that is not kept.
+    """
+
+    def __init__(self, max_bytes: int, read: ImageReader = read_image) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = self.hits = self.misses = 0
+        self._read_file = read
+        self._images: OrderedDict[Path, np.ndarray] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __reduce__(self) -> tuple:
+        return FrameCache, (self.max_bytes, self._read_file)
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the reads that memory answered; 0 before the first."""
+        return self.hits / max(1, self.hits + self.misses)
+
+    def read(self, path: Path) -> np.ndarray:
+        """Return an image, uint8 [H, W, 3], that must not be written to."""
+        image = self._images.get(path)
+        if image is None:
+            self.misses += 1
+            image = self._read_file(path)
+            image.flags.writeable = False
+            self._keep(path, image)
+        else:
+            self.hits += 1
+            self._images.move_to_end(path)
+        if (self.hits + self.misses) % READS_PER_LOG_LINE == 0:
+            logger.info(
+                "frame cache of process %d: %.0f %% of %d reads from memory, %.2f GB held",
+                os.getpid(),
+                100 * self.hit_rate,
+                self.hits + self.misses,
+                self.num_bytes / 1e9,
+            )
+        return image
+
+    def _keep(self, path: Path, image: np.ndarray) -> None:
+        if image.nbytes > self.max_bytes:
+            return
+        self._images[path] = image
+        self.num_bytes += image.nbytes
+        while self.num_bytes > self.max_bytes:
+            self.num_bytes -= self._images.popitem(last=False)[1].nbytes
+
+
+def preload(cache: FrameCache, files: list[Path]) -> None:
+    """Read image files into the cache, with a progress bar.
+
+    Files that cannot be read are left for the samples that need them to name.
+
+    Raises:
+        DataSetError: they do not fit into the cache or into free memory; nothing was read.
+    """
+    needed, available = decoded_bytes(files), available_memory_bytes()
+    what, problems = f"all decoded frames take {needed / 1e9:.2f} GB", []
+    if needed > cache.max_bytes:
+        problems.append(
+            f"{what}, DATA.CACHE_SIZE_GB is {cache.max_bytes / 1e9:.2f}; raise it, or set "
+            "DATA.PRELOAD False"
+        )
+    if available is not None and needed > available:
+        problems.append(
+            f"{what}, this machine has {available / 1e9:.2f} GB free; set DATA.PRELOAD False"
+        )
+    if problems:
+        raise DataSetError("preloading", problems)
+    unreadable = 0
+    for path in tqdm(files, "preloading frames", unit="file", disable=not sys.stderr.isatty()):
+        try:
+            cache.read(path)
+        except BadFileError:
+            unreadable += 1
+    logger.info(
+        "preloaded %d frames, %.2f GB; %d could not be read",
+        len(cache),
+        cache.num_bytes / 1e9,
+        unreadable,
+    )
+    cache.hits = cache.misses = 0
+
+
+def available_memory_bytes() -> int | None:
+    """Return the memory that can be had without swapping; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    sizes = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    return next(sizes, None)

@@ -1,7 +1,7 @@
 """Image files: reading, listing, writing."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -9,6 +9,8 @@ import numpy as np
 
 from src.data.errors import BadFileError, DataSetError, refuse_undecodable, with_patience
 from src.paths import atomic_write
+
+ImageReader = Callable[[Path], np.ndarray]
 
 PNG_SIGNATURE = b"\x89PNG"
 PNG_END_SEARCH_BYTES = 4096
@@ -22,9 +24,6 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Grey images become three equal channels. An alpha channel is accepted where it is opaque
     everywhere, and left out. Orientation tags are ignored, the pixels are taken as stored.
-
-    Raises:
-        BadFileError: missing, truncated, not an image, more than 8 bits, or transparent.
     """
     path = Path(path)
     data = read_bytes(path)
@@ -66,11 +65,7 @@ def is_cut_short(path: str | Path) -> bool:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file; an input/output error of a stalled drive is retried with a pause.
-
-    Raises:
-        BadFileError: the file cannot be read.
-    """
+    """Read a whole file; an input/output error of a stalled drive is retried with a pause."""
     try:
         return with_patience(path, path.read_bytes)
     except OSError as error:
@@ -78,11 +73,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
-    """Write uint8 RGB [H, W, 3] as PNG, whole or not at all.
-
-    Raises:
-        ValueError: another dtype, shape or file ending.
-    """
+    """Write uint8 RGB [H, W, 3] as PNG, whole or not at all."""
     path = Path(path)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"{path}: uint8 [H, W, 3] is needed, got {image.dtype} {image.shape}")
@@ -97,10 +88,8 @@ def list_frames(folder: str | Path, exts: Iterable[str]) -> dict[str, Path]:
     """List the files of a folder with one of the endings: name without ending -> path, sorted.
 
     Hidden files do not count; an absent folder is an empty list. Links are listed even where they
-    lead nowhere, so that reading them names them.
-
-    Raises:
-        DataSetError: two files with the same name and different endings, or one that is not UTF-8.
+    lead nowhere, so that reading them names them. Two files with the same name and different
+    endings are a DataSetError.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -127,7 +116,6 @@ def list_sequences(split_folder: str | Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: no such folder.
-        DataSetError: a name that is not UTF-8.
     """
     folder = Path(split_folder)
     if not folder.is_dir():

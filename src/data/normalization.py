@@ -51,9 +51,6 @@ def normalize_counts(
 
     Returns:
         float32 in the shape and on the device of `counts`, which is left as it was.
-
-    Raises:
-        ValueError: bins are to be normalized and their ticks are not given.
     """
     factors = torch.tensor(norm.gain)
     if norm.bin_normalize and bin_ticks is None:
@@ -66,11 +63,7 @@ def normalize_counts(
 
 
 def to_unit(image: torch.Tensor) -> torch.Tensor:
-    """Return 8 bit values 0..255 as float32 in 0..1, in the shape of `image`.
-
-    Raises:
-        ValueError: not uint8, so probably scaled already.
-    """
+    """Return 8 bit values 0..255 as float32 in 0..1; another dtype is probably scaled already."""
     if image.dtype != torch.uint8:
         raise ValueError(f"expected uint8 values 0..255, got {image.dtype}")
     return image.float().div_(255.0)

@@ -10,10 +10,8 @@ import numpy as np
 from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.errors import BadFileError, DataSetError, FileState, refuse_changed
 from src.data.frame_cache import FrameStore
-from src.data.frames import read_image
+from src.data.frames import ImageReader, read_image
 from src.data.voxel_counts import Crop, SpikeSource, count_source, open_voxels, read_voxels
-
-ImageReader = Callable[[Path], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -23,29 +21,27 @@ class FrameRecord:
     Attributes:
         name: file name without ending, the same for blurry frame, sharp frame and spikes.
         index: the number at the end of the name.
-        t0, t1: exposure window [t0, t1) in seconds; None in frames given for testing that need no
-            exposures.
-        event_count: spikes in the window; None before they were counted.
         blurry: image file.
         sharp: image file; None in frames given for testing without it.
-        spikes: where the spikes of the window are; None in frames given without them.
-        voxels: stored counts [K, Hs, Ws]; None: count from `spikes`.
+        t0, t1: exposure window [t0, t1) in seconds; None in frames given for testing that need no
+            exposures.
         t_sharp: instant of the sharp frame in seconds; None where exposures.csv does not say, and
             in frames from the alignment log, which does not hold it.
+        spikes: where the spikes of the window are; None in frames given without them.
+        voxels: stored counts [K, Hs, Ws]; None: count from `spikes`.
         seen: state of the spike file when it was found; it must not change later. None: not
             recorded.
     """
 
     name: str
     index: int
-    t0: float | None
-    t1: float | None
-    event_count: int | None
     blurry: Path
     sharp: Path | None
-    spikes: SpikeSource | None
-    voxels: Path | None = None
+    t0: float | None = None
+    t1: float | None = None
     t_sharp: float | None = None
+    spikes: SpikeSource | None = None
+    voxels: Path | None = None
     seen: FileState | None = None
 
 
@@ -56,7 +52,7 @@ class Recording:
         name: name of the sequence.
         frames: its frames.
         num_bins: K.
-        read: reads an image file as uint8 [H, W, 3]; a frame cache can stand here.
+        read: reads an image file as uint8 [H, W, 3], or takes it from a cache.
         store: frames that are decoded already; they are not read by `read`. None: there are none.
     """
 
@@ -88,28 +84,16 @@ class Recording:
 
     @cached_property
     def frame_size(self) -> tuple[int, int]:
-        """Height and width of the first blurry frame that can be read.
-
-        Raises:
-            BadFileError: no frame can be read.
-        """
+        """Height and width of the first blurry frame that can be read."""
         return self._first(lambda frame: self._size_of(frame.blurry))
 
     @cached_property
     def spike_size(self) -> tuple[int, int]:
-        """Height and width of the spikes in pixels.
-
-        Raises:
-            BadFileError: no voxel file can be opened.
-        """
+        """Height and width of the spikes in pixels."""
         return self._first(self._spike_size_of)
 
     def read_blurry(self, i: int, crop: Crop | None = None) -> np.ndarray:
-        """Read blurry frame i: uint8 [h, w, 3], of the crop (y, x, h, w) in its pixels.
-
-        Raises:
-            BadFileError: unreadable, or not of the recording's size.
-        """
+        """Read blurry frame i: uint8 [h, w, 3], of the crop (y, x, h, w) in its pixels."""
         return self._read_image(self.frames[i].blurry, crop)
 
     def read_sharp(self, i: int, crop: Crop | None = None) -> np.ndarray:
@@ -122,10 +106,8 @@ class Recording:
         """Read the voxel counts of frame i: [K, h, w], of the crop (y, x, h, w) in spike pixels.
 
         The dtype is uint8, or that of `read_voxels` for other counts. An array `out` of their
-        shape and dtype is filled and returned.
-
-        Raises:
-            BadFileError: unreadable, not of the recording's size, or changed since it was found.
+        shape and dtype is filled and returned. Spikes that changed since they were found are an
+        error.
         """
         frame = self.frames[i]
         if frame.seen is not None:
@@ -136,14 +118,10 @@ class Recording:
         return read_voxels(path, self.num_bins, crop, self.spike_size, out)
 
     def check(self, *, any_shape: bool = False) -> None:
-        """Read every file once.
+        """Read every file once; a DataSetError names all that cannot be used.
 
         Args:
             any_shape: the spikes need not have the aspect ratio of the frames.
-
-        Raises:
-            DataSetError: all files that cannot be used, or spikes that do not have the shape of
-                the frames.
         """
         problems: dict[str, None] = {}  # in order, each once
         for i, frame in enumerate(self.frames):
@@ -175,11 +153,11 @@ class Recording:
         than counting.
         """
         size = self.spike_size if crop is None else crop[2:]
-        places = list(np.empty((len(times), self.num_bins, *size), np.uint8))
-        grids = [self.read_counts(i, crop, place) for i, place in zip(times, places, strict=True)]
-        if all(grid is place for grid, place in zip(grids, places, strict=True)):
-            return places[0].base
-        return np.stack(grids)
+        clip = np.empty((len(times), self.num_bins, *size), np.uint8)
+        outs = list(clip)
+        grids = [self.read_counts(i, crop, out) for i, out in zip(times, outs, strict=True)]
+        are_in = all(grid is out for grid, out in zip(grids, outs, strict=True))
+        return clip if are_in else np.stack(grids)
 
     def bin_ticks(self, i: int) -> np.ndarray:
         """Return the ticks of each bin of frame i: int32 [K]; zeros where they are not known."""
@@ -192,17 +170,15 @@ class Recording:
         is_stored = self._store is not None and path in self._store
         image = None if is_stored else self._read(path)
         size = self._store.size_of(path) if is_stored else image.shape[:2]
-        height, width = self.frame_size
-        if size != (height, width):
+        if size != self.frame_size:
+            height, width = self.frame_size
             raise BadFileError(
                 path,
                 f"is {size[0]}x{size[1]}, the frames of {self.name} are {height}x{width}",
             )
         if is_stored:
             return self._store.read(path, crop)
-        if crop is None:
-            return image
-        y, x, height, width = crop
+        y, x, height, width = crop or (0, 0, *size)
         return image[y : y + height, x : x + width]
 
     def _size_of(self, path: Path) -> tuple[int, int]:
@@ -230,11 +206,7 @@ class Recording:
 
 
 def require_known_ticks(recordings: Sequence[Recording]) -> None:
-    """Refuse voxels without spikes, where the ticks of their bins are not known.
-
-    Raises:
-        DataSetError: naming the sequences.
-    """
+    """Refuse voxels without spikes, where the ticks of their bins are not known."""
     unknown = [
         recording.name
         for recording in recordings

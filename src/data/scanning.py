@@ -3,14 +3,14 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from src.data.description import DataDescription, find_description, read_description
-from src.data.errors import BadFileError, DataSetError, file_state, problems_of
+from src.data.errors import BadFileError, DataSetError, file_state, listed, problems_of
 from src.data.exposures import (
     EXPOSURES_NAME,
     AlignmentLog,
@@ -18,16 +18,15 @@ from src.data.exposures import (
     frame_index,
     read_exposures,
 )
-from src.data.frames import list_frames, list_sequences, read_image
-from src.data.recordings import FrameRecord, ImageReader, Recording
+from src.data.frames import ImageReader, list_frames, list_sequences, read_image
+from src.data.recordings import FrameRecord, Recording
 from src.data.spikes.find import PER_FRAME, STREAM, SequenceSpikes, find_spikes
 from src.data.voxel_counts import INDEX_NAME, SpikeSource, VoxelEntry, read_index, staleness
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)
 
-MAX_NAMES_IN_LINE = 20
-MAX_REASONS_IN_LINE = 10
+MAX_REASONS = 10  # in one line
 
 
 @dataclass(frozen=True)
@@ -117,13 +116,7 @@ def scan_split(
     """
     where = str(settings.root / split)
     description = read_description(settings.root)
-    scans, problems = [], []
-    for folder in _sequence_folders(settings.root / split):
-        records = alignment.of_sequence(split, folder.name)
-        try:
-            scans.append(scan_sequence(folder, settings, description, records))
-        except (BadFileError, DataSetError) as error:
-            problems += problems_of(error)
+    scans, problems = scan_folders(settings, split, description, alignment)
     if problems:
         raise DataSetError(where, problems)
     summary = summarize(split, scans)
@@ -132,6 +125,29 @@ def scan_split(
         raise DataSetError(where, [f"no frame can be used; {advice}", summary])
     logger.info(summary)
     return [Recording(s.name, s.frames, settings.num_bins, read) for s in scans if s.frames]
+
+
+def scan_folders(
+    settings: ScanSettings,
+    split: str,
+    description: DataDescription | None,
+    alignment: AlignmentLog | None = None,
+) -> tuple[list[SequenceScan], list[str]]:
+    """Scan the sequences of a split, see `scan_sequence`; also return what is wrong."""
+    scans, problems = [], []
+    try:
+        folders = list_sequences(settings.root / split)
+    except FileNotFoundError as error:
+        return [], [str(error)]
+    if not folders:
+        problems.append(f"{settings.root / split}: is empty; one folder per sequence is needed")
+    for folder in folders:
+        records = None if alignment is None else alignment.of_sequence(split, folder.name)
+        try:
+            scans.append(scan_sequence(folder, settings, description, records))
+        except (BadFileError, DataSetError) as error:
+            problems += problems_of(error)
+    return scans, problems
 
 
 def scan_sequence(
@@ -163,7 +179,6 @@ def scan_sequence(
     elif settings.use_voxel_cache:
         index = read_index(voxel_folder)
     parts = _Parts(
-        sequence=folder.name,
         num_bins=settings.num_bins,
         sharp=list_frames(folder / "sharp", settings.image_exts),
         spikes=spikes,
@@ -171,15 +186,14 @@ def scan_sequence(
         voxel_folder=voxel_folder if settings.use_voxel_cache else None,
         index=index,
     )
-    frames, dropped = _join(parts, blurry, indices)
+    frames, dropped = _join(folder.name, parts, blurry, indices)
+    kinds = {"sharp frame": parts.sharp, spikes.kind_of_file: spikes.files}
+    strays = [(name, kind) for kind, files in kinds.items() for name in files if name not in blurry]
+    numbers = set(indices.values())
+    strays += [(f"{number:06d}", "exposure") for number in records if number not in numbers]
+    strays = tuple(Dropped(folder.name, *stray) for stray in strays)
     return SequenceScan(
-        folder.name,
-        folder,
-        len(blurry),
-        frames,
-        dropped,
-        tuple(parts.strays(blurry, set(indices.values()))),
-        spikes.ticks_per_second,
+        folder.name, folder, len(blurry), frames, dropped, strays, spikes.ticks_per_second
     )
 
 
@@ -206,7 +220,6 @@ class _Parts:
     """All of a sequence but its blurry frames, ready to be looked up by name.
 
     Attributes:
-        sequence: its name.
         num_bins: K.
         sharp: by name; None where there are none to join.
         spikes: the same.
@@ -216,7 +229,6 @@ class _Parts:
         counts_stale: count a frame whose stored counts are out of date; False: drop it.
     """
 
-    sequence: str
     num_bins: int
     sharp: Mapping[str, Path] | None = None
     spikes: SequenceSpikes | None = None
@@ -226,44 +238,21 @@ class _Parts:
     counts_stale: bool = False
 
     def frame(self, name: str, index: int, blurry: Path) -> FrameRecord:
-        """Return the record of one frame.
-
-        Raises:
-            _CannotJoinError, BadFileError: what is missing.
-        """
+        """Return the record of one frame; raise `_CannotJoinError` or BadFileError."""
         if self.sharp is not None and name not in self.sharp:
             raise _CannotJoinError("no sharp frame of this name")
-        exposure = None
-        if self.exposures is not None:
-            exposure = self.exposures.get(index)
-            if exposure is None:
-                raise _CannotJoinError("no record of its exposure")
-        source = None if self.spikes is None else self._source(name, exposure)
-        return FrameRecord(
-            name=name,
-            index=index,
-            t0=None if exposure is None else exposure.t0,
-            t1=None if exposure is None else exposure.t1,
-            event_count=None if exposure is None else exposure.event_count,
-            blurry=blurry,
-            sharp=None if self.sharp is None else self.sharp[name],
-            spikes=source,
-            voxels=None if source is None else self._stored(name, source),
-            t_sharp=None if exposure is None else exposure.t_sharp,
-            seen=None if source is None else file_state(source.path),
-        )
-
-    def strays(self, blurry: Mapping[str, Path], indices: set[int]) -> list[Dropped]:
-        """Return what has no blurry frame."""
-        kinds = {"sharp frame": self.sharp, self.spikes.kind_of_file: self.spikes.files}
-        found = [
-            Dropped(self.sequence, name, kind)
-            for kind, files in kinds.items()
-            for name in files
-            if name not in blurry
-        ]
-        records = [f"{index:06d}" for index in self.exposures if index not in indices]
-        return found + [Dropped(self.sequence, name, "exposure") for name in records]
+        exposure = None if self.exposures is None else self.exposures.get(index)
+        if exposure is None and self.exposures is not None:
+            raise _CannotJoinError("no record of its exposure")
+        times, spikes = {}, {}
+        if exposure is not None:
+            times = {"t0": exposure.t0, "t1": exposure.t1, "t_sharp": exposure.t_sharp}
+        if self.spikes is not None:
+            source = self._source(name, exposure)
+            voxels, seen = self._stored(name, source), file_state(source.path)
+            spikes = {"spikes": source, "voxels": voxels, "seen": seen}
+        sharp = None if self.sharp is None else self.sharp[name]
+        return FrameRecord(name, index, blurry, sharp, **times, **spikes)
 
     def _source(self, name: str, exposure: Exposure | None) -> SpikeSource:
         try:
@@ -290,7 +279,7 @@ class _Parts:
 
 
 def _join(
-    parts: _Parts, blurry: Mapping[str, Path], indices: Mapping[str, int]
+    sequence: str, parts: _Parts, blurry: Mapping[str, Path], indices: Mapping[str, int]
 ) -> tuple[tuple[FrameRecord, ...], tuple[Dropped, ...]]:
     """Return the frames that have all that belongs to them, by number, and those that have not."""
     frames, dropped = [], []
@@ -298,9 +287,9 @@ def _join(
         try:
             frames.append(parts.frame(name, indices[name], blurry[name]))
         except _CannotJoinError as error:
-            dropped.append(Dropped(parts.sequence, name, str(error)))
+            dropped.append(Dropped(sequence, name, str(error)))
         except BadFileError as error:
-            dropped.append(Dropped(parts.sequence, name, f"{error.path.name}: {error.reason}"))
+            dropped.append(Dropped(sequence, name, f"{error.path.name}: {error.reason}"))
     return tuple(frames), tuple(dropped)
 
 
@@ -332,8 +321,7 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
     `SEQ/spike_vox` are out of date, the spikes in `SEQ/spike` are counted.
 
     Raises:
-        DataSetError: naming every frame or sequence that lacks something, and folders without
-            frames.
+        DataSetError: naming every frame or sequence that lacks something.
     """
     images = settings.image_exts
     blurry = _find_folders(inputs.blurry, ("blur",), images)
@@ -349,7 +337,7 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
         try:
             frames = list_frames(folder, images)
             indices = number_frames(folder, frames)
-            parts = _Parts(name, settings.num_bins)
+            parts = _Parts(settings.num_bins)
             if sharp is not None:
                 partner = _partner(name, blurry, sharp, inputs.sharp)
                 parts = replace(parts, sharp=list_frames(partner, images))
@@ -359,7 +347,7 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
         except (BadFileError, DataSetError) as error:
             problems += problems_of(error)
             continue
-        found, dropped = _join(parts, frames, indices)
+        found, dropped = _join(name, parts, frames, indices)
         problems += [by_reason(dropped)] if dropped else []
         recordings.append(Recording(name, found, settings.num_bins))
     if problems:
@@ -410,8 +398,8 @@ def _find_folders(
         if (folder := _folder_with_files(entry, inner_names, endings)) is not None
     }
     if not found:
-        places = " or ".join([str(root), f"{root}/SEQ", *(f"{root}/SEQ/{n}" for n in inner_names)])
-        raise DataSetError(str(root), [f"no {', '.join(endings)} files in {places}"])
+        folders = [str(root), f"{root}/SEQ", *(f"{root}/SEQ/{n}" for n in inner_names)]
+        raise DataSetError(str(root), [f"no {', '.join(endings)} files in {' or '.join(folders)}"])
     return found
 
 
@@ -419,20 +407,14 @@ def _folder_with_files(
     folder: Path, inner_names: tuple[str, ...], endings: tuple[str, ...]
 ) -> Path | None:
     for candidate in (folder, *(folder / name for name in inner_names)):
-        if candidate.is_dir() and any(
-            path.suffix.lower() in endings and not path.name.startswith(".")
-            for path in candidate.iterdir()
-        ):
+        files = candidate.iterdir() if candidate.is_dir() else ()
+        if any(path.suffix.lower() in endings and path.name[0] != "." for path in files):
             return candidate
     return None
 
 
-def _partner(
-    name: str, blurry: Mapping[str, Path], others: Mapping[str, Path] | None, root: Path | None
-) -> Path | None:
+def _partner(name: str, blurry: Mapping[str, Path], others: Mapping[str, Path], root: Path) -> Path:
     """Return the folder that belongs to a sequence; a lone one belongs to a lone one."""
-    if others is None:
-        return None
     if len(blurry) == len(others) == 1:
         return next(iter(others.values()))
     if name not in others:
@@ -443,16 +425,6 @@ def _partner(
 def _natural_order(path: Path) -> list[tuple[str, int]]:
     """Return a key that sorts `f2` before `f10`."""
     return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", path.name)]
-
-
-def _sequence_folders(split_folder: Path) -> list[Path]:
-    try:
-        folders = list_sequences(split_folder)
-    except FileNotFoundError as error:
-        raise DataSetError(str(split_folder), [str(error)]) from error
-    if not folders:
-        raise DataSetError(str(split_folder), ["is empty; it should hold one folder per sequence"])
-    return folders
 
 
 def number_frames(folder: Path, blurry: Mapping[str, Path]) -> dict[str, int]:
@@ -473,16 +445,12 @@ def number_frames(folder: Path, blurry: Mapping[str, Path]) -> dict[str, int]:
     return indices
 
 
-def by_reason(entries: Sequence[Dropped]) -> str:
+def by_reason(entries: Iterable[Dropped]) -> str:
     """Return `reason (names); reason (names)`, with a limit on the names of each reason."""
     reasons: dict[str, list[str]] = {}
     for entry in entries:
         reasons.setdefault(entry.reason, []).append(f"{entry.sequence}/{entry.frame}")
-    parts = []
-    for reason, names in list(reasons.items())[:MAX_REASONS_IN_LINE]:
-        more = len(names) - MAX_NAMES_IN_LINE
-        named = ", ".join(names[:MAX_NAMES_IN_LINE]) + (f" and {more} more" if more > 0 else "")
-        parts.append(f"{reason} ({named})")
-    if len(reasons) > MAX_REASONS_IN_LINE:
-        parts.append(f"and {len(reasons) - MAX_REASONS_IN_LINE} more reasons like these")
+    parts = [f"{why} ({listed(names)})" for why, names in list(reasons.items())[:MAX_REASONS]]
+    if len(reasons) > MAX_REASONS:
+        parts.append(f"and {len(reasons) - MAX_REASONS} more reasons like these")
     return "; ".join(parts)

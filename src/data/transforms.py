@@ -1,7 +1,7 @@
 """Crops, flips, transposition and time reversal, the same for RGB frames and spikes.
 
-Everything is drawn from the generator that is given; nothing is kept. Each draw takes the same
-numbers from the generator whatever is switched on, so that one setting does not change another.
+Everything is drawn from the generator of the sample; nothing is kept. Each draw takes the same
+numbers from it whatever is switched on, so that one setting does not change another.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,15 @@ import numpy as np
 from src.data.voxel_counts import Crop
 
 FLIP_CODES = {(True, False): 0, (False, True): 1, (True, True): -1}  # rows, columns -> cv2.flip
+ORDER_STREAM, SAMPLE_STREAM = 0, 1  # keep the two uses of a seed apart
+
+Key = tuple[int, int]  # epoch, index
 Size = tuple[int, int]  # height, width in pixels
+
+
+def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Return the generator of one sample's random choices."""
+    return np.random.default_rng([SAMPLE_STREAM, seed, epoch, index])
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,7 @@ class CropGrid:
 
 
 def crop_grid(frame_size: Size, spike_size: Size, crop_px: int) -> CropGrid:
-    """Return the possible crops of a recording.
-
-    Raises:
-        ValueError: the crop is not a whole number of spike pixels; the message names sizes that
-            are.
-    """
+    """Return the possible crops of a recording; a ValueError names crop sizes that are possible."""
     common = [gcd(*sizes) for sizes in zip(frame_size, spike_size, strict=True)]
     frame_step = tuple(size // g for size, g in zip(frame_size, common, strict=True))
     spike_step = tuple(size // g for size, g in zip(spike_size, common, strict=True))
@@ -87,29 +90,22 @@ def crop_grid(frame_size: Size, spike_size: Size, crop_px: int) -> CropGrid:
 
 
 def draw_crop(rng: np.random.Generator, grid: CropGrid) -> tuple[Crop, Crop]:
-    """Draw a crop: (y, x, height, width) of the same scene region in RGB and in spike pixels.
-
-    Raises:
-        ValueError: the frame is smaller than the crop.
-    """
+    """Draw a crop: (y, x, height, width) of the same scene region in RGB and in spike pixels."""
     if min(grid.frame_size) < grid.crop_px:
         raise ValueError(
             f"frames of {grid.frame_size[0]}x{grid.frame_size[1]} are smaller than the crop of "
             f"{grid.crop_px}"
         )
-    places = [
+    counts = [
         (size - grid.crop_px) // step + 1
         for size, step in zip(grid.frame_size, grid.frame_step, strict=True)
     ]
-    row, column = (int(rng.integers(count)) for count in places)
-    frame_crop = (
-        row * grid.frame_step[0],
-        column * grid.frame_step[1],
-        grid.crop_px,
-        grid.crop_px,
+    drawn = [int(rng.integers(count)) for count in counts]
+    frame_origin, spike_origin = (
+        tuple(number * step for number, step in zip(drawn, steps, strict=True))
+        for steps in (grid.frame_step, grid.spike_step)
     )
-    spike_crop = (row * grid.spike_step[0], column * grid.spike_step[1], *grid.spike_crop_size)
-    return frame_crop, spike_crop
+    return (*frame_origin, grid.crop_px, grid.crop_px), (*spike_origin, *grid.spike_crop_size)
 
 
 def draw_orientation(rng: np.random.Generator, settings: AugmentSettings) -> Orientation:
@@ -124,13 +120,8 @@ def draw_orientation(rng: np.random.Generator, settings: AugmentSettings) -> Ori
 
 
 def orient_frames(frames: np.ndarray, orientation: Orientation) -> np.ndarray:
-    """Return frames [T, C, H, W] of a dtype of OpenCV in the drawn orientation, C order.
-
-    The argument is left as it was.
-    """
-    if orientation.reverse:
-        frames = frames[::-1]
-    return _orient_plane(frames, orientation)
+    """Return frames [T, C, H, W] of a dtype of OpenCV in the drawn orientation, C order."""
+    return _orient_plane(frames[::-1] if orientation.reverse else frames, orientation)
 
 
 def orient_voxels(voxels: np.ndarray, orientation: Orientation) -> np.ndarray:
@@ -139,9 +130,7 @@ def orient_voxels(voxels: np.ndarray, orientation: Orientation) -> np.ndarray:
     Reversed bins are what the reversed stream gives where K divides the ticks of the window; else
     the unequal bins come in the opposite order.
     """
-    if orientation.reverse:
-        voxels = voxels[::-1, ::-1]
-    return _orient_plane(voxels, orientation)
+    return _orient_plane(voxels[::-1, ::-1] if orientation.reverse else voxels, orientation)
 
 
 def orient_bins(values: np.ndarray, orientation: Orientation) -> np.ndarray:

@@ -51,8 +51,8 @@ class SpikeSource:
 
 
 @dataclass(frozen=True)
-class VoxelStatistics:
-    """Sums and histograms over the voxels of a frame.
+class VoxelEntry:
+    """One frame in the index: what its counts add up to, and what they were made from.
 
     Attributes:
         num_voxels: how many there are.
@@ -61,6 +61,8 @@ class VoxelStatistics:
         histograms: ticks of a bin, as text -> how often the counts 0, 1, 2, ... occur in bins of so
             many ticks; "0" where the ticks are not known. Empty where the voxels are no whole
             numbers below 65536.
+        source, source_bytes, source_mtime_ns, start, stop, geometry, num_bins: see `_identity`.
+        npy_bytes: size of the stored file, 0 where only the sums were wanted.
     """
 
     num_voxels: int
@@ -68,15 +70,6 @@ class VoxelStatistics:
     sum_log1p: float
     sum_log1p_squared: float
     histograms: Mapping[str, Sequence[int]]
-
-
-@dataclass(frozen=True)
-class VoxelEntry(VoxelStatistics):
-    """One frame in the index: what its counts were made from, and what they add up to.
-
-    `npy_bytes` is the size of the stored file, 0 where only the statistics were wanted.
-    """
-
     source: str
     source_bytes: int
     source_mtime_ns: int
@@ -86,32 +79,17 @@ class VoxelEntry(VoxelStatistics):
     num_bins: int
     npy_bytes: int
 
-    def describes(self, source: SpikeSource, num_bins: int) -> bool:
-        """Tell whether the source is still the one that was counted."""
-        return _identity(source, num_bins) == {
-            name: value for name, value in asdict(self).items() if name in _IDENTITY
-        }
-
     def is_of(self, path: Path) -> bool:
-        """Whether a `.npy` file has the size of the one that this entry was written for.
-
-        Raises:
-            BadFileError: its size cannot be read.
-        """
+        """Whether a `.npy` file has the size of the one that this entry was written for."""
         num_bytes = self.source_bytes if self.source == path.name else self.npy_bytes
         return file_state(path).num_bytes == num_bytes
 
 
-_IDENTITY = (
-    "source", "source_bytes", "source_mtime_ns", "start", "stop", "geometry", "num_bins"
-)  # fmt: skip
-
-
 def read_index(folder: str | Path) -> dict[str, VoxelEntry]:
-    """Read the index of a voxel folder: frame name -> entry; empty where there is none.
+    """Read the index of a voxel folder: frame name -> entry.
 
-    An index of another format or one that cannot be parsed counts as absent: its frames are made
-    again.
+    It is empty where there is none, or one that cannot be parsed or has another format: then the
+    frames are counted again.
     """
     path = Path(folder) / INDEX_NAME
     if not path.is_file():
@@ -122,7 +100,7 @@ def read_index(folder: str | Path) -> dict[str, VoxelEntry]:
             return {}
         return {name: VoxelEntry(**entry) for name, entry in stored["frames"].items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("%s cannot be used (%s); its voxels will be made again", path, error)
+        logger.warning("%s cannot be used (%s); its frames are counted again", path, error)
         return {}
 
 
@@ -137,20 +115,17 @@ def write_index(folder: str | Path, entries: Mapping[str, VoxelEntry]) -> None:
 def staleness(
     entry: VoxelEntry | None, source: SpikeSource, num_bins: int, npy_path: Path | None
 ) -> str | None:
-    """Say why a frame has to be counted (again), or None where all is fresh.
+    """Return why a frame has to be counted (again), or None where all is fresh.
 
     Args:
         entry: what the index holds for the frame.
         source: where its spikes are now.
         num_bins: K.
         npy_path: the stored counts; None where only the sums are wanted.
-
-    Raises:
-        BadFileError: the source cannot be found.
     """
     if entry is None:
         return "its voxels were not made yet"
-    if not entry.describes(source, num_bins):
+    if not _identity(source, num_bins).items() <= asdict(entry).items():
         return "its voxels were made from other spikes, another window or number of bins"
     if npy_path is None or source.geometry is None:
         return None
@@ -162,11 +137,7 @@ def staleness(
 
 
 def count_frame(source: SpikeSource, num_bins: int, npy_path: Path | None) -> VoxelEntry:
-    """Count one frame, store the counts at `npy_path` where one is given, return its entry.
-
-    Raises:
-        BadFileError: the source is missing, does not fit its geometry, or is no voxel grid.
-    """
+    """Count one frame, store the counts at `npy_path` where one is given, return its entry."""
     identity = _identity(source, num_bins)
     counts = count_source(source, num_bins)
     npy_bytes = 0
@@ -174,18 +145,14 @@ def count_frame(source: SpikeSource, num_bins: int, npy_path: Path | None) -> Vo
         with atomic_write(npy_path) as partial:
             np.save(partial, counts, allow_pickle=False)
         npy_bytes = npy_path.stat().st_size
-    statistics = statistics_of(counts, source.num_ticks)
-    return VoxelEntry(**identity, npy_bytes=npy_bytes, **asdict(statistics))
+    sums = _sums_of(counts, source.num_ticks)
+    return VoxelEntry(**sums, **identity, npy_bytes=npy_bytes)
 
 
 def count_source(
     source: SpikeSource, num_bins: int, crop: Crop | None = None, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the counts of a crop straight from the source: [K, h, w]; in `out`, if it fits them.
-
-    Raises:
-        BadFileError: as `count_frame`.
-    """
+    """Return the counts of a crop straight from the source: [K, h, w]; in `out`, if they fit."""
     if source.geometry is None:
         return read_voxels(source.path, num_bins, crop, out=out)
 
@@ -200,11 +167,7 @@ def count_source(
 
 
 def open_voxels(path: str | Path, num_bins: int) -> np.ndarray:
-    """Open a voxel file as a read-only memory map [K, H, W] of any real dtype.
-
-    Raises:
-        BadFileError: not a .npy file, pickled objects, complex values, or another shape.
-    """
+    """Open a voxel file as a read-only memory map [K, H, W] of any real dtype."""
     try:
         # refuses archives and pickled objects
         grid = with_patience(path, lambda: np.lib.format.open_memmap(path, mode="r"))
@@ -239,9 +202,6 @@ def read_voxels(
     Returns:
         [K, h, w], C order: uint8 or uint16 as stored, other whole numbers as the smallest of uint8,
         uint16 and int32 that holds them, real numbers as float32.
-
-    Raises:
-        BadFileError: as `open_voxels`, a crop outside, negative or non-finite values.
     """
     grid = open_voxels(path, num_bins)
     if size is not None and grid.shape[1:] != size:
@@ -263,15 +223,11 @@ def read_voxels(
 
 def _identity(source: SpikeSource, num_bins: int) -> dict[str, object]:
     """Everything the counts of a frame depend on."""
-    try:
-        status = source.path.stat()
-    except OSError as error:
-        raise BadFileError(source.path, f"cannot be read: {error.strerror}") from error
-    bits = source.geometry
+    state, bits = file_state(source.path), source.geometry
     return {
         "source": source.path.name,
-        "source_bytes": status.st_size,
-        "source_mtime_ns": status.st_mtime_ns,
+        "source_bytes": state.num_bytes,
+        "source_mtime_ns": state.mtime_ns,
         "start": source.start,
         "stop": source.stop,
         "geometry": ""
@@ -301,8 +257,8 @@ def _as_counts(path: str | Path, grid: np.ndarray) -> np.ndarray:
     return grid.astype(dtype)
 
 
-def statistics_of(counts: np.ndarray, num_ticks: int | None) -> VoxelStatistics:
-    """Return the statistics of counts [K, H, W] of a window of so many ticks; None: not known."""
+def _sums_of(counts: np.ndarray, num_ticks: int | None) -> dict[str, object]:
+    """Return the sums of an entry for counts [K, H, W] of a window of so many ticks."""
     histograms: dict[str, list[int]] = {}
     if counts.dtype in (np.uint8, np.uint16):
         histograms = _histograms(counts, num_ticks)
@@ -311,37 +267,33 @@ def statistics_of(counts: np.ndarray, num_ticks: int | None) -> VoxelStatistics:
     else:
         values, frequency = counts.astype(np.float64).ravel(), 1
     logs = np.log1p(values)
-    return VoxelStatistics(
-        num_voxels=int(counts.size),
-        event_count=round(float((values * frequency).sum())),
-        sum_log1p=float((logs * frequency).sum()),
-        sum_log1p_squared=float((logs * logs * frequency).sum()),
-        histograms=histograms,
-    )
+    return {
+        "num_voxels": int(counts.size),
+        "event_count": round(float((values * frequency).sum())),
+        "sum_log1p": float((logs * frequency).sum()),
+        "sum_log1p_squared": float((logs * logs * frequency).sum()),
+        "histograms": histograms,
+    }
 
 
 def normalization_of(
-    frames: Iterable[VoxelStatistics], gain: float = 1.0, bin_normalize: bool = False
+    frames: Iterable[VoxelEntry], gain: float = 1.0, bin_normalize: bool = False
 ) -> tuple[float, float]:
     """Return mean and standard deviation of log1p(value) over all voxels of the frames.
 
     The value is count * gain, divided by the ticks of the bin if `bin_normalize`. The result does
-    not depend on the order of the frames.
-
-    Raises:
-        ValueError: there is no voxel, or the statistics do not hold what other values need.
+    not depend on the order of the frames. A ValueError names what the voxels do not state.
     """
     frames = list(frames)
     number = sum(frame.num_voxels for frame in frames)
     if number == 0:
         raise ValueError("no voxels to take mean and deviation from")
     sums = [_sums(frame, gain, bin_normalize) for frame in frames]
-    mean = math.fsum(total for total, _ in sums) / number
-    square = math.fsum(squares for _, squares in sums) / number
+    mean, square = (math.fsum(column) / number for column in zip(*sums, strict=True))
     return mean, math.sqrt(max(square - mean * mean, 0.0))
 
 
-def _sums(frame: VoxelStatistics, gain: float, bin_normalize: bool) -> tuple[float, float]:
+def _sums(frame: VoxelEntry, gain: float, bin_normalize: bool) -> tuple[float, float]:
     """Return the sums of log1p(value) and of its square over the voxels of a frame."""
     if gain == 1.0 and not bin_normalize:
         return frame.sum_log1p, frame.sum_log1p_squared

@@ -11,9 +11,9 @@ from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from src.data.build import build_train_dataset, build_train_loader, build_val_recordings
+from src.data.build import build_train_dataset, build_val_recordings
+from src.data.loader import WatchedDataset, build_train_loader, run_watched
 from src.data.normalization import Normalization
-from src.data.workers import WatchedDataset, run_watched
 from src.engine.alignment_watch import AlignmentWatch
 from src.engine.checkpoint import BEST, LAST, Checkpoints
 from src.engine.log import Scalars, StepLog

@@ -15,7 +15,7 @@ from src.data.frames import list_frames
 from src.data.recordings import Recording
 from src.data.scanning import ScanSettings, scan_sequence
 from src.data.simulation.simulator import CAMERA_GAMMA
-from src.data.spikes.reconstruct import tfi_filled, tfp
+from src.data.spikes.reconstruct import tfi, tfp
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 from src.data.voxel_counts import SpikeSource
 from src.pictures.panels import GAP_PX, Panel, make_page, to_grey
@@ -149,7 +149,7 @@ def spike_images(view: SequenceView, i: int, at: float | None = None) -> SpikeIm
     tick, width = _number_at(at, len(spikes)), max(1, len(spikes) // TFP_PART)
     gain = 1.0 if view.threshold is None else view.threshold
     counted = tfp(spikes, tick, width, gain)
-    interval, has_interval = tfi_filled(spikes, tick, gain)
+    interval, has_interval = tfi(spikes, tick, gain)
     white = 1.0 if view.threshold is not None else float(np.quantile(counted, WHITE_QUANTILE))
     shown = f"{has_interval.mean():.0%} of the pixels"
     return SpikeImages(

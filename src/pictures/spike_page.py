@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from src.data.spikes.reconstruct import tfi_filled, tfp
+from src.data.spikes.reconstruct import tfi, tfp
 from src.pictures.panels import Panel, make_page, to_grey
 
 PANEL_PX = 460
@@ -38,7 +38,7 @@ def draw_spike_page(
     width = min(wanted, len(spikes))
     gain = 1.0 if threshold is None else threshold
     counted = tfp(spikes, middle, width, gain)
-    interval, has_interval = tfi_filled(spikes, middle, gain)
+    interval, has_interval = tfi(spikes, middle, gain)
     white = 1.0 if threshold is not None else float(np.quantile(counted, WHITE_QUANTILE))
     scale = "white = brightest" if threshold is None else f"threshold {threshold:g}"
     tick = first_tick + middle

@@ -1,21 +1,16 @@
 """Count the spikes of all frames of a data set in parallel, keeping what is counted already."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from src.data.errors import BadFileError
 from src.data.parallel import run_parallel, worthwhile_workers
+from src.data.recordings import FrameRecord
 from src.data.scanning import Dropped, ScanSettings, SequenceScan
-from src.data.voxel_counts import (
-    SpikeSource,
-    VoxelEntry,
-    count_frame,
-    read_index,
-    staleness,
-    write_index,
-)
+from src.data.voxel_counts import VoxelEntry, count_frame, read_index, staleness, write_index
 
 FRAMES_PER_TASK = 8
 SECONDS_BETWEEN_INDEX_WRITES = 5.0
@@ -31,116 +26,86 @@ class PreparedSplit:
     failed: list[Dropped] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class CountTask:
-    """Frames of one sequence for one process: (name, source, file to store or None)."""
-
-    folder: Path
-    frames: tuple[tuple[str, SpikeSource, Path | None], ...]
-    num_bins: int
-
-
 def count_spikes(splits: list[PreparedSplit], settings: ScanSettings, workers: int) -> str:
     """Count the frames whose index entry is missing or stale; fill `entries` and `failed`.
 
     Returns:
         One line about what was done.
     """
-    tasks: list[CountTask] = []
+    tasks: list[list[FrameRecord]] = []
     owners: list[tuple[PreparedSplit, SequenceScan]] = []
-    num_fresh = 0
     for split in splits:
         for scan in split.scans:
-            fresh, stale = _sort_by_freshness(scan, settings)
-            split.entries[scan.name] = fresh
-            num_fresh += len(fresh)
-            for start in range(0, len(stale), FRAMES_PER_TASK):
-                part = tuple(stale[start : start + FRAMES_PER_TASK])
-                folder = scan.folder / settings.voxel_dir
-                tasks.append(CountTask(folder, part, settings.num_bins))
+            split.entries[scan.name], stale = sort_by_freshness(scan, settings)
+            frames = [frame for frame in scan.frames if frame.name in stale]
+            for start in range(0, len(frames), FRAMES_PER_TASK):
+                tasks.append(frames[start : start + FRAMES_PER_TASK])
                 owners.append((split, scan))
-    workers = worthwhile_workers(workers, sum(_source_bytes(task) for task in tasks))
-    start_s = time.perf_counter()
-    indices = _IndexWriter()
+    num_fresh = sum(len(entries) for split in splits for entries in split.entries.values())
+    workers = worthwhile_workers(workers, sum(_source_bytes(f) for task in tasks for f in task))
+    count, start_s = partial(count_frames, num_bins=settings.num_bins), time.monotonic()
+    changed: dict[Path, Mapping[str, VoxelEntry]] = {}
+    written_s = start_s
     try:
-        for number, results in run_parallel(count_frames, tasks, workers, "counting spikes"):
+        for number, results in run_parallel(count, tasks, workers, "counting spikes"):
             split, scan = owners[number]
-            _take_results(results, split, scan)
-            indices.note(tasks[number].folder, split.entries[scan.name])
+            for frame, result in zip(tasks[number], results, strict=True):
+                if isinstance(result, VoxelEntry):
+                    split.entries[scan.name][frame.name] = result
+                else:
+                    split.failed.append(Dropped(scan.name, frame.name, result))
+            changed[scan.folder / settings.voxel_dir] = split.entries[scan.name]
+            if time.monotonic() - written_s > SECONDS_BETWEEN_INDEX_WRITES:  # a kill loses little
+                _write_indices(changed)
+                written_s = time.monotonic()
     finally:
-        indices.write_all()
-    num_counted = sum(len(task.frames) for task in tasks)
-    if not num_counted:
+        _write_indices(changed)
+    if not tasks:
         return f"voxels: {num_fresh} frames up to date"
-    seconds = time.perf_counter() - start_s
     return (
-        f"voxels: {num_counted} frames counted in {seconds:.1f} s by {workers} process(es), "
-        f"{num_fresh} up to date"
+        f"voxels: {sum(map(len, tasks))} frames counted in {time.monotonic() - start_s:.1f} s by "
+        f"{workers} process(es), {num_fresh} up to date"
     )
 
 
-def count_frames(task: CountTask) -> list[tuple[str, VoxelEntry | str]]:
-    """Count the frames of a task; the reason stands in place of those that cannot be counted."""
-    results: list[tuple[str, VoxelEntry | str]] = []
-    for name, source, npy_path in task.frames:
+def count_frames(frames: Sequence[FrameRecord], num_bins: int) -> list[VoxelEntry | str]:
+    """Count frames; for one that cannot be counted the reason is returned."""
+    results: list[VoxelEntry | str] = []
+    for frame in frames:
         try:
-            results.append((name, count_frame(source, task.num_bins, npy_path)))
+            results.append(count_frame(frame.spikes, num_bins, frame.voxels))
         except BadFileError as error:
-            results.append((name, str(error)))
+            results.append(str(error))
     return results
 
 
-class _IndexWriter:
-    """Writes changed indices, each at most every few seconds, so that a kill loses little."""
-
-    def __init__(self) -> None:
-        self._changed: dict[Path, Mapping[str, VoxelEntry]] = {}
-        self._last_write_s = time.monotonic()
-
-    def note(self, folder: Path, entries: Mapping[str, VoxelEntry]) -> None:
-        """Remember that the index of a folder has to be written."""
-        self._changed[folder] = entries
-        if time.monotonic() - self._last_write_s > SECONDS_BETWEEN_INDEX_WRITES:
-            self.write_all()
-
-    def write_all(self) -> None:
-        """Write all that changed."""
-        for folder, entries in self._changed.items():
-            write_index(folder, entries)
-        self._changed.clear()
-        self._last_write_s = time.monotonic()
-
-
-def _source_bytes(task: CountTask) -> int:
-    """Return the bytes of spikes a task reads; whole files where they are voxels."""
-    total = 0
-    for _, source, _ in task.frames:
-        if source.geometry is not None:
-            total += (source.stop - source.start) * source.geometry.tick_bytes
-        elif source.path.is_file():
-            total += source.path.stat().st_size
-    return total
-
-
-def _sort_by_freshness(
+def sort_by_freshness(
     scan: SequenceScan, settings: ScanSettings
-) -> tuple[dict[str, VoxelEntry], list[tuple[str, SpikeSource, Path | None]]]:
+) -> tuple[dict[str, VoxelEntry], dict[str, str]]:
+    """Return the entries of the frames whose counts are up to date, and why the others are not."""
     index = read_index(scan.folder / settings.voxel_dir)
-    fresh, stale = {}, []
+    fresh, stale = {}, {}
     for frame in scan.frames:
         entry = index.get(frame.name)
-        if staleness(entry, frame.spikes, settings.num_bins, frame.voxels) is None:
+        try:
+            why = staleness(entry, frame.spikes, settings.num_bins, frame.voxels)
+        except BadFileError as error:
+            why = str(error)
+        if why is None:
             fresh[frame.name] = entry
         else:
-            stale.append((frame.name, frame.spikes, frame.voxels))
+            stale[frame.name] = why
     return fresh, stale
 
 
-def _take_results(
-    results: Iterable[tuple[str, VoxelEntry | str]], split: PreparedSplit, scan: SequenceScan
-) -> None:
-    for name, result in results:
-        if isinstance(result, VoxelEntry):
-            split.entries[scan.name][name] = result
-        else:
-            split.failed.append(Dropped(scan.name, name, result))
+def _write_indices(changed: dict[Path, Mapping[str, VoxelEntry]]) -> None:
+    while changed:
+        write_index(*changed.popitem())
+
+
+def _source_bytes(frame: FrameRecord) -> int:
+    """Return the bytes of spikes that counting reads; whole files where they are voxels."""
+    source = frame.spikes
+    if source.geometry is not None:
+        return (source.stop - source.start) * source.geometry.tick_bytes
+    return source.path.stat().st_size if source.path.is_file() else 0

@@ -7,11 +7,9 @@ out 8 times per source frame; its light is rendered at every tick, nothing is in
 
 import functools
 import logging
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -23,6 +21,7 @@ from src.data.description import (
     read_description,
     write_description,
 )
+from src.data.errors import DataSetError
 from src.data.exposures import EXPOSURES_NAME, Exposure, write_exposures
 from src.data.frames import write_png
 from src.data.parallel import run_parallel
@@ -35,7 +34,7 @@ from src.data.simulation.blur import (
 from src.data.simulation.simulator import SpikeSimulator
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.metrics.psnr_ssim import psnr
-from src.prepare.demo_scenes import CutOut, Scene, SceneObject, camera_motion, object_motion
+from src.prepare.demo_scenes import CutOut, Scene, camera_motion, object_motion
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ SPLITS = ("train", "val")
 class SequencePlan:
     """What one sequence shows.
 
-    Args:
+    Attributes:
         split: "train" or "val".
         name: its folder.
         background: file name of a photograph.
@@ -71,7 +70,7 @@ class SequencePlan:
 class DemoPlan:
     """The whole data set.
 
-    Args:
+    Attributes:
         sequences: what is simulated.
         num_frames: blurry frames per sequence.
         size: (height, width) of the RGB frames; the spike sensor has half of both.
@@ -126,57 +125,50 @@ class SequenceReport:
     spike_rate: float
 
 
-class DemoDataError(RuntimeError):
-    """The output folder holds something else; the message says what to do."""
-
-
 def make_demo_data(
-    output: str | Path,
-    seed: int,
-    plan: DemoPlan,
-    num_workers: int = 1,
-    on_done: Callable[[SequenceReport], None] | None = None,
+    output: str | Path, seed: int, plan: DemoPlan, num_workers: int = 1
 ) -> list[SequenceReport] | None:
     """Write the data set, or nothing where it is there already.
 
-    Everything is made in a partial folder beside `output`, which is renamed when it is complete.
+    Everything is made in a hidden folder beside `output`, which is renamed when it is complete.
 
     Args:
         output: data root to make.
         seed: draws motion and spikes; the same seed gives the same bytes.
         plan: what to simulate.
         num_workers: processes.
-        on_done: called after each sequence, in the order in which they finish.
 
     Returns:
         one report per sequence in the order of the plan, or None if nothing was to do.
 
     Raises:
-        DemoDataError: `output` holds other data, or demo data that was changed.
-        DataSetError: a worker process was killed.
+        DataSetError: `output` holds other data, or demo data that was changed.
     """
     output = Path(output)
     if _is_complete(output, plan.source(seed)):
         return None
-    partial = output.with_name(f".partial-{os.getpid()}-{output.name}")
+    output.parent.mkdir(parents=True, exist_ok=True)
     for leftover in output.parent.glob(f".partial-*-{output.name}"):
         logger.warning("%s: left by an interrupted run; delete it if none is running", leftover)
-    try:
-        partial.mkdir(parents=True)
+    with TemporaryDirectory(
+        prefix=".partial-", suffix=f"-{output.name}", dir=output.parent
+    ) as name:
+        root = Path(name) / output.name
         # The longest first, so that no process waits for another at the end.
         order = sorted(
             range(len(plan.sequences)), key=lambda index: -plan.sequences[index].num_averaged
         )
-        make = functools.partial(simulate_sequence, partial, plan, seed)
-        reports: dict[int, SequenceReport] = {}
-        for number, report in run_parallel(make, order, num_workers, "demo data"):
-            reports[order[number]] = report
-            if on_done:
-                on_done(report)
-        write_description(partial, _describe(partial, seed, plan))
-        _put_in_place(partial, output, plan.source(seed))
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        make = functools.partial(simulate_sequence, root, plan, seed)
+        reports = {
+            order[number]: report
+            for number, report in run_parallel(make, order, num_workers, "demo data")
+        }
+        write_description(root, _describe(root, seed, plan))
+        try:
+            root.replace(output)
+        except OSError:  # no error where another run made the same data meanwhile
+            if not _is_complete(output, plan.source(seed)):
+                raise
     return [reports[index] for index in range(len(plan.sequences))]
 
 
@@ -193,12 +185,8 @@ def simulate_sequence(root: Path, plan: DemoPlan, seed: int, index: int) -> Sequ
     exposures, scores, rates = {}, [], []
     for k in range(plan.num_frames):
         window = blur_window(k, sequence.num_averaged)
-        frames = np.stack(
-            [
-                scene.rgb(j / SOURCE_FRAMES_PER_SECOND)
-                for j in range(window.first_frame, window.stop_frame)
-            ]
-        )
+        numbers = range(window.first_frame, window.stop_frame)
+        frames = np.stack([scene.rgb(j / SOURCE_FRAMES_PER_SECOND) for j in numbers])
         blurry = synthesize_blur(frames)
         sharp = frames[window.sharp_frame - window.first_frame]
         ticks = range(window.start_tick, window.stop_tick)
@@ -224,9 +212,7 @@ def build_scene(plan: DemoPlan, index: int, seed: int) -> tuple[Scene, int]:
     speed_px = sequence.blur_px / exposure
     camera = camera_motion(rng, speed_px, duration)
     reach_px = (0.3 * width, 0.2 * height)
-    objects = tuple(
-        SceneObject(piece, object_motion(rng, reach_px, speed_px)) for piece in sequence.pieces
-    )
+    objects = tuple((piece, object_motion(rng, reach_px, speed_px)) for piece in sequence.pieces)
     scene = Scene(sequence.background, objects, camera, plan.size, duration)
     return scene, int(rng.integers(2**31))
 
@@ -247,33 +233,24 @@ def _describe(root: Path, seed: int, plan: DemoPlan) -> DataDescription:
     )
 
 
-def _put_in_place(partial: Path, output: Path, source: str) -> None:
-    """Rename the finished folder; another run that made the same data meanwhile is no error."""
-    try:
-        partial.replace(output)
-    except OSError:
-        if not _is_complete(output, source):
-            raise
-
-
 def _is_complete(output: Path, source: str) -> bool:
     """Return whether `output` holds this very data; False where there is nothing yet."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     description = read_description(output) if output.is_dir() else None
     if description is None:
-        raise DemoDataError(
-            f"{output} exists and is not demo data; choose another --output, nothing was changed"
+        problem = "is not demo data; choose another --output, nothing was changed"
+    elif description.source != source:
+        problem = (
+            f"holds other data ({description.source!r}), wanted is {source!r}; delete that folder "
+            "or choose another --output, nothing was changed"
         )
-    if description.source != source:
-        raise DemoDataError(
-            f"{output} holds other data ({description.source!r}), wanted is {source!r}; delete "
-            "that folder or choose another --output, nothing was changed"
+    else:
+        changes = fingerprint_differences(description.fingerprint, fingerprint_data(output, SPLITS))
+        if not changes:
+            return True
+        problem = (
+            f"was changed after it was made ({'; '.join(changes)}); delete that folder and run "
+            "this again"
         )
-    changes = fingerprint_differences(description.fingerprint, fingerprint_data(output, SPLITS))
-    if changes:
-        raise DemoDataError(
-            f"{output} was changed after it was made ({'; '.join(changes)}); delete that folder "
-            "and run this again"
-        )
-    return True
+    raise DataSetError(str(output), [problem])

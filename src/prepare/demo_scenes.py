@@ -5,7 +5,7 @@ coordinates are RGB pixels around the middle of the picture. A camera pose maps 
 screen, an object's pose maps the object to the world; the background is the world's back wall.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,7 +23,7 @@ LARGEST_PHOTO_PX = 2.0  # more photograph pixels per RGB pixel would be skipped,
 class CutOut:
     """A piece of a photograph that becomes an object of its own.
 
-    Args:
+    Attributes:
         photograph: file name inside the package.
         centre: (x, y) of the piece in pixels of the photograph.
         radii: half its width and height in pixels of the photograph.
@@ -41,21 +41,13 @@ class CutOut:
 
 
 def load_photograph(name: str) -> np.ndarray:
-    """Read a photograph of the scikit-image package: uint8 RGB [H, W, 3].
-
-    Raises:
-        FileNotFoundError: the package is missing or does not carry this file.
-    """
+    """Read a photograph of the scikit-image package: uint8 RGB [H, W, 3]."""
     package = find_spec("skimage")
-    if package is None or package.origin is None:
-        raise FileNotFoundError(
-            "scikit-image is not installed; run: pip install -r requirements.txt"
-        )
-    path = Path(package.origin).parent / "data" / name
+    path = Path(package.origin if package else "scikit-image").parent / "data" / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: this scikit-image does not carry the photograph; "
-            "run: pip install 'scikit-image>=0.24'"
+            f"{path}: scikit-image is missing or does not carry the photograph; run: pip install "
+            "'scikit-image>=0.24'"
         )
     return read_image(path)
 
@@ -66,17 +58,10 @@ def to_grey(rgb: np.ndarray) -> np.ndarray:
 
 
 def cut_out(photograph: np.ndarray, piece: CutOut) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a piece out of a photograph.
-
-    Args:
-        photograph: uint8 [H, W, 3].
-        piece: what to cut.
+    """Cut a piece out of a photograph uint8 [H, W, 3].
 
     Returns:
         colours uint8 [h, w, 3] and opacity uint8 [h, w]; the piece's centre is the middle of both.
-
-    Raises:
-        ValueError: the piece leaves the photograph.
     """
     reach = np.ceil(np.array(piece.radii) * (1 + _lobe_height(piece)) + piece.edge_px).astype(int)
     left, top = np.round(piece.centre).astype(int) - reach
@@ -123,71 +108,50 @@ def _lobe_height(piece: CutOut) -> float:
 # ---------------------------------------------------------------- motion
 
 
+def pose_matrix(pose: np.ndarray) -> np.ndarray:
+    """Return p -> zoom * R(angle) * p + (x, y) of [x, y, log zoom, angle]: float64 [3, 3]."""
+    x, y, log_zoom, angle = pose
+    cosine, sine = np.exp(log_zoom) * np.cos(angle), np.exp(log_zoom) * np.sin(angle)
+    return np.array([[cosine, -sine, x], [sine, cosine, y], [0, 0, 1]])
+
+
 @dataclass(frozen=True)
-class Pose:
-    """Where something is at one time.
-
-    Args:
-        x: shift to the right in RGB pixels.
-        y: shift downwards in RGB pixels.
-        zoom: magnification.
-        angle: rotation in radians.
-    """
-
-    x: float
-    y: float
-    zoom: float
-    angle: float
-
-    def matrix(self) -> np.ndarray:
-        """Return p -> zoom * R(angle) * p + (x, y) as float64 [3, 3]."""
-        cosine, sine = self.zoom * np.cos(self.angle), self.zoom * np.sin(self.angle)
-        return np.array([[cosine, -sine, self.x], [sine, cosine, self.y], [0, 0, 1]])
-
-
 class SmoothMotion:
-    """A sum of sinusoids per coordinate: x, y, log zoom, angle.
+    """A sum of sinusoids for each of x, y, log zoom and angle.
 
-    Args:
+    x and y are shifts to the right and downwards in RGB pixels, the angle is in radians.
+
+    Attributes:
         frequencies_hz: [M] of the parts.
-        amplitudes: [M, 4], in pixels, pixels, log zoom, radians.
+        amplitudes: [M, 4].
         phases: [M, 4] in radians.
         rest: [4], where the motion is around.
     """
 
-    def __init__(
-        self,
-        frequencies_hz: np.ndarray,
-        amplitudes: np.ndarray,
-        phases: np.ndarray,
-        rest: np.ndarray,
-    ) -> None:
-        self.frequencies_hz, self.amplitudes = frequencies_hz, amplitudes
-        self.phases, self.rest = phases, rest
+    frequencies_hz: np.ndarray
+    amplitudes: np.ndarray
+    phases: np.ndarray
+    rest: np.ndarray
 
-    def at(self, seconds: float) -> Pose:
-        """Return the pose at a time."""
+    def at(self, seconds: float) -> np.ndarray:
+        """Return the pose at a time: float64 [4]."""
         turn = 2 * np.pi * self.frequencies_hz[:, None] * seconds + self.phases
-        x, y, log_zoom, angle = self.rest + (self.amplitudes * np.sin(turn)).sum(axis=0)
-        return Pose(float(x), float(y), float(np.exp(log_zoom)), float(angle))
+        return self.rest + (self.amplitudes * np.sin(turn)).sum(axis=0)
 
     def with_speed(self, speed_px: float, duration: float) -> "SmoothMotion":
         """Return this motion with its shifts scaled to a root-mean-square speed in pixels/s."""
         times = np.linspace(0, duration, 512)
-        poses = [self.at(seconds) for seconds in times]
-        speeds = np.diff([(pose.x, pose.y) for pose in poses], axis=0) / (times[1] - times[0])
+        shifts = np.array([self.at(seconds)[:2] for seconds in times])
+        speeds = np.diff(shifts, axis=0) / (times[1] - times[0])
         factor = speed_px / np.sqrt((speeds**2).sum(axis=1).mean())
-        amplitudes = self.amplitudes * [factor, factor, 1, 1]
-        return SmoothMotion(self.frequencies_hz, amplitudes, self.phases, self.rest)
+        return replace(self, amplitudes=self.amplitudes * [factor, factor, 1, 1])
 
 
 def camera_motion(rng: np.random.Generator, speed_px: float, duration: float) -> SmoothMotion:
     """Draw a shaking camera: shifts at 3 to 8 Hz, slower rotation and zoom.
 
-    Args:
-        rng: what draws it.
-        speed_px: root-mean-square speed of the image centre in RGB pixels per second.
-        duration: seconds over which that speed is meant.
+    `speed_px` is the root-mean-square speed of the image centre over `duration` seconds, in RGB
+    pixels per second.
     """
     frequencies = np.concatenate([rng.uniform(3.0, 5.0, 2), [rng.uniform(6.0, 8.0)]])
     amplitudes = np.zeros((3, 4))
@@ -204,10 +168,8 @@ def object_motion(
 ) -> SmoothMotion:
     """Draw an object that swings to and fro across the scene and turns.
 
-    Args:
-        rng: what draws it.
-        reach_px: how far it goes to the side and up or down, in RGB pixels.
-        speed_px: its largest speed to the side, in RGB pixels per second.
+    `reach_px` is how far it goes to the side and up or down, in RGB pixels, and `speed_px` its
+    largest speed to the side, in RGB pixels per second.
     """
     swing = speed_px / (2 * np.pi * reach_px[0])
     frequencies = swing * np.array([1.0, rng.uniform(1.1, 1.6)])
@@ -222,19 +184,6 @@ def object_motion(
 # ---------------------------------------------------------------- scenes
 
 
-@dataclass(frozen=True)
-class SceneObject:
-    """A cut-out and how it moves.
-
-    Args:
-        piece: what it is.
-        motion: its pose in the world.
-    """
-
-    piece: CutOut
-    motion: SmoothMotion
-
-
 class Scene:
     """A background photograph, objects before it, and a moving camera.
 
@@ -242,7 +191,7 @@ class Scene:
 
     Args:
         background: file name of a photograph.
-        objects: from back to front.
+        objects: pieces and their motion in the world, from back to front.
         camera: its motion.
         size: (height, width) of the RGB picture, both even.
         duration: seconds in which the view must stay on the photograph.
@@ -251,7 +200,7 @@ class Scene:
     def __init__(
         self,
         background: str,
-        objects: tuple[SceneObject, ...],
+        objects: tuple[tuple[CutOut, SmoothMotion], ...],
         camera: SmoothMotion,
         size: tuple[int, int],
         duration: float,
@@ -260,8 +209,8 @@ class Scene:
         self._rgb = load_photograph(background)
         self._grey = to_grey(self._rgb)
         self._rgb_pieces, self._grey_pieces = [], []
-        for item in objects:
-            colours, opacity = cut_out(load_photograph(item.piece.photograph), item.piece)
+        for piece, _ in objects:
+            colours, opacity = cut_out(load_photograph(piece.photograph), piece)
             self._rgb_pieces.append(premultiply(colours, opacity))
             self._grey_pieces.append(premultiply(to_grey(colours), opacity))
         self.photo_px = self._fit(duration)
@@ -296,16 +245,16 @@ class Scene:
             (0, 0, samples * width, samples * height),
             cv2.BORDER_REFLECT_101,
         )
-        for item, piece in zip(self.objects, pieces, strict=True):
-            world_from_object = item.motion.at(seconds).matrix()
-            photo_from_object = _photo_from_layer(piece, item.piece.photo_px)
+        for (piece, motion), pixels in zip(self.objects, pieces, strict=True):
+            world_from_object = pose_matrix(motion.at(seconds))
+            photo_from_object = _photo_from_layer(pixels, piece.photo_px)
             photo_from_pixel = photo_from_object @ np.linalg.inv(world_from_object)
             photo_from_pixel = photo_from_pixel @ world_from_pixel
-            box = _covered_box(np.linalg.inv(photo_from_pixel), piece.shape, image.shape)
+            box = _covered_box(np.linalg.inv(photo_from_pixel), pixels.shape, image.shape)
             if box is None:
                 continue
             x0, y0, x1, y1 = box
-            layer = _sample(piece, photo_from_pixel, box, cv2.BORDER_CONSTANT)
+            layer = _sample(pixels, photo_from_pixel, box, cv2.BORDER_CONSTANT)
             image[y0:y1, x0:x1] = blend_over(image[y0:y1, x0:x1], layer)
         return image
 
@@ -313,7 +262,7 @@ class Scene:
         """Return the camera's matrix with the origin of the screen at its top left corner."""
         height, width = self.size
         to_corner = np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]], dtype=float)
-        return to_corner @ self.camera.at(seconds).matrix()
+        return to_corner @ pose_matrix(self.camera.at(seconds))
 
     def _fit(self, duration: float) -> float:
         """Return the photograph pixels per RGB pixel that keep the view inside."""

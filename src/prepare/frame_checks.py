@@ -4,19 +4,20 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 
 import cv2
 import numpy as np
 
-from src.data.errors import BadFileError
+from src.data.errors import BadFileError, listed
 from src.data.frames import read_image
 from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.recordings import FrameRecord
 from src.data.scanning import SequenceScan
 from src.prepare.counting import PreparedSplit
-from src.prepare.findings import Findings, listed, sample_places
+from src.prepare.findings import Findings, sample_places
 
 FILES_PER_TASK = 32
 SAMPLED_FRAMES = 5
@@ -28,12 +29,7 @@ SWAPPED_RATIO = 1.05
 STILL_MSE = 0.25  # mean square of 8 bit values: less is rounding, not motion
 
 
-@dataclass(frozen=True)
-class Picture:
-    """What a decoded image is: its size in pixels and a hash of its pixels."""
-
-    size: tuple[int, int]
-    digest: bytes
+Picture = tuple[tuple[int, int], bytes]  # size of a decoded image, and a hash of its pixels
 
 
 def check_files(splits: list[PreparedSplit], workers: int) -> Findings:
@@ -42,22 +38,26 @@ def check_files(splits: list[PreparedSplit], workers: int) -> Findings:
     The same sharp frame in two splits means that validation is no validation; a blurry frame that
     equals its sharp frame means that there is nothing to restore.
     """
-    files = [
-        path
-        for split in splits
-        for scan in split.scans
-        for frame in scan.frames
-        for path in (frame.blurry, frame.sharp)
-    ]
-    pictures, problems = _decode_all(files, workers)
-    for split in splits:
-        for scan in split.scans:
-            problems += _check_sizes(scan, pictures)
-            problems += _check_equal_pairs(f"{split.split}/{scan.name}", scan, pictures)
-    problems += _check_twice(splits, pictures)
-    sizes = Counter(pictures[path].size for path in files if path in pictures)
+    scans = {f"{split.split}/{scan.name}": scan for split in splits for scan in split.scans}
+    files = [path for scan in scans.values() for path in _files_of(scan)]
+    tasks = [files[i : i + FILES_PER_TASK] for i in range(0, len(files), FILES_PER_TASK)]
+    found: dict[Path, Picture | str] = {}
+    workers = worthwhile_workers(workers, sum(p.stat().st_size for p in files if p.is_file()))
+    for number, results in run_parallel(decode_files, tasks, workers, "reading frames"):
+        found.update(zip(tasks[number], results, strict=True))
+    problems = [found[path] for path in files if isinstance(found[path], str)]
+    pictures = {path: it for path, it in found.items() if not isinstance(it, str)}
+    for where, scan in scans.items():
+        problems += _check_sizes(scan, pictures)
+        problems += _check_equal_pairs(where, scan, pictures)
+    problems += _check_twice(scans, pictures)
+    sizes = Counter(pictures[path][0] for path in files if path in pictures)
     seen = [f"{number} images of {h}x{w}" for (h, w), number in sizes.most_common()]
     return Findings(seen=seen, problems=problems)
+
+
+def _files_of(scan: SequenceScan) -> list[Path]:
+    return [path for frame in scan.frames for path in (frame.blurry, frame.sharp)]
 
 
 def decode_files(paths: list[Path]) -> list[Picture | str]:
@@ -69,30 +69,12 @@ def decode_files(paths: list[Path]) -> list[Picture | str]:
         except BadFileError as error:
             results.append(str(error))
         else:
-            digest = hashlib.blake2b(image, digest_size=16).digest()
-            results.append(Picture(image.shape[:2], digest))
+            results.append((image.shape[:2], hashlib.blake2b(image, digest_size=16).digest()))
     return results
 
 
-def _decode_all(files: list[Path], workers: int) -> tuple[dict[Path, Picture], list[str]]:
-    tasks = [
-        files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)
-    ]
-    pictures: dict[Path, Picture] = {}
-    broken: dict[Path, str] = {}
-    workers = worthwhile_workers(workers, sum(p.stat().st_size for p in files if p.is_file()))
-    for number, results in run_parallel(decode_files, tasks, workers, "reading frames"):
-        for path, result in zip(tasks[number], results, strict=True):
-            if isinstance(result, str):
-                broken[path] = result
-            else:
-                pictures[path] = result
-    return pictures, [broken[path] for path in files if path in broken]
-
-
 def _check_sizes(scan: SequenceScan, pictures: Mapping[Path, Picture]) -> Iterable[str]:
-    paths = [path for frame in scan.frames for path in (frame.blurry, frame.sharp)]
-    sizes = {path: pictures[path].size for path in paths if path in pictures}
+    sizes = {path: pictures[path][0] for path in _files_of(scan) if path in pictures}
     counts = Counter(sizes.values())
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]
@@ -122,33 +104,23 @@ def _check_equal_pairs(
         )
 
 
-def _check_twice(splits: list[PreparedSplit], pictures: Mapping[Path, Picture]) -> Iterable[str]:
+def _check_twice(
+    scans: Mapping[str, SequenceScan], pictures: Mapping[Path, Picture]
+) -> Iterable[str]:
     """Find sharp frames that are in two sequences."""
-    owners: dict[bytes, set[str]] = {}
-    for split in splits:
-        for scan in split.scans:
-            for frame in scan.frames:
-                if frame.sharp in pictures:
-                    name = f"{split.split}/{scan.name}"
-                    owners.setdefault(pictures[frame.sharp].digest, set()).add(name)
-    shared = Counter(
-        (a, b)
-        for names in owners.values()
-        for a in names
-        for b in names
-        if a < b  # each pair once
-    )
+    owners: dict[Picture, set[str]] = {}
+    for name, scan in scans.items():
+        for frame in (frame for frame in scan.frames if frame.sharp in pictures):
+            owners.setdefault(pictures[frame.sharp], set()).add(name)
+    shared = Counter(pair for names in owners.values() for pair in combinations(sorted(names), 2))
     for (first, second), number in sorted(shared.items()):
-        if first.split("/")[0] != second.split("/")[0]:
-            yield (
-                f"{first} and {second} share {number} sharp frames: validation would see what was "
-                "trained on; take the sequence out of one of the two splits"
-            )
-        else:
-            yield (
-                f"{first} and {second} share {number} sharp frames: the same scene counts twice; "
-                "delete one of the two sequences"
-            )
+        what = (
+            "the same scene counts twice; delete one of the two sequences"
+            if first.split("/")[0] == second.split("/")[0]
+            else "validation would see what was trained on; take the sequence out of one of the "
+            "two splits"
+        )
+        yield f"{first} and {second} share {number} sharp frames: {what}"
 
 
 @dataclass(frozen=True)
@@ -175,19 +147,16 @@ def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
     """Compare a sample of blurry frames with their sharp frame and with those beside it.
 
     A blurry frame must resemble its own sharp frame most, and must not be the sharper of the two.
-
-    Raises:
-        BadFileError: a frame cannot be read.
     """
     places = sample_places(len(frames), SAMPLED_FRAMES)
     matches = [match_pair(frames, i) for i in places]
     moving = [match for match in matches if match.is_moving]
     findings = Findings()
-    unequal = [match for match in matches if match.sizes]
+    unequal = [f"{match.name} {match.sizes}" for match in matches if match.sizes]
     if unequal:
         findings.problems.append(
             f"{where}: sharp frames have another size than their blurry frames "
-            f"({listed([f'{match.name} {match.sizes}' for match in unequal])}); give both the same"
+            f"({listed(unequal)}); give both the same"
         )
         return findings
     if not moving:
@@ -195,14 +164,14 @@ def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
         return findings
     wrong = [match for match in moving if match.margin_db <= -CLEAR_MARGIN_DB]
     if wrong:
-        worst = min(match.margin_db for match in wrong)
+        worst, names = min(match.margin_db for match in wrong), [match.name for match in wrong]
         line = (
             f"{where}: {len(wrong)} of {len(moving)} sampled blurry frames resemble the sharp "
-            f"frame before or after more than their own, by up to {-worst:.1f} dB "
-            f"({listed([match.name for match in wrong])})"
+            f"frame before or after more than their own, by up to {-worst:.1f} dB ({listed(names)})"
         )
         if 2 * len(wrong) > len(moving) or worst <= -CERTAIN_MARGIN_DB:
-            findings.problems.append(f"{line}; {_advice(frames, places, wrong)}")
+            numbers = [i for i in places if frames[i].name in names]
+            findings.problems.append(f"{line}; {_advice(frames, numbers)}")
         else:
             findings.notes.append(f"{line}; a shaking camera can do that, look at them")
     swapped = [match for match in moving if match.edge_ratio > SWAPPED_RATIO]
@@ -217,23 +186,19 @@ def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
 
 
 def match_pair(frames: tuple[FrameRecord, ...], i: int) -> PairMatch:
-    """Compare blurry frame i with sharp frames i - 1, i, i + 1.
-
-    Raises:
-        BadFileError: a frame cannot be read.
-    """
+    """Compare blurry frame i with sharp frames i - 1, i, i + 1."""
     blurry, own = _read_grey(frames[i].blurry), _read_grey(frames[i].sharp)
     name = frames[i].name
     if blurry.shape != own.shape:
         sizes = " and ".join(f"{h}x{w}" for h, w in (blurry.shape, own.shape))
         return PairMatch(name, 0.0, 0.0, is_moving=False, sizes=sizes)
-    errors = {0: _mse(blurry, own), **_errors(frames, i, (-1, 1), blurry)}
-    others = [error for shift, error in errors.items() if shift]
-    moves = max(errors.values()) > STILL_MSE
+    others = _errors(frames, i, (-1, 1), blurry).values()
+    error = _mse(blurry, own)
+    moves = max(error, *others, 0) > STILL_MSE
     margin = 0.0
     if others and moves:
         floor = 1e-2  # of rounding; keeps equal pictures finite
-        margin = 10 * float(np.log10((min(others) + floor) / (errors[0] + floor)))
+        margin = 10 * float(np.log10((min(others) + floor) / (error + floor)))
     ratio = _edge_energy(blurry) / max(_edge_energy(own), 1e-6)
     return PairMatch(name, margin, ratio, moves)
 
@@ -256,17 +221,15 @@ def _errors(
     return errors
 
 
-def _advice(frames: tuple[FrameRecord, ...], places: list[int], wrong: list[PairMatch]) -> str:
-    """Say what to do: name the shift that all frames share, where there is one."""
+def _advice(frames: tuple[FrameRecord, ...], wrong: list[int]) -> str:
+    """Say what to do: name the shift that most of the frames share, where there is one."""
     shifts = tuple(range(-MAX_SHIFT, MAX_SHIFT + 1))
-    names = {match.name for match in wrong}
-    found = []
-    for i in places:
-        if frames[i].name in names:
-            errors = _errors(frames, i, shifts, _read_grey(frames[i].blurry))
-            found.append(min(errors, key=errors.__getitem__))
-    usual = max(set(found), key=found.count)
-    if usual and 2 * found.count(usual) > len(found):
+    best = Counter()
+    for i in wrong:
+        errors = _errors(frames, i, shifts, _read_grey(frames[i].blurry))
+        best[min(errors, key=errors.__getitem__)] += 1
+    usual, number = best.most_common(1)[0]
+    if usual and 2 * number > len(wrong):
         return (
             f"most fit the sharp frame {abs(usual)} {'later' if usual > 0 else 'earlier'}: rename "
             "the sharp frames so that equal names belong together"

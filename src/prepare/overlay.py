@@ -41,10 +41,9 @@ EDGE_QUANTILES = (0.80, 0.93)  # of the slopes: where outlines end, and where th
 WHITE_QUANTILE = 0.995
 HOW_TO_READ = (
     "Red and cyan show blurry frame and spikes on top of each other: where they match the picture "
-    "is "
-    "grey, where they do not it has red and cyan borders. In the last row of each page the middle "
-    "picture must be the grey one; if the left or the right one is, the spikes are off by one "
-    "exposure. A scene that stands still is grey everywhere and proves nothing."
+    "is grey, where they do not it has red and cyan borders. In the last row of each page the "
+    "middle picture must be the grey one; if the left or the right one is, the spikes are off by "
+    "one exposure. A scene without motion is grey everywhere and shows nothing."
 )
 
 
@@ -55,9 +54,6 @@ def overlay_splits(
 
     Returns:
         Where the pages are and, per sequence, whether its spikes fit their own frames.
-
-    Raises:
-        BadFileError, DataSetError: what `read_alignment`, `scan_split` and `write_overlays` refuse.
     """
     alignment = read_alignment([log])
     recordings = {split: scan_split(scan, split, alignment) for split in splits}
@@ -84,25 +80,20 @@ def write_overlays(
 
     Returns:
         The index, then the pages.
-
-    Raises:
-        ValueError: a count below 1, or no frames.
-        BadFileError: a drawn frame that cannot be read.
     """
     frames = [(recording, i) for recording in recordings for i in range(len(recording))]
     if count < 1 or not frames:
-        raise ValueError(f"{count} of {len(frames)} frames asked; at least 1 of 1 is needed")
+        raise ValueError(f"{count} of {len(frames)} frames requested; at least 1 of 1 is needed")
     drawn = np.random.default_rng(seed).choice(len(frames), min(count, len(frames)), replace=False)
     folder = Path(folder)
     pages, fits = [], []
     for chosen in tqdm(sorted(drawn), desc="overlays", unit="frame", disable=None):
         recording, i = frames[chosen]
         frame = recording.frames[i]
-        split = frame.blurry.parents[2].name
         page, fit = draw_overlay(recording, i)
-        path = folder / f"{split}_{recording.name}_{frame.name}.png"
-        write_page(path, page)
-        pages.append(path)
+        split = frame.blurry.parents[2].name
+        pages.append(folder / f"{split}_{recording.name}_{frame.name}.png")
+        write_page(pages[-1], page)
         fits.append(fit)
     index = folder / INDEX_NAME
     with atomic_write(index) as partial:
@@ -159,11 +150,8 @@ def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, ExposureFit]
 def fringes(image: np.ndarray, spikes: np.ndarray) -> np.ndarray:
     """Return the image in red with the spikes in green and blue: grey where both agree.
 
-    The spikes get the image's histogram, so that only place counts and not brightness.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-        spikes: counts [H, W].
+    The spikes [H, W] get the histogram of the image uint8 RGB [H, W, 3], so that only where they
+    are counts, not how bright.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     matched = match_histograms(spikes, grey.astype(np.float32))
@@ -172,12 +160,7 @@ def fringes(image: np.ndarray, spikes: np.ndarray) -> np.ndarray:
 
 
 def outline(image: np.ndarray, spikes: np.ndarray) -> np.ndarray:
-    """Return the image with the outlines of the spikes drawn on it in colour.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-        spikes: counts [H, W].
-    """
+    """Return the image uint8 RGB [H, W, 3] with the outlines of spikes [H, W] drawn in colour."""
     smooth = cv2.GaussianBlur(np.asarray(spikes, np.float32), (0, 0), image.shape[1] / 160)
     levels = np.clip(smooth * (255 / max(np.quantile(smooth, WHITE_QUANTILE), 1e-6)), 0, 255)
     levels = np.rint(levels * 8).astype(np.int16)  # finer than grey levels: shallow edges count

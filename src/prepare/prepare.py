@@ -11,7 +11,6 @@ from pathlib import Path
 from src.data.description import (
     ACCEPTED,
     FILE_NAME,
-    DataDescription,
     content_of,
     fingerprint_data,
     fingerprint_differences,
@@ -19,11 +18,10 @@ from src.data.description import (
     write_content,
     write_fingerprint,
 )
-from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.errors import BadFileError, DataSetError
 from src.data.exposures import Exposure, read_alignment, write_alignment
 from src.data.frame_cache import store_frames
-from src.data.frames import list_sequences
-from src.data.scanning import ScanSettings, SequenceScan, scan_sequence, summarize
+from src.data.scanning import ScanSettings, scan_folders, summarize
 from src.data.voxel_counts import normalization_of
 from src.data.yaml_text import number_text, set_values
 from src.paths import atomic_write
@@ -67,9 +65,6 @@ def prepare(settings: PrepareSettings) -> list[str]:
 
     Returns:
         What was done, one line each.
-
-    Raises:
-        DataSetError: sequences that cannot be understood, all of them; nothing was written.
     """
     refuse_log_of_another_root(settings)
     splits = scan_splits(settings)
@@ -109,10 +104,6 @@ def check_prepared_content(
 
     Returns:
         the result, as `DataDescription.content`, and what was found; nothing where it was known.
-
-    Raises:
-        DataSetError: sequences that cannot be understood.
-        DescriptionError: a description that cannot be read.
     """
     root = settings.scan.root
     description = read_description(root)
@@ -144,9 +135,6 @@ def refuse_log_of_another_root(settings: PrepareSettings) -> None:
     """Refuse to replace an alignment log that has sequences of another data root.
 
     The log is named after the last folder of the root, which two roots may share.
-
-    Raises:
-        DataSetError: it has; what to set instead.
     """
     path, root = settings.alignment_log, settings.scan.root
     if not path.is_file():
@@ -155,8 +143,8 @@ def refuse_log_of_another_root(settings: PrepareSettings) -> None:
         names = read_alignment([path]).records
     except BadFileError:
         return  # nothing in it can be lost
-    places = [Path(), *map(Path, settings.splits)]  # older logs name no split
-    foreign = [name for name in names if not any((root / p / name).is_dir() for p in places)]
+    parents = [root, *(root / split for split in settings.splits)]  # older logs name no split
+    foreign = [name for name in names if not any((p / name).is_dir() for p in parents)]
     if foreign:
         shown = ", ".join(foreign[:3]) + (" ..." if len(foreign) > 3 else "")
         raise DataSetError(
@@ -170,11 +158,7 @@ def refuse_log_of_another_root(settings: PrepareSettings) -> None:
 
 
 def scan_splits(settings: PrepareSettings) -> list[PreparedSplit]:
-    """Scan all sequences of all splits.
-
-    Raises:
-        DataSetError: a missing split, or sequences that cannot be understood; all are listed.
-    """
+    """Scan all sequences of all splits; a DataSetError lists all that cannot be understood."""
     splits, problems = [], []
     description = read_description(settings.scan.root)
     for split in settings.splits:
@@ -184,25 +168,6 @@ def scan_splits(settings: PrepareSettings) -> list[PreparedSplit]:
     if problems:
         raise DataSetError(str(settings.scan.root), problems)
     return splits
-
-
-def scan_folders(
-    settings: ScanSettings, split: str, description: DataDescription | None
-) -> tuple[list[SequenceScan], list[str]]:
-    """Scan the sequences of a split from their own files; also return what is wrong."""
-    scans, problems = [], []
-    try:
-        folders = list_sequences(settings.root / split)
-    except FileNotFoundError as error:
-        return [], [str(error)]
-    if not folders:
-        problems.append(f"{settings.root / split}: is empty; one folder per sequence is needed")
-    for folder in folders:
-        try:
-            scans.append(scan_sequence(folder, settings, description))
-        except (BadFileError, DataSetError) as error:
-            problems += problems_of(error)
-    return scans, problems
 
 
 def _training_files(splits: list[PreparedSplit], settings: PrepareSettings) -> list[Path]:
@@ -235,12 +200,7 @@ def alignment_records(splits: list[PreparedSplit]) -> dict[str, dict[int, Exposu
 def normalization_texts(
     splits: list[PreparedSplit], train_split: str, gain: float, bin_normalize: bool
 ) -> tuple[str, str]:
-    """Return mean and deviation over the training split, as they are written.
-
-    Raises:
-        DataSetError: the training split has no counted frame, or nothing but equal counts, or its
-            voxels cannot be scaled as the configuration says.
-    """
+    """Return mean and deviation over the training split, as they are written."""
     entries = [
         entry
         for split in splits

@@ -20,9 +20,8 @@ from src.data.description import (
     read_description,
 )
 from src.data.frames import is_cut_short
-from src.data.scanning import alignment_paths, scan_settings
+from src.data.scanning import alignment_paths, scan_folders, scan_settings
 from src.prepare.checks import (
-    Expected,
     check_description,
     check_log_names,
     check_normalization,
@@ -33,7 +32,6 @@ from src.prepare.checks import (
 )
 from src.prepare.counting import PreparedSplit
 from src.prepare.findings import listed
-from src.prepare.prepare import scan_folders
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +67,7 @@ def quick_check(cfg: CfgNode) -> list[str]:
     if log is not None:
         problems += check_log_names(log, settings.root, splits)
     if is_whole:  # else mean and deviation are of the rest
-        problems += check_normalization(prepared, data.TRAIN_SPLIT, Expected.of(cfg))
+        problems += check_normalization(prepared, cfg)
     changes = list(check_description(settings.root, splits, description))
     return problems + (changes or content_problems(description, str(settings.root)))
 

@@ -16,10 +16,10 @@ from yacs.config import CfgNode
 from src.data.errors import BadFileError, BadSample, DataSetError
 from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.data.recordings import FrameRecord, Recording, require_known_ticks
-from src.data.samplers import Key, sample_generator
 from src.data.transforms import (
     AugmentSettings,
     CropGrid,
+    Key,
     Orientation,
     crop_grid,
     draw_crop,
@@ -28,8 +28,8 @@ from src.data.transforms import (
     orient_frames,
     orient_times,
     orient_voxels,
+    sample_generator,
 )
-from src.data.voxel_counts import Crop
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,6 @@ class SpikeDeblurDataset(Dataset):
             cfg: the configuration.
             split: DATA.TRAIN_SPLIT or "train" for random crops, DATA.VAL_SPLIT or "val" for whole
                 frames.
-
-        Raises:
-            ValueError: another split.
-            BadFileError: no alignment log.
-            DataSetError: what is wrong with the data.
         """
         from src.data.build import build_train_dataset, build_val_dataset
 
@@ -131,9 +126,6 @@ class SpikeDeblurDataset(Dataset):
 
         blur and sharp [T, 3, H, W], spike_vox [T, K, Hs, Ws], meta, and bin_ticks int32 [T, K]: the
         ticks of each bin, 0 where the spikes came as voxels of unknown ticks.
-
-        Raises:
-            IndexError: no such clip.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         index = range(len(self.clips))[index]
@@ -151,7 +143,12 @@ class SpikeDeblurDataset(Dataset):
 
     def _sample(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
         recording = self.recordings[clip.recording]
-        frame_crop, spike_crop = self._draw_crop(clip, rng)
+        frame_crop = spike_crop = None
+        if self.settings.crop_px is not None:
+            grid = self._grids[clip.recording]
+            if isinstance(grid, BadFileError):
+                raise grid
+            frame_crop, spike_crop = draw_crop(rng, grid)
         orientation = draw_orientation(rng, self.settings.augment)
         times = range(clip.start, clip.start + self.settings.frames)
         blurry = np.stack([recording.read_blurry(i, frame_crop) for i in times])  # [T, H, W, 3]
@@ -159,27 +156,23 @@ class SpikeDeblurDataset(Dataset):
         counts = recording.read_clip_counts(times, spike_crop)  # [T, K, Hs, Ws]
         ticks = np.stack([recording.bin_ticks(i) for i in times])  # [T, K]
         bin_ticks = torch.from_numpy(orient_bins(ticks, orientation))
+        frames = orient_times(self._frames(clip), orientation)
         return {
             "blur": self._image_tensor(blurry, orientation),
             "sharp": self._image_tensor(sharp, orientation),
             "spike_vox": self._voxel_tensor(counts, orientation, bin_ticks),
             "bin_ticks": bin_ticks,
-            "meta": _meta(recording.name, orient_times(self._frames(clip), orientation)),
+            "meta": {
+                "seq": recording.name,
+                "frame_idx": [frame.index for frame in frames],
+                "t0": [frame.t0 for frame in frames],
+                "t1": [frame.t1 for frame in frames],
+            },
         }
 
     def _frames(self, clip: Clip) -> list[FrameRecord]:
         frames = self.recordings[clip.recording].frames
         return list(frames[clip.start : clip.start + self.settings.frames])
-
-    def _draw_crop(
-        self, clip: Clip, rng: np.random.Generator
-    ) -> tuple[Crop, Crop] | tuple[None, None]:
-        if self.settings.crop_px is None:
-            return None, None
-        grid = self._grids[clip.recording]
-        if isinstance(grid, BadFileError):
-            raise grid
-        return draw_crop(rng, grid)
 
     def _image_tensor(self, images: np.ndarray, orientation: Orientation) -> torch.Tensor:
         tensor = torch.from_numpy(orient_frames(np.moveaxis(images, -1, 1), orientation))
@@ -216,11 +209,7 @@ def find_clips(recordings: Sequence[Recording], num_frames: int) -> list[Clip]:
 def _crop_grids(
     recordings: Sequence[Recording], settings: ClipSettings
 ) -> list[CropGrid | BadFileError]:
-    """Return where crops of each recording can lie, or why it has none.
-
-    Raises:
-        DataSetError: settings that cannot be, whatever files are there.
-    """
+    """Return where crops of each recording can lie, or the error that says why it has none."""
     if settings.crop_px is None:
         return []
     grids: list[CropGrid | BadFileError] = []
@@ -258,12 +247,3 @@ def _crop_grid(recording: Recording, settings: ClipSettings) -> CropGrid:
             "False"
         )
     return grid
-
-
-def _meta(name: str, frames: list[FrameRecord]) -> dict[str, Any]:
-    return {
-        "seq": name,
-        "frame_idx": [frame.index for frame in frames],
-        "t0": [frame.t0 for frame in frames],
-        "t1": [frame.t1 for frame in frames],
-    }

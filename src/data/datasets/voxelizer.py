@@ -1,4 +1,4 @@
-"""Counts of spikes per time bin: from event lists, from dense spikes, from bit-packed files.
+"""Counts of spikes per time bin: from event lists and from bit-packed files.
 
 For tick q of a window of S ticks the bin is floor(q * K / S), in integers: nothing is lost, nothing
 is counted twice, and the time axis is neither stretched nor interpolated. Where K does not divide S
@@ -8,10 +8,8 @@ the bins hold unequal numbers of ticks; `ticks_per_bin` returns how many.
 import bisect
 import itertools
 import logging
-import math
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
@@ -25,11 +23,7 @@ UNPACK_BYTES = 1 << 20  # of spikes
 
 
 def bin_of_tick(num_ticks: int, num_bins: int) -> np.ndarray:
-    """Return the bin of each tick of a window: int64 [S], floor(q * K / S).
-
-    Raises:
-        ValueError: no tick or no bin.
-    """
+    """Return the bin of each tick of a window: int64 [S], floor(q * K / S)."""
     if num_ticks < 1 or num_bins < 1:
         raise ValueError(f"a window of {num_ticks} ticks in {num_bins} bins: both must be above 0")
     return np.arange(num_ticks, dtype=np.int64) * num_bins // num_ticks
@@ -71,80 +65,36 @@ def voxelize(
     Raises:
         ValueError: a wrong shape, an empty window, a fractional coordinate, or events outside.
     """
+    events = np.asarray(events)
     if outside not in OUTSIDE_CHOICES:
         raise ValueError(f"outside is {outside!r}; write one of {OUTSIDE_CHOICES}")
-    grid, num_dropped = voxelize_inside(events, t0, t1, H, W, K)
-    if num_dropped and outside == "error":
-        raise ValueError(_outside_message(np.asarray(events), t0, t1, H, W))
-    if num_dropped:
-        logger.warning("dropped %d of %d events outside window or sensor", num_dropped, len(events))
-    return grid
-
-
-def voxelize_inside(
-    events: np.ndarray, t0: float, t1: float, H: int, W: int, K: int = 32
-) -> tuple[np.ndarray, int]:
-    """Count the events inside window and sensor; see `voxelize`.
-
-    Returns:
-        float32 [K, H, W], and the number of events that lie outside and were left out.
-
-    Raises:
-        ValueError: a wrong shape, an empty window or a fractional coordinate.
-    """
-    return _count(events, t0, t1, (K, H, W), np.float32)
-
-
-def count_events(
-    events: np.ndarray, t0: float, t1: float, H: int, W: int, K: int = 32
-) -> tuple[np.ndarray, int]:
-    """Count the events inside window and sensor in a small dtype, at half the cost of float32.
-
-    Returns:
-        uint8 [K, H, W], or uint32 where a count exceeds 255, and the number of events left out.
-
-    Raises:
-        ValueError: as `voxelize_inside`.
-    """
-    counts, num_dropped = _count(events, t0, t1, (K, H, W), np.uint8)
-    # A count that wrapped is 256 too small, and nothing makes up for it.
-    if cv2.sumElems(counts.reshape(K * H, W))[0] != len(events) - num_dropped:
-        counts, _ = _count(events, t0, t1, (K, H, W), np.uint32)
-    return counts, num_dropped
-
-
-def _count(
-    events: np.ndarray, t0: float, t1: float, shape: tuple[int, int, int], dtype: type
-) -> tuple[np.ndarray, int]:
-    """Return how often each voxel of [K, H, W] is hit, and how many events are outside."""
-    events = np.asarray(events)
-    _check_counting(events, t0, t1, shape)
-    num_bins, height, width = shape
-    grid, num_inside = np.zeros(math.prod(shape), dtype=dtype), 0
-    for part, bins in _parts_in_window(events, t0, t1, num_bins):
-        y, x = np.ascontiguousarray(part.T[1:3])  # strided columns cost more, six times over
-        if not _all_on_sensor(y, x, height, width):
-            inside = _on_sensor(y, x, height, width)
-            y, x = y[inside], x[inside]
-            bins = bins[inside] if isinstance(bins, np.ndarray) else bins
-        index = _whole(y, "y") * width
-        index += _whole(x, "x")
-        index += bins * (height * width)
-        np.add.at(grid, index, dtype(1))  # one flat index: the fast path of NumPy >= 1.25
-        num_inside += len(index)
-    return grid.reshape(shape), len(events) - num_inside
-
-
-def _check_counting(events: np.ndarray, t0: float, t1: float, shape: tuple[int, int, int]) -> None:
     if events.ndim != 2 or events.shape[1] not in (3, 4):
         raise ValueError(
             f"events have shape {events.shape}; rows (t, y, x) or (t, y, x, p) are needed"
         )
     if not t1 > t0:
         raise ValueError(f"exposure ends before it starts: t0={t0}, t1={t1}")
-    K, H, W = shape
-    if min(shape) < 1:
+    if min(H, W, K) < 1:
         raise ValueError(f"H={H}, W={W}, K={K}: all must be above 0")
+    grid, num_inside = np.zeros(K * H * W, np.float32), 0
+    for part, bins in _parts_in_window(events, t0, t1, K):
+        y, x = np.ascontiguousarray(part.T[1:3])  # strided columns cost more, six times over
+        # Limits of all events are cheaper than a comparison for each of them.
+        if len(y) and not (y.min() >= 0 and y.max() < H and x.min() >= 0 and x.max() < W):
+            inside = _on_sensor(y, x, H, W)
+            y, x = y[inside], x[inside]
+            bins = bins[inside] if isinstance(bins, np.ndarray) else bins
+        index = _whole(y, "y") * W
+        index += _whole(x, "x")
+        index += bins * (H * W)
+        np.add.at(grid, index, np.float32(1))  # one flat index: the fast path of NumPy >= 1.25
+        num_inside += len(index)
+    num_dropped = len(events) - num_inside
+    if num_dropped and outside == "error":
+        raise ValueError(_outside_message(events, t0, t1, H, W))
+    if num_dropped:
+        logger.warning("dropped %d of %d events outside window or sensor", num_dropped, len(events))
+    return grid.reshape(K, H, W)
 
 
 def _parts_in_window(
@@ -175,26 +125,6 @@ def _is_whole(events: np.ndarray, t0: float, t1: float) -> bool:
     return events.dtype.kind in "iu" and all(isinstance(v, int | np.integer) for v in (t0, t1))
 
 
-def voxelize_spikes(spikes: np.ndarray, K: int) -> np.ndarray:
-    """Count dense spikes [S, H, W] of 0 and 1 per bin: uint8 (uint16 if needed) [K, H, W].
-
-    Raises:
-        ValueError: a wrong shape, or a value that is not 0 or 1.
-    """
-    spikes = np.asarray(spikes)
-    if spikes.ndim != 3:
-        raise ValueError(f"spikes have shape {spikes.shape}; [S, H, W] is needed")
-    if spikes.dtype == np.bool_:
-        spikes = spikes.view(np.uint8)
-    if spikes.size and (spikes.dtype != np.uint8 or spikes.max() > 1):
-        raise ValueError(
-            f"spikes are {spikes.dtype} from {spikes.min()} to {spikes.max()}; "
-            "uint8 or bool of 0 and 1 is needed (packed bytes are not spikes)"
-        )
-    counts = _empty_counts(len(spikes), K, spikes.shape[1:])
-    return _add_up(iter(spikes), counts, len(spikes))
-
-
 def voxelize_packed(
     file: SpikeFile,
     start: int,
@@ -218,9 +148,6 @@ def voxelize_packed(
 
     Returns:
         uint8 (uint16 if a count needs it) [K, h, w], upright.
-
-    Raises:
-        ValueError: the ticks leave the file or the crop leaves the sensor.
     """
     geometry = file.geometry
     y, x, h, w = (0, 0, geometry.height, geometry.width) if crop is None else crop
@@ -311,12 +238,6 @@ def _bins(t: np.ndarray, t0: float, t1: float, num_bins: int) -> np.ndarray:
 def _on_sensor(y: np.ndarray, x: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return which events lie on the sensor: bool [N]; NaN does not."""
     return (y >= 0) & (y < height) & (x >= 0) & (x < width)
-
-
-def _all_on_sensor(y: np.ndarray, x: np.ndarray, height: int, width: int) -> bool:
-    """Tell whether all events lie on the sensor; cheaper than asking for each of them."""
-    limits = ((y, height), (x, width))
-    return all(len(v) == 0 or (v.min() >= 0 and v.max() < size) for v, size in limits)
 
 
 def _whole(values: np.ndarray, name: str) -> np.ndarray:

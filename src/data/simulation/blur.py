@@ -13,14 +13,11 @@ SOURCE_FRAMES_PER_SECOND = 240
 class BlurWindow:
     """What one blurry frame was made from.
 
-    Args:
-        first_frame: first source frame.
-        stop_frame: source frame after the last.
+    Attributes:
+        first_frame, stop_frame: source frames [first, stop).
         sharp_frame: the source frame that is its sharp counterpart.
-        start_tick: first tick of the exposure.
-        stop_tick: tick after the last.
-        t0: start of the exposure in seconds.
-        t1: its end in seconds.
+        start_tick, stop_tick: ticks [start, stop) of the exposure.
+        t0, t1: the same in seconds.
     """
 
     first_frame: int
@@ -47,9 +44,6 @@ def blur_window(k: int, n: int, offset: int = 0) -> BlurWindow:
         k: number of the blurry frame, from 0.
         n: source frames averaged, odd.
         offset: source frames by which the windows of a clip begin early (zz of GOPRxxxx_nn_zz).
-
-    Raises:
-        ValueError: an even or non-positive n, or a window that begins before source frame 0.
     """
     if n < 1 or n % 2 == 0:
         raise ValueError(f"n={n}: an odd number of source frames has a middle one")
@@ -72,44 +66,21 @@ def blur_window(k: int, n: int, offset: int = 0) -> BlurWindow:
 
 
 def synthesize_blur(frames: np.ndarray, gamma: float | None = None) -> np.ndarray:
-    """Return the mean of sharp frames, taken in float and rounded once.
-
-    Args:
-        frames: uint8 [n, H, W, 3].
-        gamma: None for the plain mean of encoded values (GoPro `blur`); a camera curve such as
-            2.2 for the mean of light, ((1/n) sum S^gamma)^(1/gamma) (GoPro `blur_gamma`).
-
-    Returns:
-        uint8 [H, W, 3].
-
-    Raises:
-        ValueError: another dtype or shape, no frame, or a gamma that is not above 0.
-    """
-    frames = np.asarray(frames)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-        raise ValueError(f"frames are {frames.dtype} {frames.shape}; uint8 [n, H, W, 3] is needed")
-    if gamma is not None and not gamma > 0:
-        raise ValueError(f"gamma is {gamma}; a number above 0 or None is needed")
-    if gamma is None:
-        mean = frames.mean(axis=0, dtype=np.float64)
-    else:
-        light = (np.arange(256) / 255.0) ** gamma
-        mean = 255 * np.mean(light[frames], axis=0) ** (1 / gamma)
-    return np.clip(np.rint(mean), 0, 255).astype(np.uint8)
+    """Return the mean of sharp frames uint8 [n, H, W, 3]; see `BlurAccumulator`."""
+    accumulator = BlurAccumulator(frames.shape[1:3], len(frames), gamma)
+    for frame in frames:
+        accumulator.add(frame)
+    return accumulator.mean()
 
 
 class BlurAccumulator:
-    """The mean of sharp frames that come one after the other; no frame is kept.
-
-    With weights 1 the result equals `synthesize_blur` of the same frames bit for bit.
+    """The mean of sharp frames that come one after the other, rounded once; no frame is kept.
 
     Args:
         size: (height, width) of the frames.
         total_weight: sum of the weights that will come.
-        gamma: see `synthesize_blur`.
-
-    Raises:
-        ValueError: a total weight or a gamma that is not above 0.
+        gamma: None for the plain mean of encoded values (GoPro `blur`); a camera curve such as
+            2.2 for the mean of light, ((1/n) sum S^gamma)^(1/gamma) (GoPro `blur_gamma`).
     """
 
     def __init__(
@@ -127,11 +98,7 @@ class BlurAccumulator:
             self._light = (np.arange(256) / 255.0) ** gamma
 
     def add(self, frame: np.ndarray, weight: int = 1) -> None:
-        """Add a frame uint8 [H, W, 3]; a weight says how many times it counts.
-
-        Raises:
-            ValueError: another dtype or size, or more weight than was announced.
-        """
+        """Add a frame uint8 [H, W, 3]; a weight says how many times it counts."""
         if frame.dtype != np.uint8 or frame.shape != self._sum.shape:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}; uint8 {self._sum.shape} fits")
         if not 1 <= weight <= self._missing:
@@ -145,11 +112,7 @@ class BlurAccumulator:
             self._sum += np.multiply(frame, weight, dtype=self._sum.dtype)
 
     def mean(self) -> np.ndarray:
-        """Return the mean, rounded once: uint8 [H, W, 3].
-
-        Raises:
-            ValueError: frames are missing.
-        """
+        """Return the mean: uint8 [H, W, 3]; a ValueError where frames are missing."""
         if self._missing:
             raise ValueError(f"{self._missing} of the weight {self.total_weight} is missing")
         if self.gamma is None:  # a table of all sums is quicker than dividing every pixel

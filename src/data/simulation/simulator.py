@@ -10,6 +10,7 @@ remainder: the rate becomes 1 / ceil(theta / (gain * I)), a staircase.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -68,10 +69,7 @@ class SpikeSimulator:
         threshold: theta, in full-scale intensity times ticks.
         gain: factor on the intensity.
         reset: "subtract" keeps what exceeds the threshold, "to_zero" loses it.
-        noise: see `SpikeNoise`; None is a sensor without noise.
-
-    Raises:
-        ValueError: an unknown reset, or a size, threshold or gain that is not above 0.
+        noise: see `SpikeNoise`.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class SpikeSimulator:
         threshold: float = 2.0,
         gain: float = 1.0,
         reset: str = "subtract",
-        noise: SpikeNoise | None = None,
+        noise: SpikeNoise = SpikeNoise(),
     ) -> None:
         if reset not in RESETS:
             raise ValueError(f"reset is {reset!r}; write one of {RESETS}")
@@ -92,8 +90,7 @@ class SpikeSimulator:
                 f"height={height}, width={width}, threshold={threshold}, gain={gain}: "
                 "all must be above 0"
             )
-        self.threshold, self.gain, self.reset = threshold, gain, reset
-        self.noise = SpikeNoise() if noise is None else noise
+        self.threshold, self.gain, self.reset, self.noise = threshold, gain, reset, noise
         size = (height, width)
         # float64: sums of binary fractions stay exact, so rates have no drift.
         self._membrane = _stream(seed, _START).uniform(0, threshold, size)
@@ -114,13 +111,7 @@ class SpikeSimulator:
             ValueError: a wrong shape, a value outside [0, 1], or with "subtract" one that would
                 charge a pixel by more than its threshold in one tick.
         """
-        intensity = np.asarray(intensity)
-        if intensity.ndim != 3 or intensity.shape[1:] != self._membrane.shape:
-            height, width = self._membrane.shape
-            raise ValueError(
-                f"intensity has shape {intensity.shape}; [S, {height}, {width}] is needed"
-            )
-        self._check_range(intensity)
+        self._check(intensity)
         if self._is_noiseless and self.reset == "subtract":
             return self._expose_noiseless(intensity)
         spikes = np.empty(intensity.shape, dtype=np.uint8)
@@ -158,7 +149,12 @@ class SpikeSimulator:
         # At most one spike per tick: a surplus could never leave the membrane again.
         return np.minimum(charge, self._threshold_map)
 
-    def _check_range(self, intensity: np.ndarray) -> None:
+    def _check(self, intensity: np.ndarray) -> None:
+        height, width = self._membrane.shape
+        if intensity.ndim != 3 or intensity.shape[1:] != (height, width):
+            raise ValueError(
+                f"intensity has shape {intensity.shape}; [S, {height}, {width}] is needed"
+            )
         if not intensity.size:
             return
         low, high = float(intensity.min()), float(intensity.max())
@@ -192,30 +188,22 @@ def simulate_spikes(
     seed: int,
     gain: float = 1.0,
     reset: str = "subtract",
-    noise: SpikeNoise | None = None,
+    noise: SpikeNoise = SpikeNoise(),
 ) -> np.ndarray:
     """Return the spikes of a sensor that sees one intensity per tick: uint8 [S, H, W].
 
     Args:
         intensity: [S, H, W] in [0, 1], or anything that yields [H, W] images of it.
         threshold: see `SpikeSimulator`, as are `seed`, `gain`, `reset` and `noise`.
-
-    Raises:
-        ValueError: no tick, or what `SpikeSimulator` refuses.
     """
-    simulator = None
-    spikes = []
-    for image in intensity:
-        if simulator is None:
-            if np.ndim(image) != 2:
-                raise ValueError(f"intensity of one tick has shape {np.shape(image)}, not [H, W]")
-            simulator = SpikeSimulator(
-                *image.shape, seed=seed, threshold=threshold, gain=gain, reset=reset, noise=noise
-            )
-        spikes.append(simulator.expose(image[None]))
-    if not spikes:
-        raise ValueError("no intensity given; at least one tick is needed")
-    return np.concatenate(spikes)
+    images = iter(intensity)
+    first = next(images, None)
+    if first is None or first.ndim != 2:
+        raise ValueError("at least one intensity [H, W] is needed")
+    sensor = SpikeSimulator(
+        *first.shape, seed=seed, threshold=threshold, gain=gain, reset=reset, noise=noise
+    )
+    return np.concatenate([sensor.expose(image[None]) for image in chain([first], images)])
 
 
 def rgb_to_intensity(rgb: np.ndarray, transfer: str = "encoded", downscale: int = 1) -> np.ndarray:
@@ -231,9 +219,6 @@ def rgb_to_intensity(rgb: np.ndarray, transfer: str = "encoded", downscale: int 
 
     Returns:
         float32 [..., H/downscale, W/downscale] in [0, 1].
-
-    Raises:
-        ValueError: another dtype or shape, an unknown transfer, or a size that does not divide.
     """
     rgb = np.asarray(rgb)
     if rgb.dtype != np.uint8 or rgb.ndim < 3 or rgb.shape[-1] != 3:

@@ -73,7 +73,7 @@ class SequenceSpikes:
         except (OSError, ValueError) as error:
             raise BadFileError(path, str(error)) from error
         if self.stream is None:
-            if exposure is not None:
+            if exposure is not None and self.ticks_per_second is not None:
                 self._check_length(num_ticks, exposure)
             return SpikeSource(path, self.geometry, 0, num_ticks)
         if self.ticks_per_second is None:
@@ -89,8 +89,6 @@ class SequenceSpikes:
 
     def _check_length(self, num_ticks: int, exposure: Exposure) -> None:
         """A file cut to its exposure has the ticks of it, rounded up or down."""
-        if self.ticks_per_second is None:
-            return
         t0, t1 = exposure.t0, exposure.t1
         expected = (t1 - t0) * self.ticks_per_second
         if abs(expected - num_ticks) >= 1 - SNAP_TICKS:
@@ -118,9 +116,6 @@ def find_spikes(
         description: of the data set.
         blurry_names: names of the blurry frames.
         size: see `stated_spikes`.
-
-    Raises:
-        DataSetError: neither spikes nor voxels, or what `stated_spikes` refuses.
     """
     files = list_frames(spike_folder, [".dat"])
     if not files:
@@ -151,9 +146,6 @@ def stated_spikes(
         path: the spikes.
         description: of the data set.
         size: height and width that the user states; it must not contradict the files.
-
-    Raises:
-        DataSetError: the size is not known, or two of the three state different things.
     """
     try:
         beside = read_sidecar(path, entries_of(description))
@@ -188,13 +180,7 @@ def stated_spikes(
 
 
 def contradiction(path: Path, beside: SpikeSidecar, overall: SpikeSidecar) -> str | None:
-    """Return what the YAML file of a `.dat` and dataset.yaml state differently; None: nothing.
-
-    Args:
-        path: the spikes.
-        beside: what the file that belongs to them states.
-        overall: what dataset.yaml states.
-    """
+    """Return what the YAML file of a `.dat` and dataset.yaml state differently; None: nothing."""
     differing = [
         (name, was, other)
         for name in ("height", "width", "ticks_per_second", "bit_order", "flip_rows")

@@ -5,7 +5,6 @@ fits the sharp frame best is the instant of that frame, whatever a table says ab
 which nothing moves fits everywhere alike and shows nothing; the result says so.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -32,32 +31,21 @@ class TfpMatch:
     Attributes:
         centre: ticks from the window's first tick: the top of a parabola through the scores around
             the highest one, or the candidate itself where fewer than three lie close to it.
-        score_db: the highest score.
-        centres: float64 [M], all that were tried, ascending.
-        scores: float64 [M], PSNR in dB against the sharp frame after the best gain and offset.
-        gain: factor that brings the best TFP image to the sharp frame; near 1 where the threshold
-            is right and both integrate the same light (less by the noise of a short window), 0
-            where nothing fits.
         centre_error: standard error of the centre in ticks, from leaving out one band of rows after
             the other; inf where the scores are flat.
+        centres: float64 [M], all that were tried, ascending.
+        scores: float64 [M], PSNR in dB against the sharp frame after the best gain and offset.
         num_pixels: pixels compared.
         correlation: of the best TFP image with the sharp frame, 0 where it is not above 0; low
             where the spikes show something else.
     """
 
     centre: float
-    score_db: float
+    centre_error: float
     centres: np.ndarray
     scores: np.ndarray
-    gain: float
-    centre_error: float
     num_pixels: int
     correlation: float
-
-    @property
-    def spread_db(self) -> float:
-        """Highest minus lowest score."""
-        return float(self.scores.max() - self.scores.min())
 
     @property
     def is_decisive(self) -> bool:
@@ -66,7 +54,7 @@ class TfpMatch:
         False for a still or uniform scene: then the centre is chance and proves nothing.
         """
         noise_db = MIN_DEVIATIONS * NOISE_DB / np.sqrt(self.num_pixels)
-        moves = self.spread_db >= max(MIN_SPREAD_DB, noise_db)
+        moves = np.ptp(self.scores) >= max(MIN_SPREAD_DB, noise_db)
         return bool(moves) and self.centre_error <= MAX_CENTRE_ERROR_TICKS
 
     @property
@@ -75,53 +63,36 @@ class TfpMatch:
         return int(self.scores.argmax()) in (0, len(self.scores) - 1)
 
 
-def best_tfp_centre(
-    spikes: np.ndarray,
-    sharp_grey: np.ndarray,
-    threshold: float = 1.0,
-    *,
-    width: int,
-    candidates: Sequence[float] | None = None,
-) -> TfpMatch:
+def best_tfp_centre(spikes: np.ndarray, sharp_grey: np.ndarray, *, width: int) -> TfpMatch:
     """Find the window of `width` ticks whose TFP image fits a sharp frame best.
 
     The window of ticks [a, a + width) has its centre at a + (width - 1) / 2, so odd widths have
     whole centres and even ones half centres. The score is the PSNR after a least-squares gain and
-    offset (gain not below 0), so an unknown threshold does not matter; it only scales `gain`.
+    offset (gain not below 0), so the threshold of the sensor need not be known.
 
     Args:
         spikes: 0 and 1, [S, H, W].
         sharp_grey: grey values of the sharp frame at the size of the spikes, 0..1, [H, W].
-        threshold: firing threshold; 1 where it is unknown.
         width: ticks in the window.
-        candidates: centres to try; None: all whose window lies in the stream.
-
-    Raises:
-        ValueError: shapes that do not fit, no candidate, or one whose window leaves the stream or
-            does not begin at a whole tick.
     """
-    spikes, sharp = np.asarray(spikes), np.asarray(sharp_grey, np.float64)
+    sharp = np.asarray(sharp_grey, np.float64)
     if spikes.ndim != 3 or spikes.shape[1:] != sharp.shape:
         raise ValueError(
             f"spikes {spikes.shape} and sharp frame {sharp.shape}: [S, H, W] and [H, W] are needed"
         )
-    if not threshold > 0:
-        raise ValueError(f"threshold is {threshold}; a number above 0 is needed, 1 if unknown")
-    starts = _window_starts(len(spikes), width, candidates)
-    centres = starts + (width - 1) / 2
-    bands = _band_sums(spikes, sharp, starts, width)
+    if not 1 <= width <= len(spikes):
+        raise ValueError(f"a window of {width} ticks does not lie in a stream of {len(spikes)}")
+    bands = _band_sums(spikes, sharp, width)
     total = bands.sum(axis=0)
-    scores = _scores(total)
-    best = int(scores.argmax())
+    centres, scores = np.arange(len(spikes) - width + 1) + (width - 1) / 2, _scores(total)
+    xx, xy, yy = _centred(total[scores.argmax()])
     return TfpMatch(
         centre=_top(centres, scores, width),
-        score_db=float(scores[best]),
+        centre_error=_centre_error(bands, centres, width),
         centres=centres,
         scores=scores,
-        gain=_gain(total[best]) * width / threshold,
-        centre_error=_centre_error(bands, centres, width),
         num_pixels=sharp.size,
-        correlation=_correlation(total[best]),
+        correlation=float(max(xy, 0.0) / np.sqrt(xx * yy)) if min(xx, yy) > 0 else 0.0,
     )
 
 
@@ -133,9 +104,6 @@ def grey_at_spike_size(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Args:
         rgb: uint8 [H, W, 3].
         size: height and width of the spike sensor.
-
-    Raises:
-        ValueError: another dtype or shape.
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"frame is {rgb.dtype} {rgb.shape}; uint8 [H, W, 3] is needed")
@@ -146,45 +114,23 @@ def grey_at_spike_size(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(grey, (width, height), interpolation=method).clip(0, 1)
 
 
-def _window_starts(num_ticks: int, width: int, candidates: Sequence[float] | None) -> np.ndarray:
-    """Return the first ticks of the windows to try: int64 [M], ascending."""
-    if not 1 <= width <= num_ticks:
-        raise ValueError(f"a window of {width} ticks does not lie in a stream of {num_ticks}")
-    if candidates is None:
-        return np.arange(num_ticks - width + 1)
-    wanted = np.unique(np.asarray(candidates, np.float64)) - (width - 1) / 2
-    starts = np.rint(wanted).astype(np.int64)
-    if not starts.size or np.any(starts != wanted):
-        raise ValueError(
-            f"candidates {list(candidates)}: centres of {width} ticks are "
-            f"{'whole' if width % 2 else 'half'} ticks, and at least one is needed"
-        )
-    if starts[0] < 0 or starts[-1] + width > num_ticks:
-        raise ValueError(
-            f"candidates from {min(candidates)} to {max(candidates)} with {width} ticks leave the "
-            f"stream of {num_ticks}"
-        )
-    return starts
-
-
-def _band_sums(spikes: np.ndarray, sharp: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
+def _band_sums(spikes: np.ndarray, sharp: np.ndarray, width: int) -> np.ndarray:
     """Return pixels, sums of x, xx, xy, y, yy in bands of rows: float64 [bands, M, 6].
 
     x are the spikes of a pixel in the window, y its sharp grey value.
     """
-    first, stop = int(starts[0]), int(starts[-1]) + width
-    dtype = np.uint16 if stop - first < 1 << 16 else np.int32
-    total = np.zeros((stop - first + 1, *sharp.shape), dtype)
-    for i, tick in enumerate(spikes[first:stop]):  # np.cumsum over the first axis is 20x slower
+    num_ticks, (height, row_px) = len(spikes), sharp.shape
+    dtype = np.uint16 if num_ticks < 1 << 16 else np.int32
+    total = np.zeros((num_ticks + 1, height, row_px), dtype)
+    for i, tick in enumerate(spikes):  # np.cumsum over the first axis is 20x slower
         np.add(total[i], tick, out=total[i + 1], casting="unsafe")
-    height, row_px = sharp.shape
     edges = np.linspace(0, height, min(NUM_BANDS, height) + 1).astype(int)[:-1]
-    rows = np.empty((height, len(starts), 6))
+    rows = np.empty((height, num_ticks - width + 1, 6))
     rows[..., 0] = row_px
     rows[..., 4] = sharp.sum(axis=1)[:, None]
     rows[..., 5] = (sharp**2).sum(axis=1)[:, None]
-    for i, start in enumerate(starts - first):
-        counts = (total[start + width] - total[start]).astype(np.float64)
+    for i in range(num_ticks - width + 1):
+        counts = (total[i + width] - total[i]).astype(np.float64)
         rows[:, i, 1] = counts.sum(axis=1)
         rows[:, i, 2] = np.einsum("hw,hw->h", counts, counts)
         rows[:, i, 3] = np.einsum("hw,hw->h", counts, sharp)
@@ -203,18 +149,6 @@ def _scores(sums: np.ndarray) -> np.ndarray:
     explained = np.maximum(xy, 0) ** 2 / np.where(xx > 0, xx, 1)
     mse = np.maximum(yy - explained, 0) / sums[..., 0]
     return -10 * np.log10(np.maximum(mse, ROUNDING_MSE))
-
-
-def _gain(sums: np.ndarray) -> float:
-    """Return the best factor on the counts, 0 where there is none."""
-    xx, xy, _ = _centred(sums)
-    return float(max(xy, 0.0) / xx) if xx > 0 else 0.0
-
-
-def _correlation(sums: np.ndarray) -> float:
-    """Return the correlation of counts and grey values, 0 where it is not above 0."""
-    xx, xy, yy = _centred(sums)
-    return float(max(xy, 0.0) / np.sqrt(xx * yy)) if min(xx, yy) > 0 else 0.0
 
 
 def _top(centres: np.ndarray, scores: np.ndarray, width: int) -> float:

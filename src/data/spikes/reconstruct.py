@@ -14,85 +14,41 @@ from torch.nn import functional
 
 
 def tfp(spikes: np.ndarray, centre: int, width: int, threshold: float) -> np.ndarray:
-    """Return the image of a window of ticks: threshold times the rate in it.
+    """Return the image of a window of ticks: threshold times the rate in it, float32 [H, W].
 
     The window is [centre - width // 2, centre - width // 2 + width), cut at the ends of the stream
-    and divided by its true length.
-
-    Args:
-        spikes: 0 and 1, [S, H, W].
-        centre: tick the window lies around.
-        width: ticks in the window.
-        threshold: firing threshold, the gain of the image.
-
-    Returns:
-        float32 [H, W], full scale is 1.
-
-    Raises:
-        ValueError: a wrong shape, or a window without a tick of the stream.
+    [S, H, W] and divided by its true length. Full scale is 1.
     """
     _check_stream(spikes)
-    start, stop = _window(centre, width, len(spikes))
+    first = centre - width // 2
+    start, stop = max(first, 0), min(first + width, len(spikes))
+    if stop <= start:
+        raise ValueError(
+            f"window of {width} ticks around {centre} has none of the stream's {len(spikes)}"
+        )
     rate = spikes[start:stop].sum(axis=0, dtype=np.float64) / (stop - start)
     return (threshold * rate).astype(np.float32)
 
 
-def tfi(
-    spikes: np.ndarray, tick: int, threshold: float, fill: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image of the inter-spike intervals around a tick.
+def tfi(spikes: np.ndarray, tick: int, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image of the inter-spike intervals around a tick, and where an interval exists.
 
     intensity = threshold / (t_next - t_prev), with the last spike at or before the tick and the
-    first one after it. A pixel that lacks either of them has no interval.
-
-    Args:
-        spikes: 0 and 1, [S, H, W].
-        tick: the tick of the image.
-        threshold: firing threshold, the gain of the image.
-        fill: value of pixels without an interval.
+    first one after it. Where a spike lacks, the end of the stream counts as one: such a pixel is at
+    most as bright as shown, which is for looking at, not for measuring.
 
     Returns:
-        float32 [H, W], full scale is 1, and bool [H, W]: where an interval exists.
-
-    Raises:
-        ValueError: a wrong shape, or a tick outside the stream.
+        float32 [H, W], full scale is 1, and bool [H, W]: where both spikes exist.
     """
     _check_stream(spikes)
     if not 0 <= tick < len(spikes):
         raise ValueError(f"tick {tick} lies outside the stream of {len(spikes)} ticks")
-    past, future = spikes[tick::-1], spikes[tick + 1 :]
-    has_both = past.any(axis=0) & future.any(axis=0)
-    image = np.full(has_both.shape, fill, dtype=np.float32)
-    if not has_both.any():
-        return image, has_both
     # argmax of 0/1 is the first 1: ticks back to the last spike, and beyond `tick + 1` to the next.
-    interval = past.argmax(axis=0) + future.argmax(axis=0) + 1
-    image[has_both] = threshold / interval[has_both]
-    return image, has_both
-
-
-def tfi_filled(spikes: np.ndarray, tick: int, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image of `tfi` without holes: where a spike lacks, the end of the stream is one.
-
-    That makes dark pixels brighter than they are: they are at most as bright as shown. For looking
-    at, not for measuring.
-
-    Args:
-        spikes: 0 and 1, [S, H, W].
-        tick: the tick of the image.
-        threshold: firing threshold, the gain of the image.
-
-    Returns:
-        float32 [H, W], and bool [H, W]: where an interval exists, as from `tfi`.
-    """
-    image, has_both = tfi(spikes, tick, threshold)
-    past, future = spikes[tick::-1], spikes[tick + 1 :]
-    back = np.where(past.any(axis=0), past.argmax(axis=0), tick + 1)
-    ahead = np.full(back.shape, len(future), np.int64)
-    if len(future):
-        ahead = np.where(future.any(axis=0), future.argmax(axis=0), len(future))
-    filled = np.where(has_both, image, threshold / (back + ahead + 1))
-    return filled.astype(np.float32), has_both
+    past = np.concatenate([spikes[tick::-1], np.ones_like(spikes[:1])])
+    future = np.concatenate([spikes[tick + 1 :], np.ones_like(spikes[:1])])
+    back, ahead = past.argmax(axis=0), future.argmax(axis=0)
+    has_both = (back <= tick) & (ahead < len(spikes) - tick - 1)
+    return (threshold / (back + ahead + 1)).astype(np.float32), has_both
 
 
 def window_rate(counts: Tensor, bin_ticks: Tensor, centre: Tensor, width: float) -> Tensor:
@@ -155,17 +111,6 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 def _known_ticks(bin_ticks: Tensor) -> Tensor:
     is_known = bin_ticks.sum(-1, keepdim=True) > 0
     return torch.where(is_known, bin_ticks, 1).float()
-
-
-def _window(centre: int, width: int, num_ticks: int) -> tuple[int, int]:
-    """Return the ticks [start, stop) of a window, cut at the ends of the stream."""
-    first = centre - width // 2
-    start, stop = max(first, 0), min(first + width, num_ticks)
-    if stop <= start:
-        raise ValueError(
-            f"window of {width} ticks around {centre} has none of the stream's {num_ticks}"
-        )
-    return start, stop
 
 
 def _check_stream(spikes: np.ndarray) -> None:

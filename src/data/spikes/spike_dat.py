@@ -3,16 +3,17 @@
 A `.dat` file has no header. Tick follows tick, in a tick row follows row, and eight pixels share a
 byte, the first one in the least significant bit. The sensor stores rows bottom-up, so an upright
 image needs its rows reversed. Height, width, tick rate and threshold are not in the file; they come
-from a sidecar (ours, or the `config.yaml` of SpikeCV) or from the user.
+from a sidecar (ours, or the `config.yaml` of SpikeCV) or from the user. Errors are a ValueError
+that names the file.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import FileIO
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 import yaml
@@ -72,11 +73,7 @@ class SpikeGeometry:
 
 
 class TickReader(Protocol):
-    """Something that gives ranges of ticks, such as `SpikeFile`.
-
-    Attributes:
-        num_ticks: how many ticks there are.
-    """
+    """Something that gives ranges of its `num_ticks` ticks, such as `SpikeFile`."""
 
     num_ticks: int
 
@@ -91,10 +88,6 @@ class SpikeFile:
     Only the requested ticks are read. The object holds no open file, so it can be sent to worker
     processes.
 
-    Args:
-        path: the `.dat` file.
-        geometry: how its bits lie.
-
     Raises:
         FileNotFoundError: no such file.
         ValueError: the size is not a whole number of ticks, or there is not even one tick.
@@ -106,7 +99,7 @@ class SpikeFile:
         size = self.path.stat().st_size
         self.num_ticks, rest = divmod(size, geometry.tick_bytes)
         if rest or self.num_ticks == 0:
-            raise ValueError(_size_message(self.path, size, geometry))
+            raise ValueError(f"{self.path}: {_why_no_whole_ticks(size, geometry)}")
 
     def packed(
         self,
@@ -125,10 +118,6 @@ class SpikeFile:
             stop: tick after the last.
             rows: first row and row after the last, in file order; None is all. Others are not read.
             together: n, how many ticks come at once; None is all.
-
-        Raises:
-            ValueError: the range leaves the file, the file has become shorter, or the width is no
-                multiple of 8.
         """
         height, width = self.geometry.height, self.geometry.width
         if width % 8:
@@ -141,11 +130,7 @@ class SpikeFile:
             yield block.reshape(len(block), bottom - top, width // 8)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W].
-
-        Raises:
-            ValueError: the range leaves the file.
-        """
+        """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W]."""
         height, width = self.geometry.height, self.geometry.width
         (stored,) = self._stored(start, stop, 0, self.geometry.tick_bytes, stop - start)
         bits = np.unpackbits(stored, axis=1, bitorder=self.geometry.bit_order)
@@ -156,12 +141,7 @@ class SpikeFile:
         self, start: int, stop: int, first_byte: int, last_byte: int, together: int
     ) -> Iterator[np.ndarray]:
         """Yield bytes [first, last) of each of so many ticks at once: uint8 [n, last - first]."""
-        if not 0 <= start < stop <= self.num_ticks:
-            raise ValueError(
-                f"{self.path}: ticks [{start}, {stop}) requested, the file has "
-                f"[0, {self.num_ticks}) at {self.geometry.height}x{self.geometry.width}; check "
-                "the exposure times, the tick rate and the spike size"
-            )
+        check_range(self.path, start, stop, self.num_ticks)
         tick_bytes = self.geometry.tick_bytes
         buffer = np.empty((min(together, stop - start), last_byte - first_byte), np.uint8)
         with self.path.open("rb", buffering=0) as file:
@@ -199,13 +179,14 @@ class SpikeParts:
 
     def __init__(self, paths: Sequence[Path], geometry: SpikeGeometry) -> None:
         self.geometry = geometry
-        self.files = tuple(_open(path, geometry) for path in paths)
+        self.files = []
+        for path in paths:
+            try:
+                self.files.append(SpikeFile(path, geometry))
+            except (OSError, ValueError) as error:
+                raise BadFileError(path, str(error).removeprefix(f"{path}: ")) from error
         self._starts = [0, *accumulate(file.num_ticks for file in self.files)]
-
-    @property
-    def num_ticks(self) -> int:
-        """Ticks of all files together."""
-        return self._starts[-1]
+        self.num_ticks = self._starts[-1]
 
     def path_at(self, tick: float) -> Path:
         """Return the file that holds a tick; the first or last one where none does."""
@@ -213,31 +194,18 @@ class SpikeParts:
         return self.files[min(max(number, 0), len(self.files) - 1)].path
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W].
+        """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W]."""
+        check_range(self.files[0].path, start, stop, self.num_ticks)
+        return np.concatenate(
+            [
+                file.read(max(start - begin, 0), min(stop - begin, file.num_ticks))
+                for file, begin in zip(self.files, self._starts, strict=False)
+                if begin < stop and start < begin + file.num_ticks
+            ]
+        )
 
-        Raises:
-            ValueError: the range leaves the stream.
-        """
-        if not 0 <= start < stop <= self.num_ticks:
-            raise ValueError(
-                f"{self.files[0].path}: ticks [{start}, {stop}) requested, the stream has "
-                f"[0, {self.num_ticks})"
-            )
-        pieces = []
-        while start < stop:
-            part = bisect_right(self._starts, start) - 1
-            begin = self._starts[part]
-            end = min(stop, self._starts[part + 1])
-            pieces.append(self.files[part].read(start - begin, end - begin))
-            start = end
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-    def join_into(self, path: Path, advance: Callable[[int], None] | None = None) -> float:
+    def join_into(self, path: Path) -> float:
         """Write all files as one, in pieces, whole or not at all; return the rate of spikes.
-
-        Args:
-            path: the `.dat` to write.
-            advance: called with the number of files done since the last call.
 
         Raises:
             BadFileError: no spike at all, or nothing but spikes; nothing is written then.
@@ -246,9 +214,10 @@ class SpikeParts:
         with atomic_write(path) as partial:
             with partial.open("wb") as target:
                 for file in self.files:
-                    ones += _append(file.path, target)
-                    if advance is not None:
-                        advance(1)
+                    with file.path.open("rb") as source:
+                        while chunk := source.read(CHUNK_BYTES):
+                            ones += int(_ONES[np.frombuffer(chunk, np.uint8)].sum(dtype=np.int64))
+                            target.write(chunk)
             rate = ones / (self.num_ticks * self.geometry.height * self.geometry.width)
             check_rate(rate, self.files[0].path, self.num_ticks)
         return rate
@@ -258,9 +227,6 @@ def write_spikes(path: str | Path, spikes: np.ndarray, geometry: SpikeGeometry) 
     """Write upright spikes [S, H, W] of 0 and 1 to a `.dat` file, whole or not at all.
 
     An existing file is replaced, never appended to.
-
-    Raises:
-        ValueError: the shape is not the geometry's, there is no tick, or a value is not 0 or 1.
     """
     spikes = np.asarray(spikes)
     if spikes.ndim != 3 or spikes.shape[1:] != (geometry.height, geometry.width) or not len(spikes):
@@ -268,15 +234,9 @@ def write_spikes(path: str | Path, spikes: np.ndarray, geometry: SpikeGeometry) 
             f"{path}: spikes have shape {spikes.shape}; [S, {geometry.height}, {geometry.width}] "
             "with at least one tick is needed"
         )
-    if spikes.dtype != np.bool_:
-        if np.any((spikes != 0) & (spikes != 1)):
-            raise ValueError(
-                f"{path}: spikes must be 0 or 1, found values from {spikes.min()} to "
-                f"{spikes.max()}; packed bytes or counts are not spikes"
-            )
-        spikes = spikes.astype(np.uint8)
+    check_binary(spikes, path)
     with atomic_write(path) as partial:
-        partial.write_bytes(pack_spikes(spikes, geometry))
+        partial.write_bytes(pack_spikes(spikes.astype(np.uint8, copy=False), geometry))
 
 
 def pack_spikes(spikes: np.ndarray, geometry: SpikeGeometry) -> bytes:
@@ -286,23 +246,8 @@ def pack_spikes(spikes: np.ndarray, geometry: SpikeGeometry) -> bytes:
     return packed.tobytes()
 
 
-def write_dat(
-    source: TickReader,
-    path: str | Path,
-    geometry: SpikeGeometry,
-    advance: Callable[[int], None] | None = None,
-) -> float:
-    """Write all ticks of `source` to a `.dat`, whole or not at all; return the rate of spikes.
-
-    Args:
-        source: what gives the ticks.
-        path: the file.
-        geometry: how the bits are to lie.
-        advance: called with the number of ticks done since the last call.
-
-    Raises:
-        ValueError: ticks of another size, or what `source` refuses.
-    """
+def write_dat(source: TickReader, path: str | Path, geometry: SpikeGeometry) -> float:
+    """Write all ticks of `source` to a `.dat`, whole or not at all; return the rate of spikes."""
     ones = 0
     step = max(UNPACKED_BYTES // (geometry.height * geometry.width), 1)
     with atomic_write(path) as partial, partial.open("wb") as target:
@@ -315,17 +260,29 @@ def write_dat(
                 )
             ones += int(np.count_nonzero(spikes))
             target.write(pack_spikes(spikes, geometry))
-            if advance is not None:
-                advance(len(spikes))
     return ones / (source.num_ticks * geometry.height * geometry.width)
 
 
-def check_rate(rate: float, path: Path, num_ticks: int) -> None:
-    """Refuse a stream without any spike or without any pause.
+def check_range(path: Path, start: int, stop: int, num_ticks: int) -> None:
+    """Refuse ticks [start, stop) that are none, or do not all lie in [0, num_ticks)."""
+    if not 0 <= start < stop <= num_ticks:
+        raise ValueError(
+            f"{path}: ticks [{start}, {stop}) requested, the file has [0, {num_ticks}); check the "
+            "exposure times, the tick rate and the spike size"
+        )
 
-    Raises:
-        BadFileError: the rate is 0 or 1.
-    """
+
+def check_binary(spikes: np.ndarray, where: str | Path) -> None:
+    """Refuse values other than 0 and 1."""
+    if spikes.dtype != np.bool_ and np.any((spikes != 0) & (spikes != 1)):
+        raise ValueError(
+            f"{where}: values from {spikes.min()} to {spikes.max()}; only 0 and 1 are spikes "
+            "(packed bytes and counts are not)"
+        )
+
+
+def check_rate(rate: float, path: Path, num_ticks: int) -> None:
+    """Refuse a stream without any spike or without any pause, by a BadFileError."""
     if rate in (0.0, 1.0):
         found = "no spike at all" if rate == 0 else "nothing but spikes"
         raise BadFileError(
@@ -344,9 +301,6 @@ class SpikeSidecar:
         threshold: firing threshold in full-scale intensity times ticks, None where unknown.
         bit_order: see `SpikeGeometry`.
         flip_rows: see `SpikeGeometry`.
-
-    Raises:
-        ValueError: what `SpikeGeometry` refuses.
     """
 
     height: int
@@ -357,7 +311,7 @@ class SpikeSidecar:
     flip_rows: bool = True
 
     def __post_init__(self) -> None:
-        SpikeGeometry(self.height, self.width, self.bit_order, self.flip_rows)
+        _ = self.geometry  # refuses what cannot be
 
     @property
     def geometry(self) -> SpikeGeometry:
@@ -377,9 +331,6 @@ def read_sidecar(
     Args:
         dat_path: the spikes.
         otherwise: entries of a sidecar that hold where the file does not state them.
-
-    Raises:
-        ValueError: a sidecar with an unknown, missing or impossible entry.
     """
     found = locate_sidecar(dat_path, otherwise)
     return None if found is None else found[1]
@@ -388,15 +339,11 @@ def read_sidecar(
 def locate_sidecar(
     dat_path: str | Path, otherwise: Mapping[str, object] | None = None
 ) -> tuple[Path, SpikeSidecar] | None:
-    """Return the file that `read_sidecar` reads, and what it states; None where there is none.
-
-    Raises:
-        ValueError: see `read_sidecar`.
-    """
+    """Return the file that `read_sidecar` reads, and what it states; None where there is none."""
     dat_path = Path(dat_path)
     for path in (dat_path.with_suffix(".yaml"), dat_path.parent / SIDECAR_NAME):
         if path.is_file():
-            return path, _parse_sidecar(path, _completed(_read_mapping(path), otherwise))
+            return path, _parse_sidecar(path, _read_mapping(path), otherwise or {})
     for folder in list(dat_path.absolute().parents)[:3]:
         path = folder / SPIKECV_NAME
         if not path.is_file():
@@ -407,7 +354,7 @@ def locate_sidecar(
             raise ValueError(f"{path}: {missing[0]} is missing; spike_h and spike_w are needed")
         if not missing:
             sizes = {ours: entries[theirs] for theirs, ours in SPIKECV_SIZES.items()}
-            return path, _parse_sidecar(path, _completed(sizes, otherwise))
+            return path, _parse_sidecar(path, sizes, otherwise or {})
     return None
 
 
@@ -427,14 +374,9 @@ def _read_mapping(path: Path) -> dict[str, object]:
     return load_plain_mapping(text, str(path))
 
 
-def _completed(entries: dict, otherwise: Mapping[str, object] | None) -> dict:
-    """Return the entries of a sidecar, and others for those that it does not state."""
-    others = {} if otherwise is None else otherwise
-    return {**entries, **{key: others[key] for key in others if entries.get(key) is None}}
-
-
-def _parse_sidecar(path: Path, entries: dict) -> SpikeSidecar:
-    """Check names, types and values of a sidecar's entries."""
+def _parse_sidecar(path: Path, entries: dict, otherwise: Mapping[str, object]) -> SpikeSidecar:
+    """Complete a sidecar's entries with others, and check names, types and values."""
+    entries = {**entries, **{k: v for k, v in otherwise.items() if entries.get(k) is None}}
     kinds = {
         "height": int,
         "width": int,
@@ -445,12 +387,9 @@ def _parse_sidecar(path: Path, entries: dict) -> SpikeSidecar:
     }
     problems = [f"unknown key {key!r}" for key in entries if key not in kinds]
     problems += [f"{key} is missing" for key in ("height", "width") if key not in entries]
-    for key, kind in kinds.items():
-        if key not in entries:
-            continue
+    for key in (key for key in kinds if key in entries):
         value = entries[key]
-        is_wrong_bool = isinstance(value, bool) and kind is not bool
-        if not isinstance(value, kind) or is_wrong_bool:
+        if not isinstance(value, kinds[key]) or (isinstance(value, bool) and key != "flip_rows"):
             problems.append(f"{key} is {value!r}")
         elif key in ("ticks_per_second", "threshold") and value is not None and not value > 0:
             problems.append(f"{key} is {value!r}, it must be above 0")
@@ -462,7 +401,7 @@ def _parse_sidecar(path: Path, entries: dict) -> SpikeSidecar:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _size_message(path: Path, size: int, geometry: SpikeGeometry) -> str:
+def _why_no_whole_ticks(size: int, geometry: SpikeGeometry) -> str:
     """Say which sizes fit, and which usual sensor sizes would fit this file."""
     tick_bytes = geometry.tick_bytes
     ticks = size // tick_bytes
@@ -474,25 +413,7 @@ def _size_message(path: Path, size: int, geometry: SpikeGeometry) -> str:
     ]
     hint = f"; usual sizes that divide the file: {', '.join(others)}" if others else ""
     return (
-        f"{path}: {size} bytes are {size / tick_bytes:.2f} ticks of {geometry.height}x"
-        f"{geometry.width} ({tick_bytes} bytes each); sizes that fit: {', '.join(nearest)}{hint}. "
-        "Correct the spike size; if the file was cut short, copy or download it again"
+        f"{size} bytes are {size / tick_bytes:.2f} ticks of {geometry.height}x{geometry.width} "
+        f"({tick_bytes} bytes each); sizes that fit: {', '.join(nearest)}{hint}. Correct the spike "
+        "size; if the file was cut short, copy or download it again"
     )
-
-
-def _open(path: Path, geometry: SpikeGeometry) -> SpikeFile:
-    try:
-        return SpikeFile(path, geometry)
-    except (OSError, ValueError) as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise BadFileError(path, reason) from error
-
-
-def _append(path: Path, target: BinaryIO) -> int:
-    """Copy a file in pieces; return the number of ones in it."""
-    ones = 0
-    with path.open("rb") as source:
-        while chunk := source.read(CHUNK_BYTES):
-            ones += int(_ONES[np.frombuffer(chunk, np.uint8)].sum(dtype=np.int64))
-            target.write(chunk)
-    return ones

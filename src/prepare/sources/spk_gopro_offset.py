@@ -146,7 +146,9 @@ def _read_grey(frame: Path, stream: SpikeParts) -> np.ndarray:
 def _not_shown(match: TfpMatch, sharp: Path, stream: SpikeParts, stated: int) -> BadFileError:
     """Return why spikes show nothing of a frame that has something to show."""
     path, geometry = stream.path_at(stated), stream.geometry
-    if match.gain == 0:  # no window has two different pixels: the spikes themselves may be dead
+    if (
+        match.correlation == 0
+    ):  # no window has two different pixels: the spikes themselves may be dead
         last = min(stated + TFP_WIDTH, stream.num_ticks)
         around = stream.read(max(last - 2 * TFP_WIDTH, 0), last)
         try:
