@@ -1,9 +1,12 @@
 import pytest
 import yaml
 
-from src.data.yaml_text import number_text, replace_entry, set_values
+from src.data.yaml_text import number_text, replace_entry, set_value
 
-NORM = {"DATA": {"NORM": {"MEAN": "0.5", "STD": "0.25"}}}
+
+def set_norm(text):
+    text = set_value(text, ("DATA", "NORM", "STD"), "0.25")
+    return set_value(text, ("DATA", "NORM", "MEAN"), "0.5")
 
 
 @pytest.mark.parametrize(
@@ -41,8 +44,8 @@ NORM = {"DATA": {"NORM": {"MEAN": "0.5", "STD": "0.25"}}}
     ],
 )
 def test_only_the_values_change(text, expected):
-    assert set_values(text, NORM) == expected
-    assert set_values(expected, NORM) == expected
+    assert set_norm(text) == expected
+    assert set_norm(expected) == expected
     assert yaml.safe_load(expected)["DATA"]["NORM"] == {"MEAN": 0.5, "STD": 0.25}
 
 
@@ -57,7 +60,7 @@ def test_only_the_values_change(text, expected):
 )
 def test_what_cannot_be_changed(text, expected):
     with pytest.raises(ValueError, match=expected):
-        set_values(text, NORM)
+        set_norm(text)
 
 
 @pytest.mark.parametrize(

@@ -139,11 +139,7 @@ class DataDescription:
 
 
 def read_description(root: str | Path) -> DataDescription | None:
-    """Read `root/dataset.yaml`; None where there is no such file.
-
-    Raises:
-        DescriptionError: not a plain YAML mapping, an unknown key, or an impossible value.
-    """
+    """Read `root/dataset.yaml`; None where there is no such file."""
     path = Path(root) / FILE_NAME
     if not path.is_file():
         return None
@@ -191,15 +187,7 @@ def description_to_text(description: DataDescription) -> str:
 
 
 def description_from_text(text: str, where: str) -> DataDescription:
-    """Return the description that a YAML text holds.
-
-    Args:
-        text: what `description_to_text` returned, or the content of a `dataset.yaml`.
-        where: names the text in messages.
-
-    Raises:
-        DescriptionError: not a plain YAML mapping, an unknown key, or an impossible value.
-    """
+    """Return the description that a YAML text holds; `where` names the text in messages."""
     try:
         values = load_plain_mapping(text, where)
     except ValueError as error:
@@ -248,11 +236,7 @@ def text_differences(old: str, new: str, names: tuple[str, str]) -> list[str]:
     """Say in which fields two descriptions differ, given as `description_to_text` writes them.
 
     Two empty texts, of data without a description, do not differ; one that is empty is a
-    difference.
-
-    Args:
-        old, new: the texts.
-        names: whose they are, for the messages.
+    difference. `names` says whose the two are.
     """
     if old == new:
         return []
@@ -270,9 +254,6 @@ def fingerprint_data(root: str | Path, splits: Iterable[str]) -> tuple[SplitFing
 
     What preparation writes (`spike_vox` beside `spike`) does not count, so preparing data does not
     change its fingerprint.
-
-    Raises:
-        FileNotFoundError: a split has no folder.
     """
     return tuple(_fingerprint_split(Path(root), split) for split in splits)
 

@@ -76,16 +76,10 @@ def frame_index(stem: str) -> int:
 
 
 def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int, Exposure]:
-    """Read a table `frame_idx,t0[UNIT],t1[UNIT]` with UNIT s, ms, us or ticks.
+    """Read a table `frame_idx,t0[UNIT],t1[UNIT]` with UNIT s, ms, us or ticks: by frame number.
 
-    A fourth column `t_sharp[UNIT]` says at which instant the sharp frame was taken.
-
-    Args:
-        path: the csv file.
-        ticks_per_second: needed for the unit ticks.
-
-    Returns:
-        frame number -> exposure in seconds.
+    A fourth column `t_sharp[UNIT]` says at which instant the sharp frame was taken. The unit ticks
+    needs `ticks_per_second`.
     """
     path = Path(path)
     rows = _read_rows(path, f"write lines '{EXPOSURES_HEADER}' and '0,0.0,0.0458333'")
@@ -129,12 +123,7 @@ def write_exposures(path: str | Path, exposures: Mapping[int, Exposure]) -> None
 
 
 class AlignmentLog:
-    """Exposures of all sequences, by the name `SPLIT/SEQUENCE` or, in older logs, `SEQUENCE`.
-
-    Args:
-        records: sequence name -> frame number -> exposure.
-        paths: where they were read, for messages.
-    """
+    """Exposures of all sequences, by the name `SPLIT/SEQUENCE` or, in older logs, `SEQUENCE`."""
 
     def __init__(
         self, records: Mapping[str, Mapping[int, Exposure]], paths: Iterable[Path] = ()

@@ -56,11 +56,7 @@ class StoredFrame:
 
 
 class FrameStore:
-    """Reads crops of stored frames; each reading maps one frame and copies the crop out of it.
-
-    Args:
-        frames: image file -> its decoded form.
-    """
+    """Reads crops of stored frames; each reading maps one frame and copies the crop out of it."""
 
     def __init__(self, frames: Mapping[Path, StoredFrame]) -> None:
         self._frames = dict(frames)
@@ -116,12 +112,7 @@ def store_frames(
     """Bring the arrays of all files up to date; several processes may do so at once.
 
     Files that cannot be decoded, or are not of the size of their folder's first, are left out for
-    their readers to name.
-
-    Args:
-        files: image files, in folders of sequences.
-        root: a folder on the disk that must have room.
-        workers: processes that decode.
+    their readers to name. The disk of `root` must have room; `workers` processes decode.
 
     Returns:
         What is stored now, and what was done or why not, one line each.
@@ -242,10 +233,6 @@ class FrameCache:
 
     Every process has its own. A cache that was filled before worker processes are forked is shared
     with them; sent to a process in any other way it arrives empty.
-
-    Args:
-        max_bytes: most bytes of pixels to keep.
-        read: reads a file that is not kept.
     """
 
     def __init__(self, max_bytes: int, read: ImageReader = read_image) -> None:
@@ -298,10 +285,8 @@ class FrameCache:
 def preload(cache: FrameCache, files: list[Path]) -> None:
     """Read image files into the cache, with a progress bar.
 
+    Nothing is read, by a DataSetError, where they do not fit into the cache or into free memory.
     Files that cannot be read are left for the samples that need them to name.
-
-    Raises:
-        DataSetError: they do not fit into the cache or into free memory; nothing was read.
     """
     needed, available = decoded_bytes(files), available_memory_bytes()
     what, problems = f"all decoded frames take {needed / 1e9:.2f} GB", []

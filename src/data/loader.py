@@ -56,16 +56,6 @@ class ClipBatchSampler(Sampler[list[Key]]):
     [s * G, (s + 1) * G) with G = batch_size * accumulation * world_size. Of these, micro-batch a of
     rank r gets the ones from (a * world_size + r) * batch_size on. So the same G gives the same
     global batches however it is split, and any step can be started at directly.
-
-    Args:
-        num_samples: clips in the data set.
-        seed: of the order.
-        batch_size: clips per micro-batch.
-        accumulation: micro-batches per optimizer step.
-        rank: this process.
-        world_size: number of processes.
-        start_step: first optimizer step.
-        num_steps: optimizer steps to make from there on.
     """
 
     def __init__(
@@ -128,12 +118,9 @@ class WatchedDataset(Dataset):
     """A data set that notes which clip is being read by this loader process.
 
     A process that the system kills (out of memory, a drive that fails under a memory map, a fault
-    in a library) cannot say what it was doing. Each therefore notes the number of its clip in
-    memory that it shares with the training process, before it reads.
-
-    Args:
-        dataset: where the clips come from.
-        num_workers: loader processes there will be at most.
+    in a library) cannot say what it was doing. Each of the at most `num_workers` processes
+    therefore notes the number of its clip in memory that it shares with the training process,
+    before it reads.
     """
 
     def __init__(self, dataset: SpikeDeblurDataset, num_workers: int) -> None:
@@ -169,14 +156,10 @@ class WatchedDataset(Dataset):
 
 
 def run_watched(dataset: WatchedDataset, function: Callable[[], None]) -> None:
-    """Call a function that loads; say in errors about loader processes which died, reading what.
+    """Call a function that loads; a WorkerError names a loader process that died, and its clip.
 
     Torch raises from a signal handler, wherever the training process happens to be, so the function
     has to be the whole loop. This is no context manager: the signal may come inside of one.
-
-    Raises:
-        WorkerError: a loader process died or got stuck.
-        What the function raises for other reasons.
     """
     try:
         try:
@@ -198,12 +181,7 @@ def run_watched(dataset: WatchedDataset, function: Callable[[], None]) -> None:
 
 
 def describe_death(message: str, reading: dict[int, str]) -> str | None:
-    """Return a sentence for a message of torch's loader, or None where it has another subject.
-
-    Args:
-        message: of the RuntimeError.
-        reading: what `WatchedDataset.reading` returned.
-    """
+    """Return a sentence for a message of torch's loader, or None where it has another subject."""
     if message.startswith("DataLoader timed out"):
         all_found = "; ".join(reading.values()) or "none has begun"
         return (
@@ -234,15 +212,8 @@ def build_train_loader(
 ) -> DataLoader:
     """Return a loader of collated micro-batches, from an optimizer step on; starting is O(1).
 
-    Args:
-        cfg: the configuration.
-        dataset: the clips; a `WatchedDataset` where the death of a loader process is to be named.
-        rank: this process among `world_size`.
-        world_size: processes of the run.
-        start_step: optimizer step to begin with.
-        num_steps: optimizer steps to deliver batches for.
-        setup_worker: called in every loader process before it begins, to leave signals to the
-            training for example.
+    A `WatchedDataset` names the clip at which a loader process dies. `setup_worker` is called in
+    every loader process before it begins, to leave signals to the training for example.
     """
     train = cfg.TRAIN
     sampler = ClipBatchSampler(
@@ -285,10 +256,7 @@ def init_worker(_worker_id: int, setup: Callable[[], None] | None = None) -> Non
 def workers_that_fit(wanted: int, batch_bytes: int, free_bytes: int | None) -> int:
     """Return how many workers the shared memory has room for, and warn where it is fewer.
 
-    Args:
-        wanted: TRAIN.NUM_WORKERS.
-        batch_bytes: bytes of one micro-batch.
-        free_bytes: free shared memory of this rank; None where the system has no such limit.
+    `free_bytes` is the shared memory of this rank, None where the system has no such limit.
     """
     per_worker = batch_bytes * (PREFETCH_BATCHES + 1)
     if free_bytes is None or wanted * per_worker <= free_bytes:

@@ -40,17 +40,14 @@ def normalize_counts(
 ) -> torch.Tensor:
     """Return (log1p(count * gain / ticks of the bin) - mean) / max(std, 1e-6) as float32.
 
-    Without `bin_normalize` the ticks do not enter. Bytes on the CPU are looked up in a table.
+    Bytes on the CPU are looked up in a table. The argument is left as it was.
 
     Args:
         counts: spikes per voxel, any shape and real dtype, on any device; [..., K, Hs, Ws] where
             bins are normalized.
         norm: how.
-        bin_ticks: ticks of each bin [..., K], on any device; needed where bins are normalized,
-            else not used. A bin without ticks holds no spikes and counts as one of one tick.
-
-    Returns:
-        float32 in the shape and on the device of `counts`, which is left as it was.
+        bin_ticks: ticks of each bin [..., K], needed where bins are normalized. A bin without ticks
+            holds no spikes and counts as one of one tick.
     """
     factors = torch.tensor(norm.gain)
     if norm.bin_normalize and bin_ticks is None:

@@ -48,12 +48,8 @@ class FrameRecord:
 class Recording:
     """The aligned frames of one sequence, in order of their numbers.
 
-    Args:
-        name: name of the sequence.
-        frames: its frames.
-        num_bins: K.
-        read: reads an image file as uint8 [H, W, 3], or takes it from a cache.
-        store: frames that are decoded already; they are not read by `read`. None: there are none.
+    `read` reads an image file as uint8 [H, W, 3], or takes it from a cache; frames in `store` are
+    decoded already and not read by it.
     """
 
     def __init__(
@@ -120,8 +116,7 @@ class Recording:
     def check(self, *, any_shape: bool = False) -> None:
         """Read every file once; a DataSetError names all that cannot be used.
 
-        Args:
-            any_shape: the spikes need not have the aspect ratio of the frames.
+        With `any_shape` the spikes need not have the aspect ratio of the frames.
         """
         problems: dict[str, None] = {}  # in order, each once
         for i, frame in enumerate(self.frames):

@@ -85,8 +85,6 @@ class SequenceScan:
     """What a sequence folder holds.
 
     Attributes:
-        name: name of the sequence.
-        folder: its folder.
         num_blurry: blurry frames in the folder.
         frames: those that have all that belongs to them, in order of their numbers.
         dropped: those that have not.
@@ -110,9 +108,7 @@ def scan_split(
 
     Frames without a record in the alignment log, without sharp frame or spikes, with a window that
     leaves the stream, or with voxels that are not up to date are dropped and named in that line.
-
-    Raises:
-        DataSetError: no sequences, a sequence that cannot be understood, or no frame left.
+    No sequences, one that cannot be understood, or no frame left are a DataSetError.
     """
     where = str(settings.root / split)
     description = read_description(settings.root)
@@ -158,16 +154,9 @@ def scan_sequence(
 ) -> SequenceScan:
     """Join blurry frames, sharp frames, exposures and spikes of a sequence by name.
 
-    Args:
-        folder: the sequence.
-        settings: where things lie.
-        description: of the data set; states the spike geometry where no file beside them does.
-        records: exposures from the alignment log; stored voxels must then be up to date. None:
-            take them from exposures.csv, as preparation does.
-
-    Raises:
-        BadFileError: an exposures table that cannot be read.
-        DataSetError: no blurry frames, names without numbers, or spikes of unknown geometry.
+    With `records`, exposures from the alignment log, stored voxels must be up to date; without
+    them, exposures.csv is read, as preparation does. `description` states the spike geometry where
+    no file beside the spikes does.
     """
     blurry = list_frames(folder / "blur", settings.image_exts)
     indices = number_frames(folder / "blur", blurry)
@@ -317,11 +306,9 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
     """Return all sequences of the folders given for testing, sorted by name.
 
     The rules are those of `scan_sequence`, but every frame must have spikes and a sharp frame where
-    these are given. Files without a blurry frame of their name do not count. Where stored counts in
-    `SEQ/spike_vox` are out of date, the spikes in `SEQ/spike` are counted.
-
-    Raises:
-        DataSetError: naming every frame or sequence that lacks something.
+    these are given; a DataSetError names all that lack something. Files without a blurry frame of
+    their name do not count. Where stored counts in `SEQ/spike_vox` are out of date, the spikes in
+    `SEQ/spike` are counted.
     """
     images = settings.image_exts
     blurry = _find_folders(inputs.blurry, ("blur",), images)
@@ -428,11 +415,7 @@ def _natural_order(path: Path) -> list[tuple[str, int]]:
 
 
 def number_frames(folder: Path, blurry: Mapping[str, Path]) -> dict[str, int]:
-    """Return the number of each blurry frame of a folder: the one at the end of its name.
-
-    Raises:
-        DataSetError: no frame, a name without such a number, or a number that occurs twice.
-    """
+    """Return the number at the end of the name of each blurry frame; each occurs once."""
     if not blurry:
         raise DataSetError(str(folder), ["no image files; blurry frames are needed there"])
     try:

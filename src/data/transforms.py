@@ -48,13 +48,8 @@ class CropGrid:
     """Where a square crop can lie so that it is whole pixels in RGB and in spikes.
 
     RGB and spikes show the same scene with F and S pixels along an axis. Only every F/gcd(F, S)-th
-    RGB pixel begins where a spike pixel begins; origin and size of a crop are such multiples.
-
-    Attributes:
-        frame_size: RGB pixels of the whole frame.
-        spike_size: spike pixels of the whole frame.
-        crop_px: side of the crop in RGB pixels.
-        frame_step, spike_step: (rows, columns) between possible origins, in the pixels of each.
+    RGB pixel begins where a spike pixel begins; origin and size of a crop are multiples of these
+    steps, (rows, columns) in the pixels of each.
     """
 
     frame_size: Size

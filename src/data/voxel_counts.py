@@ -117,11 +117,7 @@ def staleness(
 ) -> str | None:
     """Return why a frame has to be counted (again), or None where all is fresh.
 
-    Args:
-        entry: what the index holds for the frame.
-        source: where its spikes are now.
-        num_bins: K.
-        npy_path: the stored counts; None where only the sums are wanted.
+    `npy_path` is where its counts are stored, None where only the sums are wanted.
     """
     if entry is None:
         return "its voxels were not made yet"
@@ -189,19 +185,11 @@ def read_voxels(
     size: tuple[int, int] | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Read the counts of a crop; only its own bytes are touched.
+    """Read the counts of a crop (y, x, h, w) of a `.npy` file; only its own bytes are touched.
 
-    Args:
-        path: the `.npy` file.
-        num_bins: K.
-        crop: (y, x, h, w); None is the whole grid.
-        size: the height and width that the whole grid must have.
-        out: an array [K, h, w] to fill and return, if it has the shape and dtype of the stored
-            counts; else it is left alone.
-
-    Returns:
-        [K, h, w], C order: uint8 or uint16 as stored, other whole numbers as the smallest of uint8,
-        uint16 and int32 that holds them, real numbers as float32.
+    The whole grid must have the given height and width. The result [K, h, w] is in C order: uint8
+    or uint16 as stored, other whole numbers as the smallest of uint8, uint16 and int32 that holds
+    them, real numbers as float32. It is `out`, if that has the shape and dtype of what is stored.
     """
     grid = open_voxels(path, num_bins)
     if size is not None and grid.shape[1:] != size:

@@ -1,6 +1,6 @@
 """Small YAML texts: read plain lines of unknown origin, change single values and keep comments."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -9,18 +9,11 @@ INDENT = 2
 MAX_CHARACTERS = 1 << 20
 MAX_DEPTH = 20
 
-Edit = tuple[int, int, str]  # replace text[start:stop]
-
 
 def load_plain_mapping(text: str, where: str) -> dict[str, object]:
-    """Return the mapping that a text holds.
+    """Return the mapping that a text of lines `key: value` holds; `where` names it in messages.
 
-    Args:
-        text: lines `key: value`.
-        where: what the messages name.
-
-    Raises:
-        ValueError: too long, no YAML, with tags or aliases, or no mapping of texts.
+    Tags, aliases and what takes long to parse are refused: the text may be of unknown origin.
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"{where}: {len(text)} characters; a few thousand are expected")
@@ -36,28 +29,39 @@ def load_plain_mapping(text: str, where: str) -> dict[str, object]:
     return values
 
 
-def set_values(text: str, values: Mapping[str, Any]) -> str:
-    """Return the text with some values of nested mappings set.
+def set_value(text: str, keys: Sequence[str], value: str) -> str:
+    """Return the YAML text with one value of nested mappings set, its other characters unchanged.
 
-    Args:
-        text: YAML whose top level is a mapping, or nothing.
-        values: nested mappings with texts or numbers at the ends. Keys that are there get their
-            value replaced where it stands; missing ones are put before the first key of their
-            mapping.
-
-    Raises:
-        ValueError: the text is no such YAML, or a mapping is needed where a value stands.
+    A value that is there is replaced; a missing key is put before the first one of its mapping.
     """
     try:
-        root = yaml.compose(text, yaml.SafeLoader)
+        node = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML: {error}") from error
-    if root is None:
-        return text + ("" if text.endswith("\n") or not text else "\n") + _block(values, 0)
-    edits = list(_edits(root, values, "top level"))
-    for start, stop, replacement in sorted(edits, reverse=True):
-        text = text[:start] + replacement + text[stop:]
-    return text
+    if node is None:
+        return text + ("" if text.endswith("\n") or not text else "\n") + _block(keys, value, 0)
+    where = "top level"
+    for depth, key in enumerate(keys):
+        is_mapping = isinstance(node, yaml.MappingNode)
+        if not is_mapping and node.tag != "tag:yaml.org,2002:null":
+            raise ValueError(f"{where}: expected a mapping, found {node.value!r}")
+        if not node.value:  # an empty mapping, or nothing
+            start, stop = node.start_mark.index, node.end_mark.index
+            flow = _flow(keys[depth:], value)
+            return text[:start] + (flow if is_mapping else f" {flow}") + text[stop:]
+        child = next((child for name, child in node.value if name.value == key), None)
+        if child is None:
+            first = node.value[0][0].start_mark
+            entry = _flow(keys[depth:], value)[1:-1] + ", "
+            if not node.flow_style:
+                indent = " " * first.column
+                entry = _block(keys[depth:], value, first.column).lstrip() + indent
+            return text[: first.index] + entry + text[first.index :]
+        node, where = child, key
+    if not isinstance(node, yaml.ScalarNode):
+        raise ValueError(f"{where}: expected a single value, found a list or a mapping")
+    start, stop = node.start_mark.index, node.end_mark.index
+    return text[:start] + (value if stop > start else f" {value}") + text[stop:]
 
 
 def replace_entry(text: str, key: str, value: Any) -> str:
@@ -102,50 +106,12 @@ def _refusal(text: str) -> str | None:
     return None
 
 
-def _edits(node: yaml.Node, values: Mapping[str, Any], where: str) -> list[Edit]:
-    if not isinstance(node, yaml.MappingNode):
-        if node.tag != "tag:yaml.org,2002:null":
-            raise ValueError(f"{where}: expected a mapping, found {node.value!r}")
-        return [(node.start_mark.index, node.end_mark.index, " " + _flow(values))]
-    if not node.value:
-        return [(node.start_mark.index, node.end_mark.index, _flow(values))]
-    present = {key.value: value for key, value in node.value}
-    edits: list[Edit] = []
-    for key in values.keys() & present.keys():
-        edits += _replacement(present[key], values[key], key)
-    missing = {key: value for key, value in values.items() if key not in present}
-    if missing:
-        first = node.value[0][0].start_mark
-        if node.flow_style:
-            inserted = _flow(missing)[1:-1] + ", "
-        else:
-            inserted = _block(missing, first.column).lstrip() + " " * first.column
-        edits.append((first.index, first.index, inserted))
-    return edits
+def _block(keys: Sequence[str], value: str, column: int) -> str:
+    lines = [" " * (column + INDENT * depth) + f"{key}:" for depth, key in enumerate(keys)]
+    return "\n".join(lines) + f" {value}\n"
 
 
-def _replacement(node: yaml.Node, value: Any, key: str) -> list[Edit]:
-    if isinstance(value, Mapping):
-        return _edits(node, value, key)
-    if not isinstance(node, yaml.ScalarNode):
-        raise ValueError(f"{key}: expected a single value, found a list or a mapping")
-    start, stop = node.start_mark.index, node.end_mark.index
-    return [(start, stop, str(value) if stop > start else f" {value}")]
-
-
-def _block(values: Mapping[str, Any], column: int) -> str:
-    text = ""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            text += f"{' ' * column}{key}:\n" + _block(value, column + INDENT)
-        else:
-            text += f"{' ' * column}{key}: {value}\n"
-    return text
-
-
-def _flow(values: Mapping[str, Any]) -> str:
-    parts = [
-        f"{key}: {_flow(value) if isinstance(value, Mapping) else value}"
-        for key, value in values.items()
-    ]
-    return "{" + ", ".join(parts) + "}"
+def _flow(keys: Sequence[str], value: str) -> str:
+    for key in reversed(keys):
+        value = f"{{{key}: {value}}}"
+    return value

@@ -7,6 +7,7 @@ out 8 times per source frame; its light is rendered at every tick, nothing is in
 
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -126,23 +127,21 @@ class SequenceReport:
 
 
 def make_demo_data(
-    output: str | Path, seed: int, plan: DemoPlan, num_workers: int = 1
+    output: str | Path,
+    seed: int,
+    plan: DemoPlan,
+    num_workers: int = 1,
+    on_done: Callable[[SequenceReport], None] = lambda report: None,
 ) -> list[SequenceReport] | None:
     """Write the data set, or nothing where it is there already.
 
-    Everything is made in a hidden folder beside `output`, which is renamed when it is complete.
-
-    Args:
-        output: data root to make.
-        seed: draws motion and spikes; the same seed gives the same bytes.
-        plan: what to simulate.
-        num_workers: processes.
+    Everything is made in a hidden folder beside `output`, which is renamed when it is complete. The
+    same seed, which draws motion and spikes, gives the same bytes. A DataSetError says that
+    `output` holds other data, or demo data that was changed.
+    `on_done` is called after each sequence.
 
     Returns:
         one report per sequence in the order of the plan, or None if nothing was to do.
-
-    Raises:
-        DataSetError: `output` holds other data, or demo data that was changed.
     """
     output = Path(output)
     if _is_complete(output, plan.source(seed)):
@@ -159,10 +158,10 @@ def make_demo_data(
             range(len(plan.sequences)), key=lambda index: -plan.sequences[index].num_averaged
         )
         make = functools.partial(simulate_sequence, root, plan, seed)
-        reports = {
-            order[number]: report
-            for number, report in run_parallel(make, order, num_workers, "demo data")
-        }
+        reports = {}
+        for number, report in run_parallel(make, order, num_workers, "demo data"):
+            reports[order[number]] = report
+            on_done(report)
         write_description(root, _describe(root, seed, plan))
         try:
             root.replace(output)

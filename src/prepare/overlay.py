@@ -72,14 +72,7 @@ def write_overlays(
 ) -> list[Path]:
     """Write one page per randomly drawn frame, and `index.html` that shows them all.
 
-    Args:
-        recordings: the sequences.
-        count: number of frames; all of them where there are fewer.
-        folder: where to write; pages of the same name are replaced.
-        seed: draws the frames.
-
-    Returns:
-        The index, then the pages.
+    Pages of the same name in `folder` are replaced. Returns the index, then the pages.
     """
     frames = [(recording, i) for recording in recordings for i in range(len(recording))]
     if count < 1 or not frames:

@@ -23,7 +23,7 @@ from src.data.exposures import Exposure, read_alignment, write_alignment
 from src.data.frame_cache import store_frames
 from src.data.scanning import ScanSettings, scan_folders, summarize
 from src.data.voxel_counts import normalization_of
-from src.data.yaml_text import number_text, set_values
+from src.data.yaml_text import number_text, set_value
 from src.paths import atomic_write
 from src.prepare.content import check_content
 from src.prepare.counting import PreparedSplit, count_spikes
@@ -96,11 +96,7 @@ def check_prepared_content(
 
     The result is written to `dataset.yaml`, so that a training can refuse data that failed without
     decoding a picture. A data set that failed is checked every time, so that its problems are
-    printed again.
-
-    Args:
-        settings: of the data set, which is prepared.
-        accepted: why problems are accepted; None: they are not.
+    printed again. `accepted` says why problems are accepted; None: they are not.
 
     Returns:
         the result, as `DataDescription.content`, and what was found; nothing where it was known.
@@ -229,7 +225,8 @@ def write_normalization(splits: list[PreparedSplit], settings: PrepareSettings) 
     with path.open(encoding="utf-8", newline="") as handle:
         text = handle.read()
     try:
-        new_text = set_values(text, {"DATA": {"NORM": {"MEAN": mean, "STD": std}}})
+        new_text = set_value(text, ("DATA", "NORM", "STD"), std)
+        new_text = set_value(new_text, ("DATA", "NORM", "MEAN"), mean)
     except ValueError as error:
         raise DataSetError(str(settings.config), [f"cannot write DATA.NORM: {error}"]) from error
     values = f"DATA.NORM.MEAN {mean}, STD {std}"

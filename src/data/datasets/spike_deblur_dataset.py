@@ -34,13 +34,7 @@ from src.data.transforms import (
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """How clips are cut.
-
-    Attributes:
-        frames: T.
-        crop_px: side of the random crop in RGB pixels; None: whole frames.
-        augment: random changes of the clip.
-    """
+    """How clips of T `frames` are cut: whole or as random crops, with random changes."""
 
     frames: int = 5
     crop_px: int | None = None
@@ -68,10 +62,6 @@ class SpikeDeblurDataset(Dataset):
         seed: of crops and augmentation.
         as_uint8: leave scaling and normalization to the receiver: blur and sharp are uint8, and
             spike_vox holds counts (uint8, or int32 or float32 where the stored ones need it).
-
-    Raises:
-        DataSetError: no clip is long enough, a crop is no whole number of spike pixels, or bins are
-            to be normalized and the ticks of a window are not known.
     """
 
     def __init__(
@@ -105,10 +95,7 @@ class SpikeDeblurDataset(Dataset):
     def from_config(cls, cfg: CfgNode, split: str) -> "SpikeDeblurDataset":
         """Return the clips of a split as float samples.
 
-        Args:
-            cfg: the configuration.
-            split: DATA.TRAIN_SPLIT or "train" for random crops, DATA.VAL_SPLIT or "val" for whole
-                frames.
+        DATA.TRAIN_SPLIT or "train" gives random crops, DATA.VAL_SPLIT or "val" whole frames.
         """
         from src.data.build import build_train_dataset, build_val_dataset
 

@@ -135,19 +135,11 @@ def voxelize_packed(
 ) -> np.ndarray:
     """Count the spikes of ticks [start, stop) of a bit-packed file per bin.
 
-    No event list and no dense stream is built; of a crop only its own bytes are unpacked.
-
-    Args:
-        file: the recording.
-        start: first tick.
-        stop: tick after the last.
-        K: number of bins.
-        crop: (y, x, h, w) in upright pixels; None is the whole sensor.
-        out: an array to fill and return, if it has the shape and dtype of the counts; else it is
-            left alone.
+    No event list and no dense stream is built; of a crop (y, x, h, w) in upright pixels only its
+    own bytes are unpacked.
 
     Returns:
-        uint8 (uint16 if a count needs it) [K, h, w], upright.
+        uint8 (uint16 if a count needs it) [K, h, w], upright; `out`, if that fits it.
     """
     geometry = file.geometry
     y, x, h, w = (0, 0, geometry.height, geometry.width) if crop is None else crop

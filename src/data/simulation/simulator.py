@@ -63,8 +63,7 @@ class SpikeSimulator:
     """A sensor that is shown intensities chunk by chunk and keeps its membrane in between.
 
     Args:
-        height: rows of the sensor.
-        width: columns of the sensor.
+        height, width: pixels of the sensor.
         seed: draws the start of the membrane and the temporal noise.
         threshold: theta, in full-scale intensity times ticks.
         gain: factor on the intensity.
@@ -192,9 +191,8 @@ def simulate_spikes(
 ) -> np.ndarray:
     """Return the spikes of a sensor that sees one intensity per tick: uint8 [S, H, W].
 
-    Args:
-        intensity: [S, H, W] in [0, 1], or anything that yields [H, W] images of it.
-        threshold: see `SpikeSimulator`, as are `seed`, `gain`, `reset` and `noise`.
+    Intensities are [S, H, W] in [0, 1], or anything that yields [H, W] images; the others are
+    arguments of `SpikeSimulator`.
     """
     images = iter(intensity)
     first = next(images, None)

@@ -26,10 +26,7 @@ MIN_STEPS = 16  # so many different times are not multiples of one number by cha
 def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     """Read one array whole.
 
-    Args:
-        path: the file.
-        key: name of the array in an `.npz`, path of the data set in an `.h5`; None if it holds one
-            only.
+    `key` is its name in an `.npz` or its path in an `.h5`; None if the file holds one only.
     """
     path = Path(path)
     if path.suffix.lower() not in (".npy", ".npz"):
@@ -131,17 +128,10 @@ def _dataset(file: h5py.File, key: str | None) -> h5py.Dataset:
 
 
 class DenseFile:
-    """Dense spikes in `.npy`, `.npz` or `.h5`.
+    """Dense spikes in `.npy`, `.npz` or `.h5`; see `find_axes` and `read_array`.
 
     A `.npy` is memory-mapped and of an `.h5` only the requested ticks are read; an `.npz` is
     packed, so it is held in memory as a whole.
-
-    Args:
-        path: the file.
-        height: rows of the sensor.
-        width: columns of the sensor.
-        axes: see `find_axes`.
-        key: see `read_array`.
     """
 
     def __init__(
@@ -182,14 +172,8 @@ class DenseFile:
 class EventFile:
     """A list of spikes in `.npy`, `.npz` or `.h5`, rows with t in ticks; held in memory.
 
-    The recording ends with its last spike, unless its owner sets `num_ticks`.
-
-    Args:
-        path: the file.
-        height: rows of the sensor.
-        width: columns of the sensor.
-        columns: order of the columns in the file.
-        key: see `read_array`.
+    The recording ends with its last spike, unless its owner sets `num_ticks`. `columns` is their
+    order in the file.
     """
 
     def __init__(
@@ -239,17 +223,10 @@ class EventFile:
 def check_events(
     events: np.ndarray, height: int, width: int, columns: str = "tyxp", where: str = "events"
 ) -> np.ndarray:
-    """Check a list of spikes and bring its columns into the order t, y, x.
+    """Check a list of spikes and return its columns t, y, x: int64 [N, 3], ascending in t.
 
-    Args:
-        events: [N, 3] or [N, 4], whole numbers of any dtype.
-        height: rows of the sensor.
-        width: columns of the sensor.
-        columns: order of the columns, for instance "xytp"; p is optional at the end.
-        where: what the messages name, for instance the file.
-
-    Returns:
-        int64 [N, 3], ascending in t.
+    Events are [N, 3] or [N, 4], whole numbers of any dtype, on a sensor of height and width;
+    `columns` is their order, for instance "xytp", of which p may be missing.
     """
     if sorted(columns) not in (sorted("tyx"), sorted("tyxp")):
         raise ValueError(f'columns are {columns!r}; name t, y, x and p once each, like "tyxp"')
@@ -285,13 +262,8 @@ def find_axes(
 ) -> str:
     """Return the order of the axes of dense spikes; refuse one that does not match the size.
 
-    Args:
-        shape: of the array.
-        height: rows of the sensor.
-        width: columns of the sensor.
-        axes: as stated, "SHW" or "HWS" and so on; None takes the order with H before W that
-            matches the size, if there is only one.
-        path: what the messages name.
+    `axes` is the order as stated, "SHW" or "HWS" and so on; None takes the one with H before W that
+    matches height and width, if there is only one.
     """
     candidates = [axes] if axes else ["SHW", "HSW", "HWS"]
     if axes and sorted(axes) != sorted(AXES):

@@ -105,17 +105,10 @@ def find_spikes(
     blurry_names: Collection[str],
     size: tuple[int, int] | None = None,
 ) -> SequenceSpikes:
-    """Return the spikes of a sequence.
+    """Return the spikes of a sequence; `size` as in `stated_spikes`.
 
     A single `.dat` beside several blurry frames is the stream of the sequence; otherwise each
     `.dat` belongs to the frame of its name. Without `.dat` the voxel files are the spikes.
-
-    Args:
-        spike_folder: where `.dat` files may be.
-        voxel_folder: where `.npy` files may be.
-        description: of the data set.
-        blurry_names: names of the blurry frames.
-        size: see `stated_spikes`.
     """
     files = list_frames(spike_folder, [".dat"])
     if not files:
@@ -142,10 +135,7 @@ def stated_spikes(
 ) -> SpikeSidecar:
     """Return what is known about a `.dat`: from the file beside it, else from dataset.yaml.
 
-    Args:
-        path: the spikes.
-        description: of the data set.
-        size: height and width that the user states; it must not contradict the files.
+    `size`, height and width that the user states, must not contradict the files.
     """
     try:
         beside = read_sidecar(path, entries_of(description))

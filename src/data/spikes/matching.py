@@ -30,14 +30,13 @@ class TfpMatch:
 
     Attributes:
         centre: ticks from the window's first tick: the top of a parabola through the scores around
-            the highest one, or the candidate itself where fewer than three lie close to it.
+            the highest one, or that one's centre where fewer than three lie close to it.
         centre_error: standard error of the centre in ticks, from leaving out one band of rows after
             the other; inf where the scores are flat.
         centres: float64 [M], all that were tried, ascending.
         scores: float64 [M], PSNR in dB against the sharp frame after the best gain and offset.
         num_pixels: pixels compared.
-        correlation: of the best TFP image with the sharp frame, 0 where it is not above 0; low
-            where the spikes show something else.
+        correlation: of the best TFP image with the sharp frame, 0 where it is not above 0.
     """
 
     centre: float
@@ -64,16 +63,12 @@ class TfpMatch:
 
 
 def best_tfp_centre(spikes: np.ndarray, sharp_grey: np.ndarray, *, width: int) -> TfpMatch:
-    """Find the window of `width` ticks whose TFP image fits a sharp frame best.
+    """Find the window of `width` ticks of spikes [S, H, W] whose TFP image fits a sharp frame best.
 
-    The window of ticks [a, a + width) has its centre at a + (width - 1) / 2, so odd widths have
-    whole centres and even ones half centres. The score is the PSNR after a least-squares gain and
-    offset (gain not below 0), so the threshold of the sensor need not be known.
-
-    Args:
-        spikes: 0 and 1, [S, H, W].
-        sharp_grey: grey values of the sharp frame at the size of the spikes, 0..1, [H, W].
-        width: ticks in the window.
+    The sharp frame is given as grey values 0..1 at the size of the spikes, [H, W]. The window of
+    ticks [a, a + width) has its centre at a + (width - 1) / 2, so odd widths have whole centres and
+    even ones half centres. The score is the PSNR after a least-squares gain and offset (gain not
+    below 0), so the threshold of the sensor need not be known.
     """
     sharp = np.asarray(sharp_grey, np.float64)
     if spikes.ndim != 3 or spikes.shape[1:] != sharp.shape:
@@ -97,13 +92,9 @@ def best_tfp_centre(spikes: np.ndarray, sharp_grey: np.ndarray, *, width: int) -
 
 
 def grey_at_spike_size(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the grey values of a frame at the size of the spikes: float32 [Hs, Ws] in 0..1.
+    """Return the grey values of a frame uint8 [H, W, 3] at the size of the spikes: float32 in 0..1.
 
     Encoded values, BT.601 weights, mean over areas; interpolated where the frame is smaller.
-
-    Args:
-        rgb: uint8 [H, W, 3].
-        size: height and width of the spike sensor.
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"frame is {rgb.dtype} {rgb.shape}; uint8 [H, W, 3] is needed")

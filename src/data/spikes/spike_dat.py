@@ -38,15 +38,10 @@ USUAL_SIZES = ((250, 400), (360, 640), (384, 384), (180, 320), (96, 128), (1000,
 class SpikeGeometry:
     """How the bits of one tick lie in the file.
 
-    Args:
-        height: rows of the sensor.
-        width: columns of the sensor.
+    Attributes:
+        height, width: pixels of the sensor.
         bit_order: "little" if the first of eight pixels is the least significant bit, else "big".
         flip_rows: whether the file stores the bottom row first.
-
-    Raises:
-        ValueError: an impossible size or bit order, or a pixel number that is no multiple of 8
-            (readers in the wild disagree about the padding of such ticks).
     """
 
     height: int
@@ -83,14 +78,10 @@ class TickReader(Protocol):
 
 
 class SpikeFile:
-    """One `.dat` file, opened for reading ranges of ticks.
+    """One `.dat` file of a whole number of ticks, opened for reading ranges of them.
 
     Only the requested ticks are read. The object holds no open file, so it can be sent to worker
     processes.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the size is not a whole number of ticks, or there is not even one tick.
     """
 
     def __init__(self, path: str | Path, geometry: SpikeGeometry) -> None:
@@ -110,14 +101,10 @@ class SpikeFile:
     ) -> Iterator[np.ndarray]:
         """Yield ticks [start, stop) as stored: uint8 [n, h, W/8], valid until the next block.
 
-        Rows are in file order (bottom-up where `geometry.flip_rows`). They are read, not mapped:
-        of a crop nearly every page of a map would be fetched separately, at twice the cost.
-
-        Args:
-            start: first tick.
-            stop: tick after the last.
-            rows: first row and row after the last, in file order; None is all. Others are not read.
-            together: n, how many ticks come at once; None is all.
+        `together` is n, how many ticks come at once; `rows` are the first row and the row after the
+        last, in file order (bottom-up where `geometry.flip_rows`). Others are not read. Rows are
+        read, not mapped: of a crop nearly every page of a map would be fetched separately, at twice
+        the cost.
         """
         height, width = self.geometry.height, self.geometry.width
         if width % 8:
@@ -167,15 +154,7 @@ class SpikeFile:
 
 
 class SpikeParts:
-    """Files that abut: the first tick of each follows the last of the one before.
-
-    Args:
-        paths: the files in order of time; at least one.
-        geometry: how their bits lie.
-
-    Raises:
-        BadFileError: a file that cannot be opened or is no whole number of ticks.
-    """
+    """Files in order of time; the first tick of each follows the last of the one before."""
 
     def __init__(self, paths: Sequence[Path], geometry: SpikeGeometry) -> None:
         self.geometry = geometry
@@ -205,11 +184,7 @@ class SpikeParts:
         )
 
     def join_into(self, path: Path) -> float:
-        """Write all files as one, in pieces, whole or not at all; return the rate of spikes.
-
-        Raises:
-            BadFileError: no spike at all, or nothing but spikes; nothing is written then.
-        """
+        """Write all files as one, in pieces, whole or not at all; return the rate of spikes."""
         ones = 0
         with atomic_write(path) as partial:
             with partial.open("wb") as target:
@@ -292,15 +267,12 @@ def check_rate(rate: float, path: Path, num_ticks: int) -> None:
 
 @dataclass(frozen=True)
 class SpikeSidecar:
-    """What a `.dat` file does not say about itself.
+    """What a `.dat` file does not say about itself; None where the source does not say it.
 
-    Args:
-        height: rows of the sensor.
-        width: columns of the sensor.
-        ticks_per_second: readouts per second, None where the source does not say.
-        threshold: firing threshold in full-scale intensity times ticks, None where unknown.
-        bit_order: see `SpikeGeometry`.
-        flip_rows: see `SpikeGeometry`.
+    Attributes:
+        height, width, bit_order, flip_rows: see `SpikeGeometry`.
+        ticks_per_second: readouts per second.
+        threshold: firing threshold in full-scale intensity times ticks.
     """
 
     height: int
@@ -327,10 +299,7 @@ def read_sidecar(
     Looked for, in this order: `<stem>.yaml` beside it, `spike.yaml` in its folder, and a SpikeCV
     `config.yaml` in its folder or up to two folders above. Of the latter only `spike_h` and
     `spike_w` are used; one without either of them belongs to something else and is ignored.
-
-    Args:
-        dat_path: the spikes.
-        otherwise: entries of a sidecar that hold where the file does not state them.
+    Entries of `otherwise` hold where the file does not state them.
     """
     found = locate_sidecar(dat_path, otherwise)
     return None if found is None else found[1]
