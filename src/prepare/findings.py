@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from src.data.errors import listed
+
 
 @dataclass
 class Findings:
@@ -31,12 +33,6 @@ def merged(lines: list[str]) -> list[str]:
         where, _, text = line.partition(": ")
         places.setdefault(text, []).append(where)
     return [f"{listed(found, 3)}: {text}" for text, found in places.items()]
-
-
-def listed(names: list[str], limit: int = 20) -> str:
-    """Return names with commas, those beyond the limit as a number."""
-    more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def sample_places(count: int, wanted: int) -> list[int]:
