@@ -36,15 +36,25 @@ def test_windows_are_half_open(t0, t1, expected):
         assert window_ticks(t0, t1, 1) == expected
 
 
+def test_what_cannot_be_is_refused(tmp_path):
+    some = {0: Exposure(0.0, 1.0), 1: Exposure(1.0, 2.0, t_sharp=1.5)}
+    for call, message in (
+        (lambda: window_ticks(5, 5, 1920), "exposure ends before it starts: t0=5, t1=5"),
+        (lambda: frame_index("first"), "does not end in a number"),
+        (lambda: write_exposures(tmp_path / "a.csv", some), "of some frames and not of others"),
+        (lambda: write_alignment(tmp_path / "log.txt", {"a": some}), "a frame 0: .* not counted"),
+        (lambda: read_alignment([tmp_path / "x.txt"]), r"x\.txt: .*run scripts/prepare_data\.py"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert list(tmp_path.iterdir()) == []
+    assert [frame_index(name) for name in ("000012", "img_7", "4k_0003")] == [12, 7, 3]
+
+
 def test_abutting_windows_share_no_tick():
     edges = [k * 11 / 240 for k in range(400)]
     windows = [window_ticks(*pair, 1920) for pair in zip(edges, edges[1:], strict=False)]
     assert windows == [(88 * k, 88 * k + 88) for k in range(399)]
-
-
-def test_exposure_that_ends_before_it_starts():
-    with pytest.raises(ValueError, match="exposure ends before it starts: t0=5, t1=5"):
-        window_ticks(5, 5, 1920)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +81,10 @@ def test_units(tmp_path, unit, t0, t1):
         ("frame_idx,t0[s],t1[s]\n0,0,nan\n", "not finite"),
         ("frame_idx,t0[s],t1[s]\n4,2,1\n", "line 2: frame 4: exposure ends before it starts"),
         ("frame_idx,t0[s],t1[s]\n0,0,1\n000,1,2\n", "line 3: frame 0: is given twice"),
+        ("frame_idx,t0[s],t1[s],t_sharp[s]\n0,0.0,1.0,1.5\n", "sharp frame lies outside"),
+        ("frame_idx,t0[s],t1[s],t_sharp[s]\n0,0.0,1.0\n", "line 2: .* is not 4 values"),
+        ("frame_idx,t0[s],t1[s],t_sharp[ms]\n0,0.0,1.0,0.5\n", "the same for all"),
+        ("frame_idx,t0[s],t1[s],t2[s]\n0,0.0,1.0,0.5\n", "t_sharp"),
     ],
 )
 def test_exposures_errors(tmp_path, text, expected):
@@ -121,22 +135,6 @@ def test_log_errors(tmp_path, text, expected):
         read_alignment([tmp_path / "log.txt"])
 
 
-def test_missing_log_says_what_to_run(tmp_path):
-    with pytest.raises(BadFileError, match=r"align_x\.txt: .*run scripts/prepare_data\.py"):
-        read_alignment([tmp_path / "align_x.txt"])
-
-
-def test_uncounted_exposures_are_not_written(tmp_path):
-    with pytest.raises(ValueError, match="a frame 0: the spikes were not counted"):
-        write_alignment(tmp_path / "log.txt", {"a": {0: Exposure(0, 1)}})
-
-
-def test_frame_index():
-    assert [frame_index(name) for name in ("000012", "img_7", "4k_0003")] == [12, 7, 3]
-    with pytest.raises(ValueError, match="does not end in a number"):
-        frame_index("first")
-
-
 def test_the_instant_of_the_sharp_frame_is_read_and_written(tmp_path):
     path = tmp_path / "exposures.csv"
     path.write_text("frame_idx,t0[ms],t1[ms],t_sharp[ms]\n2,91.5,137.5,112.5\n")
@@ -147,33 +145,6 @@ def test_the_instant_of_the_sharp_frame_is_read_and_written(tmp_path):
     write_exposures(path, found)
     assert path.read_text().startswith("frame_idx,t0[s],t1[s],t_sharp[s]\n2,0.0915")
     assert read_exposures(path, None) == found
-
-
-def test_a_table_of_three_columns_is_still_one(tmp_path):
-    path = tmp_path / "exposures.csv"
     write_exposures(path, {0: Exposure(0.1, 0.3)})
     assert path.read_text() == "frame_idx,t0[s],t1[s]\n0,0.1,0.3\n"
     assert read_exposures(path, None) == {0: Exposure(0.1, 0.3)}
-
-
-def test_sharp_instants_of_some_frames_only_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="of some frames and not of others"):
-        write_exposures(
-            tmp_path / "exposures.csv", {0: Exposure(0.0, 1.0), 1: Exposure(1.0, 2.0, t_sharp=1.5)}
-        )
-    assert not (tmp_path / "exposures.csv").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("frame_idx,t0[s],t1[s],t_sharp[s]\n0,0.0,1.0,1.5\n", "sharp frame lies outside"),
-        ("frame_idx,t0[s],t1[s],t_sharp[s]\n0,0.0,1.0\n", "line 2: .* is not 4 values"),
-        ("frame_idx,t0[s],t1[s],t_sharp[ms]\n0,0.0,1.0,0.5\n", "the same for all"),
-        ("frame_idx,t0[s],t1[s],t2[s]\n0,0.0,1.0,0.5\n", "t_sharp"),
-    ],
-)
-def test_bad_sharp_columns_are_named(tmp_path, text, reason):
-    (tmp_path / "exposures.csv").write_text(text)
-    with pytest.raises(BadFileError, match=reason):
-        read_exposures(tmp_path / "exposures.csv", None)

@@ -1,12 +1,17 @@
+"""Image files: which are read and how, which are refused by name, what is written."""
+
 import errno
 
 import cv2
 import numpy as np
 import pytest
 
+from src.config import load_config
 from src.data import errors
-from src.data.errors import BadFileError, DataSetError
-from src.data.frames import list_frames, read_image, write_png
+from src.data.build import build_train_dataset
+from src.data.errors import BadFileError, BadSample, DataSetError
+from src.data.frames import is_cut_short, list_frames, read_image, write_png
+from src.engine.progress import DroppedClips
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 
@@ -29,24 +34,27 @@ def test_formats(tmp_path, suffix):
     smooth = np.tile(np.arange(64, dtype=np.uint8)[:, None, None], (1, 48, 3)) + [0, 90, 180]
     path = encode(tmp_path / f"a{suffix}", smooth[..., ::-1].astype(np.uint8))
     assert np.abs(read_image(path).astype(int) - smooth).max() <= (12 if suffix == ".jpg" else 0)
+    assert not is_cut_short(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert is_cut_short(path)
+    path.write_bytes(b"any other file")
+    assert not is_cut_short(path)
+    path.write_bytes(b"")
+    assert is_cut_short(path)
+    path.unlink()
+    assert is_cut_short(path)
+    with pytest.raises(BadFileError, match=rf"a\{suffix}: cannot be read: No such file"):
+        read_image(path)
 
 
-def test_grey_becomes_three_equal_channels(tmp_path):
+def test_f36_grey_and_opaque_frames_are_taken(tmp_path):
     image = read_image(encode(tmp_path / "a.png", RGB[..., 0]))
     assert np.array_equal(image, np.repeat(RGB[..., :1], 3, axis=2))
-
-
-def test_alpha_is_left_out_only_where_opaque(tmp_path):
     opaque = np.dstack([RGB[..., ::-1], np.full((9, 7), 255, np.uint8)])
-    assert np.array_equal(read_image(encode(tmp_path / "a.png", opaque)), RGB)
+    assert np.array_equal(read_image(encode(tmp_path / "b.png", opaque)), RGB)
     opaque[3, 3, 3] = 254
     with pytest.raises(BadFileError, match=r"b\.png: has transparent pixels"):
         read_image(encode(tmp_path / "b.png", opaque))
-
-
-def test_16_bit_is_refused(tmp_path):
-    with pytest.raises(BadFileError, match=r"a\.png: uint16 pixels; 8 bit is needed"):
-        read_image(encode(tmp_path / "a.png", RGB.astype(np.uint16) * 257))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp"])
@@ -59,9 +67,16 @@ def test_f33_truncated_file_is_named(tmp_path, suffix, kept):
     assert error.value.path == path
 
 
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(BadFileError, match=r"a\.png: cannot be read: No such file"):
-        read_image(tmp_path / "a.png")
+def test_f33_only_unreadable_samples_end_a_run_instead_of_going_round(prepared_config):
+    """Every sample is dropped: the budget is spent within the first epoch, nothing is repeated."""
+    for path in (prepared_config.parent / "mini/train").rglob("blur/*.png"):
+        path.write_bytes(path.read_bytes()[:200])
+    dataset = build_train_dataset(load_config(prepared_config))
+    samples = [dataset[i] for i in range(len(dataset))]
+    assert all(isinstance(sample, BadSample) for sample in samples)
+    dropped = DroppedClips(0.5, at_least=len(dataset), batch_size=1)
+    with pytest.raises(RuntimeError, match="samples could not be read"):
+        dropped.count([{"dropped": [sample]} for sample in samples])
 
 
 def test_f39_stalled_drive_is_tried_again(tmp_path, monkeypatch):

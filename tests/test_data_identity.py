@@ -69,5 +69,8 @@ def test_f16_a_test_on_another_kind_of_data_says_so(tmp_path, capsys):
     assert data["trained_on"] == trained
     assert data["tested_on"] == describe_root(tmp_path / "data")
     assert data["differences"] == ["transfer was encoded, is linear"]
-    told = capsys.readouterr()
-    assert "trained on another kind of data than this: transfer was encoded" in told.out + told.err
+    printed = capsys.readouterr()
+    assert (
+        "trained on another kind of data than this: transfer was encoded"
+        in printed.out + printed.err
+    )

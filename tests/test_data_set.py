@@ -17,7 +17,7 @@ from src.data.errors import BadSample, DataSetError
 from src.data.exposures import read_alignment
 from src.data.frames import read_image, write_png
 from src.data.loader import ClipBatchSampler, init_worker
-from src.data.normalization import Normalization, normalize_counts, to_unit
+from src.data.normalization import Normalization
 from src.data.recordings import Recording
 from src.data.scanning import scan_split
 from src.data.transforms import AugmentSettings
@@ -74,23 +74,9 @@ def test_sample_of_whole_frames_holds_the_files(original):
             assert sample[name].dtype == torch.float32
             assert np.allclose(sample[name][t].numpy(), expected, atol=1e-7)
         counts = recording.read_counts(1 + t)
-        assert counts.max() == 1
+        assert counts.any()
         expected = (np.log1p(counts.astype(np.float32)) - 0.3) / 0.5
         assert np.allclose(sample["spike_vox"][t].numpy(), expected, atol=1e-6)
-
-
-def test_uint8_path_gives_the_same_values(original):
-    floats = dataset_of(original, norm=Normalization(0.3, 0.5))
-    raw = dataset_of(original, norm=Normalization(0.3, 0.5), as_uint8=True)
-    for key in [(0, 0), (1, 3), (7, 5)]:
-        a, b = floats[key], raw[key]
-        assert {b[name].dtype for name in TENSORS} == {torch.uint8}
-        assert torch.equal(a["blur"], to_unit(b["blur"]))
-        assert torch.equal(a["sharp"], to_unit(b["sharp"]))
-        assert torch.equal(
-            a["spike_vox"], normalize_counts(b["spike_vox"], Normalization(0.3, 0.5))
-        )
-        assert a["meta"] == b["meta"]
 
 
 def test_crop_flips_and_reversal_act_on_all_three_together(tmp_path):
@@ -131,49 +117,33 @@ def test_everything_random_is_a_function_of_seed_epoch_index(original):
         dataset[len(dataset)]
 
 
-def loader_of(dataset, workers, start_step=0, num_steps=3):
-    order = ClipBatchSampler(
-        len(dataset),
-        5,
-        batch_size=2,
-        accumulation=1,
-        rank=0,
-        world_size=1,
-        start_step=start_step,
-        num_steps=num_steps,
-    )
+def loader_of(dataset, workers, **steps):
+    order = {"batch_size": 2, "accumulation": 1, "rank": 0, "world_size": 1}
+    sampler = ClipBatchSampler(len(dataset), 5, **order, **steps)
     return DataLoader(
         dataset,
-        batch_sampler=order,
+        batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate_clips,
-        worker_init_fn=init_worker,
+        worker_init_fn=check_threads,
     )
+
+
+def check_threads(worker_id):
+    init_worker(worker_id)
+    assert (cv2.getNumThreads(), torch.get_num_threads()) == (1, 1)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_f02_workers_do_not_change_the_samples(original):
     dataset = dataset_of(original, as_uint8=True)
-    alone = list(loader_of(dataset, 0))
-    crowd = list(loader_of(dataset, 4))
+    alone = list(loader_of(dataset, 0, num_steps=3))
+    crowd = list(loader_of(dataset, 4, num_steps=3))
     late = list(loader_of(dataset, 0, start_step=2, num_steps=1))
     assert len(alone) == len(crowd) == 3
     for a, b in [*zip(alone, crowd, strict=True), (alone[2], late[0])]:
         assert a["blur"].shape == (2, 3, 3, 32, 32)
         assert_same(a, b)
-
-
-class ThreadCounts(torch.utils.data.Dataset):
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, _):
-        return cv2.getNumThreads(), torch.get_num_threads()
-
-
-def test_workers_use_one_thread():
-    loader = DataLoader(ThreadCounts(), num_workers=1, worker_init_fn=init_worker)
-    assert [value.item() for value in next(iter(loader))] == [1, 1]
 
 
 def break_png(path):
@@ -202,20 +172,18 @@ def test_f33_bad_file_drops_its_samples_by_name(root, change, name, reason):
     assert bad.name == "seq_000 frames [2, 3, 4]"
     assert name in bad.reason
     assert reason in bad.reason
-    assert isinstance(dataset[3], dict)  # the other sequence goes on
+    assert isinstance(dataset[3], dict)  # the other sequence is as it was
 
 
-def test_first_frame_that_cannot_be_read_spoils_only_its_clips(root):
+def test_frames_that_give_no_crop_are_named(root):
+    assert (
+        "frames of 64x96 are smaller than the crop of 72"
+        in dataset_of(root, ClipSettings(3, crop_px=72))[0].reason
+    )
     break_png(root / "train/seq_000/blur/000000.png")
     dataset = dataset_of(root)
     assert isinstance(dataset[0], BadSample)
-    assert isinstance(dataset[1], dict)
-
-
-def test_frames_below_the_crop_are_named(original):
-    dataset = dataset_of(original, ClipSettings(3, crop_px=72))
-    assert "frames of 64x96 are smaller than the crop of 72" in dataset[0].reason
-    assert "seq_000" in dataset[0].reason
+    assert isinstance(dataset[1], dict)  # the size of the next frame counts
 
 
 def test_crop_that_fits_no_spike_pixel_is_refused_at_once(root):
@@ -243,29 +211,22 @@ def test_clips_do_not_cross_gaps(original):
         SpikeDeblurDataset([recording], ClipSettings(6))
 
 
-def test_collation_drops_logs_and_hands_on(original, caplog):
+def test_collation_widens_counts_drops_logs_and_hands_on(original, caplog):
     dataset = dataset_of(original, as_uint8=True)
     bad = BadSample("seq_009 frames [0]", "a.png: truncated")
-    batch = collate_clips([dataset[0], bad, dataset[1]])
+    wide = {**dataset[1], "spike_vox": dataset[1]["spike_vox"].int() + 300}
+    odd = {**dataset[2], "blur": dataset[2]["blur"][..., :16]}
+    batch = collate_clips([dataset[0], bad, wide, odd])
     assert batch["blur"].shape == (2, 3, 3, 32, 32)
+    assert batch["spike_vox"].dtype == torch.int32
+    assert torch.equal(batch["spike_vox"][1], wide["spike_vox"])
     assert [meta["seq"] for meta in batch["meta"]] == ["seq_000", "seq_000"]
-    assert batch["dropped"] == [bad]
+    names = [entry.name for entry in batch["dropped"]]
+    assert names == [bad.name, f"seq_000 frames {odd['meta']['frame_idx']}"]
     assert "dropped seq_009 frames [0]: a.png: truncated" in caplog.text
     empty = collate_clips([bad])
     assert empty["blur"] is empty["sharp"] is empty["spike_vox"] is None
     assert (empty["meta"], empty["dropped"]) == ([], [bad])
-
-
-def test_collation_widens_counts_and_drops_other_shapes(original):
-    dataset = dataset_of(original, as_uint8=True)
-    wide = {**dataset[1], "spike_vox": dataset[1]["spike_vox"].int() + 300}
-    odd = {**dataset[2], "blur": dataset[2]["blur"][..., :16]}
-    batch = collate_clips([dataset[0], wide, odd])
-    assert batch["spike_vox"].dtype == torch.int32
-    assert torch.equal(batch["spike_vox"][1], wide["spike_vox"])
-    assert [entry.name for entry in batch["dropped"]] == [
-        f"seq_000 frames {odd['meta']['frame_idx']}"
-    ]
 
 
 def test_counts_beyond_8_bit_reach_the_sample(tmp_path):
@@ -277,21 +238,3 @@ def test_counts_beyond_8_bit_reach_the_sample(tmp_path):
     assert counts.dtype == torch.int32
     assert counts[1].min() == 300
     assert counts[0].max() == 1
-
-
-def test_normalization_by_hand():
-    counts = torch.tensor([0, 1, 3], dtype=torch.uint8)
-    expected = [(np.log(v) - 0.25) / 0.5 for v in (1, 2, 4)]
-    assert normalize_counts(counts, Normalization(0.25, 0.5)).tolist() == pytest.approx(
-        expected, rel=1e-6
-    )
-    assert normalize_counts(counts[:1], Normalization(0.0, 0.0)).tolist() == [0.0]
-    assert counts.tolist() == [0, 1, 3]
-    real = torch.tensor([0.0, 1.0])
-    normalize_counts(real, Normalization(0.25, 0.5))
-    assert real.tolist() == [0.0, 1.0]  # the argument is left as it was
-    assert to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx(
-        [0, 0.2, 1]
-    )
-    with pytest.raises(ValueError, match="expected uint8"):
-        to_unit(torch.zeros(1))

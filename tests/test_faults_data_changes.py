@@ -8,7 +8,7 @@ import pytest
 from src.config import load_config
 from src.data.build import build_train_dataset
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
-from src.data.errors import BadFileError, BadSample
+from src.data.errors import BadSample
 from src.data.exposures import read_alignment
 from src.data.scanning import scan_split
 from tests.data_cases import align, settings_of, write_miniature
@@ -37,6 +37,7 @@ def test_f40_spikes_that_change_under_a_run_are_not_used(prepared_config, change
         load_config(prepared_config, ["DATA.USE_PRECOMPUTED_VOXELS", "False"])
     )
     before = cached[3]["spike_vox"]
+    os.utime(path, ns=(0, path.stat().st_mtime_ns))  # to be read is no change
     assert not isinstance(cached[0], BadSample)
     change(path)
     for dataset in (cached, counted):
@@ -45,10 +46,12 @@ def test_f40_spikes_that_change_under_a_run_are_not_used(prepared_config, change
         assert sample.name == "seq_000 frames [0, 1, 2]"
         assert "000001.dat" in sample.reason
         assert words in sample.reason
+        if change is flip_bits:
+            assert "Stop the run, run scripts/prepare_data.py, start" in sample.reason
     assert cached[3]["spike_vox"].equal(before)  # the other sequence is as it was
 
 
-def test_f40_voxels_that_somebody_changes_under_a_run(tmp_path):
+def test_f40_voxels_that_change_under_a_run(tmp_path):
     root = write_miniature(tmp_path / "mini", sequences=1, frames=3, spikes="voxels")
     log = read_alignment([align(root, tmp_path / "log.txt")])
     recordings = scan_split(settings_of(root), "train", log)
@@ -59,30 +62,12 @@ def test_f40_voxels_that_somebody_changes_under_a_run(tmp_path):
     assert "changed under the run" in dataset[0].reason
 
 
-def test_f40_a_change_is_told_how_to_mend(prepared_config):
-    path = prepared_config.parent / "mini/val/seq_000/spike/000001.dat"
-    recording = build_train_dataset(
-        load_config(prepared_config, ["DATA.TRAIN_SPLIT", "val"])
-    ).recordings[0]
-    touch_later(path)
-    with pytest.raises(BadFileError, match=r"Stop the run, run scripts/prepare_data\.py, start"):
-        recording.read_counts(1)
-    recording.read_counts(0)
-
-
 def test_f40_too_many_changes_end_the_run(tmp_path):
     trainer = make_trainer(write_run(tmp_path, TRAIN__MAX_STEPS=50))
     for path in (tmp_path / "data/train").rglob("*.dat"):
         touch_later(path)
     with pytest.raises(RuntimeError, match=r"samples could not be read, more than .*changed under"):
         trainer.fit()
-
-
-def test_f40_a_file_that_is_only_read_is_no_change(prepared_config):
-    dataset = build_train_dataset(load_config(prepared_config))
-    for path in (prepared_config.parent / "mini").rglob("*.dat"):
-        os.utime(path, ns=(0, path.stat().st_mtime_ns))
-    assert not any(isinstance(dataset[i], BadSample) for i in range(len(dataset)))
 
 
 def test_f40_frames_changed_after_preparing_are_found_before_the_next_run(prepared_config, capsys):

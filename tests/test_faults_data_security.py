@@ -49,7 +49,7 @@ def write_text(path, content, marker):
 
 @pytest.mark.parametrize("kind", EVIL_YAML)
 @pytest.mark.parametrize("name", ["dataset.yaml", "spike.yaml", "config.yaml"])
-def test_f30_yaml_of_strangers_is_refused_quickly(tmp_path, kind, name):
+def test_f30_yaml_of_unknown_origin_is_refused_quickly(tmp_path, kind, name):
     marker = tmp_path / "marker"
     write_text(tmp_path / name, EVIL_YAML[kind], marker)
     started = time.perf_counter()

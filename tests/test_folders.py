@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 
 from src.data.description import DataDescription, write_description
-from src.data.errors import BadFileError, DataSetError
+from src.data.errors import DataSetError
 from src.data.scanning import InputFolders, ScanSettings, scan_inputs
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
 from src.data.voxel_counts import count_frame, write_index
 from tests.folder_cases import (
-    FRAME_SIZE,
     NUM_BINS,
     SPIKE_SIZE,
     counts_of,
@@ -59,18 +58,6 @@ def test_data_root_layout_gives_every_sequence_of_a_split(tmp_path):
     assert inner.name == "seq_10"
 
 
-def test_stored_voxels_win_over_bits_and_equal_them(tmp_path):
-    write_images(tmp_path / "a" / "blur", NAMES)
-    write_dats(tmp_path / "a" / "spike", NAMES)
-    (bits,) = find(tmp_path, tmp_path)
-    assert bits.frames[0].spikes.path.suffix == ".dat"
-    folder = tmp_path / "a" / "spike_vox"
-    write_voxels(folder, NAMES)
-    (voxels,) = find(tmp_path, tmp_path)
-    assert voxels.frames[0].spikes.path.suffix == ".npy"
-    assert all(np.array_equal(bits.read_counts(i), voxels.read_counts(i)) for i in range(3))
-
-
 def test_stored_voxels_of_other_spikes_are_counted_again(tmp_path):
     """Training drops such a frame; here its spikes are at hand, so they are counted."""
     write_images(tmp_path / "a" / "blur", NAMES)
@@ -100,6 +87,11 @@ def test_ticks_of_voxels_come_from_an_index_that_fits_them(tmp_path):
     write_dats(tmp_path / "a" / "spike", NAMES)
     folder = tmp_path / "a" / "spike_vox"
     (bits,) = find(tmp_path, tmp_path)
+    assert bits.frames[0].spikes.path.suffix == ".dat"
+    write_voxels(folder, NAMES)
+    (voxels,) = find(tmp_path, tmp_path)  # they count before bits
+    assert voxels.frames[0].spikes.path.suffix == ".npy"
+    assert all(np.array_equal(bits.read_counts(i), voxels.read_counts(i)) for i in range(3))
     counted = {
         f.name: count_frame(f.spikes, NUM_BINS, folder / f"{f.name}.npy") for f in bits.frames
     }
@@ -187,7 +179,7 @@ def test_empty_and_absent_folders_are_named(tmp_path):
         find(tmp_path / "empty")
 
 
-def test_spikes_of_unknown_size_ask_for_it(tmp_path):
+def test_the_size_of_spikes_must_be_stated(tmp_path):
     write_images(tmp_path / "blur", NAMES)
     write_dats(tmp_path / "dat", NAMES, sidecar=False)
     with pytest.raises(DataSetError, match="--spike_size HEIGHT WIDTH"):
@@ -196,33 +188,7 @@ def test_spikes_of_unknown_size_ask_for_it(tmp_path):
     assert np.array_equal(sequence.read_counts(1), counts_of(1))
     with pytest.raises(DataSetError, match="sizes that fit"):
         find(tmp_path / "blur", tmp_path / "dat", size=(250, 400))
-
-
-def test_what_a_sidecar_does_not_state_comes_from_the_description(tmp_path):
-    """As in training: else a network would see its test spikes upside down."""
-    geometry = SpikeGeometry(*SPIKE_SIZE, "big", flip_rows=False)
-    write_images(tmp_path / "val" / "a" / "blur", NAMES[:1])
-    write_spikes(tmp_path / "val" / "a" / "spike" / f"{NAMES[0]}.dat", spikes_of(0), geometry)
-    (tmp_path / "val" / "a" / "config.yaml").write_text("spike_h: 16\nspike_w: 24\n")
     write_description(tmp_path, DataDescription("own", bit_order="big", flip_rows=False))
-    (sequence,) = find(tmp_path / "val", tmp_path / "val")
-    assert np.array_equal(sequence.read_counts(0), counts_of(0))
-
-
-def test_a_stream_of_given_size_lacks_its_rate(tmp_path):
-    write_images(tmp_path / "a" / "blur", NAMES)
-    write_dats(tmp_path / "a" / "spike", ["stream"], sidecar=False)
-    rows = [f"{i},0.0{i},0.0{i + 1}" for i in range(3)]
-    (tmp_path / "a" / "exposures.csv").write_text("\n".join(["frame_idx,t0[s],t1[s]", *rows]))
-    with pytest.raises(DataSetError, match="ticks_per_second is not known"):
-        find(tmp_path, tmp_path, size=SPIKE_SIZE)
-
-
-def test_voxels_with_other_bins_are_refused(tmp_path):
-    write_images(tmp_path / "blur", NAMES)
-    write_voxels(tmp_path / "vox", NAMES)
-    np.save(tmp_path / "vox" / "000001.npy", np.zeros((5, *SPIKE_SIZE), np.uint8))
-    (sequence,) = find(tmp_path / "blur", tmp_path / "vox")
-    with pytest.raises(BadFileError, match=r"shape \(5, 16, 24\); \(4, H, W\) is needed"):
-        sequence.read_counts(1)
-    assert sequence.read_blurry(0).shape == (*FRAME_SIZE, 3)
+    (tmp_path / "dat/config.yaml").write_text("spike_h: 16\nspike_w: 24\n")
+    (sequence,) = find(tmp_path / "blur", tmp_path / "dat")  # as in training, not upside down
+    assert sequence.frames[1].spikes.geometry == SpikeGeometry(*SPIKE_SIZE, "big", False)

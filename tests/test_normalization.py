@@ -16,7 +16,12 @@ from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurData
 from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.errors import DataSetError
 from src.data.exposures import read_alignment
-from src.data.normalization import Normalization, normalization_from, normalize_counts
+from src.data.normalization import (
+    Normalization,
+    normalization_from,
+    normalize_counts,
+    to_unit,
+)
 from src.data.recordings import require_known_ticks
 from src.data.scanning import InputFolders, scan_inputs, scan_split
 from src.data.transforms import AugmentSettings
@@ -61,7 +66,12 @@ def test_table_gives_the_values_of_the_formula(norm, monkeypatch):
     tables = []
     look_up = cv2.LUT
     monkeypatch.setattr(normalization.cv2, "LUT", lambda *a: tables.append(a[1]) or look_up(*a))
+    before = counts.clone()
     looked_up = normalize_counts(counts, norm, ticks)
+    view = normalize_counts(counts.transpose(-1, -2), norm, ticks)
+    assert torch.equal(view.transpose(-1, -2), looked_up)
+    assert torch.equal(counts, before)
+    del tables[2 * K :]
     assert len(tables) == 2 * K
     assert len(set(map(id, tables))) == (3 if norm.bin_normalize else 1)  # 1, 2 and 3 ticks
     assert looked_up.dtype == torch.float32
@@ -70,15 +80,6 @@ def test_table_gives_the_values_of_the_formula(norm, monkeypatch):
     if norm.bin_normalize:
         double = np.log1p(counts.double().numpy() * norm.gain / ticks.numpy()[..., None, None])
     assert np.allclose(looked_up.numpy(), (double - 0.3) / 0.4, rtol=1e-6, atol=1e-6)
-
-
-def test_views_are_looked_up_and_left_alone():
-    counts = torch.arange(2 * K * 9).reshape(2, K, 3, 3).to(torch.uint8)
-    part = counts[..., 1:, :2].transpose(-1, -2)
-    before = part.clone()
-    values = normalize_counts(part, NORMS[2], ticks_of(56, 88))
-    assert torch.equal(values, normalize_counts(before, NORMS[2], ticks_of(56, 88)))
-    assert torch.equal(part, before)
 
 
 @pytest.mark.parametrize("threshold_ticks", [1, 2])
@@ -99,9 +100,20 @@ def test_a_still_scene_does_not_flicker_and_looks_the_same_at_every_n(threshold_
     assert torch.equal(*flat)
 
 
-def test_unknown_ticks_are_an_error():
+def test_values_at_the_limits():
+    assert normalize_counts(torch.zeros(1), Normalization(0.0, 0.0)).tolist() == [0.0]
+    real = torch.tensor([0.0, 1.0])
+    normalize_counts(real, Normalization(0.25, 0.5))
+    assert real.tolist() == [0.0, 1.0]  # the argument is left as it was
     with pytest.raises(ValueError, match="DATA.BIN_NORMALIZE needs the ticks"):
         normalize_counts(torch.zeros(1, K, 2, 2), Normalization(bin_normalize=True))
+    assert to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == [
+        0,
+        pytest.approx(0.2),
+        1,
+    ]
+    with pytest.raises(ValueError, match="expected uint8"):
+        to_unit(torch.zeros(1))
 
 
 # ---------------------------------------------------------------- statistics
@@ -171,6 +183,10 @@ def test_device_path_equals_the_float_path(root, norm):
     voxels = BatchPlacer(torch.device("cpu"), norm, (2, 32, K))(batch).voxels
     as_on_a_device = normalize_counts(batch["spike_vox"].float(), norm, batch["bin_ticks"])
     expected = torch.stack([floats[key]["spike_vox"] for key in keys])
+    for name in ("blur", "sharp"):
+        values = torch.stack([floats[key][name] for key in keys])
+        assert torch.equal(to_unit(batch[name]), values)
+    assert batch["meta"] == [floats[key]["meta"] for key in keys]
     assert torch.allclose(voxels, expected, rtol=1e-6, atol=1e-6)
     assert torch.allclose(as_on_a_device, expected, rtol=1e-6, atol=1e-6)
 

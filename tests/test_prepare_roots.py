@@ -23,9 +23,9 @@ def test_numbers_of_a_root_from_the_command_line_are_announced(original, tmp_pat
     mine, original = (copy_root(original, tmp_path / name) for name in ("mine", "named"))
     config = write_config(tmp_path, original)
     assert run(config, "DATA.ROOT", mine) == 0
-    told = capsys.readouterr().out
-    assert f"note: {config} now has the mean and deviation of {mine}" in told
-    assert f"but names DATA.ROOT {original}" in told
+    printed = capsys.readouterr().out
+    assert f"note: {config} now has the mean and deviation of {mine}" in printed
+    assert f"but names DATA.ROOT {original}" in printed
     assert norm_of(config)["MEAN"] > 0
     assert run(config, "DATA.ROOT", original) == 0
     assert "on the command line" not in capsys.readouterr().out  # the same root as in the file
@@ -41,9 +41,9 @@ def test_a_log_of_another_root_is_not_replaced(original, tmp_path, capsys):
     before = log.read_text()
     capsys.readouterr()
     assert run(config, "DATA.ROOT", second) == 1
-    told = capsys.readouterr().err
-    assert f"has 1 of 2 sequences that are not in {second} (train/seq_000)" in told
-    assert "set DATA.ALIGN_LOG_PATHS" in told
+    printed = capsys.readouterr().err
+    assert f"has 1 of 2 sequences that are not in {second} (train/seq_000)" in printed
+    assert "set DATA.ALIGN_LOG_PATHS" in printed
     assert log.read_text() == before
     assert not list(second.rglob("index.json"))  # it stopped before it counted
     other = tmp_path / "out/logs/other.txt"
@@ -69,13 +69,11 @@ def test_a_damaged_log_is_replaced(original, tmp_path):
     ],
 )
 def test_options_of_sources_alone(original, tmp_path, arguments, message, capsys):
-    assert run(write_config(tmp_path, original), *arguments) == 1
+    config = write_config(tmp_path, original)
+    assert run(config, *arguments) == 1
     assert message in capsys.readouterr().err
-
-
-def test_checking_does_not_make(original, tmp_path):
-    with pytest.raises(SystemExit):
-        run(write_config(tmp_path, original), "--check_only", "--source", "gopro")
+    with pytest.raises(SystemExit):  # checking makes nothing
+        run(config, "--check_only", "--source", "gopro")
 
 
 def test_names_are_kept_as_they_are(original, tmp_path, capsys):
@@ -104,6 +102,6 @@ def test_f21_a_folder_that_must_not_be_written_to(original, tmp_path, monkeypatc
 
     monkeypatch.setattr(counting, "write_index", refuse)
     assert run(write_config(tmp_path, root)) == 1
-    told = capsys.readouterr().err
-    assert f"error: {root}/" in told
-    assert "spike_vox: Permission denied; this command writes beside the data" in told
+    printed = capsys.readouterr().err
+    assert f"error: {root}/" in printed
+    assert "spike_vox: Permission denied; this command writes beside the data" in printed

@@ -116,12 +116,6 @@ def test_a_file_that_has_become_shorter_is_an_error(tmp_path):
             read(0, 2)
 
 
-def test_packed_refuses_rows_that_share_bytes(tmp_path):
-    file = SpikeFile(write_bytes(tmp_path, [0]), SpikeGeometry(2, 4))
-    with pytest.raises(ValueError, match="rows of 4 pixels"):
-        list(file.packed(0, 1))
-
-
 def test_file_object_can_be_sent_to_a_worker(tmp_path):
     file = SpikeFile(write_bytes(tmp_path, [0x01, 0x80]), SpikeGeometry(2, 8))
     file.read(0, 1)
@@ -160,9 +154,12 @@ def test_a_range_outside_the_file_is_refused(tmp_path, window):
             read(*window)
 
 
-def test_a_missing_file_is_an_error(tmp_path):
+def test_missing_files_and_rows_that_share_bytes_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         SpikeFile(tmp_path / "none.dat", SpikeGeometry(2, 8))
+    file = SpikeFile(write_bytes(tmp_path, [0]), SpikeGeometry(2, 4))
+    with pytest.raises(ValueError, match="rows of 4 pixels"):
+        list(file.packed(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -219,12 +216,15 @@ def test_sidecar_round_trip(tmp_path):
 
 def test_the_nearest_sidecar_wins(tmp_path):
     folder = tmp_path / "one" / "two"
-    folder.mkdir(parents=True)
+    (folder / "three").mkdir(parents=True)
     dat = folder / "000001.dat"
+    assert read_sidecar(dat) is None
+    (tmp_path / "config.yaml").write_text("optimizer: adam\n")  # of something else
     assert read_sidecar(dat) is None
     spikecv = "filename: x\nspike_w: {}\nspike_h: 8\nis_labeled: false\n"
     (tmp_path / "config.yaml").write_text(spikecv.format(16))
     assert read_sidecar(dat) == SpikeSidecar(8, 16)
+    assert read_sidecar(folder / "three/000001.dat") is None  # three folders up
     (folder / "config.yaml").write_text(spikecv.format(24))
     assert read_sidecar(dat).width == 24
     write_sidecar(folder, SpikeSidecar(8, 32))
@@ -232,19 +232,6 @@ def test_the_nearest_sidecar_wins(tmp_path):
     (folder / "000001.yaml").write_text("height: 8\nwidth: 40\n")
     assert read_sidecar(dat).width == 40
     assert read_sidecar(folder / "000002.dat").width == 32
-
-
-def test_spikecv_config_is_not_looked_for_three_folders_up(tmp_path):
-    folder = tmp_path / "one" / "two" / "three"
-    folder.mkdir(parents=True)
-    (tmp_path / "config.yaml").write_text("spike_w: 16\nspike_h: 8\n")
-    assert read_sidecar(folder / "a.dat") is None
-    assert read_sidecar(folder.parent / "a.dat") == SpikeSidecar(8, 16)
-
-
-def test_a_config_of_something_else_is_passed_over(tmp_path):
-    (tmp_path / "config.yaml").write_text("optimizer: adam\n")
-    assert read_sidecar(tmp_path / "a.dat") is None
 
 
 @pytest.mark.parametrize(

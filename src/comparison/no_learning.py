@@ -15,7 +15,7 @@ import torch
 from src.data.exposures import EXPOSURES_NAME, read_exposures
 from src.data.recordings import Recording
 from src.data.simulation.simulator import BT601
-from src.data.spikes.reconstruct import difference_image, gaussian_blur, tfi_filled, window_rate
+from src.data.spikes.reconstruct import difference_image, gaussian_blur, tfi, window_rate
 from src.data.spikes.spike_dat import SpikeFile
 
 FIT_FRAMES = 24
@@ -71,7 +71,7 @@ class SpikeImage:
             image = gaussian_blur(window_rate(*window), self.sigma)
         else:
             tick = min(int(centre), frame.num_ticks - 1)
-            rate, _ = tfi_filled(frame.spikes, tick, 1.0)
+            rate, _ = tfi(frame.spikes, tick, 1.0)
             image = gaussian_blur(torch.from_numpy(rate), self.sigma)
         kept = 0 if self.kind == "difference" else luma(frame.blurry)[..., None]
         return frame.blurry - kept, resized(image.numpy(), frame.blurry.shape[:2])

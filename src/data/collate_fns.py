@@ -1,6 +1,7 @@
 """From samples to a batch; what could not be read is left out, logged by name, and handed on."""
 
 import logging
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,9 +14,7 @@ TENSORS = ("blur", "sharp", "spike_vox", "bin_ticks")
 
 
 def collate_clips(samples: list[dict[str, Any] | BadSample]) -> dict[str, Any]:
-    """Stack clips along a new first axis.
-
-    Samples whose tensors have not the shape of the first good one are dropped, too.
+    """Stack clips along a new first axis; those of another shape than the first one are dropped.
 
     Args:
         samples: dicts with blur [T, 3, H, W], sharp [T, 3, H, W], spike_vox [T, K, Hs, Ws],
@@ -32,7 +31,9 @@ def collate_clips(samples: list[dict[str, Any] | BadSample]) -> dict[str, Any]:
         if isinstance(sample, BadSample):
             dropped.append(sample)
         elif good and _shapes(sample) != _shapes(good[0]):
-            dropped.append(_misfit(sample, good[0]))
+            meta, other = sample["meta"], good[0]["meta"]["seq"]
+            reason = f"shapes {_shapes(sample)} differ from {_shapes(good[0])} of {other}"
+            dropped.append(BadSample(f"{meta['seq']} frames {meta['frame_idx']}", reason))
         else:
             good.append(sample)
     for bad in dropped:
@@ -46,19 +47,9 @@ def collate_clips(samples: list[dict[str, Any] | BadSample]) -> dict[str, Any]:
 def _stack(tensors: list[torch.Tensor]) -> torch.Tensor | None:
     if not tensors:
         return None
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
     return torch.stack([tensor.to(dtype) for tensor in tensors])
 
 
 def _shapes(sample: dict[str, Any]) -> list[tuple[int, ...]]:
     return [tuple(sample[name].shape) for name in TENSORS]
-
-
-def _misfit(sample: dict[str, Any], first: dict[str, Any]) -> BadSample:
-    meta = sample["meta"]
-    return BadSample(
-        f"{meta['seq']} frames {meta['frame_idx']}",
-        f"shapes {_shapes(sample)} differ from {_shapes(first)} of {first['meta']['seq']}",
-    )

@@ -70,17 +70,6 @@ class ClipBatchSampler(Sampler[list[Key]]):
         start_step: int = 0,
         num_steps: int,
     ) -> None:
-        if min(num_samples, batch_size, accumulation, world_size) < 1:
-            raise ValueError(
-                "expected at least 1 of each, got "
-                f"num_samples={num_samples}, batch_size={batch_size}, "
-                f"accumulation={accumulation}, world_size={world_size}"
-            )
-        if not 0 <= rank < world_size or min(start_step, num_steps, seed) < 0:
-            raise ValueError(
-                f"expected rank in [0, {world_size}) and numbers >= 0, got rank={rank}, "
-                f"start_step={start_step}, num_steps={num_steps}, seed={seed}"
-            )
         self.num_samples, self.seed = num_samples, seed
         self.batch_size, self.accumulation = batch_size, accumulation
         self.rank, self.world_size = rank, world_size

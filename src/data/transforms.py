@@ -128,16 +128,6 @@ def orient_voxels(voxels: np.ndarray, orientation: Orientation) -> np.ndarray:
     return _orient_plane(voxels[::-1, ::-1] if orientation.reverse else voxels, orientation)
 
 
-def orient_bins(values: np.ndarray, orientation: Orientation) -> np.ndarray:
-    """Return numbers per bin [T, K] in the drawn direction of time, C order."""
-    return np.ascontiguousarray(values[::-1, ::-1] if orientation.reverse else values)
-
-
-def orient_times(values: list, orientation: Orientation) -> list:
-    """Return a per-frame list in the drawn direction of time."""
-    return values[::-1] if orientation.reverse else list(values)
-
-
 def _orient_plane(array: np.ndarray, orientation: Orientation) -> np.ndarray:
     """Return [..., H, W] in the drawn orientation, C order; three times as fast as NumPy."""
     flips = (orientation.flip_rows, orientation.flip_columns)

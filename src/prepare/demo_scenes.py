@@ -63,7 +63,8 @@ def cut_out(photograph: np.ndarray, piece: CutOut) -> tuple[np.ndarray, np.ndarr
     Returns:
         colours uint8 [h, w, 3] and opacity uint8 [h, w]; the piece's centre is the middle of both.
     """
-    reach = np.ceil(np.array(piece.radii) * (1 + _lobe_height(piece)) + piece.edge_px).astype(int)
+    lobe_height = 0.12 if piece.num_lobes else 0.0
+    reach = np.ceil(np.array(piece.radii) * (1 + lobe_height) + piece.edge_px).astype(int)
     left, top = np.round(piece.centre).astype(int) - reach
     width, height = 2 * reach
     photo_height, photo_width = photograph.shape[:2]
@@ -75,7 +76,7 @@ def cut_out(photograph: np.ndarray, piece: CutOut) -> tuple[np.ndarray, np.ndarr
     y = (np.arange(height) + 0.5 - height / 2)[:, None]
     x = (np.arange(width) + 0.5 - width / 2)[None]
     angle = np.arctan2(y / piece.radii[1], x / piece.radii[0])
-    outline = 1 + _lobe_height(piece) * np.sin(piece.num_lobes * angle)
+    outline = 1 + lobe_height * np.sin(piece.num_lobes * angle)
     inside = outline - np.hypot(x / piece.radii[0], y / piece.radii[1])
     distance_px = inside * min(piece.radii)
     opacity = np.clip(distance_px / piece.edge_px + 0.5, 0, 1)
@@ -99,10 +100,6 @@ def blend_over(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
     else:
         opacity = cv2.merge([opacity] * image.shape[2])
     return cv2.add(colours, cv2.multiply(image, cv2.bitwise_not(opacity), scale=1 / 255))
-
-
-def _lobe_height(piece: CutOut) -> float:
-    return 0.12 if piece.num_lobes else 0.0
 
 
 # ---------------------------------------------------------------- motion
@@ -237,7 +234,7 @@ class Scene:
         """Render at `samples` per RGB pixel: uint8 [samples*H, samples*W(, C)]."""
         height, width = self.size
         screen_from_world = self._screen_from_world(seconds)
-        world_from_pixel = np.linalg.inv(screen_from_world) @ _scale(1 / samples)
+        world_from_pixel = np.linalg.inv(screen_from_world) @ np.diag([1 / samples] * 2 + [1.0])
         photo_from_world = _photo_from_layer(background, self.photo_px)
         image = _sample(
             background,
@@ -261,8 +258,7 @@ class Scene:
     def _screen_from_world(self, seconds: float) -> np.ndarray:
         """Return the camera's matrix with the origin of the screen at its top left corner."""
         height, width = self.size
-        to_corner = np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]], dtype=float)
-        return to_corner @ pose_matrix(self.camera.at(seconds))
+        return _shift(width / 2, height / 2) @ pose_matrix(self.camera.at(seconds))
 
     def _fit(self, duration: float) -> float:
         """Return the photograph pixels per RGB pixel that keep the view inside."""
@@ -277,15 +273,14 @@ class Scene:
         return float(min(fit, LARGEST_PHOTO_PX))
 
 
-def _scale(factor: float) -> np.ndarray:
-    return np.diag([factor, factor, 1.0])
-
-
 def _photo_from_layer(photograph: np.ndarray, photo_px: float) -> np.ndarray:
     """Return the matrix from a layer's own coordinates, around its middle, to its photograph's."""
     height, width = photograph.shape[:2]
-    to_middle = np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]], dtype=float)
-    return to_middle @ _scale(photo_px)
+    return _shift(width / 2, height / 2) @ np.diag([photo_px, photo_px, 1.0])
+
+
+def _shift(x: float, y: float) -> np.ndarray:
+    return np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]])
 
 
 def _covered_box(
@@ -309,8 +304,6 @@ def _sample(
     """Sample a photograph bilinearly at the pixels of a box (x0, y0, x1, y1) of the picture."""
     x0, y0, x1, y1 = box
     # OpenCV counts from pixel centres, the matrices from pixel corners.
-    to_box = np.array([[1, 0, x0 + 0.5], [0, 1, y0 + 0.5], [0, 0, 1]], dtype=float)
-    to_centres = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]], dtype=float)
-    matrix = (to_centres @ photo_from_pixel @ to_box)[:2]
+    matrix = (_shift(-0.5, -0.5) @ photo_from_pixel @ _shift(x0 + 0.5, y0 + 0.5))[:2]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(photograph, matrix, (x1 - x0, y1 - y0), flags=flags, borderMode=border)

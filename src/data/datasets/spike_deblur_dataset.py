@@ -24,9 +24,7 @@ from src.data.transforms import (
     crop_grid,
     draw_crop,
     draw_orientation,
-    orient_bins,
     orient_frames,
-    orient_times,
     orient_voxels,
     sample_generator,
 )
@@ -142,8 +140,9 @@ class SpikeDeblurDataset(Dataset):
         sharp = np.stack([recording.read_sharp(i, frame_crop) for i in times])
         counts = recording.read_clip_counts(times, spike_crop)  # [T, K, Hs, Ws]
         ticks = np.stack([recording.bin_ticks(i) for i in times])  # [T, K]
-        bin_ticks = torch.from_numpy(orient_bins(ticks, orientation))
-        frames = orient_times(self._frames(clip), orientation)
+        order = slice(None, None, -1 if orientation.reverse else 1)
+        bin_ticks = torch.from_numpy(ticks[order, order].copy())
+        frames = self._frames(clip)[order]
         return {
             "blur": self._image_tensor(blurry, orientation),
             "sharp": self._image_tensor(sharp, orientation),
