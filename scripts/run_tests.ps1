@@ -6,5 +6,5 @@ $root = Split-Path -Parent $PSScriptRoot
 $python = & (Join-Path $PSScriptRoot "setup_env.ps1") | Select-Object -Last 1
 Set-Location $root
 $env:OMP_NUM_THREADS = "1"
-& $python -m pytest --numprocesses 2 --dist loadfile @args
+& $python -m pytest --numprocesses 2 --dist worksteal @args
 exit $LASTEXITCODE

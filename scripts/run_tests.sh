@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests, two files at a time with one thread each. Creates the environment if it is missing.
+# Runs the tests, two at a time with one thread each. Creates the environment if it is missing.
 # Passes its arguments to pytest.
 #
 #   bash scripts/run_tests.sh
@@ -11,4 +11,4 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="$(bash "$root/scripts/setup_env.sh")"
 cd "$root"
 export OMP_NUM_THREADS=1
-exec "$python" -m pytest --numprocesses 2 --dist loadfile "$@"
+exec "$python" -m pytest --numprocesses 2 --dist worksteal "$@"

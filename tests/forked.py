@@ -6,6 +6,7 @@ random number is inherited. The script runs as `__main__`, as it does from the s
 """
 
 import atexit
+import importlib.util
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -19,17 +20,18 @@ from pathlib import Path
 
 from src.paths import REPO_ROOT
 
-PRELOADED = (
-    *(
-        "torch._dynamo",
-        "torch.distributed.run",
-        "src.train",
-        "src.test",
-        "src.engine.trainer",
-        "src.models.build",
-    ),
-    *("src.prepare.prepare", "scripts.compare_baseline", "scripts.prepare_data", "scripts.launch"),
-)
+PRELOADED = [
+    *("torch._dynamo", "torch.distributed.run", "src.train", "src.test", "src.engine.trainer"),
+    *("src.models.build", "src.prepare.prepare"),
+    *("scripts.compare_baseline", "scripts.prepare_data", "scripts.launch"),
+]
+
+
+def torchrun(processes: int, restarts: int = 0) -> list[str]:
+    """Return the command of torchrun for a script; with `Forked` its ranks are forked, too."""
+    script = importlib.util.find_spec("torch.distributed.run").origin
+    ranks = [f"--nproc_per_node={processes}", f"--max_restarts={restarts}"]
+    return [script, "--standalone", *ranks, "--start_method=fork", "--run_path"]
 
 
 class Forked:
@@ -82,7 +84,7 @@ class Forked:
 def start_server() -> None:
     """Start the process that imports and forks, once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context.set_forkserver_preload(PRELOADED)
     before = dict(os.environ)
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPO_ROOT)}
     multiprocessing.forkserver.ensure_running()

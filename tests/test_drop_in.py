@@ -1,68 +1,62 @@
 """third_party/VRT is exchanged for a clone that has nothing of ours, and everything still works."""
 
 import ast
+import json
 import shutil
 import subprocess
 import sys
 
-import pytest
-
+from src.config import load_config, twin_overrides
 from src.paths import REPO_ROOT
 from tests.training_cases import one_thread, read_checkpoint, write_run
 
 NETWORK = "third_party/VRT/models/network_vrt.py"
+# One process, because each would spend most of its time on the same imports.
+RUN_ALL = """
+import json, runpy, sys
+for command in json.loads(sys.argv[1]):
+    sys.argv = command
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
 
 
-@pytest.fixture(scope="module", name="clone")
-def _clone(tmp_path_factory):
-    """A copy of the repository with the stand-in for the upstream, and a run to train."""
-    folder = tmp_path_factory.mktemp("clone")
+def test_commands_work_with_a_clone_of_the_upstream(tmp_path):
     for part in ("src", "scripts", "configs"):
-        shutil.copytree(REPO_ROOT / part, folder / part, ignore=lambda *_: {"__pycache__"})
-    (folder / NETWORK).parent.mkdir(parents=True)
-    shutil.copy(REPO_ROOT / "tests/stand_in_vrt.py", folder / NETWORK)
-    config = write_run(folder, TRAIN__GRADIENT_ACCUMULATION_STEPS=1, DEVICE="cpu")
-    return folder, config
-
-
-def run(clone, script, *arguments):
-    """Run a command of the clone; return what it printed."""
-    folder, _ = clone
+        shutil.copytree(REPO_ROOT / part, tmp_path / part, ignore=lambda *_: {"__pycache__"})
+    (tmp_path / NETWORK).parent.mkdir(parents=True)
+    shutil.copy(REPO_ROOT / "tests/stand_in_vrt.py", tmp_path / NETWORK)
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=2, DEVICE="cpu")
+    sequence, last = tmp_path / "data/val/seq_000", tmp_path / "outputs/ckpts/run/last.pth"
+    train = ["src/train.py", "--config", config]
+    commands = [
+        [*train, "TRAIN.MAX_STEPS", 1],
+        train,
+        [*train, *twin_overrides(load_config(config))],
+        ["scripts/compare_baseline.py", "--take", "--config", config],
+        ["src/test.py", "--ckpt", last, "--input_blur", sequence / "blur",
+         "--input_spike_vox", sequence / "spike", "--output", tmp_path / "restored"],
+        ["scripts/validate_model_shapes.py", "--config", config, "--size", 64, 64],
+    ]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, str(folder / script), *map(str, arguments)],
-        cwd=folder, env=one_thread(), capture_output=True, text=True, check=False,
+        [sys.executable, "-c", RUN_ALL, json.dumps([list(map(str, c)) for c in commands])],
+        cwd=tmp_path, env=one_thread(), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def test_commands_work_with_a_clone_of_the_upstream(clone):
-    folder, config = clone
-    shown = run(clone, "src/train.py", "--config", config, "TRAIN.MAX_STEPS", 2)
+    shown = done.stdout + done.stderr
+    assert done.returncode == 0, shown
     assert "this VRT has no alignment that can be measured" in shown
-    first = read_checkpoint(folder)
-    assert "vrt.spynet.basic_module.0.weight" in first["model"]  # the stand-in's, not ours
-    assert first["progress"]["step"] == 2
-
-    # This trains the twin without spikes, resumes the run above and compares the two.
-    shown = run(clone, "scripts/compare_baseline.py", "--config", config)
-    page = folder / "outputs/metrics/compare_run.html"
-    assert "resumed at step 2 from" in shown
-    assert page.is_file()
-    assert read_checkpoint(folder)["progress"]["step"] == 4
-    assert not any("spike" in key for key in read_checkpoint(folder, "run_rgb_twin")["model"])
-
-    sequence = folder / "data/val/seq_000"
-    shown = run(
-        clone, "src/test.py", "--ckpt", folder / "outputs/ckpts/run/last.pth",
-        "--input_blur", sequence / "blur", "--input_spike_vox", sequence / "spike",
-        "--output", folder / "restored",
-    )  # fmt: skip
-    assert len(list((folder / "restored").glob("*.png"))) == 5
-
-    shown = run(clone, "scripts/validate_model_shapes.py", "--config", config, "--size", 64, 64)
-    assert "stage7" in shown
-    files = {path.name for path in (folder / "third_party").rglob("*.py")}
+    assert "resumed at step 1 from" in shown
+    ours, twin = read_checkpoint(tmp_path), read_checkpoint(tmp_path, "run_rgb_twin")
+    assert "vrt.spynet.basic_module.0.weight" in ours["model"]  # the stand-in's, not ours
+    assert ours["progress"]["step"] == twin["progress"]["step"] == 2
+    assert not any("spike" in key for key in twin["model"])
+    assert (tmp_path / "outputs/metrics/compare_run.html").is_file()
+    assert len(list((tmp_path / "restored").glob("*.png"))) == 5
+    assert "vrt.stage7" in shown  # of the table of shapes
+    files = {path.name for path in (tmp_path / "third_party").rglob("*.py")}
     assert files == {"network_vrt.py"}
 
 

@@ -30,6 +30,7 @@ from src.engine.signals import (
     hand_on,
 )
 from src.paths import REPO_ROOT
+from tests.forked import torchrun
 from tests.training_cases import (
     assert_same_state,
     make_trainer,
@@ -379,37 +380,29 @@ def test_f09_f10_two_ranks_stop_at_one_step_and_the_launcher_says_why(tmp_path, 
     assert output.count("stopped by SIGUSR1 at step") == 1  # the main rank tells
 
 
-@pytest.mark.nightly
-def test_f10_a_signal_to_one_rank_stops_all_at_one_step(tmp_path, processes):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000)
-    process = processes(train_command(config, processes=2), cwd=tmp_path)
-    wait_for_checkpoint(process, tmp_path)
-    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(ranks) == 2
-    os.kill(int(ranks[1]), signal.SIGTERM)
-    output = process.communicate(timeout=90)[0]
-    assert process.returncode == 1  # torchrun's own
-    assert "stopped by SIGTERM at step" in output
-    step = read_checkpoint(tmp_path)["progress"]["step"]
-    assert f"stopped by SIGTERM at step {step} of" in output
-
-
 def children(pid: int) -> list[int]:
     return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def test_f10_a_signal_to_one_rank_stops_all_at_one_step(tmp_path, forks):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000)
+    process = forks([*torchrun(2), *train_command(config)[1:]])
+    wait_for_checkpoint(process, tmp_path)
+    os.kill(children(process.pid)[1], signal.SIGTERM)
+    output = process.communicate(timeout=90)[0]
+    assert process.returncode == 1  # torchrun's own
+    step = read_checkpoint(tmp_path)["progress"]["step"]
+    assert f"stopped by SIGTERM at step {step} of" in output
+
+
 @pytest.mark.nightly
-def test_f10_f11_two_ranks_leave_a_validation_that_one_of_them_is_slow_in(tmp_path, processes):
+def test_f10_f11_two_ranks_leave_a_validation_that_one_of_them_is_slow_in(tmp_path, forks):
     """The signal comes to the one that waits; the slow one hears of it through the store."""
     config = write_run(tmp_path, TRAIN__VAL_EVERY=1, TRAIN__GRADIENT_ACCUMULATION_STEPS=1)
     handed_on = tmp_path / "code"
     environment = {**one_thread(), EXIT_CODE_FILE: str(handed_on)}
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        "--nproc_per_node=2",
-    ]
-    command += [str(FAULTY), "slow", "--config", str(config), "TRAIN.STALL_MINUTES", "0.2"]
-    process = processes(command, env=environment)
+    command = [*torchrun(2), FAULTY, "slow", "--config", config, "TRAIN.STALL_MINUTES", "0.2"]
+    process = forks(command, environment)
     deadline = time.monotonic() + 180  # two starts on a busy machine
     while not config.with_suffix(".happened").exists():
         assert time.monotonic() < deadline
@@ -426,6 +419,7 @@ def test_f10_f11_two_ranks_leave_a_validation_that_one_of_them_is_slow_in(tmp_pa
     assert read_checkpoint(tmp_path)["progress"]["validated_step"] == 0
 
 
+@pytest.mark.nightly
 def test_f10_a_signal_to_one_rank_is_no_reason_to_start_again(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__RGB_TWIN=False)
     command = [sys.executable, LAUNCH, "--config", str(config)]

@@ -15,7 +15,7 @@ import pytest
 from scripts import compare_baseline, launch
 from src.config import load_config
 from src.paths import REPO_ROOT
-from tests.training_cases import one_thread, write_run
+from tests.training_cases import write_run
 
 RIVAL_AND_TABLE = ["plain_unet.py", "compare_baseline.py"]
 ROWS = [
@@ -80,14 +80,17 @@ def test_a_dry_run_trains_no_twin():
     assert "--dry_run" in lines[2]
 
 
-def test_the_twin_is_trained_and_compared(tmp_path, forks):
+@pytest.mark.parametrize("by", ["commands", pytest.param("launcher", marks=pytest.mark.nightly)])
+def test_the_twin_is_trained_and_compared(tmp_path, forks, by):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1, TRAIN__RGB_TWIN=True, TRAIN__RIVAL_UNET=True)
-    done = subprocess.run(
-        launch_command(config), env=one_thread(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    commands = [launch_command(config)]
+    if by == "commands":  # those of the launcher, without the start of Python
+        commands = [line.split() for line in commands_for(config)]
+    for command in commands:
+        done = forks(command)
+        assert done.wait(240) == 0, done.output
     for words in (*ROWS, "comparison.png", "not decided"):
-        assert words in done.stdout
+        assert words in done.output
     outputs = tmp_path / "outputs"
     content = json.loads((outputs / "metrics" / "compare_run.json").read_text())
     scores = json.loads((outputs / "metrics" / "val_run_rgb_twin_0000001.json").read_text())
@@ -171,18 +174,17 @@ def run_setup(clone: Path, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_set_up_makes_an_environment_once_and_repairs_a_half_made_one(clone):
-    first = run_setup(clone, PYTHON=sys.executable)
-    python = Path(first.stdout.strip())
-    assert python == clone / ".venv" / "bin" / "python", first.stderr
+def test_set_up_replaces_a_half_made_environment_and_keeps_a_whole_one(clone):
+    half = [sys.executable, "-m", "venv", "--without-pip", clone / ".venv"]  # killed before pip
+    subprocess.run(half, check=True)
     marker = clone / ".venv" / "marker"
     marker.touch()
-    assert run_setup(clone).stderr == ""  # nothing to do
-    for package in (clone / ".venv").glob("lib/python*/site-packages/pip"):
-        shutil.rmtree(package)  # as if killed before pip was there
-    if shutil.which("uv") is None:
-        assert "making" in run_setup(clone, PYTHON=sys.executable).stderr
+    first = run_setup(clone, PYTHON=sys.executable)
+    assert Path(first.stdout.strip()) == clone / ".venv" / "bin" / "python", first.stderr
+    if shutil.which("uv") is None:  # which needs no pip
+        assert "making" in first.stderr
         assert not marker.exists()
+    assert run_setup(clone).stderr == ""  # nothing to do
 
 
 def test_set_up_leaves_the_environment_of_others_alone(clone, tmp_path):

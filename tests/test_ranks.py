@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -31,6 +30,7 @@ from src.engine.stall import (
 )
 from src.engine.trainer import Trainer
 from src.run_directory import RunDirectory
+from tests.forked import torchrun
 from tests.training_cases import (
     assert_same_state,
     make_trainer,
@@ -44,21 +44,18 @@ FAULTY = Path(__file__).with_name("faulty_train.py")
 LONGEST_S = 240
 
 
-def run_faulty(processes, config: Path, fault: str, *overrides: str, restarts: int = 0):
+def run_faulty(forks, config: Path, fault: str, *overrides: str, restarts: int = 0):
     """Return (exit code, output, seconds after the fault) of two ranks of which one has a fault."""
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *(f"--max-restarts={restarts}", str(FAULTY), fault, "--config", str(config), *overrides),
-    ]
+    command = [*torchrun(2, restarts), FAULTY, fault, "--config", config, *overrides]
     environment = {
         **one_thread(),
         **(launch.OWN_STORE_PER_ATTEMPT if restarts else {}),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3",
     }
     began = time.time()
-    process = processes(command, env=environment)
+    process = forks(command, environment)
     output, _ = process.communicate(timeout=LONGEST_S)
-    happened = config.with_suffix(".happened")  # imports before it may take a minute
+    happened = config.with_suffix(".happened")
     began = happened.stat().st_mtime if happened.exists() else began
     return process.returncode, output, time.time() - began
 
@@ -67,9 +64,9 @@ def write_two_rank_run(folder: Path, **changes: object) -> Path:
     return write_run(folder, TRAIN__GRADIENT_ACCUMULATION_STEPS=1, TRAIN__LOG_EVERY=1, **changes)
 
 
-def test_f50_the_rank_that_raises_is_named_and_the_others_leave(tmp_path, processes):
+def test_f50_the_rank_that_raises_is_named_and_the_others_leave(tmp_path, forks):
     config = write_two_rank_run(tmp_path)
-    code, output, seconds = run_faulty(processes, config, "raise")
+    code, output, seconds = run_faulty(forks, config, "raise")
     assert code != 0
     assert "rank 1: the disk of rank 1 is on fire" in output
     assert "Root Cause" in output
@@ -78,9 +75,9 @@ def test_f50_the_rank_that_raises_is_named_and_the_others_leave(tmp_path, proces
 
 
 @pytest.mark.parametrize("fault", ["hang", pytest.param("stop", marks=pytest.mark.nightly)])
-def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, processes, fault):
+def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, forks, fault):
     config = write_two_rank_run(tmp_path, TRAIN__STALL_MINUTES=0.2)
-    code, output, seconds = run_faulty(processes, config, fault)
+    code, output, seconds = run_faulty(forks, config, fault)
     assert code != 0
     host = os.uname().nodename
     assert f"the others wait for rank 1 on {host}" in output
@@ -90,17 +87,18 @@ def test_f51_the_rank_that_hangs_is_named_in_finite_time(tmp_path, processes, fa
 
 
 @pytest.mark.nightly
-def test_f51_a_rank_that_never_joins_is_named(tmp_path, processes):
+def test_f51_a_rank_that_never_joins_is_named(tmp_path, forks):
     config = write_two_rank_run(tmp_path, TRAIN__STALL_MINUTES=0.05)  # six times at the start
-    code, output, seconds = run_faulty(processes, config, "absent")
+    code, output, seconds = run_faulty(forks, config, "absent")
     assert code != 0
     assert "the others wait for rank 1" in output
     assert seconds < 90
 
 
-def test_f53_processes_that_torchrun_starts_again_go_on(tmp_path, processes):
+def test_f53_processes_that_torchrun_starts_again_go_on(tmp_path, forks):
+    """They do not start over, although the first start was asked to."""
     config = write_two_rank_run(tmp_path)
-    code, output, _ = run_faulty(processes, config, "kill", restarts=1)
+    code, output, _ = run_faulty(forks, config, "kill", "--resume", "never", restarts=1)
     assert code == 0, output
     assert "resumed at step 2" in output
     killed = read_checkpoint(tmp_path)

@@ -8,7 +8,6 @@ from src.engine.checkpoint import CheckpointWriteError
 from src.engine.processes import Ranks
 from src.engine.resume import REPEATED_BY, StartNote
 from src.run_directory import RunDirectory
-from tests.test_ranks import run_faulty, write_two_rank_run
 from tests.training_cases import make_trainer, read_checkpoint, write_run
 
 
@@ -164,11 +163,3 @@ def test_f20_a_path_whose_state_cannot_be_written_ends_the_start(config, tmp_pat
         "last.pth",
         "previous.pth",
     ]
-
-
-@pytest.mark.nightly
-def test_f53_processes_that_are_started_again_do_not_start_over(tmp_path, processes):
-    config = write_two_rank_run(tmp_path)
-    code, output, _ = run_faulty(processes, config, "kill", "--resume", "never", restarts=1)
-    assert code == 0, output
-    assert "resumed at step 2" in output

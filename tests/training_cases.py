@@ -117,11 +117,9 @@ def make_trainer(config: Path, *overrides: str) -> Trainer:
     return Trainer(cfg, Ranks(0, 1, torch.device("cpu")), RunDirectory.of(cfg))
 
 
-def train_command(config: Path, *overrides: str, processes: int = 1) -> list[str]:
-    """Return the command that trains, on `processes` ranks."""
-    runner = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    start = [sys.executable, *(runner if processes > 1 else [])]
-    return [*start, str(REPO_ROOT / "src/train.py"), "--config", str(config), *overrides]
+def train_command(config: Path, *overrides: str) -> list[str]:
+    """Return the command that trains."""
+    return [sys.executable, str(REPO_ROOT / "src/train.py"), "--config", str(config), *overrides]
 
 
 def run_train(config: Path, *overrides: str, processes: int = 1) -> str:
