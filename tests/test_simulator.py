@@ -200,15 +200,6 @@ def test_without_subtraction_a_surplus_of_light_is_lost():
 # ---------------------------------------------------------------- light from RGB
 
 
-def test_grey_by_hand():
-    rgb = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
-    grey = rgb_to_intensity(rgb)
-    assert grey.dtype == np.float32
-    assert np.allclose(grey, [[0.299, 0.587], [0.114, 1.0]], atol=1e-6)
-    assert np.allclose(rgb_to_intensity(rgb, downscale=2), [[0.5]], atol=1e-6)
-    assert grey.max() <= 1
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("gain", [1.0, 0.3, 1.7])
 def test_the_quick_path_has_the_bits_of_the_general_one(dtype, gain, monkeypatch):

@@ -1,4 +1,4 @@
-"""From stored whole numbers to what the network sees; the one place where this is computed.
+"""From stored whole numbers to what the network sees; computed here and nowhere else.
 
 The data set uses it on the CPU, the trainer on the device, on the same counts: same values.
 """

@@ -200,10 +200,6 @@ def summarize(split: str, scans: list[SequenceScan]) -> str:
     return line
 
 
-class _CannotJoinError(ValueError):
-    """Something that belongs to a frame is not there."""
-
-
 @dataclass(frozen=True)
 class _Parts:
     """All of a sequence but its blurry frames, ready to be looked up by name.
@@ -227,31 +223,21 @@ class _Parts:
     counts_stale: bool = False
 
     def frame(self, name: str, index: int, blurry: Path) -> FrameRecord:
-        """Return the record of one frame; raise `_CannotJoinError` or BadFileError."""
+        """Return the record of one frame; a ValueError says what of it is not there."""
         if self.sharp is not None and name not in self.sharp:
-            raise _CannotJoinError("no sharp frame of this name")
+            raise ValueError("no sharp frame of this name")
         exposure = None if self.exposures is None else self.exposures.get(index)
         if exposure is None and self.exposures is not None:
-            raise _CannotJoinError("no record of its exposure")
+            raise ValueError("no record of its exposure")
         times, spikes = {}, {}
         if exposure is not None:
             times = {"t0": exposure.t0, "t1": exposure.t1, "t_sharp": exposure.t_sharp}
         if self.spikes is not None:
-            source = self._source(name, exposure)
+            source = self.spikes.source_of(name, exposure)
             voxels, seen = self._stored(name, source), file_state(source.path)
             spikes = {"spikes": source, "voxels": voxels, "seen": seen}
         sharp = None if self.sharp is None else self.sharp[name]
         return FrameRecord(name, index, blurry, sharp, **times, **spikes)
-
-    def _source(self, name: str, exposure: Exposure | None) -> SpikeSource:
-        try:
-            return self.spikes.source_of(name, exposure)
-        except LookupError as error:
-            raise _CannotJoinError(f"no {self.spikes.kind_of_file} of this name") from error
-        except BadFileError:
-            raise
-        except ValueError as error:
-            raise _CannotJoinError(str(error)) from error
 
     def _stored(self, name: str, source: SpikeSource) -> Path | None:
         """Return the stored counts of a frame where they are to be used; they must be fresh."""
@@ -263,7 +249,7 @@ class _Parts:
             if why is not None and self.counts_stale:
                 return None
             if why is not None:
-                raise _CannotJoinError(f"{why}; run scripts/prepare_data.py")
+                raise ValueError(f"{why}; run scripts/prepare_data.py")
         return path
 
 
@@ -275,10 +261,10 @@ def _join(
     for name in sorted(blurry, key=indices.__getitem__):
         try:
             frames.append(parts.frame(name, indices[name], blurry[name]))
-        except _CannotJoinError as error:
-            dropped.append(Dropped(sequence, name, str(error)))
         except BadFileError as error:
             dropped.append(Dropped(sequence, name, f"{error.path.name}: {error.reason}"))
+        except ValueError as error:
+            dropped.append(Dropped(sequence, name, str(error)))
     return tuple(frames), tuple(dropped)
 
 

@@ -148,8 +148,8 @@ def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
 
     A blurry frame must resemble its own sharp frame most, and must not be the sharper of the two.
     """
-    places = sample_places(len(frames), SAMPLED_FRAMES)
-    matches = [match_pair(frames, i) for i in places]
+    numbers = sample_places(len(frames), SAMPLED_FRAMES)
+    matches = [match_pair(frames, i) for i in numbers]
     moving = [match for match in matches if match.is_moving]
     findings = Findings()
     unequal = [f"{match.name} {match.sizes}" for match in matches if match.sizes]
@@ -170,8 +170,8 @@ def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
             f"frame before or after more than their own, by up to {-worst:.1f} dB ({listed(names)})"
         )
         if 2 * len(wrong) > len(moving) or worst <= -CERTAIN_MARGIN_DB:
-            numbers = [i for i in places if frames[i].name in names]
-            findings.problems.append(f"{line}; {_advice(frames, numbers)}")
+            wrong_numbers = [i for i in numbers if frames[i].name in names]
+            findings.problems.append(f"{line}; {_advice(frames, wrong_numbers)}")
         else:
             findings.notes.append(f"{line}; a shaking camera can do that, look at them")
     swapped = [match for match in moving if match.edge_ratio > SWAPPED_RATIO]

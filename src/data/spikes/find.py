@@ -51,51 +51,41 @@ class SequenceSpikes:
     def source_of(self, name: str, exposure: Exposure | None) -> SpikeSource:
         """Return where the spikes of a frame are.
 
-        Args:
-            name: the frame.
-            exposure: in seconds from the start of the sequence; None where it is not known, which
-                only a stream needs.
-
-        Raises:
-            KeyError: there is no file of this name.
-            ValueError: the window leaves the stream, or the file has not as many ticks.
-            BadFileError: the file cannot be read as spikes.
+        Only a stream needs its exposure, in seconds from the start of the sequence. A ValueError
+        says that there is no file of this name or that it has not as many ticks, or that the
+        exposure leaves the stream; a BadFileError, that a file cannot be read as spikes.
         """
+        if self.stream is None and name not in self.files:
+            raise ValueError(f"no {self.kind_of_file} of this name")
+        path = self.stream or self.files[name]
         if self.kind == VOXELS:
-            path = self.files[name]
             entry = self.index.get(name)
             is_of_it = entry is not None and entry.is_of(path)
             ticks = (entry.start, entry.stop) if is_of_it else (0, 0)
             return SpikeSource(path, None, *ticks)
-        path = self.stream or self.files[name]
         try:
             num_ticks = SpikeFile(path, self.geometry).num_ticks
         except (OSError, ValueError) as error:
             raise BadFileError(path, str(error)) from error
+        rate = self.ticks_per_second
         if self.stream is None:
-            if exposure is not None and self.ticks_per_second is not None:
-                self._check_length(num_ticks, exposure)
+            if exposure is not None and rate is not None:
+                expected = (exposure.t1 - exposure.t0) * rate
+                if abs(expected - num_ticks) >= 1 - SNAP_TICKS:  # may be rounded up or down
+                    raise ValueError(
+                        f"exposure and spike file differ in length: [{exposure.t0:g} s, "
+                        f"{exposure.t1:g} s) is {expected:.6g} ticks, the file has {num_ticks}"
+                    )
             return SpikeSource(path, self.geometry, 0, num_ticks)
-        if self.ticks_per_second is None:
+        if rate is None:
             raise ValueError(f"{path.name} is a stream, but ticks_per_second is not known")
-        t0, t1 = exposure.t0, exposure.t1
-        start, stop = window_ticks(t0, t1, self.ticks_per_second)
+        start, stop = window_ticks(exposure.t0, exposure.t1, rate)
         if start < 0 or stop > num_ticks:
             raise ValueError(
-                f"exposure leaves the stream: [{t0:g} s, {t1:g} s) is ticks [{start}, {stop}) of "
-                f"{path.name}, which has [0, {num_ticks})"
+                f"exposure leaves the stream: [{exposure.t0:g} s, {exposure.t1:g} s) is ticks "
+                f"[{start}, {stop}) of {path.name}, which has [0, {num_ticks})"
             )
         return SpikeSource(path, self.geometry, start, stop)
-
-    def _check_length(self, num_ticks: int, exposure: Exposure) -> None:
-        """A file cut to its exposure has the ticks of it, rounded up or down."""
-        t0, t1 = exposure.t0, exposure.t1
-        expected = (t1 - t0) * self.ticks_per_second
-        if abs(expected - num_ticks) >= 1 - SNAP_TICKS:
-            raise ValueError(
-                f"exposure and spike file differ in length: [{t0:g} s, {t1:g} s) is "
-                f"{expected:.6g} ticks, the file has {num_ticks}"
-            )
 
 
 def find_spikes(

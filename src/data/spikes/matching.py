@@ -50,7 +50,7 @@ class TfpMatch:
     def is_decisive(self) -> bool:
         """Whether the scene moves enough to tell one centre from another.
 
-        False for a still or uniform scene: then the centre is chance and proves nothing.
+        False for a still or uniform scene: then the centre is chance.
         """
         noise_db = MIN_DEVIATIONS * NOISE_DB / np.sqrt(self.num_pixels)
         moves = np.ptp(self.scores) >= max(MIN_SPREAD_DB, noise_db)
