@@ -1,11 +1,14 @@
 """A wrong folder, option or number is named once, with what to write instead."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from src.data.description import DataDescription
 from src.data.errors import DataSetError
 from src.data.frames import write_png
-from src.data.spikes.find import contradiction
+from src.data.spikes.find import stated_spikes
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_spikes
 from src.prepare.sources.plan import (
     GOPRO_FRAMES,
@@ -126,10 +129,13 @@ def test_a_size_that_is_stated_wrongly_is_named_once(gopro):
 def test_contradictions_name_files_and_lines(tmp_path):
     path = tmp_path / "spike.dat"
     write_spikes(path, np.zeros((1, 8, 8), np.uint8), SpikeGeometry(8, 8))
-    beside, overall = SpikeSidecar(8, 8, 2000.0), SpikeSidecar(8, 16, None, flip_rows=False)
-    (tmp_path / "spike.yaml").write_text("height: 8\nwidth: 8\n")
-    text = contradiction(path, beside, overall)
+    (tmp_path / "spike.yaml").write_text("height: 8\nwidth: 8\nflip_rows: true\n")
+    overall = DataDescription("a", spike_height=8, spike_width=16, flip_rows=False)
+    with pytest.raises(DataSetError) as error:
+        stated_spikes(path, overall)
+    text = str(error.value)
     assert f"{tmp_path / 'spike.yaml'} says width: 8, flip_rows: true, dataset.yaml" in text
     assert "says width: 16, flip_rows: false; correct the one that is wrong" in text
     assert "Sidecar(" not in text
-    assert contradiction(path, beside, beside) is None
+    agreeing = dataclasses.replace(overall, spike_width=8, flip_rows=True)
+    assert stated_spikes(path, agreeing) == SpikeSidecar(8, 8)

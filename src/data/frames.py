@@ -26,7 +26,10 @@ def read_image(path: str | Path) -> np.ndarray:
     everywhere, and left out. Orientation tags are ignored, the pixels are taken as stored.
     """
     path = Path(path)
-    data = read_bytes(path)
+    try:
+        data = with_patience(path, path.read_bytes)
+    except OSError as error:
+        raise BadFileError(path, f"cannot be read: {error.strerror}") from error
     if data[:4] == PNG_SIGNATURE and b"IEND" not in data[-PNG_END_SEARCH_BYTES:]:
         raise BadFileError(path, f"truncated PNG file of {len(data)} bytes; copy it again")
     image = None
@@ -62,14 +65,6 @@ def is_cut_short(path: str | Path) -> bool:
     if start.startswith(BMP_START):
         return size < int.from_bytes(start[BMP_SIZE], "little")
     return size == 0
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a whole file; an input/output error of a stalled drive is retried with a pause."""
-    try:
-        return with_patience(path, path.read_bytes)
-    except OSError as error:
-        raise BadFileError(path, f"cannot be read: {error.strerror}") from error
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:

@@ -58,7 +58,7 @@ class Recording:
         frames: Sequence[FrameRecord],
         num_bins: int,
         read: ImageReader = read_image,
-        store: FrameStore | None = None,
+        store: FrameStore = FrameStore({}),
     ) -> None:
         self.name = name
         self.frames = tuple(frames)
@@ -86,7 +86,10 @@ class Recording:
     @cached_property
     def spike_size(self) -> tuple[int, int]:
         """Height and width of the spikes in pixels."""
-        return self._first(self._spike_size_of)
+        spikes = self.frames[0].spikes if self.frames else None
+        if spikes is not None and spikes.geometry is not None:  # the same for all frames
+            return spikes.geometry.height, spikes.geometry.width
+        return self._first(lambda frame: open_voxels(frame.spikes.path, self.num_bins).shape[1:])
 
     def read_blurry(self, i: int, crop: Crop | None = None) -> np.ndarray:
         """Read blurry frame i: uint8 [h, w, 3], of the crop (y, x, h, w) in its pixels."""
@@ -162,7 +165,7 @@ class Recording:
         return ticks_per_bin(num_ticks, self.num_bins).astype(np.int32)
 
     def _read_image(self, path: Path, crop: Crop | None) -> np.ndarray:
-        is_stored = self._store is not None and path in self._store
+        is_stored = path in self._store
         image = None if is_stored else self._read(path)
         size = self._store.size_of(path) if is_stored else image.shape[:2]
         if size != self.frame_size:
@@ -177,26 +180,16 @@ class Recording:
         return image[y : y + height, x : x + width]
 
     def _size_of(self, path: Path) -> tuple[int, int]:
-        if self._store is not None and path in self._store:
-            return self._store.size_of(path)
-        return self._read(path).shape[:2]
-
-    def _spike_size_of(self, frame: FrameRecord) -> tuple[int, int]:
-        geometry = frame.spikes.geometry
-        if geometry is not None:
-            return geometry.height, geometry.width
-        return open_voxels(frame.spikes.path, self.num_bins).shape[1:]
+        return self._store.size_of(path) if path in self._store else self._read(path).shape[:2]
 
     def _first(self, size_of: Callable[[FrameRecord], tuple[int, int]]) -> tuple[int, int]:
         """Return the size of the first frame that has one."""
         last_error = BadFileError(self.name, "has no frames")
         for frame in self.frames:
             try:
-                height, width = size_of(frame)
+                return tuple(size_of(frame))
             except BadFileError as error:
                 last_error = error
-            else:
-                return height, width
         raise last_error
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
+from src.data.spikes.spike_dat import SpikeFile
 
 logger = logging.getLogger(__name__)
 
@@ -154,18 +154,15 @@ def voxelize_packed(
     top = geometry.height - y - h if geometry.flip_rows else y
     left, first_byte, last_byte = x % 8, x // 8, (x + w - 1) // 8 + 1
     together = max(1, UNPACK_BYTES // (8 * (last_byte - first_byte) * h))
-    blocks = file.packed(start, stop, (top, top + h), together)
+    upright = slice(None, None, -1 if geometry.flip_rows else 1)  # bytes are cheaper than spikes
     ticks = (
-        bits for block in blocks for bits in _unpack(block[..., first_byte:last_byte], geometry)
+        bits
+        for block in file.packed(start, stop, (top, top + h), together)
+        for bits in np.unpackbits(
+            block[:, upright, first_byte:last_byte], axis=-1, bitorder=geometry.bit_order
+        )
     )
     return _add_up(ticks, _empty_counts(stop - start, K, (h, w), out), stop - start, left)
-
-
-def _unpack(packed: np.ndarray, geometry: SpikeGeometry) -> np.ndarray:
-    """Return upright ticks [n, h, 8 w] of packed ones [n, h, w]."""
-    if geometry.flip_rows:
-        packed = packed[:, ::-1]  # bytes are cheaper than spikes
-    return np.unpackbits(packed, axis=-1, bitorder=geometry.bit_order)
 
 
 def _add_up(

@@ -15,11 +15,11 @@ from src.data.spikes.spike_dat import (
     SpikeGeometry,
     SpikeSidecar,
     locate_sidecar,
-    read_sidecar,
 )
 from src.data.voxel_counts import SpikeSource, VoxelEntry, read_index
 
 PER_FRAME, STREAM, VOXELS = "per frame", "stream", "voxels"
+STATED = ("height", "width", "ticks_per_second", "bit_order", "flip_rows")
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,18 @@ def stated_spikes(
 ) -> SpikeSidecar:
     """Return what is known about a `.dat`: from the file beside it, else from dataset.yaml.
 
-    `size`, height and width that the user states, must not contradict the files.
+    These, and `size`, height and width that the user states, must not contradict each other.
     """
     try:
-        beside = read_sidecar(path, entries_of(description))
+        beside = locate_sidecar(path, entries_of(description))
         overall = described_sidecar(description)
         given = None if size is None else SpikeSidecar(*size, **entries_of(description))
     except ValueError as error:
         raise DataSetError(str(path), [str(error)]) from error
-    stated = beside or overall or given
-    if stated is None:
+    stated = [(str(beside[0]), beside[1], ())] if beside else []
+    stated += [("dataset.yaml of the data root", overall, STATED)] if overall else []
+    stated += [("--spike_size", given, ("height", "width"))] if given else []
+    if not stated:
         raise DataSetError(
             str(path),
             [
@@ -145,38 +147,23 @@ def stated_spikes(
                 "HEIGHT WIDTH too"
             ],
         )
-    problem = None
-    if beside is not None and overall is not None:
-        problem = contradiction(path, beside, overall)
-    if problem is None and size is not None and size != (stated.height, stated.width):
-        file = locate_sidecar(path)[0] if beside is not None else "dataset.yaml of the data root"
-        problem = (
-            f"{file} says height: {stated.height}, width: {stated.width}, --spike_size says "
-            f"{size[0]} {size[1]}; correct the one that is wrong"
-        )
-    if problem is not None:
-        raise DataSetError(str(path), [problem])
-    return stated
-
-
-def contradiction(path: Path, beside: SpikeSidecar, overall: SpikeSidecar) -> str | None:
-    """Return what the YAML file of a `.dat` and dataset.yaml state differently; None: nothing."""
-    differing = [
-        (name, was, other)
-        for name in ("height", "width", "ticks_per_second", "bit_order", "flip_rows")
-        if (was := getattr(beside, name)) != (other := getattr(overall, name))
-        and None not in (was, other)
-    ]
-    if not differing:
-        return None
-    located = locate_sidecar(path)
-    file = "the YAML file beside it" if located is None else str(located[0])
-    return (
-        f"{file} says {', '.join(f'{name}: {_yaml(was)}' for name, was, _ in differing)}, "
-        f"dataset.yaml of the data root says "
-        f"{', '.join(f'{name}: {_yaml(other)}' for name, _, other in differing)}; correct the one "
-        f"that is wrong. python scripts/inspect_spikes.py {shlex.quote(str(path))} shows what fits"
-    )
+    file, first, _ = stated[0]
+    for other, sidecar, names in stated[1:]:
+        values = {name: (getattr(first, name), getattr(sidecar, name)) for name in names}
+        values = {name: v for name, v in values.items() if None not in v and v[0] != v[1]}
+        if values:
+            was, now = (
+                ", ".join(f"{name}: {_yaml(v[side])}" for name, v in values.items())
+                for side in (0, 1)
+            )
+            raise DataSetError(
+                str(path),
+                [
+                    f"{file} says {was}, {other} says {now}; correct the one that is wrong. python "
+                    f"scripts/inspect_spikes.py {shlex.quote(str(path))} shows what fits"
+                ],
+            )
+    return first
 
 
 def _yaml(value: object) -> str:
