@@ -126,12 +126,9 @@ def test_wrong_images_are_refused(metric):
         metric(image, image[..., 0])
     with pytest.raises(ValueError, match="restored image is 16 x 12 pixels, sharp image 16 x 16"):
         metric(image[:, :12], image)
-
-
-def test_ssim_refuses_images_below_its_window():
-    image = np.zeros((10, 40, 3), np.uint8)
-    with pytest.raises(ValueError, match="at least 11 x 11 pixels, got 10 x 40"):
-        ssim(image, image)
+    if metric in (ssim, ssim_y):
+        with pytest.raises(ValueError, match="at least 11 x 11 pixels, got 10 x 16"):
+            metric(image[:10], image[:10])
 
 
 def row(sequence: str, frame: str, psnr_rgb: float, **others) -> FrameScores:

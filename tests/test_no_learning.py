@@ -1,5 +1,7 @@
 """Images from spikes without learning, and the bound, by hand and on a miniature."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -82,6 +84,9 @@ def sequence(tmp_path, spikes="per frame", **changes):
     return root / "train" / "seq_000"
 
 
+VOXELS_ONLY = SimpleNamespace(frames=[SimpleNamespace(spikes=SimpleNamespace(geometry=None))])
+
+
 def state_instants(folder):
     """The sharp frame is the fourth of seven, eight ticks each."""
     seconds = [(k, *(tick / 1920 for tick in (56 * k, 56 * k + 56, 56 * k + 24))) for k in range(4)]
@@ -98,6 +103,7 @@ def test_the_best_image_is_chosen_and_beats_its_input(tmp_path, spikes):
     images = {image.kind: image for image in choose_spike_image([recording])}
     kinds = {"difference", "TFP"} | ({"TFI"} if spikes != "voxels" else set())
     assert images.keys() == kinds
+    assert "TFI" not in {image.kind for image in choose_spike_image([recording], [VOXELS_ONLY])}
     assert next(iter(images.values())).psnr_db == max(image.psnr_db for image in images.values())
     if spikes != "voxels":  # in ticks, with the threshold as gain
         assert images["TFP"].gain == pytest.approx(2.0, abs=0.1)

@@ -170,10 +170,10 @@ def test_the_width_is_chosen_by_a_few_pages(tmp_path):
             drawn.append(width)
             yield page
 
-    written = write_small(tmp_path / "pages.gif", pages, 24, 200, 8.0, 700_000)
+    written = write_small(tmp_path / "pages.gif", pages, 24, 120, 8.0, 650_000)
     assert written.pages == 24
-    assert written.num_bytes <= 700_000
-    assert drawn.count(200) <= 7  # the full width was given up early
+    assert written.num_bytes <= 650_000
+    assert drawn.count(120) <= 7  # the full width was given up early
     assert drawn.count(drawn[-1]) >= 24 + 6
 
 

@@ -201,7 +201,7 @@ def compare_runs(
         restorers[name] = _restorer(cfg, spike.cfg, rival.model, device)
     restorers[SPIKE] = _restorer(cfg, spike.cfg, spike.loaded.model, device)
     protocol = describe_protocol(restorers[SPIKE], restorers[SPIKE].settings.describe())
-    images = choose_spike_image(training)
+    images = choose_spike_image(training, recordings)
     methods = {
         BLURRY: blurry_frames,
         NO_LEARNING: images[0].restore,

@@ -70,22 +70,25 @@ class SpikeImage:
         elif self.kind == "TFP":
             image = gaussian_blur(window_rate(*window), self.sigma)
         else:
-            tick = min(int(centre), frame.num_ticks - 1)
+            tick = min(int(round(centre, 6)), frame.num_ticks - 1)
             rate, _ = tfi(frame.spikes, tick, 1.0)
             image = gaussian_blur(torch.from_numpy(rate), self.sigma)
         kept = 0 if self.kind == "difference" else luma(frame.blurry)[..., None]
         return frame.blurry - kept, resized(image.numpy(), frame.blurry.shape[:2])
 
 
-def choose_spike_image(recordings: Sequence[Recording]) -> list[SpikeImage]:
-    """Return the best image of each kind, the best of all first, by squared error on some frames.
+def choose_spike_image(
+    training: Sequence[Recording], tested: Sequence[Recording] = ()
+) -> list[SpikeImage]:
+    """Return the best image of each kind, the best of all first, by squared error in training.
 
-    The gain of each is the one of least squares.
+    The gain of each is the one of least squares. TFI needs spikes, not only voxels, in all
+    sequences, those to be tested among them.
     """
-    places = [(r, i, at) for r in recordings for i, at in enumerate(sharp_instants(r))]
+    places = [(r, i, at) for r in training for i, at in enumerate(sharp_instants(r))]
     places = places[:: max(1, len(places) // FIT_FRAMES)][:FIT_FRAMES]
     frames = [read_exposed(*place) for place in places]
-    candidates = _candidates(frames)
+    candidates = _candidates(frames, (*training, *tested))
     sums, num_values = np.zeros((len(candidates), 3)), 0
     for frame, (recording, i, _) in zip(frames, places, strict=True):
         sharp = recording.read_sharp(i) / np.float32(255)
@@ -107,12 +110,12 @@ def choose_spike_image(recordings: Sequence[Recording]) -> list[SpikeImage]:
     return sorted(kinds.values(), key=lambda found: -found.psnr_db)
 
 
-def _candidates(frames: Sequence[Exposed]) -> list[SpikeImage]:
+def _candidates(frames: Sequence[Exposed], recordings: Sequence[Recording]) -> list[SpikeImage]:
     exposure = np.median([frame.num_ticks for frame in frames])
     widths = sorted({max(1, round(part * exposure)) for part in WINDOWS})
     kinds = product(("difference", "TFP"), widths, SIGMAS)
     found = [SpikeImage(kind, width, sigma) for kind, width, sigma in kinds]
-    if all(frame.spikes is not None for frame in frames):
+    if all(frame.spikes.geometry is not None for r in recordings for frame in r.frames):
         found += [SpikeImage("TFI", 0, sigma) for sigma in SIGMAS]
     return found
 
