@@ -1,10 +1,9 @@
 """Running scripts/prepare_data.py on miniature data roots."""
 
-import importlib.util
 import os
 from pathlib import Path
 
-from src.paths import REPO_ROOT
+from scripts import prepare_data
 from tests.data_cases import copy_root, write_miniature
 
 CONFIG = """\
@@ -23,17 +22,6 @@ TRAIN:
 LOG:
   SAVE_DIR: {out}
 """
-
-
-def load_script():
-    path = REPO_ROOT / "scripts/prepare_data.py"
-    spec = importlib.util.spec_from_file_location("prepare_data", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-prepare_data = load_script()
 
 
 def run(config, *arguments):

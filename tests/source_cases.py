@@ -5,18 +5,17 @@ before a clip begins: released blurry frames of late parts need what the source 
 """
 
 import dataclasses
-import importlib.util
 
 import cv2
 import numpy as np
 import yaml
 
-from src.data.exposures import read_exposures
-from src.data.frames import read_image, write_png
+from scripts import prepare_data
+from src.data.exposures import frame_index, read_exposures
+from src.data.frames import list_frames, read_image, write_png
 from src.data.simulation.blur import synthesize_blur
 from src.data.spikes.matching import best_tfp_centre, grey_at_spike_size
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
-from src.paths import REPO_ROOT
 
 SIZE = (96, 128)
 SPEED_PX = (0.9, 1.7)  # per source frame, down and to the right
@@ -31,17 +30,6 @@ DATA:
 LOG:
   SAVE_DIR: {out}
 """
-
-
-def load_script(name):
-    path = REPO_ROOT / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-prepare_data = load_script("prepare_data")
 
 
 class Drift:
@@ -178,23 +166,27 @@ def norm_of(config):
     return yaml.safe_load(config.read_text())["DATA"]["NORM"]
 
 
-def tick_errors(sequence, width):
-    """Return best TFP centre minus stated sharp tick of every frame of a sequence, in ticks."""
-    path = sequence / "spike" / "spike.dat"
+def read_stream(sequence):
+    """All spikes of a made sequence, and its ticks per second."""
+    (path,) = list_frames(sequence / "spike", [".dat"]).values()
     sidecar = read_sidecar(path)
-    stream = SpikeFile(path, sidecar.geometry)
-    size = sidecar.height, sidecar.width
+    file = SpikeFile(path, sidecar.geometry)
+    return file.read(0, file.num_ticks), sidecar.ticks_per_second
+
+
+def tick_errors(sequence, width=17):
+    """Return best TFP centre minus stated tick of every sharp frame of a sequence, by number."""
+    spikes, rate = read_stream(sequence)
+    exposures = read_exposures(sequence / "exposures.csv", rate)
     errors = {}
-    for index, exposure in read_exposures(sequence / "exposures.csv", None).items():
-        start, stop, stated = (
-            round(t * sidecar.ticks_per_second)
-            for t in (exposure.t0, exposure.t1, exposure.t_sharp)
-        )
-        first = max(start - width, 0)
-        last = min(stop + width, stream.num_ticks)
-        grey = grey_at_spike_size(read_image(sequence / "sharp" / f"{index:06d}.png"), size)
-        match = best_tfp_centre(stream.read(first, last), grey, width=width)
-        errors[index] = match.centre + first - stated
+    for name, path in list_frames(sequence / "sharp", [".png"]).items():
+        exposure = exposures[frame_index(name)]
+        first = max(round(exposure.t0 * rate) - width, 0)
+        around = spikes[first : round(exposure.t1 * rate) + width]
+        grey = grey_at_spike_size(read_image(path), spikes.shape[1:])
+        match = best_tfp_centre(around, grey, width=width)
+        assert match.is_decisive or width < 5  # so few ticks hold little of a picture
+        errors[frame_index(name)] = match.centre + first - exposure.t_sharp * rate
     return errors
 
 

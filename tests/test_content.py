@@ -25,7 +25,6 @@ from src.prepare.content import (
     check_sequence,
     frames_around,
     is_certain,
-    measure_timings,
     needs_wider_search,
     sample_bits,
     sample_exposures,
@@ -35,16 +34,16 @@ from src.prepare.content import (
 from src.prepare.counting import PreparedSplit
 from src.prepare.overlay import draw_overlay
 from tests.data_cases import copy_root, scan, write_miniature
-from tests.film_cases import WINDOW, write_film, write_film_sequence
 from tests.prepare_cases import run, write_config
 from tests.spike_cases import random_spikes
+from tests.timed_cases import WINDOW, write_timed
 
 GEOMETRY = SpikeGeometry(32, 48)
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    return write_film(tmp_path_factory.mktemp("film") / "film")
+def timed(tmp_path_factory):
+    return write_timed(tmp_path_factory.mktemp("timed") / "timed")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +53,8 @@ def miniature(tmp_path_factory):
 
 
 @pytest.fixture
-def root(film, tmp_path):
-    return copy_root(film, tmp_path / "film")
+def root(timed, tmp_path):
+    return copy_root(timed, tmp_path / "timed")
 
 
 @pytest.fixture
@@ -77,23 +76,13 @@ def rewrite_spikes(folder, change, geometry=GEOMETRY):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_right_data_have_no_problem_and_say_what_was_measured(tmp_path, stream):
-    root = write_film(tmp_path / "film", stream=stream)
-    config = write_config(root, tmp_path / "film.yaml")
+    root = write_timed(tmp_path / "timed", stream=stream)
+    config = write_config(root, tmp_path / "timed.yaml")
     assert run(config) == 0
     assert run(config, "--check_only") == 0
     findings = look(root / "train/a")
     assert (findings.problems, findings.notes) == ([], [])
     assert findings.seen[0].startswith("train/a: stated tick 24.0, measured 2")
-
-
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("i", [1, 3])
-def test_the_measured_tick_is_the_stated_one(tmp_path, stream, i):
-    write_film_sequence(tmp_path / "train/a", 5, (64, 96), stream, 1, 0, seed=7)
-    found = scan(tmp_path / "train/a")
-    (timing,) = measure_timings(found.frames, [i], found.ticks_per_second)
-    assert timing.stated == 24
-    assert timing.measured == pytest.approx(24, abs=0.5)
 
 
 @pytest.mark.parametrize(
@@ -102,11 +91,11 @@ def test_the_measured_tick_is_the_stated_one(tmp_path, stream, i):
 )
 @pytest.mark.parametrize("stream", [True, False])
 def test_spikes_at_the_wrong_time_are_named_with_their_offset(tmp_path, stream, ticks, meaning):
-    root = write_film(tmp_path / "film", stream=stream, ticks_late=ticks)
+    root = write_timed(tmp_path / "timed", stream=stream, ticks_late=ticks)
     (problem,) = look(root / "train/a", read_description(root)).problems
-    way = "late" if ticks > 0 else "early"
+    direction = "late" if ticks > 0 else "early"
     match = re.search(
-        rf"([0-9.]+) ticks too {way} \(stated tick 24.0, measured ([0-9.]+) ", problem
+        rf"([0-9.]+) ticks too {direction} \(stated tick 24.0, measured ([0-9.]+) ", problem
     )
     assert float(match.group(1)) == pytest.approx(abs(ticks), abs=0.5)
     assert float(match.group(2)) == pytest.approx(24 + ticks, abs=0.5)
@@ -115,39 +104,33 @@ def test_spikes_at_the_wrong_time_are_named_with_their_offset(tmp_path, stream, 
 
 
 def test_a_wrong_t_sharp_is_a_problem_of_the_whole_check(root, tmp_path, capsys):
-    path = root / "train/a/exposures.csv"
-    late = {
-        index: dataclasses.replace(e, t_sharp=e.t_sharp + 4 / 1920)
-        for index, e in read_exposures(path, None).items()
-    }
-    config = write_config(root, tmp_path / "film.yaml")
-    write_exposures(path, late)
-    assert run(config) == 1
-    assert "train/a: the spikes show the sharp frame 4." in capsys.readouterr().out
-    assert run(config, "--check_only") == 1
-    told = capsys.readouterr().out
-    assert "train/a: the spikes show the sharp frame 4." in told
-    assert "stated tick 28.0, measured 2" in told
-    assert "val/b: stated tick 24.0, measured 2" in told
-
-
-def test_a_still_scene_is_not_provable_and_no_problem(tmp_path):
-    root = write_film(tmp_path / "film", speed=0)
-    findings = look(root / "train/a")
-    assert findings.problems == []
-    assert "blur against sharp cannot be checked" in findings.notes[0]
-    assert "TFP centre against sharp frame is not checked" in findings.notes[1]
-
-
-def test_without_t_sharp_the_check_says_that_it_is_blind(root):
-    path = root / "train/a/exposures.csv"
-    write_exposures(
-        path,
-        {
-            index: dataclasses.replace(e, t_sharp=None)
-            for index, e in read_exposures(path, None).items()
-        },
+    config = write_config(root, tmp_path / "timed.yaml")
+    change_exposures(
+        root / "train/a",
+        lambda _, e, __: dataclasses.replace(e, t_sharp=e.t_sharp + 4 / 1920),
     )
+    for arguments in ((), ("--check_only",)):
+        assert run(config, *arguments) == 1
+        printed = capsys.readouterr().out
+        assert "train/a: the spikes show the sharp frame 4." in printed
+    assert "stated tick 28.0, measured 2" in printed
+    assert "val/b: stated tick 24.0, measured 2" in printed
+
+
+def change_exposures(folder, change):
+    """Write the table that `change(number, exposure, all of them)` gives; None drops a line."""
+    path = folder / "exposures.csv"
+    rows = read_exposures(path, None)
+    changed = {i: change(i, exposure, rows) for i, exposure in rows.items()}
+    write_exposures(path, {i: exposure for i, exposure in changed.items() if exposure})
+
+
+def test_what_cannot_be_checked_is_a_note_and_no_problem(root, tmp_path):
+    still = look(write_timed(tmp_path / "still", speed=0) / "train/a")
+    assert still.problems == []
+    assert "blur against sharp cannot be checked" in still.notes[0]
+    assert "too little moves" in still.notes[1]
+    change_exposures(root / "train/a", lambda _, e, __: dataclasses.replace(e, t_sharp=None))
     findings = look(root / "train/a")
     assert findings.problems == []
     assert "no t_sharp in exposures.csv" in findings.notes[0]
@@ -189,7 +172,7 @@ def test_spikes_that_show_something_else(root, change, expected):
 )
 def test_f35_all_zeros_and_all_ones(root, tmp_path, capsys, value, expected):
     rewrite_spikes(root / "train/a", lambda bits: np.full_like(bits, value))
-    config = write_config(root, tmp_path / "film.yaml")
+    config = write_config(root, tmp_path / "timed.yaml")
     text = config.read_text()
     assert run(config) == 1
     if value == 0:  # a deviation of 0 would make the configuration unusable
@@ -227,21 +210,21 @@ def test_another_threshold_than_stated_is_a_note(root, threshold, transfer):
         assert found == pytest.approx(2.0, abs=0.1)  # what the spikes were made with
 
 
-def test_of_many_right_sequences_not_all_are_told(root, tmp_path, monkeypatch, capsys):
+def test_of_many_right_sequences_not_all_are_listed(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(content, "MAX_SEEN", 1)
-    config = write_config(root, tmp_path / "film.yaml")
+    config = write_config(root, tmp_path / "timed.yaml")
     assert run(config) == 0
     assert run(config, "--check_only") == 0
-    told = capsys.readouterr().out
-    assert "train/a: stated tick 24.0" in told
-    assert "val/b: stated tick" not in told
-    assert "1 more sequences show their sharp frames as stated" in told
+    printed = capsys.readouterr().out
+    assert "train/a: stated tick 24.0" in printed
+    assert "val/b: stated tick" not in printed
+    assert "1 more sequences show their sharp frames as stated" in printed
 
 
-def test_two_frames_prove_a_large_offset_and_no_small_one(tmp_path):
-    problems = look(write_film(tmp_path / "8", frames=2, ticks_late=8) / "train/a").problems
-    assert re.search(r"(7\.9|8\.[01]) ticks too late", problems[0])
-    findings = look(write_film(tmp_path / "1", frames=2, ticks_late=1) / "train/a")
+def test_two_frames_are_enough_for_a_large_offset_and_not_for_a_small_one(tmp_path):
+    problems = look(write_timed(tmp_path / "8", frames=2, ticks_late=8) / "train/a").problems
+    assert re.search(r"(7\.[89]|8\.[012]) ticks too late", problems[0])
+    findings = look(write_timed(tmp_path / "1", frames=2, ticks_late=1) / "train/a")
     assert findings.problems == []
     assert "fewer than 3 frames move, so this is not certain" in "".join(findings.notes)
 
@@ -275,7 +258,7 @@ def test_what_an_offset_may_be_by_hand():
     assert allowed_ticks(timings(2, 2, 2, 2, error=0.2)) == pytest.approx(0.5 + 3 * 0.2 / 2)
 
 
-def test_how_many_frames_prove_an_offset():
+def test_how_many_frames_make_an_offset_certain():
     assert is_certain(timings(1, 1, 1), 56)
     assert not is_certain(timings(2.5, 2.5), 56)  # 5% of the exposure are 2.8 ticks
     assert is_certain(timings(3, 3), 56)
@@ -300,14 +283,12 @@ def test_correlations_by_hand(root):
 
 def move_exposures(folder, number):
     """State every exposure `number` exposures later, so that the spikes come early."""
-    path = folder / "exposures.csv"
-    rows = read_exposures(path, None)
-    moved = {
-        i: dataclasses.replace(rows[i], t0=rows[i + number].t0, t1=rows[i + number].t1)
-        for i in rows
-        if i + number in rows
-    }
-    write_exposures(path, moved)
+
+    def moved(i, exposure, rows):
+        other = rows.get(i + number)
+        return other and dataclasses.replace(exposure, t0=other.t0, t1=other.t1)
+
+    change_exposures(folder, moved)
 
 
 @pytest.mark.parametrize(
@@ -321,30 +302,24 @@ def test_shifts_in_both_directions_are_named_with_their_size(mini, number, expec
 
 def test_a_shift_by_a_whole_exposure_without_t_sharp(mini, tmp_path, capsys):
     config = write_config(mini, tmp_path / "mini.yaml")
-    assert run(config) == 0
-    for folder in (mini / "train/seq_000", mini / "val/seq_000"):
-        move_exposures(folder, 1)
+    assert run(config, "--overlay", "2") == 0
+    printed = capsys.readouterr().out
+    names = ("train/seq_000", "val/seq_000")
+    for name in names:
+        assert f"{name}: 5 of 5 sampled exposures fit their own blurry frame best" in printed
+        move_exposures(mini / name, 1)
     for arguments in ([], ["--check_only", "--overlay", "2"]):
         assert run(config, *arguments) == 1
-        told = capsys.readouterr().out
-        for name in ("train/seq_000", "val/seq_000"):
-            assert told.count(f"{name}: the spikes are 1 exposure early: in 5 of 5") == (
-                1 + ("--overlay" in arguments)
-            )
+        printed = capsys.readouterr().out
+        for name in names:
+            found = printed.count(f"{name}: the spikes are 1 exposure early: in 5 of 5")
+            assert found == 1 + ("--overlay" in arguments)
     assert run(config, "--accept", "tried") == 0
     assert run(config, "--overlay", "2") == 1  # what is accepted is still printed
 
 
-def test_the_right_data_pass_and_the_overlay_says_so_per_sequence(mini, tmp_path, capsys):
-    config = write_config(mini, tmp_path / "mini.yaml")
-    assert run(config, "--overlay", "2") == 0
-    told = capsys.readouterr().out
-    for name in ("train/seq_000", "val/seq_000"):
-        assert f"{name}: 5 of 5 sampled exposures fit their own blurry frame best" in told
-
-
 def test_a_whole_exposure_late_with_t_sharp(tmp_path):
-    root = write_film(tmp_path / "film", ticks_late=WINDOW)
+    root = write_timed(tmp_path / "timed", ticks_late=WINDOW)
     found = scan(root / "train/a")
     findings = check_sequence("a", found.frames, found.ticks_per_second, None)
     (problem,) = findings.problems  # it is not called another recording besides
@@ -364,10 +339,13 @@ def test_counts_without_bits_are_compared_too(tmp_path, late):
 
 
 def test_single_frames_never_make_a_problem(mini):
-    """One exposure of nine is stated wrongly: that is told and stops nothing."""
-    path = mini / "train/seq_000/exposures.csv"
-    rows = read_exposures(path, None)
-    write_exposures(path, {**rows, 4: dataclasses.replace(rows[4], t0=rows[5].t0, t1=rows[5].t1)})
+    """One exposure of nine is stated wrongly: that is a note and stops nothing."""
+
+    def late(i, exposure, rows):
+        is_it = i == 4
+        return dataclasses.replace(exposure, t0=rows[5].t0, t1=rows[5].t1) if is_it else exposure
+
+    change_exposures(mini / "train/seq_000", late)
     findings = check_exposures("a", scan(mini / "train/seq_000").frames, 32)
     assert findings.problems == []
     assert "000004 one after it; look with --overlay" in findings.notes[0]
@@ -377,11 +355,9 @@ def test_single_frames_never_make_a_problem(mini):
     ("other", "expected"),
     [(4, "4 of 5 .* best, 000003 one after it"), (7, "4 of 6 .* 000007 one after it, 000003 none")],
 )
-def test_single_frames_are_told_although_the_others_are_right_to_the_tick(
-    tmp_path, other, expected
-):
+def test_single_frames_are_noted_although_the_others_are_right(tmp_path, other, expected):
     """Two frames changed their names: the median of the ticks does not see that."""
-    folder = write_film(tmp_path / "film", frames=10) / "train/a"
+    folder = write_timed(tmp_path / "timed", frames=10) / "train/a"
     for kind in ("blur", "sharp"):
         first, second = folder / kind / "000003.png", folder / kind / f"{other:06d}.png"
         pictures = first.read_bytes(), second.read_bytes()
@@ -485,7 +461,7 @@ def test_frames_with_others_on_both_sides_come_first(mini):
 
 
 def test_more_frames_are_looked_at_where_few_move(tmp_path):
-    still = scan(write_film(tmp_path / "still", frames=12, speed=0) / "train/a").frames
+    still = scan(write_timed(tmp_path / "still", frames=12, speed=0) / "train/a").frames
     assert len(sample_exposures(still, 32)) == 12
-    moving = scan(write_film(tmp_path / "moving", frames=12) / "train/a").frames
+    moving = scan(write_timed(tmp_path / "moving", frames=12) / "train/a").frames
     assert len(sample_exposures(moving, 32)) == 5

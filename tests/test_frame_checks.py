@@ -8,18 +8,18 @@ import pytest
 from src.data.frames import read_image, write_png
 from src.prepare.frame_checks import check_pairs, match_pair
 from tests.data_cases import copy_root, scan
-from tests.film_cases import write_film
 from tests.prepare_cases import run, write_config
+from tests.timed_cases import write_timed
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    return write_film(tmp_path_factory.mktemp("film") / "film", frames=6)
+    return write_timed(tmp_path_factory.mktemp("timed") / "timed", frames=6)
 
 
 @pytest.fixture
 def root(original, tmp_path):
-    return copy_root(original, tmp_path / "film")
+    return copy_root(original, tmp_path / "timed")
 
 
 def pairs(folder):
@@ -76,7 +76,7 @@ def test_swapped_folders_are_seen(root, tmp_path, capsys):
         (folder / "blur").rename(folder / "x")
         (folder / "sharp").rename(folder / "blur")
         (folder / "x").rename(folder / "sharp")
-    config = write_config(root, tmp_path / "film.yaml")
+    config = write_config(root, tmp_path / "timed.yaml")
     assert run(config) == 1
     assert run(config, "--check_only") == 1
     printed = capsys.readouterr().out
@@ -87,7 +87,7 @@ def test_swapped_folders_are_seen(root, tmp_path, capsys):
 def test_blurry_frames_that_are_their_sharp_frames(root, tmp_path, capsys):
     for name in ("000001", "000004"):
         shutil.copy(root / f"train/a/sharp/{name}.png", root / f"train/a/blur/{name}.png")
-    config = write_config(root, tmp_path / "film.yaml")
+    config = write_config(root, tmp_path / "timed.yaml")
     assert run(config) == 0
     capsys.readouterr()
     assert run(config, "--check_only") == 1
@@ -100,7 +100,7 @@ def test_a_sequence_in_both_splits_and_one_twice(root, tmp_path, capsys):
     shutil.copytree(root / "train/a", root / "val/c")
     shutil.copytree(root / "train/a", root / "train/d")
     shutil.copy(root / "train/a/sharp/000002.png", root / "val/b/sharp/000004.png")
-    config = write_config(root, tmp_path / "film.yaml")
+    config = write_config(root, tmp_path / "timed.yaml")
     assert run(config) == 0
     capsys.readouterr()
     assert run(config, "--check_only") == 1
@@ -114,10 +114,10 @@ def test_a_sequence_in_both_splits_and_one_twice(root, tmp_path, capsys):
 
 
 def test_pictures_of_still_scenes_may_be_equal(tmp_path):
-    root = write_film(tmp_path / "film", speed=0)
+    root = write_timed(tmp_path / "timed", speed=0)
     frame = scan(root / "train/a").frames[0]
     assert np.array_equal(read_image(frame.blurry), read_image(frame.sharp))
-    config = write_config(root, tmp_path / "film.yaml")
+    config = write_config(root, tmp_path / "timed.yaml")
     assert run(config) == 0
     assert run(config, "--check_only") == 0
 

@@ -1,4 +1,4 @@
-"""Preparation looks at the content once, writes its verdict down, and training believes that."""
+"""Preparation checks the content once and records the result, which training relies on."""
 
 import shutil
 
@@ -18,23 +18,23 @@ from src.data.description import (
 from src.prepare import prepare
 from src.prepare.quick_check import content_problems, quick_check
 from tests.data_cases import copy_root
-from tests.film_cases import write_film
 from tests.prepare_cases import rewrite, run, state_of, write_config
+from tests.timed_cases import write_timed
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    return write_film(tmp_path_factory.mktemp("verdict") / "film")
+    return write_timed(tmp_path_factory.mktemp("content") / "timed")
 
 
 @pytest.fixture
 def root(original, tmp_path):
-    return copy_root(original, tmp_path / "film")
+    return copy_root(original, tmp_path / "timed")
 
 
 @pytest.fixture
 def config(root, tmp_path):
-    return write_config(root, tmp_path / "film.yaml")
+    return write_config(root, tmp_path / "timed.yaml")
 
 
 def swap_folders(root):
@@ -58,11 +58,11 @@ def test_data_that_pass_are_looked_at_once(root, config, monkeypatch):
 def test_training_refuses_data_that_failed_until_they_are_accepted(root, config, capsys, caplog):
     swap_folders(root)
     states = []
-    for _ in range(2):  # told every time
+    for _ in range(2):  # printed every time
         assert run(config) == 1
-        told = capsys.readouterr().out
-        assert "are the folders blur and sharp swapped?" in told
-        assert 'give the same command with --accept "REASON"' in told
+        printed = capsys.readouterr().out
+        assert "are the folders blur and sharp swapped?" in printed
+        assert 'give the same command with --accept "REASON"' in printed
         states.append(state_of(root))
     assert states[0] == states[1]  # what is known is not written again
     assert run(config, "--overlay", "1") == 1  # its own findings are no problem
@@ -79,7 +79,7 @@ def test_training_refuses_data_that_failed_until_they_are_accepted(root, config,
     assert read_description(root).content == "accepted: a better one"
 
 
-def test_a_verdict_holds_for_the_files_and_the_description_it_was_found_for(root, config):
+def test_a_result_holds_for_the_files_and_the_description_it_was_found_for(root, config):
     assert run(config, "--accept", "nothing to accept") == 0
     assert read_description(root).content == "passed"
     rewrite(root / "dataset.yaml", "bit_order: little", "bit_order: big")
@@ -92,7 +92,7 @@ def test_a_verdict_holds_for_the_files_and_the_description_it_was_found_for(root
     assert run(config) == 1
 
 
-def test_data_prepared_before_there_were_verdicts_are_unknown(root, config):
+def test_data_prepared_before_results_were_recorded_are_unknown(root, config):
     assert run(config) == 0
     path = root / "dataset.yaml"
     path.write_text(path.read_text()[: path.read_text().index("content:")])
@@ -102,7 +102,7 @@ def test_data_prepared_before_there_were_verdicts_are_unknown(root, config):
     assert run(config) == 0
     assert quick_check(load_config(config)) == []
     path.unlink()
-    (problem,) = quick_check(load_config(config))  # the verdict went with it, which needs no line
+    (problem,) = quick_check(load_config(config))  # the result is gone with it, which needs no line
     assert "dataset.yaml: missing" in problem
 
 
@@ -115,9 +115,9 @@ def test_a_split_that_cannot_be_read_says_nothing_of_mean_and_deviation(root, co
     assert any("weeks" in problem for problem in problems)
     assert not any("DATA.NORM" in problem for problem in problems)
     assert run(config, "--check_only", *other) == 1
-    told = capsys.readouterr().out
-    assert "weeks" in told
-    assert "DATA.NORM:" not in told
+    printed = capsys.readouterr().out
+    assert "weeks" in printed
+    assert "DATA.NORM:" not in printed
     (root / "train/c").rename(root / "val/c")  # mean and deviation are not of this split
     assert any("DATA.NORM: " in problem for problem in quick_check(load_config(config, other)))
     assert run(config, "--check_only", *other) == 1

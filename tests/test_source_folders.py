@@ -13,14 +13,20 @@ from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar, wr
 from src.prepare.sources.own import plan
 from src.prepare.sources.plan import SourceOptions
 from tests.data_cases import moving_texture
-from tests.source_cases import Drift, prepare, prepare_data, tick_errors, write_config, write_video
+from tests.source_cases import (
+    Drift,
+    prepare,
+    prepare_data,
+    read_stream,
+    tick_errors,
+    write_config,
+    write_video,
+)
 from tests.spike_cases import dense_to_events
 from tests.spike_source_cases import (
     RECORDED_FRAMES,
     SIZE,
     SPIKE_SIZE,
-    deviations,
-    read_stream,
     write_recorded,
     write_stated,
 )
@@ -135,14 +141,8 @@ def test_the_description_is_the_users_completed(tmp_path):
     assert (description.source, description.blur_kind) == ("lab 3", "recorded")
     assert (description.spike_height, description.spike_width) == SPIKE_SIZE
     assert (description.threshold, description.ticks_per_second) == (1.5, 2000)
-    assert max(map(abs, deviations_of(tmp_path / "out" / "train" / "a"))) <= 0.5
-
-
-def deviations_of(folder):
-    for name in list(list_frames(folder / "sharp", [".png"])):
-        path = folder / "sharp" / f"{name}.png"
-        path.rename(path.with_name(f"{name[-3:]}.png"))
-    return deviations(folder).values()
+    errors = tick_errors(tmp_path / "out" / "train" / "a")
+    assert max(map(abs, errors.values())) <= 0.5
 
 
 # ---------------------------------------------------------------- simulating

@@ -12,16 +12,20 @@ from src.data.exposures import read_alignment, read_exposures
 from src.data.frames import read_image
 from src.data.simulation.blur import blur_window, synthesize_blur
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
-from src.prepare.sources.gopro import exposures_of, parse_name
+from src.prepare.sources.gopro import exposures_of, find_offset, parse_name
+from src.prepare.sources.plan import find_pairs
+from src.prepare.sources.simulate import open_frames
 from tests.source_cases import (
     GOPRO_CLIPS,
     SMALL_GOPRO,
     Drift,
+    GoproClip,
     norm_of,
     prepare,
     tick_errors,
     write_config,
     write_gopro,
+    write_released,
 )
 
 OFFSETS = (
@@ -135,32 +139,35 @@ def small(tmp_path):
     return tmp_path
 
 
-def test_gamma_takes_the_other_folder(small):
-    assert prepare(small / "ours.yaml", "gopro", small / "down", "--blur_kind", "blur_gamma") == 0
-    ours = small / "ours/val/GOPR0385_07_00/blur/000001.png"
+def test_gamma_takes_the_other_folder_and_goes_with_linear_light(small):
+    options = ("--transfer", "linear", "--blur_kind", "blur_gamma", "--threshold", "1.5")
+    assert prepare(small / "ours.yaml", "gopro", small / "down", *options) == 0
+    description = read_description(small / "ours")
+    assert (description.blur_kind, description.transfer) == ("blur_gamma", "linear")
+    assert description.threshold == 1.5
+    folder = small / "ours/val/GOPR0385_07_00"
     theirs = small / "down/GOPRO_Large/test/GOPR0385_07_00"
-    assert ours.read_bytes() == (theirs / "blur_gamma/000002.png").read_bytes()
-    assert ours.read_bytes() != (theirs / "blur/000002.png").read_bytes()
-    assert read_description(small / "ours").blur_kind == "blur_gamma"
+    copied = (folder / "blur/000001.png").read_bytes()
+    assert copied == (theirs / "blur_gamma/000002.png").read_bytes()
+    assert copied != (theirs / "blur/000002.png").read_bytes()
+    path = folder / "spike/spike.dat"
+    bits = SpikeFile(path, read_sidecar(path).geometry).read(0, 56)
+    blurry = read_image(folder / "blur/000000.png") / 255.0
+    assert abs(1.5 * bits.mean() - (blurry**2.2 @ (0.299, 0.587, 0.114)).mean()) < 0.01
 
 
-def test_a_wrong_name_gives_way_to_the_pixels(small, capsys):
-    """The clip was cut with an offset of 3, whatever its name says."""
+def test_a_wrong_name_gives_way_to_the_pixels(small, capsys, monkeypatch):
+    """The sequence was cut with an offset of 3, whatever its name says; its folder is "."."""
     for part in ("GOPRO_Large_all", "GOPRO_Large"):
         folder = small / "down" / part / "train"
         (folder / "GOPR0374_11_03").rename(folder / "GOPR0374_11_00")
-    assert prepare(small / "ours.yaml", "gopro", small / "down") == 0
-    printed = capsys.readouterr().out
-    assert "GOPR0374_11_00: offset 3 found by its pixels, its name says 0" in printed
+    monkeypatch.chdir(small / "down/GOPRO_Large_all")
+    assert prepare(small / "ours.yaml", "gopro", ".") == 0
+    note = "GOPR0374_11_00: offset 3 found by its pixels, its name says 0"
+    assert note in capsys.readouterr().out
     assert read_description(small / "ours").offsets == (("train/GOPR0374_11_00", 3),)
     folder = small / "ours/train/GOPR0374_11_00"
     assert max(map(abs, tick_errors(folder, width=15).values())) <= 0.5
-
-
-def test_the_folder_can_be_named_from_inside(small, monkeypatch):
-    monkeypatch.chdir(small / "down/GOPRO_Large_all")
-    assert prepare(small / "ours.yaml", "gopro", ".") == 0
-    assert "with the pairs" in read_description(small / "ours").source
 
 
 def test_without_pairs_blur_is_computed_and_the_name_decides(tmp_path, caplog):
@@ -187,18 +194,6 @@ def test_no_interpolator_is_one_tick_per_frame(small):
     assert (folder / "spike/spike.dat").stat().st_size == 36 * 48 * 64 // 8
     assert read_exposures(folder / "exposures.csv", None)[1].t_sharp == 13 / 240
     assert max(map(abs, tick_errors(folder, width=3).values())) <= 0.5
-
-
-def test_linear_light_goes_with_gamma(small):
-    options = ("--transfer", "linear", "--blur_kind", "blur_gamma", "--threshold", "1.5")
-    assert prepare(small / "ours.yaml", "gopro", small / "down", *options) == 0
-    description = read_description(small / "ours")
-    assert (description.transfer, description.threshold) == ("linear", 1.5)
-    folder = small / "ours/val/GOPR0385_07_00"
-    path = folder / "spike/spike.dat"
-    bits = SpikeFile(path, read_sidecar(path).geometry).read(0, 56)
-    blurry = read_image(folder / "blur/000000.png") / 255.0
-    assert abs(1.5 * bits.mean() - (blurry**2.2 @ (0.299, 0.587, 0.114)).mean()) < 0.01
 
 
 @pytest.mark.parametrize(
@@ -229,11 +224,74 @@ def test_names_and_windows_by_hand():
     for wrong in ("GOPR0384_11", "GOPR0384_10_00", "seq_000"):
         with pytest.raises(DataSetError, match=wrong):
             parse_name(Path("down") / wrong)
-    windows, notes = exposures_of(36, 11, 5, 8)
-    assert [(w.index, w.start_tick, w.stop_tick, w.sharp_tick) for w in windows] == [
-        (1, 48, 136, 88),
-        (2, 136, 224, 176),
-    ]
-    assert notes == [
-        "frame 000000 dropped: its exposure begins 5 source frame(s) before the sequence"
-    ]
+    exposures, notes = exposures_of(36, 11, 5, 8)
+    ticks = [(e.index, e.start_tick, e.stop_tick, e.sharp_tick) for e in exposures]
+    assert ticks == [(1, 48, 136, 88), (2, 136, 224, 176)]
+    note = "frame 000000 dropped: its exposure begins 5 source frame(s) before the sequence"
+    assert notes == [note]
+
+
+# ---------------------------------------------------------------- the released pairs
+
+
+def test_equal_source_frames_leave_the_name_to_decide(tmp_path):
+    """The camera gave the same picture twice; source frame 2, of offset 3, is meant."""
+    write_gopro(tmp_path / "down", SMALL_GOPRO)
+    folder = tmp_path / "down/GOPRO_Large_all/train/GOPR0374_11_03"
+    shutil.copy(folder / "000014.png", folder / "000013.png")
+    pairs = find_pairs(tmp_path / "down/GOPRO_Large/train/GOPR0374_11_03")
+    released = next(iter(pairs.values()))[1]
+    found = {hint: find_offset(released, open_frames(folder), 11, hint) for hint in (3, 4, 5)}
+    assert found == {3: 3, 4: 4, 5: 4}
+
+
+def test_pairs_of_another_recording_are_refused(small, capsys):
+    for clip in SMALL_GOPRO:
+        folder = small / "down/GOPRO_Large" / clip.split / clip.name
+        write_released(folder / "sharp" / "000001.png", Drift(99).at(0))
+    assert prepare(small / "ours.yaml", "gopro", small / "down") == 1
+    printed = capsys.readouterr().err
+    for clip in SMALL_GOPRO:  # all are listed
+        name = f"{clip.name}: sharp/000001.png"
+        assert f"{name} equals none of the first {(clip.n + 1) // 2}" in printed
+    assert not (small / "ours").exists()
+
+
+@pytest.mark.parametrize(("levels", "is_accepted"), [(0.5, True), (2, False)])
+@pytest.mark.parametrize("kind", ["blur", "sharp"])
+def test_a_released_frame_that_differs_is_named(small, kind, levels, is_accepted, capsys):
+    path = small / "down/GOPRO_Large/train/GOPR0374_11_03" / kind / "000003.png"
+    image = read_image(path).astype(int)
+    image[: len(image) if levels == 2 else len(image) // 2] += 2 if levels == 2 else 1
+    write_released(path, image.astype(np.uint8))
+    status = prepare(small / "ours.yaml", "gopro", small / "down")
+    assert status == (0 if is_accepted else 1)
+    if not is_accepted:
+        printed = capsys.readouterr().err
+        assert f"{kind}/000003.png: differs from" in printed
+        assert "by 2.00 grey levels" in printed
+        assert "frame 000002 of ours" in printed
+        assert "1 of 2 sequences were made and are kept" in printed
+        assert not (small / "ours/train/GOPR0374_11_03").exists()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (("blur", "sharp"), "000003.png: differs from"),  # the pairs after it are shifted
+        (("sharp",), "1 without a sharp frame of that name: 000002"),
+    ],
+)
+def test_a_missing_pair_is_found(small, kinds, message, capsys):
+    for kind in kinds:
+        (small / "down/GOPRO_Large/train/GOPR0374_11_03" / kind / "000002.png").unlink()
+    assert prepare(small / "ours.yaml", "gopro", small / "down") == 1
+    assert message in capsys.readouterr().err
+
+
+def test_pairs_whose_exposure_leaves_the_clip_are_dropped_by_name(tmp_path, capsys):
+    clips = (SMALL_GOPRO[0], GoproClip("test", "GOPR0385_07_00", 16, pairs=3))
+    write_gopro(tmp_path / "down", clips)
+    assert prepare(write_config(tmp_path, tmp_path / "ours"), "gopro", tmp_path / "down") == 0
+    printed = capsys.readouterr().out
+    assert "val/GOPR0385_07_00: frame 000002 dropped: its exposure ends after the source" in printed

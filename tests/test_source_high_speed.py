@@ -8,7 +8,7 @@ import pytest
 
 from src.data.errors import BadFileError, DataSetError
 from src.data.frames import write_png
-from src.prepare.sources.video import image_size, open_frames
+from src.prepare.sources.simulate import image_size, open_frames
 from tests.source_cases import Drift, write_video
 
 SIZE = (48, 64)

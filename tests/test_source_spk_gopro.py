@@ -15,12 +15,8 @@ from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeParts, writ
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro import plan
 from tests.data_cases import settings_of
-from tests.spike_source_cases import (
-    GEOMETRY,
-    deviations,
-    read_stream,
-    write_gopro_clip,
-)
+from tests.source_cases import read_stream, tick_errors
+from tests.spike_source_cases import GEOMETRY, write_gopro_clip
 
 
 def prepare(root, output, **options):
@@ -42,10 +38,10 @@ def test_every_frame_lies_at_its_tick(tmp_path, n, zz, whole):
     write_gopro_clip(tmp_path / "in", clip, split="test", whole=whole, per_frame=not whole)
     planned, notes = prepare(tmp_path / "in", tmp_path / "out")
     folder = tmp_path / "out" / "val" / clip
-    found = deviations(folder)
+    found = tick_errors(folder)
     assert len(found) == (3 if zz else 4)
     assert max(map(abs, found.values())) <= 0.5
-    assert ("000001" in found) == (zz == 0)
+    assert (1 in found) == (zz == 0)
     assert len(notes) == (1 if zz else 0)
     assert planned.description.offsets == (((f"val/{clip}", zz),) if zz else ())
     spikes, rate = read_stream(folder)
@@ -94,7 +90,7 @@ def test_the_data_decide_and_not_the_name(tmp_path):
     assert "states an offset of 0 source frames, the data show 3" in planned.notes[0] + str(
         planned.notes
     )
-    found = deviations(tmp_path / "out" / "train" / "GOPR0384_11_00")
+    found = tick_errors(tmp_path / "out" / "train" / "GOPR0384_11_00")
     assert max(map(abs, found.values())) <= 0.5
 
 
@@ -127,7 +123,7 @@ def test_bits_that_are_stored_in_another_order_become_ours(tmp_path):
         spikes = SpikeFile(path, GEOMETRY).read(0, 88)
         write_spikes(path, spikes, SpikeGeometry(32, 48, "big", flip_rows=False))
     prepare(tmp_path / "in", tmp_path / "out")
-    found = deviations(tmp_path / "out/train/GOPR0384_11_00")
+    found = tick_errors(tmp_path / "out/train/GOPR0384_11_00")
     assert max(map(abs, found.values())) <= 0.5
 
 
@@ -176,7 +172,7 @@ def test_other_names_are_joined_by_order_where_the_data_confirm_it(tmp_path):
     write_gopro_clip(tmp_path / "in", "GOPR0384_11_01")
     rename_spikes(tmp_path / "in", "GOPR0384_11_01")
     prepare(tmp_path / "in", tmp_path / "out")
-    found = deviations(tmp_path / "out" / "train" / "GOPR0384_11_01")
+    found = tick_errors(tmp_path / "out" / "train" / "GOPR0384_11_01")
     assert max(map(abs, found.values())) <= 0.5
 
 

@@ -1,7 +1,7 @@
 """The command on published spikes: made, prepared, checked; a second run has nothing to do."""
 
-from tests.source_cases import bytes_of, prepare, prepare_data, write_config
-from tests.spike_source_cases import deviations, write_gopro_clip
+from tests.source_cases import bytes_of, prepare, prepare_data, tick_errors, write_config
+from tests.spike_source_cases import write_gopro_clip
 
 CLIPS = {"train": "GOPR0384_11_02", "test": "GOPR0385_11_01"}
 
@@ -15,7 +15,7 @@ def test_from_download_to_training_set(tmp_path, capsys):
     assert "train/GOPR0384_11_02: 000001 is left out: its exposure begins 2 source" in said
     assert "train: 1 sequences, 4 frames, 4 aligned" in said
     for folder in (root / "train" / CLIPS["train"], root / "val" / CLIPS["test"]):
-        assert max(map(abs, deviations(folder).values())) <= 0.5
+        assert max(map(abs, tick_errors(folder).values())) <= 0.5
     before = bytes_of(root)
     assert prepare(config, "spk_gopro", tmp_path / "down") == 0
     assert "2 sequences were there already" in capsys.readouterr().out

@@ -79,10 +79,10 @@ def check_content(
         for scan in s.scans
         if scan.frames
     ]
-    results = dict(run_parallel(_check_task, tasks, workers, "comparing blur, sharp and spikes"))
+    results = run_parallel(_check_task, tasks, workers, "comparing blur, sharp and spikes")
     findings = Findings()
-    for number in sorted(results):
-        findings.include(results[number])
+    for _, found in sorted(results, key=lambda result: result[0]):
+        findings.include(found)
     more = len(findings.seen) - MAX_SEEN
     if more > 0:
         findings.seen[MAX_SEEN:] = [f"{more} more sequences show their sharp frames as stated"]
@@ -106,15 +106,8 @@ def check_sequence(
 ) -> Findings:
     """Check whether blur, sharp and spikes of a sequence show the same at one time.
 
-    Args:
-        where: what messages call the sequence.
-        frames: its frames; at least one.
-        ticks_per_second: of its spikes; None where a file of one exposure says it by its length.
-        description: of the data set; None where there is none.
-        num_bins: K, for counts of which no bits are there.
-
-    Raises:
-        BadFileError: a file cannot be read.
+    Without `ticks_per_second` the length of a file of one exposure tells it; `num_bins` is needed
+    for counts without bits.
     """
     findings = check_pairs(where, frames)
     fits = sample_bits(frames)
@@ -142,27 +135,16 @@ def check_sequence(
 
 @dataclass(frozen=True)
 class BitFit:
-    """How the spikes of one exposure look like its sharp frame.
+    """How the spikes of one exposure look like its sharp frame."""
 
-    Attributes:
-        stated: the order of bits and rows that is written beside the spikes.
-        correlations: with the sharp frame, by order.
-        rate: spikes per pixel and tick.
-        light: mean of the sharp frame in 0..1, by what a sensor may integrate.
-    """
-
-    stated: SpikeGeometry
-    correlations: Mapping[SpikeGeometry, float]
-    rate: float
-    light: Mapping[str, float]
+    stated: SpikeGeometry  # the order of bits and rows that is written beside the spikes
+    correlations: Mapping[SpikeGeometry, float]  # with the sharp frame, by order
+    rate: float  # spikes per pixel and tick
+    light: Mapping[str, float]  # mean of the sharp frame in 0..1, by what a sensor may integrate
 
 
 def sample_bits(frames: tuple[FrameRecord, ...]) -> list[BitFit]:
-    """Compare a sample of exposures with their sharp frames; those without contrast are left out.
-
-    Raises:
-        BadFileError: a file cannot be read.
-    """
+    """Compare a sample of exposures with their sharp frames, without those of no contrast."""
     frames = tuple(frame for frame in frames if frame.spikes.geometry is not None)
     fits = []
     for frame in (frames[i] for i in sample_places(len(frames), BIT_SAMPLES)):
@@ -179,13 +161,7 @@ def sample_bits(frames: tuple[FrameRecord, ...]) -> list[BitFit]:
 def bit_correlations(
     counts: np.ndarray, geometry: SpikeGeometry, picture: np.ndarray
 ) -> dict[SpikeGeometry, float]:
-    """Correlate counts with a picture as they are, and as other orders of bits and rows read them.
-
-    Args:
-        counts: spikes per pixel [H, W], read with `geometry`.
-        geometry: see `counts`.
-        picture: grey values [H, W].
-    """
+    """Correlate counts [H, W], read with a geometry, with a picture [H, W], in all four orders."""
     stored = counts[::-1] if geometry.flip_rows else counts
     found = {}
     for order, flip in product(BIT_ORDERS, (False, True)):
@@ -281,21 +257,13 @@ def _averages(fits: list[BitFit]) -> dict[SpikeGeometry, float]:
 
 @dataclass(frozen=True)
 class Timing:
-    """The sharp frame's tick, counted from the first tick of its window.
+    """The tick of a sharp frame, counted from the first tick of its window."""
 
-    Attributes:
-        name: the frame.
-        stated: by exposures.csv.
-        measured: centre of the best TFP window.
-        error: standard error of `measured` from the picture alone.
-        is_at_end: whether the best window is the first or last of those tried.
-    """
-
-    name: str
-    stated: float
-    measured: float
-    error: float
-    is_at_end: bool = False
+    name: str  # of the frame
+    stated: float  # by exposures.csv
+    measured: float  # centre of the best TFP window
+    error: float  # standard error of `measured` from the picture alone
+    is_at_end: bool = False  # whether the best window is the first or last of those tried
 
     @property
     def offset(self) -> float:
@@ -309,11 +277,7 @@ def check_timing(
     ticks_per_second: float | None,
     description: DataDescription | None,
 ) -> Findings:
-    """Compare the best TFP centre with the stated tick on a sample of frames that move.
-
-    Raises:
-        BadFileError: a file cannot be read.
-    """
+    """Compare the best TFP centre with the stated tick on a sample of frames that move."""
     with_bits = [i for i, frame in enumerate(frames) if frame.spikes.geometry is not None]
     usable = [i for i in with_bits if frames[i].t_sharp is not None]
     sampled = [usable[place] for place in sample_places(len(usable), TIMING_SAMPLES)]
@@ -348,9 +312,6 @@ def measure_timings(
     Which frames move enough is decided inside their exposures, and either all of them are then
     searched for before and after it or none: choosing by the result would keep those that are off
     by chance.
-
-    Raises:
-        BadFileError: a file cannot be read.
     """
 
     def timings(matches: Mapping[int, TfpMatch]) -> list[Timing]:
@@ -391,12 +352,7 @@ def allowed_ticks(timings: list[Timing]) -> float:
 
 
 def is_certain(timings: list[Timing], ticks: int) -> bool:
-    """Whether enough frames show an offset that is not allowed; a large one needs fewer.
-
-    Args:
-        timings: of frames whose median is off.
-        ticks: length of an exposure.
-    """
+    """Whether enough frames show an offset in exposures of so many ticks; a large needs fewer."""
     coarse = max(COARSE_TICKS, COARSE_PART * ticks)
     is_coarse = all(abs(timing.offset) > coarse for timing in timings)
     return len(timings) >= (FRAMES_FOR_COARSE if is_coarse else FRAMES_FOR_FINE)
@@ -474,9 +430,8 @@ def _meaning(
 class ExposureFit:
     """How well the spikes of an exposure fit the blurry frames around it.
 
-    Attributes:
-        correlations: distance in frames (-1, 0, 1) -> correlation of the counts of the whole
-            exposure with that blurry frame's grey values, both without their large-scale part.
+    `correlations`: distance in frames (-1, 0, 1) -> correlation of the counts of the whole exposure
+    with the grey values of that blurry frame, both without their large-scale part.
     """
 
     correlations: dict[int, float]
@@ -511,15 +466,8 @@ def check_exposures(
 ) -> Findings:
     """Compare the spikes of a sample of exposures that move with the blurry frames around them.
 
-    Args:
-        where: the sequence.
-        frames: its frames.
-        num_bins: K, for counts of which no bits are there.
-        is_doubtful: the spikes do not look like the sharp frames; then a shift is a problem only
-            where they show the other blurry frames clearly.
-
-    Raises:
-        BadFileError: a file cannot be read.
+    Where the spikes do not look like the sharp frames (`is_doubtful`), a shift is a problem only if
+    they show the other blurry frames clearly.
     """
     fits = sample_exposures(frames, num_bins)
     votes = {i: int(np.sign(fit.best)) for i, fit in fits.items() if fit.best is not None}
@@ -561,11 +509,7 @@ def check_exposures(
 
 
 def shifted_side(votes: Iterable[int]) -> int:
-    """Return -1 or 1 where two thirds of the votes, and at least two, are on that side; else 0.
-
-    Args:
-        votes: distances of the blurry frame that fits best.
-    """
+    """Return -1 or 1 where two thirds of the distances, and at least two, are on that side."""
     counts = Counter(int(np.sign(vote)) for vote in votes)
     side = max((-1, 1), key=counts.__getitem__)
     is_shift = counts[side] >= MIN_VOTES and 3 * counts[side] >= 2 * counts.total()
@@ -613,12 +557,7 @@ def frames_around(frame: FrameRecord, reach: int = 1) -> dict[int, Path]:
 
 
 def fit_exposure(spikes: np.ndarray, blurry: Mapping[int, np.ndarray]) -> ExposureFit:
-    """Correlate the counts [Hs, Ws] of an exposure with blurry frames around it.
-
-    Args:
-        spikes: counts of the whole exposure.
-        blurry: distance in frames -> uint8 RGB [H, W, 3].
-    """
+    """Correlate the counts [Hs, Ws] of an exposure with blurry frames [H, W, 3] by distance."""
     height, width = spikes.shape
     wanted = _details(spikes)
     correlations = {}

@@ -102,11 +102,7 @@ def _refuse_known_kinds(path: Path) -> None:
 
 
 def inspect_array(question: Question) -> Inspection:
-    """Inspect an array file; see `inspect_file`.
-
-    Raises:
-        BadFileError: unreadable, or neither dense spikes nor a list of events.
-    """
+    """Inspect an array file; see `inspect_file`."""
     try:
         key, shape, values = read_leading(question.path, question.key)
     except BadFileError:
@@ -134,13 +130,7 @@ def read_leading(
 ) -> tuple[str | None, tuple[int, ...], np.ndarray]:
     """Return the name of an array, its shape, and its leading slices along the first axis.
 
-    Args:
-        path: `.npy`, `.npz` (which is held in memory), `.h5` or `.hdf5`.
-        key: name of the array; None takes the only one with two or three axes.
-
-    Raises:
-        BadFileError: not clear which array is meant.
-        ValueError, OSError: an unreadable or pickled file.
+    Without a key the only array with two or three axes is taken. An `.npz` is held in memory.
     """
     suffix = path.suffix.lower()
     if suffix == ".npy":
@@ -176,14 +166,7 @@ def _leading(array: np.ndarray | h5py.Dataset) -> np.ndarray:
 def inspect_dense(
     values: np.ndarray, shape: tuple[int, ...], question: Question, measured: list[str]
 ) -> Inspection:
-    """Inspect the leading part of an array of three axes.
-
-    Args:
-        values: the leading part.
-        shape: of the whole array.
-        question: what the user says.
-        measured: facts so far.
-    """
+    """Inspect the leading part of an array of three axes, and of so large a shape."""
     if np.any((values != 0) & (values != 1)):
         return _other_values(values, question, measured)
     if values.min() == values.max():
@@ -257,13 +240,7 @@ def _next_alike(values: np.ndarray, axis: int) -> float:
 
 
 def inspect_list(rows: np.ndarray, question: Question, measured: list[str]) -> Inspection:
-    """Inspect rows of three or four columns.
-
-    Args:
-        rows: the leading ones.
-        question: what the user says; `axes` names the columns, like "tyxp".
-        measured: facts so far.
-    """
+    """Inspect the leading rows of three or four columns; `axes` names them, like "tyxp"."""
     if rows.dtype.kind not in "buif" or len(rows) < 2 or not np.isfinite(rows).all():
         answer = "no list of events: at least two rows of finite numbers are needed"
         return Inspection(answer, False, tuple(measured))

@@ -52,59 +52,35 @@ Size = tuple[int, int]  # height, width
 
 @dataclass(frozen=True)
 class Question:
-    """A file, and what the user says about it; None where nothing was said.
-
-    Attributes:
-        path: the file.
-        size: height and width of the sensor.
-        bit_order: "little" or "big", of packed spikes.
-        flip_rows: whether the file stores the bottom row first.
-        axes: order of the axes of an array ("THW", "HWT") or of the columns of a list ("tyx").
-        key: name of the array in an archive.
-        reference: an image of the same scene.
-    """
+    """A file, and what the user says about it; None where nothing was said."""
 
     path: Path
-    size: Size | None = None
-    bit_order: str | None = None
-    flip_rows: bool | None = None
-    axes: str | None = None
-    key: str | None = None
-    reference: Path | None = None
+    size: Size | None = None  # of the sensor
+    bit_order: str | None = None  # of packed spikes
+    flip_rows: bool | None = None  # whether the file stores the bottom row first
+    axes: str | None = None  # of an array ("THW", "HWT"), or the columns of a list ("tyx")
+    key: str | None = None  # name of the array in an archive
+    reference: Path | None = None  # an image of the same scene
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive ticks from the middle of a file, for pictures and rates.
+    """Consecutive ticks from the middle of a file, for pictures and rates."""
 
-    Attributes:
-        spikes: upright as far as known, uint8 [S, H, W] of 0 and 1.
-        first_tick: number of the first of them.
-        num_ticks: ticks in the file.
-    """
-
-    spikes: np.ndarray
-    first_tick: int
-    num_ticks: int
+    spikes: np.ndarray  # upright as far as known, uint8 [S, H, W] of 0 and 1
+    first_tick: int  # number of the first of them
+    num_ticks: int  # of the file
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        answer: in a sentence or two.
-        is_right: False where what the user said cannot be right, or where the file is unfit.
-        measured: the numbers behind it.
-        warnings: what the user should look into.
-        block: what to draw; None where nothing can be drawn.
-    """
-
-    answer: str
-    is_right: bool
-    measured: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    block: Block | None = None
+    answer: str  # in a sentence or two
+    is_right: bool  # False where what the user said cannot be right, or where the file is unfit
+    measured: tuple[str, ...] = ()  # the numbers behind it
+    warnings: tuple[str, ...] = ()  # what the user should look into
+    block: Block | None = None  # what to draw; None where nothing can be drawn
 
 
 def inspect_bytes(data: np.ndarray, question: Question) -> Inspection:
@@ -161,21 +137,13 @@ def inspect_bytes(data: np.ndarray, question: Question) -> Inspection:
 
 @dataclass(frozen=True)
 class SizeTest:
-    """The tests of one size on the bits.
-
-    Attributes:
-        size: height and width.
-        num_ticks: size of the file in ticks; a fraction speaks against the size.
-        row_deviations: by which rows W apart are more alike than at other distances.
-        dip: by how much bits H*W apart agree less than those one row further or nearer.
-        dip_deviations: the same in deviations of its error.
-    """
+    """The tests of one size on the bits."""
 
     size: Size
-    num_ticks: float
-    row_deviations: float = 0.0
-    dip: float = 0.0
-    dip_deviations: float = 0.0
+    num_ticks: float  # size of the file in ticks; a fraction speaks against the size
+    row_deviations: float = 0.0  # by which rows W apart are more alike than at other distances
+    dip: float = 0.0  # by how much bits H*W apart agree less than those one row further or nearer
+    dip_deviations: float = 0.0  # the same in deviations of its error
 
     @property
     def is_whole(self) -> bool:
@@ -210,11 +178,7 @@ class SizeTest:
 
 
 def measure_size(data: np.ndarray, size: Size) -> SizeTest:
-    """Test a size on packed spikes uint8 [N].
-
-    Raises:
-        ValueError: a size whose pixels are no multiple of 8.
-    """
+    """Test a size on packed spikes uint8 [N]; a ValueError if its pixels are no multiple of 8."""
     height, width = size
     if height * width % 8 or min(size) < 1:
         raise ValueError(f"{height}x{width}: the number of pixels must be a multiple of 8")

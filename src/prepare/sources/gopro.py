@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from src.data.errors import BadFileError, DataSetError
-from src.data.exposures import frame_index
 from src.data.frames import read_image
 from src.data.simulation.blur import SOURCE_FRAMES_PER_SECOND
 from src.prepare.sources.plan import (
@@ -40,15 +39,16 @@ from src.prepare.sources.plan import (
 )
 from src.prepare.sources.simulate import (
     Cameras,
+    HighSpeedFrames,
     SimulatedExposure,
     Simulation,
     cameras_of,
     frame_exposure,
+    open_frames,
     planned,
     put_png,
     simulated_description,
 )
-from src.prepare.sources.video import HighSpeedFrames, open_frames
 
 # Released frames differ from recomputed ones by rounding only.
 MAX_MEAN_ERROR = 1.0  # grey levels
@@ -57,11 +57,7 @@ ReleasedPairs = list[tuple[Path, Path]]  # blurry and sharp; the order is right,
 
 
 def parse_name(folder: Path) -> tuple[int, int]:
-    """Return what a folder `GOPRxxxx_nn_zz` says: frames averaged, and the offset.
-
-    Raises:
-        DataSetError: another name, or an even nn, which has no middle frame.
-    """
+    """Return what a folder `GOPRxxxx_nn_zz` says: frames averaged, and the offset."""
     match = GOPRO_NAME.fullmatch(folder.name)
     if match is None:
         reason = "is not a sequence of GoPro; they are named like GOPR0384_11_05"
@@ -73,12 +69,7 @@ def parse_name(folder: Path) -> tuple[int, int]:
 
 
 def plan(options: SourceOptions) -> SourcePlan:
-    """Return what to make of GOPRO_Large_all; see `SourceOptions`.
-
-    Raises:
-        DataSetError: options of other sources, no sequences, gaps in the frames, or pairs that do
-            not belong to them; all problems of all sequences.
-    """
+    """Return what to make of GOPRO_Large_all; see `SourceOptions`."""
     named = ("frames_averaged", "stride", "frames_per_second")
     refuse_options(options, named, "the names of GoPro's sequences say it; leave it out")
     refuse_options(options, ARRAY_OPTIONS, "the sequences are frames, no spikes are read")
@@ -147,11 +138,7 @@ def _sequence(
 def exposures_of(
     num_frames: int, averaged: int, offset: int, ticks_per_frame: int
 ) -> tuple[list[SimulatedExposure], list[str]]:
-    """Return the exposures [k*n - offset, k*n - offset + n) that lie in a sequence.
-
-    Returns:
-        the exposures, and a note on each frame that begins before the sequence.
-    """
+    """Return the exposures [k*n - offset, k*n - offset + n) of a sequence, and notes on others."""
     starts = {k: k * averaged - offset for k in range((num_frames + offset) // averaged)}
     notes = [
         f"frame {k:06d} dropped: its exposure begins {-start} source frame(s) before the sequence"
@@ -172,17 +159,8 @@ def exposures_of(
 def find_offset(sharp: Path, frames: HighSpeedFrames, averaged: int, hint: int) -> int:
     """Return by how many source frames the exposures of a sequence begin early.
 
-    The first sharp frame is source frame (n - 1) / 2 - offset.
-
-    Args:
-        sharp: the first released sharp frame of the sequence.
-        frames: its source frames.
-        averaged: n.
-        hint: what the name says; decides between source frames that are equal to each other.
-
-    Raises:
-        DataSetError: no source frame equals it.
-        BadFileError: a frame that cannot be read.
+    The first released sharp frame is source frame (n - 1) / 2 - offset. What the name says, the
+    hint, decides between source frames that are equal to each other.
     """
     middle = (averaged - 1) // 2
     first = read_image(sharp)
@@ -211,22 +189,15 @@ def mean_error(image: np.ndarray, other: np.ndarray) -> float:
 def put_released(
     pairs: ReleasedPairs, folder: Path, exposure: SimulatedExposure, kind: str, image: np.ndarray
 ) -> None:
-    """Copy the released frame of an exposure byte for byte under our name; see `put_png`.
-
-    Raises:
-        BadFileError: it cannot be read, or differs from what was computed.
-    """
+    """Copy the released frame of an exposure byte for byte under our name; see `put_png`."""
     released = pairs[exposure.index][kind == "sharp"]
     error = mean_error(read_image(released), image)
     if not error < MAX_MEAN_ERROR:
         made = "its source frame" if kind == "sharp" else "the mean of its source frames"
-        numbers = [frame_index(sharp.stem) for _, sharp in pairs[: exposure.index + 1]]
-        gaps = [(a, b) for a, b in zip(numbers, numbers[1:], strict=False) if b != a + 1]
-        gap = f": after {gaps[0][0]} comes {gaps[0][1]}" if gaps else ""
         raise BadFileError(
             released,
             f"differs from {made} by {error:.2f} grey levels on average, below "
             f"{MAX_MEAN_ERROR:g} is needed (frame {exposure.name} of ours); it is another version, "
-            f"or frames before it are missing{gap}",
+            "or frames before it are missing",
         )
     copy_file(released, folder / kind / f"{exposure.name}.png")

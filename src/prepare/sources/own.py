@@ -14,6 +14,7 @@ from src.data.spikes.arrays import ARRAY_SUFFIXES
 from src.prepare.sources.plan import (
     ARRAY_OPTIONS,
     GOPRO_FRAMES,
+    IMAGE_EXTS,
     RECORDED,
     PlannedSequence,
     SourceOptions,
@@ -25,14 +26,15 @@ from src.prepare.sources.plan import (
 from src.prepare.sources.recorded import KIND as RECORDED_KIND
 from src.prepare.sources.recorded import plan_recorded
 from src.prepare.sources.simulate import (
+    VIDEO_EXTS,
     Cameras,
     Simulation,
     cameras_of,
+    open_frames,
     planned,
     regular_exposures,
     simulated_description,
 )
-from src.prepare.sources.video import IMAGE_EXTS, VIDEO_EXTS, open_frames
 
 SPLITS = ("train", "val")
 SHARP_KIND = "sharp high-speed frames"
@@ -44,11 +46,7 @@ EXPECTED = (
 
 
 def plan(options: SourceOptions) -> SourcePlan:
-    """Return what to make of the user's folders; see `SourceOptions`.
-
-    Raises:
-        DataSetError: everything that is missing, unclear or contradictory.
-    """
+    """Return what to make of the user's folders; see `SourceOptions`."""
     refuse_other(options.input, "a folder of own sequences", RECORDED, GOPRO_FRAMES)
     entries = [
         (split, path)
@@ -78,11 +76,7 @@ def plan(options: SourceOptions) -> SourcePlan:
 
 
 def _classify(split: str, path: Path) -> tuple[str, str, Path]:
-    """Return `SPLIT/SEQUENCE`, the kind of a sequence, and its folder or the video of its frames.
-
-    Raises:
-        DataSetError: neither or both kinds; what was found is listed.
-    """
+    """Return `SPLIT/SEQUENCE`, the kind of a sequence, and its folder or video."""
     refuse_undecodable([path])
     if not path.is_dir():
         if path.is_file() and path.suffix.lower() in VIDEO_EXTS:

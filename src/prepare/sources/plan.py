@@ -2,7 +2,8 @@
 
 Every module of this folder that reads a downloaded data set has one function
 `plan(options) -> SourcePlan`; it looks at the folder, writes nothing, and lists every problem.
-`src/prepare/sources/run.py` carries out the plan.
+`src/prepare/sources/run.py` carries out the plan. What cannot be read is a BadFileError of that
+file, what is missing or contradictory a DataSetError; both say what to do.
 """
 
 import dataclasses
@@ -19,14 +20,12 @@ from src.data.description import DataDescription
 from src.data.errors import BadFileError, DataSetError, problems_of
 from src.data.frames import is_cut_short, list_frames, list_sequences
 from src.data.scanning import number_frames
-from src.data.simulation.simulator import TRANSFERS
 from src.paths import atomic_write
 from src.prepare.findings import listed
-from src.prepare.sources.video import IMAGE_EXTS
 
+IMAGE_EXTS = (".png", ".jpg", ".jpeg", ".bmp")
 # Kinds of blur that can be made from sharp frames, and the camera curve of each (GoPro's names).
 BLUR_GAMMAS: Mapping[str, float | None] = {"blur": None, "blur_gamma": 2.2}
-INTERPOLATORS = ("none", "linear")
 # The splits of a downloaded data set and what they are called in ours.
 OUR_SPLITS: Mapping[str, str] = {"train": "train", "test": "val"}
 # How arrays of spikes lie; means nothing where no spikes are read.
@@ -44,56 +43,32 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What the command line says; None is the default of the source.
+    """What the command line says; None is the default of the source."""
 
-    Attributes:
-        input: the downloaded folder, or the folder that holds it and its siblings.
-        blur_kind: "blur" (mean of encoded frames) or "blur_gamma" (mean of light, power 2.2).
-        threshold: firing threshold of simulated spikes, in full-scale intensity times ticks.
-        transfer: what simulated spikes integrate, "encoded" grey values or "linear" light.
-        downscale: RGB pixels per spike pixel, in each direction.
-        interpolator: what makes the light between source frames, "none" or "linear".
-        ticks_per_frame: readouts of the spike sensor per source frame; needs an interpolator.
-        frames_averaged: source frames (or ticks, see the source) in one blurry frame; odd.
-        stride: from the start of one exposure to the start of the next, in the same unit.
-        frames_per_second: of the source frames.
-        seed: of the simulated sensor.
-        axes: order of the axes of spike arrays, such as "THW".
-        key: name of the array in a container of several.
-        columns: order of the columns of event lists.
-        accept: why frames and spikes that do not match are accepted; None: they are not.
-
-    Raises:
-        DataSetError: impossible values, all of them.
-    """
-
-    input: Path
-    blur_kind: str = "blur"
-    threshold: float = 2.0
-    transfer: str = "encoded"
-    downscale: int = 2
-    interpolator: str | None = None
-    ticks_per_frame: int | None = None
-    frames_averaged: int | None = None
-    stride: int | None = None
-    frames_per_second: float | None = None
-    seed: int = 0
-    axes: str | None = None
-    key: str | None = None
-    columns: str = "tyxp"
-    accept: str | None = None
+    input: Path  # the downloaded folder, or the folder that holds it and its siblings
+    blur_kind: str = "blur"  # mean of encoded frames, or "blur_gamma", of light (power 2.2)
+    threshold: float = 2.0  # of simulated spikes, in full-scale intensity times ticks
+    transfer: str = "encoded"  # what they integrate: encoded grey values or "linear" light
+    downscale: int = 2  # RGB pixels per spike pixel, in each direction
+    interpolator: str | None = None  # makes light between source frames: "none" or "linear"
+    ticks_per_frame: int | None = None  # readouts per source frame; needs an interpolator
+    frames_averaged: int | None = None  # source frames (or ticks) in one blurry frame; odd
+    stride: int | None = None  # from the start of one exposure to that of the next
+    frames_per_second: float | None = None  # of the source frames
+    seed: int = 0  # of the simulated sensor
+    axes: str | None = None  # order of the axes of spike arrays, such as "THW"
+    key: str | None = None  # name of the array in a container of several
+    columns: str = "tyxp"  # order of the columns of event lists
+    accept: str | None = None  # why frames and spikes that do not match are accepted
 
     def __post_init__(self) -> None:
-        choices = {"blur_kind": BLUR_GAMMAS, "transfer": TRANSFERS, "interpolator": INTERPOLATORS}
         numbers = ("threshold", "downscale", "ticks_per_frame", "frames_averaged", "stride")
-        problems = []
-        for name, value in dataclasses.asdict(self).items():
-            if value is None:
-                continue
-            if name in choices and value not in choices[name]:
-                problems.append(f"--{name} {value!r}: choose one of {', '.join(choices[name])}")
-            if name in (*numbers, "frames_per_second") and not (value > 0 and math.isfinite(value)):
-                problems.append(f"--{name} {value}: a number above 0 is needed")
+        given = {name: getattr(self, name) for name in (*numbers, "frames_per_second")}
+        problems = [
+            f"--{name} {value}: a number above 0 is needed"
+            for name, value in given.items()
+            if value is not None and not (value > 0 and math.isfinite(value))
+        ]
         if self.frames_averaged is not None and self.frames_averaged % 2 == 0:
             problems.append(f"--frames_averaged {self.frames_averaged}: an odd number has a middle")
         if self.seed < 0:
@@ -103,11 +78,7 @@ class SourceOptions:
 
 
 def refuse_options(options: SourceOptions, names: Iterable[str], reason: str) -> None:
-    """Refuse options that were given (have another value than their default) and do not apply.
-
-    Raises:
-        DataSetError: one sentence for each of them, with the reason.
-    """
+    """Refuse options that were given (have another value than their default) and do not apply."""
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     given = {name: getattr(options, name) for name in names}
     problems = [
@@ -123,26 +94,18 @@ def refuse_options(options: SourceOptions, names: Iterable[str], reason: str) ->
 class PlannedSequence:
     """One sequence of the output, not made yet. It is picklable and holds no frames.
 
-    Attributes:
-        split, name: our split, "train" or "val", and the folder of the sequence.
-        num_inputs: frames and files to read.
-        num_exposures: blurry frames that will be written.
-        out_bytes: estimate of what will be written, voxels not counted.
-        seconds: length of the recording.
-        spike_size: height and width of the spike sensor.
-        identity: everything the output depends on, as JSON values.
-        write: writes blur, sharp, spike and exposures.csv into an empty folder and returns notes
-            for the user; raises BadFileError or DataSetError.
+    `write` writes blur, sharp, spike and exposures.csv into an empty folder and returns notes for
+    the user.
     """
 
-    split: str
-    name: str
-    num_inputs: int
-    num_exposures: int
-    out_bytes: int
-    seconds: float
-    spike_size: tuple[int, int]
-    identity: Mapping[str, object]
+    split: str  # ours, "train" or "val"
+    name: str  # folder of the sequence
+    num_inputs: int  # frames and files to read
+    num_exposures: int  # blurry frames that will be written
+    out_bytes: int  # estimate of what will be written, voxels not counted
+    seconds: float  # length of the recording
+    spike_size: tuple[int, int]  # height and width of the spike sensor
+    identity: Mapping[str, object]  # everything the output depends on, as JSON values
     write: Callable[[Path], list[str]]
 
     @property
@@ -153,25 +116,15 @@ class PlannedSequence:
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """What is to be made.
-
-    Attributes:
-        sequences: what to write.
-        description: of the data set that they make, without fingerprint.
-        notes: what the user should know before it starts.
-    """
+    """What is to be made."""
 
     sequences: tuple[PlannedSequence, ...]
-    description: DataDescription
-    notes: tuple[str, ...] = ()
+    description: DataDescription  # of the data set that they make, without fingerprint
+    notes: tuple[str, ...] = ()  # what the user should know before it starts
 
 
 def make_all(where: Path, make: Callable[..., Value], items: Iterable[tuple]) -> list[Value]:
-    """Return `make(*item)` of all items; what is wrong with one file is listed once.
-
-    Raises:
-        DataSetError: the problems of all items.
-    """
+    """Return `make(*item)` of all items; what is wrong with one file is listed once."""
     made: list[Value] = []
     problems: dict[str, str] = {}
     for item in items:
@@ -235,11 +188,7 @@ def recognise(folder: Path) -> str | None:
 
 
 def refuse_other(folder: Path, wanted: str, *accepted: str) -> None:
-    """Refuse a folder that is known as another data set than the accepted ones.
-
-    Raises:
-        DataSetError: it is one; what reads it is named.
-    """
+    """Refuse a folder that is known as another data set than the accepted ones."""
     found = recognise(folder)
     if found is not None and found not in accepted:
         reason = f"this is not {wanted}; it looks like {found}: {ADVICE[found]}"
@@ -266,11 +215,7 @@ def sequence_folders(root: Path, splits: Iterable[str] = OUR_SPLITS) -> list[tup
 def find_pairs(
     folder: Path, kind: str = "blur", exts: tuple[str, ...] = IMAGE_EXTS
 ) -> dict[int, tuple[Path, Path]]:
-    """Return number -> (blurry, sharp) of the frames of a sequence, in order of the numbers.
-
-    Raises:
-        DataSetError: no frames, some without a partner, names without a number or of equal numbers.
-    """
+    """Return number -> (blurry, sharp) of the frames of a sequence, in order of the numbers."""
     blurry, sharp = (list_frames(folder / name, exts) for name in (kind, "sharp"))
     problems = []
     if not blurry:
@@ -294,11 +239,7 @@ def find_pairs(
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy the bytes of a file, whole or not at all.
-
-    Raises:
-        BadFileError: the source cannot be read.
-    """
+    """Copy the bytes of a file, whole or not at all."""
     with atomic_write(target) as partial:
         try:
             shutil.copyfile(source, partial)
@@ -307,11 +248,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def file_size(path: Path) -> int:
-    """Return the bytes of a file.
-
-    Raises:
-        BadFileError: it is missing, or a link that leads nowhere.
-    """
+    """Return the bytes of a file."""
     try:
         return path.stat().st_size
     except OSError as error:
@@ -319,11 +256,7 @@ def file_size(path: Path) -> int:
 
 
 def refuse_cut_short(where: str, images: Iterable[Path]) -> None:
-    """Refuse images that are copied without being decoded and whose end is missing.
-
-    Raises:
-        DataSetError: all of them, by name.
-    """
+    """Refuse images that are copied without being decoded and whose end is missing."""
     broken = [path for path in images if is_cut_short(path)]
     if broken:
         reason = "empty, or its end is missing; copy or download it again"
@@ -338,10 +271,7 @@ def sample_sha256(paths: Sequence[Path]) -> str:
 def pieces_sha256(paths: Sequence[Path]) -> str:
     """Hash the first, middle and last bytes of files, in order.
 
-    Tells other recordings of the same size apart; a change of a few bytes elsewhere is not seen.
-
-    Raises:
-        BadFileError: a file cannot be read.
+    Tells recordings of the same size apart; a change of a few bytes elsewhere is not seen.
     """
     digest = hashlib.sha256()
     for path in paths:

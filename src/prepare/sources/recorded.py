@@ -69,25 +69,15 @@ SIMULATION_OPTIONS = (
 
 @dataclass(frozen=True)
 class SpikeInput:
-    """The spikes of a sequence as the user has them.
+    """The spikes of a sequence as the user has them."""
 
-    Attributes:
-        files: one stream, or one file per frame in order of the frames.
-        is_per_frame: whether there is one file per frame.
-        layout: one of DAT, DENSE, EVENTS.
-        sidecar: size and tick rate; bit order and flip of a `.dat`.
-        axes: of a dense array, "THW" in some order.
-        key: name of the array in its file.
-        columns: of a list of events.
-    """
-
-    files: tuple[Path, ...]
+    files: tuple[Path, ...]  # one stream, or one file per frame in order of the frames
     is_per_frame: bool
-    layout: str
-    sidecar: SpikeSidecar
-    axes: str | None
-    key: str | None
-    columns: str
+    layout: str  # one of DAT, DENSE, EVENTS
+    sidecar: SpikeSidecar  # size and tick rate; bit order and flip of a `.dat`
+    axes: str | None  # of a dense array, "THW" in some order
+    key: str | None  # name of the array in its file
+    columns: str  # of a list of events
 
     def describe(self) -> str:
         """Return what was found, in words; they are part of `source.json`."""
@@ -116,23 +106,14 @@ class SpikeInput:
 
 @dataclass(frozen=True)
 class RecordedSequence:
-    """A sequence, found and checked by names.
+    """A sequence, found and checked by names."""
 
-    Attributes:
-        where: `SPLIT/SEQUENCE`.
-        pairs: number -> (blurry, sharp), in order.
-        exposures: number -> exposure, for every frame.
-        spikes: see `SpikeInput`.
-        notes: exposures without frames and gaps in the numbers, by name.
-        is_accepted: write it although blur, sharp and spikes do not match.
-    """
-
-    where: str
-    pairs: Mapping[int, tuple[Path, Path]]
-    exposures: Mapping[int, Exposure]
+    where: str  # `SPLIT/SEQUENCE`
+    pairs: Mapping[int, tuple[Path, Path]]  # number -> (blurry, sharp), in order
+    exposures: Mapping[int, Exposure]  # by number, for every frame
     spikes: SpikeInput
-    notes: Sequence[str]
-    is_accepted: bool
+    notes: Sequence[str]  # exposures without frames and gaps in the numbers, by name
+    is_accepted: bool  # write it although blur, sharp and spikes do not match
 
     def planned(self) -> PlannedSequence:
         """Return it as a sequence of a plan."""
@@ -169,14 +150,7 @@ class RecordedSequence:
         )
 
     def write(self, folder: Path) -> list[str]:
-        """Write blur, sharp, spike and exposures.csv; return what the user should know.
-
-        Raises:
-            BadFileError: a file that cannot be read, or spikes without a spike.
-            DataSetError: images whose end is missing, no spikes in any exposure; where that is not
-                accepted, spikes that do not show the frames, or do in another order of bits or rows
-                than is stated.
-        """
+        """Write blur, sharp, spike and exposures.csv; return what the user should know."""
         refuse_cut_short(self.where, [path for pair in self.pairs.values() for path in pair])
         for blurry, sharp in self.pairs.values():
             copy_file(blurry, folder / "blur" / blurry.name)
@@ -279,11 +253,7 @@ class RecordedSequence:
 
 
 def plan_recorded(folders: Mapping[str, Path], options: SourceOptions) -> SourcePlan:
-    """Return what to make of recorded sequences, by `SPLIT/SEQUENCE`.
-
-    Raises:
-        DataSetError: everything that is missing, unclear or contradictory.
-    """
+    """Return what to make of recorded sequences, by `SPLIT/SEQUENCE`."""
     reason = (
         "the sequences are recorded, nothing is simulated; dataset.yaml of the input describes them"
     )
@@ -315,13 +285,7 @@ def plan_recorded(folders: Mapping[str, Path], options: SourceOptions) -> Source
 def find_recorded(
     where: str, folder: Path, options: SourceOptions, description: DataDescription | None
 ) -> RecordedSequence:
-    """Return the sequence in `folder`.
-
-    Raises:
-        DataSetError: frames without a partner or an exposure, spikes that are missing, of which
-            there are several, or of which something has to be stated.
-        BadFileError: an exposures table that cannot be read.
-    """
+    """Return the sequence in `folder`."""
     pairs = find_pairs(folder)
     names = {number: blurry.stem for number, (blurry, _) in pairs.items()}
     try:

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -29,7 +30,6 @@ from src.paths import atomic_write
 from src.prepare.sources import gopro, own, spk_gopro, x4k1000fps
 from src.prepare.sources.plan import (
     BLUR_GAMMAS,
-    INTERPOLATORS,
     OUR_SPLITS,
     PlannedSequence,
     SourceOptions,
@@ -72,7 +72,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threshold", type=float, help="of the simulated spike camera; 2.0")
     group.add_argument("--transfer", choices=TRANSFERS, help="what it integrates; encoded")
     group.add_argument("--downscale", type=int, metavar="N", help="RGB per spike pixel; 2")
-    group.add_argument("--interpolator", choices=INTERPOLATORS, help="of light between frames")
+    group.add_argument("--interpolator", choices=("none", "linear"), help="of light between frames")
     group.add_argument("--ticks_per_frame", type=int, metavar="N", help="readouts per frame")
     group.add_argument("--frames_averaged", type=int, metavar="N", help="in a blurry frame")
     group.add_argument("--stride", type=int, metavar="N", help="from exposure to exposure")
@@ -91,11 +91,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def source_options(given: argparse.Namespace) -> SourceOptions | None:
-    """Return what the command line says of a source; None without `--source`.
-
-    Raises:
-        DataSetError: options of sources without one, a source without a folder, or bad values.
-    """
+    """Return what the command line says of a source; None without `--source`."""
     names = [field.name for field in dataclasses.fields(SourceOptions)]
     values = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.source is None:
@@ -116,11 +112,7 @@ def source_options(given: argparse.Namespace) -> SourceOptions | None:
 def make_from_source(
     name: str, options: SourceOptions, cfg: CfgNode, shard: tuple[int, int], workers: int
 ) -> list[str]:
-    """Make the sequences of DATA.ROOT; return what was done.
-
-    Raises:
-        DataSetError, BadFileError: what cannot be made, and why.
-    """
+    """Make the sequences of DATA.ROOT; return what was done."""
     if (cfg.DATA.TRAIN_SPLIT, cfg.DATA.VAL_SPLIT) != ("train", "val"):
         reason = "sources write train and val; name them so"
         raise DataSetError("DATA.TRAIN_SPLIT, DATA.VAL_SPLIT", [reason])
@@ -165,7 +157,7 @@ def run_plan(
     num_bins: int | None = None,
     frame_downscale: int | None = None,
 ) -> list[str]:
-    """Make what is missing of a plan below a data root.
+    """Make what is missing of a plan below a data root; return what was done, one line each.
 
     What it needs on the disk is logged before it starts. A sequence that fails does not keep the
     others from being made.
@@ -176,22 +168,15 @@ def run_plan(
         workers: processes, each with one sequence.
         shard: (i, n): make sequences i, i + n, i + 2n ... only.
         num_bins: K of the voxels that preparation stores; None: it stores none.
-        frame_downscale: RGB pixels per spike pixel in each direction, of the decoded training
-            frames that preparation stores; None: it stores none.
-
-    Returns:
-        what was done, one line each.
-
-    Raises:
-        DataSetError: the root holds something else, the disk is too small, or sequences that could
-            not be made, all of them.
+        frame_downscale: RGB per spike pixel of the decoded training frames that it stores; None:
+            none.
     """
     root = Path(root)
     mine = plan.sequences[shard[0] :: shard[1]]
     check_root(plan, root)
     notes = {s.where: _load(root / s.where)["notes"] for s in mine if (root / s.where).exists()}
     missing = [sequence for sequence in mine if sequence.where not in notes]
-    uses = disk_use(missing, plan.description, root, num_bins, frame_downscale)
+    uses = disk_use(missing, root, num_bins, frame_downscale)
     splits = {sequence.split for sequence in plan.sequences}
     for line in (*plan.notes, *_missing_splits(splits), *uses):
         logger.info(line)
@@ -205,8 +190,7 @@ def run_plan(
     tasks = run_parallel(partial(_try_to_make, root=root), missing, workers, "making sequences")
     for number, (found, failures) in tasks:
         problems += failures
-        if not failures:
-            made[missing[number].where] = found
+        made |= {} if failures else {missing[number].where: found}
     if problems:
         kept = f"{len(made)} of {len(missing)} sequences were made and are kept; run it again"
         raise DataSetError(f"{root}: {kept}", problems)
@@ -238,12 +222,7 @@ def _try_to_make(sequence: PlannedSequence, root: Path) -> tuple[list[str], list
 
 
 def check_root(plan: SourcePlan, root: Path) -> None:
-    """Refuse a data root that holds something else than a part of this plan.
-
-    Raises:
-        DataSetError: another description, sequences from elsewhere or with other options. Deleting
-            is advised only where all of them were made by this command.
-    """
+    """Refuse a data root that holds something else than a part of this plan."""
     problems = differences = _description_problems(plan.description, root)
     planned = {sequence.where: sequence for sequence in plan.sequences}
     for split, folder in sequence_folders(root, dict.fromkeys(s.split for s in plan.sequences)):
@@ -259,13 +238,10 @@ def check_root(plan: SourcePlan, root: Path) -> None:
         more = len(problems) - MAX_NAMED
         named = problems[:MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
         advice = "nothing was changed; choose an empty DATA.ROOT"
-        is_all_ours = all((folder / RECORD_NAME).is_file() for folder in _folders_of(root))
+        present = sequence_folders(root, OUR_SPLITS.values())
+        is_all_ours = all((folder / RECORD_NAME).is_file() for _, folder in present)
         advice += ", or delete what is there" if is_all_ours else ""
         raise DataSetError(str(root), [*named, advice])
-
-
-def _folders_of(root: Path) -> list[Path]:
-    return [folder for _, folder in sequence_folders(root, OUR_SPLITS.values())]
 
 
 def _description_problems(wanted: DataDescription, root: Path) -> list[str]:
@@ -300,7 +276,8 @@ def write_root_description(root: Path, wanted: DataDescription) -> None:
 def _pins_nothing(root: Path, present: DataDescription) -> bool:
     """Whether no sequence was made or is being made under a description."""
     is_at_work = any(is_locked(lock) for lock in root.glob(f"*/{PARTIAL}*.lock"))
-    return not (present.fingerprint or _folders_of(root) or is_at_work)
+    has_sequences = bool(sequence_folders(root, OUR_SPLITS.values()))
+    return not (present.fingerprint or has_sequences or is_at_work)
 
 
 # ---------------------------------------------------------------- one sequence
@@ -310,10 +287,6 @@ def make_sequence(root: Path, sequence: PlannedSequence) -> list[str]:
     """Write a sequence into a hidden folder and rename it when it is complete; return its notes.
 
     A lock beside the folder says that its owner lives. On an error the folder is removed.
-
-    Raises:
-        DataSetError: meanwhile something else was put there.
-        What `sequence.write` raises.
     """
     final = root / sequence.where
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -330,11 +303,10 @@ def make_sequence(root: Path, sequence: PlannedSequence) -> list[str]:
             try:
                 hidden.rename(final)
             except OSError:  # another run made it meanwhile: the same, or something else
-                problems = _changed(final, sequence) if final.exists() else []
-                if problems:
-                    raise DataSetError(str(root), problems) from None
                 if not final.exists():
                     raise
+                if problems := _changed(final, sequence):
+                    raise DataSetError(str(root), problems) from None
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
         lock.unlink(missing_ok=True)
@@ -386,7 +358,6 @@ def _differences(
 
 def disk_use(
     sequences: Sequence[PlannedSequence],
-    description: DataDescription,
     root: Path,
     num_bins: int | None,
     frame_downscale: int | None,
@@ -394,28 +365,23 @@ def disk_use(
     """Say what sequences and their caches (see `run_plan`) take; refuse a disk that is too small.
 
     Decoded frames are optional: where they do not fit, preparation leaves them out.
-
-    Raises:
-        DataSetError: less room than frames, spikes and voxels need.
     """
     if not sequences:
         return ["all sequences are there, nothing to make"]
     seconds = sum(sequence.seconds for sequence in sequences)
     exposures = sum(sequence.num_exposures for sequence in sequences)
     sizes = {"frames and spikes": sum(sequence.out_bytes for sequence in sequences)}
-    spike_px = (description.spike_height or 0) * (description.spike_width or 0)
-    if spike_px and num_bins is not None:
-        sizes["voxels"] = exposures * num_bins * spike_px
+    spike_px = {s.where: s.num_exposures * math.prod(s.spike_size) for s in sequences}
+    if num_bins is not None:
+        sizes["voxels"] = num_bins * sum(spike_px.values())
     needed = sum(sizes.values()) + SPARE_BYTES
-    if spike_px and frame_downscale is not None:
-        training = sum(s.num_exposures for s in sequences if s.split == "train")
-        sizes["decoded training frames"] = 2 * training * 3 * spike_px * frame_downscale**2
+    if frame_downscale is not None:
+        training = sum(spike_px[s.where] for s in sequences if s.split == "train")
+        sizes["decoded training frames"] = 2 * 3 * training * frame_downscale**2
     parts = [
         f"{_size(size)} for {what} ({_size(size / seconds * 3600)} per hour)"
         for what, size in sizes.items()
     ]
-    if not spike_px:
-        parts.append("caches not counted, as sequences differ in size")
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     lines = [

@@ -1,4 +1,4 @@
-"""Simulate two cameras on sharp high-speed frames: blurry and sharp frames, and a spike stream.
+"""Read sharp high-speed frames and simulate two cameras: blurry and sharp frames, and spikes.
 
 Source frame j is at tick p * j, with p ticks per frame. Between frames there is nothing ("none":
 p = 1) or a cross-fade ("linear": the light of tick p*j + i is (1 - i/p) S_j + (i/p) S_j+1; the last
@@ -9,42 +9,170 @@ exposures may overlap.
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from src.data.description import DataDescription
-from src.data.errors import DataSetError
-from src.data.exposures import EXPOSURES_NAME, Exposure, write_exposures
-from src.data.frames import write_png
+from src.data.errors import BadFileError, DataSetError
+from src.data.exposures import EXPOSURES_NAME, Exposure, frame_index, write_exposures
+from src.data.frames import list_frames, read_image, write_png
 from src.data.simulation.blur import BlurAccumulator
 from src.data.simulation.simulator import SpikeSimulator, rgb_to_intensity
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, pack_spikes, write_sidecar
 from src.prepare.sources.plan import (
     BLUR_GAMMAS,
+    IMAGE_EXTS,
     STREAM_NAME,
     PlannedSequence,
     SourceOptions,
     common,
     sample_sha256,
 )
-from src.prepare.sources.video import HighSpeedFrames
 
+VIDEO_EXTS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+MAX_GAPS_NAMED = 10
 FORMAT = 1  # of what is written; a change makes old sequences differ
 PNG_BYTES_PER_VALUE = 0.5  # of a frame whose own PNG size is not known
 DEFAULT_TICKS_PER_FRAME = 8
 
 
+# ---------------------------------------------------------------- frames of a recording
+
+
+@dataclass(frozen=True)
+class HighSpeedFrames:
+    """Sharp frames in order of time; only one is held at a time, and no file is left open."""
+
+    path: Path  # the folder of images, or the video file
+    files: tuple[Path, ...]  # the images, or the video file
+    num_frames: int  # as the folder holds or the video states
+    size: tuple[int, int]  # (height, width)
+    num_bytes: int  # of all files
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return self.num_frames
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield uint8 RGB [H, W, 3]."""
+        if self.files == (self.path,):
+            yield from self._decoded()
+            return
+        for path in self.files:
+            image = read_image(path)
+            if image.shape[:2] != self.size:
+                raise BadFileError(
+                    path, f"is {image.shape[:2]}, the first frame of its folder {self.size}"
+                )
+            yield image
+
+    def _decoded(self) -> Iterator[np.ndarray]:
+        count = 0
+        for count, frame in enumerate(_decode(self.path), start=1):
+            if count > self.num_frames:
+                break
+            yield frame
+        if count != self.num_frames:
+            found = f"only {count}" if count < self.num_frames else "more"
+            raise BadFileError(
+                self.path,
+                f"states {self.num_frames} frames, but {found} can be decoded; it is cut off or "
+                "damaged: get it again, or turn what is there into images with "
+                "'ffmpeg -i VIDEO -fps_mode passthrough FOLDER/%06d.png'",
+            )
+
+
+def open_frames(path: str | Path, first_number: int | None = None) -> HighSpeedFrames:
+    """Return the images of a folder in order of the numbers that end their names, or a video.
+
+    The first image has the number `first_number`, or any.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _open_video(path)
+    files = list_frames(path, IMAGE_EXTS)
+    if not files:
+        raise DataSetError(str(path), [f"no images; files {', '.join(IMAGE_EXTS)} are needed"])
+    try:
+        numbers = {name: frame_index(name) for name in files}
+    except ValueError as error:
+        raise DataSetError(str(path), [str(error)]) from error
+    problems = _numbering_problems(sorted(numbers.values()), first_number)
+    if problems:
+        raise DataSetError(str(path), problems)
+    paths = tuple(files[name] for name in sorted(files, key=numbers.__getitem__))
+    num_bytes = sum(p.stat().st_size for p in paths)
+    return HighSpeedFrames(path, paths, len(paths), image_size(paths[0]), num_bytes)
+
+
+def _open_video(path: Path) -> HighSpeedFrames:
+    capture = cv2.VideoCapture(str(path))
+    num_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
+    first = next(_decode(path), None)
+    if first is None or num_frames < 1:
+        raise BadFileError(
+            path, "cannot be decoded as a video; get it again, or give a folder of images"
+        )
+    return HighSpeedFrames(path, (path,), num_frames, first.shape[:2], path.stat().st_size)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of an image; of a PNG only its first bytes are read."""
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(24)
+    except OSError as error:
+        raise BadFileError(path, f"cannot be read: {error.strerror}") from error
+    if len(start) == 24 and start[:4] == b"\x89PNG" and start[12:16] == b"IHDR":
+        return int.from_bytes(start[20:24], "big"), int.from_bytes(start[16:20], "big")
+    height, width = read_image(path).shape[:2]
+    return height, width
+
+
+def _numbering_problems(numbers: list[int], first_number: int | None) -> list[str]:
+    """Say what is wrong with ascending numbers."""
+    problems, first, last = [], numbers[0], numbers[-1]
+    if first_number is not None and first != first_number:
+        needed = f"{first_number} is needed; images are missing"
+        problems.append(f"the first image has number {first}, {needed}")
+    pairs = list(zip(numbers, numbers[1:], strict=False))
+    gaps = [f"{a + 1}" if b == a + 2 else f"{a + 1} to {b - 1}" for a, b in pairs if b > a + 1]
+    if gaps:
+        more = f" and {len(gaps) - MAX_GAPS_NAMED} more gaps" if len(gaps) > MAX_GAPS_NAMED else ""
+        problems.append(
+            f"images {', '.join(gaps[:MAX_GAPS_NAMED])}{more} are missing between {first} and "
+            f"{last}; time would jump there: get them again"
+        )
+    twice = sorted({a for a, b in pairs if a == b})
+    if twice:
+        problems.append(f"numbers {twice[:MAX_GAPS_NAMED]} exist under several names")
+    return problems
+
+
+def _decode(path: Path) -> Iterator[np.ndarray]:
+    """Yield the frames of a video: uint8 RGB [H, W, 3]."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        while True:
+            is_read, frame = capture.read()
+            if not is_read:
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+
+
+# ---------------------------------------------------------------- the two cameras
+
+
 @dataclass(frozen=True)
 class Cameras:
-    """How the two cameras see the source frames; see `SourceOptions`.
-
-    Attributes:
-        ticks_per_frame: readouts per source frame; 1 with the interpolator "none".
-        seed: of the spike sensor, together with the sequence's name.
-    """
+    """How the two cameras see the source frames; see `SourceOptions`."""
 
     blur_kind: str
     transfer: str
@@ -68,16 +196,9 @@ def cameras_of(
     frames_per_second: float,
     ticks_per_frame: int = DEFAULT_TICKS_PER_FRAME,
 ) -> Cameras:
-    """Return the cameras that the options ask for.
+    """Return the cameras of the options, with the defaults of the source for what they omit.
 
-    Args:
-        options: what the command line says.
-        interpolator: the default of the source.
-        frames_per_second: of the source frames, where the options do not say.
-        ticks_per_frame: default where there is an interpolator.
-
-    Raises:
-        DataSetError: options that contradict each other.
+    `ticks_per_frame` is the default where there is an interpolator.
     """
     interpolator = options.interpolator or interpolator
     ticks, rate = options.ticks_per_frame, options.frames_per_second
@@ -113,20 +234,13 @@ def cameras_of(
 
 @dataclass(frozen=True)
 class SimulatedExposure:
-    """One blurry frame.
+    """One blurry frame: the ticks [start, stop)."""
 
-    Attributes:
-        index: its number, which becomes its name.
-        start_tick, stop_tick: the exposure [start, stop).
-        sharp_tick: tick whose light is the sharp frame.
-        step_ticks: the mean takes every so many ticks, from the first on.
-    """
-
-    index: int
+    index: int  # its number, which becomes its name
     start_tick: int
     stop_tick: int
-    sharp_tick: int
-    step_ticks: int
+    sharp_tick: int  # its light is the sharp frame
+    step_ticks: int  # the mean takes every so many ticks, from the first on
 
     @property
     def name(self) -> str:
@@ -184,24 +298,14 @@ def put_png(folder: Path, exposure: SimulatedExposure, kind: str, image: np.ndar
 
 @dataclass(frozen=True)
 class Simulation:
-    """What `write` makes from sharp frames.
+    """What `write` makes from sharp frames."""
 
-    Attributes:
-        where: `SPLIT/SEQUENCE` of the output; draws the start of the spike sensor, too.
-        frames: the sharp frames.
-        exposures: the blurry frames, by ascending start.
-        num_ticks: length of the spike stream.
-        cameras: how it is seen.
-        notes: for the user, such as frames that cannot be made.
-        put: what writes blurry and sharp frames; see `put_png`.
-    """
-
-    where: str
+    where: str  # `SPLIT/SEQUENCE` of the output; draws the start of the spike sensor, too
     frames: HighSpeedFrames
-    exposures: Sequence[SimulatedExposure]
-    num_ticks: int
+    exposures: Sequence[SimulatedExposure]  # by ascending start
+    num_ticks: int  # of the spike stream
     cameras: Cameras
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = ()  # for the user, such as frames that cannot be made
     put: Callable[[Path, SimulatedExposure, str, np.ndarray], None] = put_png
 
     @property
@@ -295,15 +399,7 @@ class Simulation:
 
 
 def planned(simulation: Simulation, facts: Mapping[str, object]) -> PlannedSequence:
-    """Return a simulation as a sequence of a plan.
-
-    Args:
-        simulation: what to make.
-        facts: what else its output depends on: `source`, `frames_averaged` and the like.
-
-    Raises:
-        DataSetError: frames of a size that cannot be simulated from, or too few of them.
-    """
+    """Return a simulation as a sequence of a plan; `facts` are what else its output depends on."""
     frames, cameras = simulation.frames, simulation.cameras
     (height, width), (spike_height, spike_width) = frames.size, simulation.spike_size
     problem = None

@@ -60,9 +60,13 @@ from src.prepare.sources.plan import (
     refuse_options,
     sequence_folders,
 )
-from src.prepare.sources.simulate import SimulatedExposure, frame_exposure
+from src.prepare.sources.simulate import (
+    SimulatedExposure,
+    frame_exposure,
+    image_size,
+    open_frames,
+)
 from src.prepare.sources.spk_gopro_offset import MAX_DEVIATION_TICKS, measure_offset, other_order
-from src.prepare.sources.video import image_size, open_frames
 
 TICKS_PER_SECOND = float(SOURCE_FRAMES_PER_SECOND * TICKS_PER_SOURCE_FRAME)
 THRESHOLD = 2.0  # of the published spikes
@@ -78,31 +82,18 @@ NOT_FOR_THIS = (
 
 @dataclass(frozen=True)
 class PublishedSequence:
-    """The files of one sequence, found and counted but not read.
+    """The files of one sequence, found and counted but not read."""
 
-    Attributes:
-        where: `SPLIT/SEQUENCE` of the output, with GOPRxxxx_nn_zz.
-        averaged: source frames in a blurry frame.
-        named_offset: the offset that the name states.
-        blur_kind: "blur" or "blur_gamma".
-        pairs: (blurry, sharp) in order.
-        spikes: the stream of the sequence, or its consecutive parts in order.
-        is_whole: whether `spikes` is the published stream of the sequence.
-        is_joined_by_order: whether parts and frames have different names.
-        geometry: how the bits lie.
-        source_frames: folder of all frames of the sequence, None where it was not downloaded.
-    """
-
-    where: str
-    averaged: int
-    named_offset: int
+    where: str  # `SPLIT/SEQUENCE` of the output, with GOPRxxxx_nn_zz
+    averaged: int  # source frames in a blurry frame
+    named_offset: int  # that the name states
     blur_kind: str
-    pairs: tuple[tuple[Path, Path], ...]
-    spikes: tuple[Path, ...]
-    is_whole: bool
-    is_joined_by_order: bool
+    pairs: tuple[tuple[Path, Path], ...]  # (blurry, sharp) in order
+    spikes: tuple[Path, ...]  # the stream of the sequence, or its consecutive parts in order
+    is_whole: bool  # whether `spikes` is the published stream
+    is_joined_by_order: bool  # whether parts and frames have different names
     geometry: SpikeGeometry
-    source_frames: Path | None
+    source_frames: Path | None  # folder of all frames, None where it was not downloaded
 
     @property
     def stream(self) -> SpikeParts:
@@ -111,11 +102,7 @@ class PublishedSequence:
 
 
 def plan(options: SourceOptions) -> SourcePlan:
-    """Find all sequences, measure which ticks belong to which frame, return what is to be written.
-
-    Raises:
-        DataSetError: everything that is missing or contradictory.
-    """
+    """Find all sequences and measure which ticks belong to which frame."""
     refuse_options(options, NOT_FOR_THIS, "frames and spikes are published, nothing is simulated")
     roots = {name: find_downloaded(options.input, name) for name in DOWNLOADED}
     problems = []
@@ -139,7 +126,13 @@ def plan(options: SourceOptions) -> SourcePlan:
     problems = [problem for _, _, failures in results for problem in failures]
     if problems:
         raise DataSetError(str(options.input), problems)
-    notes = [*_without_frames(roots), *_joined(found)]
+    unused = [
+        f"{split}/{folder.name}"
+        for root in (roots[SPIKE_STREAMS], roots[SPIKES_PER_FRAME])
+        for split, folder in ([] if root is None else sequence_folders(root))
+        if not (roots[PAIRS] / split / folder.name).is_dir()
+    ]
+    notes = [f"not made, {PAIRS} has no such sequence: {listed(unused)}"] if unused else []
     notes += [note for _, offset_notes, _ in results for note in offset_notes]
     offsets = [offset for offset, _, _ in results]
     sequences = tuple(map(_planned, found, offsets))
@@ -166,7 +159,7 @@ def _find_sequence(
     root = roots[SPIKE_STREAMS if is_whole else SPIKES_PER_FRAME]
     geometry = _geometry_of(root, spikes[0], next(iter(pairs.values()))[0])
     _check_sizes(spikes, geometry, TICKS_PER_SOURCE_FRAME * averaged, is_whole)
-    source_frames = (roots[ALL_FRAMES] or Path("none")) / place
+    source_frames = None if roots[ALL_FRAMES] is None else roots[ALL_FRAMES] / place
     return PublishedSequence(
         where=f"{OUR_SPLITS[split]}/{folder.name}",
         averaged=averaged,
@@ -177,7 +170,7 @@ def _find_sequence(
         is_whole=is_whole,
         is_joined_by_order=not is_whole and set(parts) != set(names),
         geometry=geometry,
-        source_frames=source_frames if source_frames.is_dir() else None,
+        source_frames=source_frames if source_frames and source_frames.is_dir() else None,
     )
 
 
@@ -208,11 +201,7 @@ def _spike_files(
 
 
 def _geometry_of(root: Path, spikes: Path, frame: Path) -> SpikeGeometry:
-    """Return how the bits lie: as a config.yaml says, else half the size of the frames.
-
-    Raises:
-        BadFileError: an unreadable file, or a size of another shape than the frames.
-    """
+    """Return how the bits lie: as a config.yaml says, else half the size of the frames."""
     try:
         located = locate_sidecar(spikes) or locate_sidecar(root / STREAM_NAME)
     except ValueError as error:
@@ -235,11 +224,7 @@ def _geometry_of(root: Path, spikes: Path, frame: Path) -> SpikeGeometry:
 def _check_sizes(
     files: Sequence[Path], geometry: SpikeGeometry, ticks: int, is_whole: bool
 ) -> None:
-    """Refuse parts that are not so many ticks long; only the last may end early.
-
-    Raises:
-        DataSetError: every part that does not fit, or a stream that is no whole number of ticks.
-    """
+    """Refuse parts that are not so many ticks long; only the last may end early."""
     problems = []
     for path in files:
         num_bytes = file_size(path)
@@ -255,25 +240,6 @@ def _check_sizes(
         more = [f"and {len(problems) - MAX_NAMED} more"] if len(problems) > MAX_NAMED else []
         advice = "the size comes from config.yaml beside the spikes, or is half that of the frames"
         raise DataSetError(str(files[0].parent), [*problems[:MAX_NAMED], *more, advice])
-
-
-def _without_frames(roots: Mapping[str, Path | None]) -> list[str]:
-    """Name sequences of which there are spikes and no frames."""
-    present = [roots[name] for name in (SPIKE_STREAMS, SPIKES_PER_FRAME) if roots[name] is not None]
-    places = [f"{split}/{f.name}" for root in present for split, f in sequence_folders(root)]
-    unused = [place for place in dict.fromkeys(places) if not (roots[PAIRS] / place).is_dir()]
-    return [f"not made, {PAIRS} has no such sequence: {listed(unused)}"] if unused else []
-
-
-def _joined(found: Sequence[PublishedSequence]) -> list[str]:
-    """Say which sequences have no stream of their own."""
-    joined = [sequence.where for sequence in found if not sequence.is_whole]
-    if not joined:
-        return []
-    return [
-        f"{len(joined)} of {len(found)} sequences have no {SPIKE_STREAMS}/.../{STREAM_NAME}, their "
-        f"files per frame are joined: {listed(joined)}"
-    ]
 
 
 # ---------------------------------------------------------------- which ticks are whose
@@ -294,9 +260,6 @@ def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
 
     It is measured with frames and spikes, which also have to be read in the right order of bits.
     With the source frames the first sharp frame is searched for among them; both must agree.
-
-    Raises:
-        BadFileError, DataSetError: frames and spikes that do not belong together.
     """
     by_pixels, name = None, found.named_offset
     if found.source_frames is not None:
@@ -312,11 +275,10 @@ def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
                 "which belong together; rename the spike files like the frames"
             )
             raise DataSetError(found.where, [reason])
-        offset, source = (
-            (name, "its name") if by_pixels is None else (by_pixels, "the source frames")
-        )
-        note = f"too still for its spikes to show the offset; {offset} is taken from {source}"
-        return offset, [note]
+        still = "too still for its spikes to show the offset"
+        if by_pixels is None:
+            return name, [f"{still}; {name} is taken from its name"]
+        return by_pixels, [f"{still}; {by_pixels} is taken from the source frames"]
     problem = other_order(stream, min(shown, key=lambda frame: frame.error))
     if by_pixels not in (None, offset):
         problem = (
@@ -350,43 +312,33 @@ def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
 def exposures_in_stream(
     found: PublishedSequence, offset: int
 ) -> tuple[list[SimulatedExposure], list[str]]:
-    """Return the exposures that lie in the stream, and a note on each of the others.
-
-    Raises:
-        BadFileError: more than the last frame ends after the stream, or no frame is left.
-    """
+    """Return the exposures that lie in the stream, and a note on each of the others."""
     num_ticks, averaged, count = found.stream.num_ticks, found.averaged, len(found.pairs)
-    exposures = [
-        frame_exposure(k, k * averaged - offset, averaged, TICKS_PER_SOURCE_FRAME)
-        for k in range(count)
-    ]
-    early = [e for e in exposures if e.start_tick < 0]
-    late = [e for e in exposures if e.start_tick >= 0 and e.stop_tick > num_ticks]
-    inside = [e for e in exposures if e.start_tick >= 0 and e.stop_tick <= num_ticks]
-    if len(early) == count:
-        raise BadFileError(
-            found.pairs[0][0].parent,
-            f"the exposures of all its {count} frames begin before the recording ({offset} source "
-            "frames early); leave the sequence out",
-        )
-    if len(late) > 1 or not inside:
+    inside, notes, num_late = [], [], 0
+    for k, (blurry, _) in enumerate(found.pairs):
+        exposure = frame_exposure(k, k * averaged - offset, averaged, TICKS_PER_SOURCE_FRAME)
+        left_out = f"{found.where}: {blurry.stem} is left out: its exposure"
+        if exposure.start_tick < 0:
+            early = offset - k * averaged
+            notes.append(f"{left_out} begins {early} source frame(s) before the recording")
+        elif exposure.stop_tick > num_ticks:
+            notes.append(f"{left_out} ends after tick {num_ticks}, the end of the spikes")
+            num_late += 1
+        else:
+            inside.append(exposure)
+    if num_late > 1 or (num_late and not inside):
         ticks = TICKS_PER_SOURCE_FRAME * averaged
         raise BadFileError(
             found.spikes[0],
             f"the spikes of {found.where} have {num_ticks} ticks, its {count} frames of {ticks} "
             f"need {ticks * count}; files are cut short, copy them again",
         )
-    left_out = f"{found.where}: {{}} is left out: its exposure"
-    names = [blurry.stem for blurry, _ in found.pairs]
-    notes = [
-        f"{left_out.format(names[e.index])} begins {-e.start_tick // TICKS_PER_SOURCE_FRAME} "
-        "source frame(s) before the recording"
-        for e in early
-    ]
-    notes += [
-        f"{left_out.format(names[e.index])} ends after tick {num_ticks}, the end of the spikes"
-        for e in late
-    ]
+    if not inside:
+        raise BadFileError(
+            found.pairs[0][0].parent,
+            f"the exposures of all its {count} frames begin before the recording ({offset} source "
+            "frames early); leave the sequence out",
+        )
     return inside, notes
 
 
@@ -421,12 +373,7 @@ def _planned(found: PublishedSequence, offset: int) -> PlannedSequence:
 
 
 def write_published(found: PublishedSequence, offset: int, folder: Path) -> list[str]:
-    """Write blur, sharp, spike and exposures.csv; return the frames left out, as sentences.
-
-    Raises:
-        BadFileError: a file that cannot be read, or spikes without a spike.
-        DataSetError: images whose end is missing.
-    """
+    """Write blur, sharp, spike and exposures.csv; return the frames left out, as sentences."""
     exposures, notes = exposures_in_stream(found, offset)
     refuse_cut_short(found.where, [path for e in exposures for path in found.pairs[e.index]])
     stream, target = found.stream, folder / "spike" / STREAM_NAME

@@ -32,19 +32,12 @@ MIN_ERROR_TICKS = 0.1
 
 @dataclass(frozen=True)
 class FoundFrame:
-    """Where a sharp frame was found; only in scenes that move the tick is no chance.
-
-    Attributes:
-        sharp: the sharp frame.
-        tick: the tick at which its spikes fit best, from the start of the stream.
-        error: standard error of the tick.
-        shift: source frames by which it lies before the tick of a sequence without an offset.
-    """
+    """Where a sharp frame was found; only in scenes that move the tick is no chance."""
 
     sharp: Path
-    tick: float
-    error: float
-    shift: float
+    tick: float  # at which its spikes fit best, from the start of the stream
+    error: float  # standard error of the tick
+    shift: float  # source frames by which it lies before the tick of a sequence without an offset
 
     def deviation(self, offset: int) -> float:
         """Return the ticks from where the frame was found to where an offset puts it."""
@@ -63,11 +56,7 @@ def measure_offset(
         highest: the largest offset that could be.
 
     Returns:
-        The offset, None where the scene is still and shows nothing; and the frames that show it.
-
-    Raises:
-        BadFileError: a frame that cannot be read or that its spikes do not show, matches whose
-            median is at no offset, or frames that show different offsets; the ticks are named.
+        the offset, None where the scene is still and shows nothing; and the frames that show it.
     """
     centre = TICKS_PER_SOURCE_FRAME * (n - 1) // 2
     found = []

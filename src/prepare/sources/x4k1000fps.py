@@ -21,14 +21,15 @@ from src.prepare.sources.plan import (
     refuse_other,
 )
 from src.prepare.sources.simulate import (
+    VIDEO_EXTS,
     Cameras,
     Simulation,
     cameras_of,
+    open_frames,
     planned,
     regular_exposures,
     simulated_description,
 )
-from src.prepare.sources.video import VIDEO_EXTS, open_frames
 
 FRAMES_PER_SECOND = 1000
 TICKS_PER_FRAME = 4
@@ -38,11 +39,7 @@ DEFAULT_EXPOSURE = {"none": (17, 4), "linear": (65, 15)}
 
 
 def plan(options: SourceOptions) -> SourcePlan:
-    """Return what to make of X-TRAIN and X-TEST; `frames_averaged` and `stride` count ticks.
-
-    Raises:
-        DataSetError: no sequences, missing frames, or exposures that do not fit; all problems.
-    """
+    """Return what to make of X-TRAIN and X-TEST; `frames_averaged` and `stride` count ticks."""
     refuse_options(options, ARRAY_OPTIONS, "the sequences are frames, no spikes are read")
     refuse_other(options.input, X4K, X4K)
     cameras = cameras_of(
@@ -64,23 +61,7 @@ def plan(options: SourceOptions) -> SourcePlan:
     items = ((*place, cameras, length, stride) for place in found)
     sequences = make_all(options.input, _sequence, items)
     description = simulated_description(X4K, cameras, sequences)
-    return SourcePlan(tuple(sequences), description, tuple(_notes(cameras, length, stride)))
-
-
-def _notes(cameras: Cameras, length: int, stride: int) -> list[str]:
-    if cameras.interpolator == "none":
-        return [
-            f"no interpolator: a tick is a source frame, {cameras.ticks_per_second:g} per second; "
-            f"exposures are {length} frames every {stride}"
-        ]
-    ticks = cameras.ticks_per_frame
-    if (length - 1) // 2 % ticks == stride % ticks == 0:
-        return []
-    return [
-        f"with exposures of {length} ticks every {stride}, sharp frames lie between source frames "
-        f"and are cross-fades; --stride {max(round(stride / ticks), 1) * ticks} with "
-        "--frames_averaged 65 or 33 keeps to source frames"
-    ]
+    return SourcePlan(tuple(sequences), description)
 
 
 def _sequence(

@@ -1,5 +1,7 @@
 """Miniature data roots whose spikes see motion within a source frame, with t_sharp stated."""
 
+from pathlib import Path
+
 import numpy as np
 
 from src.data.description import DataDescription, fingerprint_data, write_description
@@ -15,12 +17,22 @@ N = 7
 WINDOW = N * TICKS_PER_FRAME
 
 
-def write_film(root, *, frames=6, size=(64, 96), stream=True, speed=1, ticks_late=0):
-    """Write train/a and val/b; `ticks_late`: the spikes lag behind what exposures.csv states."""
+def crossfaded_spikes(frames, seed=0, ticks_late=0):
+    """Spikes [8 (N - 1) + 1, H/2, W/2] of frames that fade into each other linearly."""
+    size = frames.shape[1] // 2, frames.shape[2] // 2
+    grey = np.stack([grey_at_spike_size(frame, size) for frame in frames])
+    parts = np.arange(TICKS_PER_FRAME)[:, None, None] / TICKS_PER_FRAME
+    light = [a + (b - a) * parts for a, b in zip(grey, grey[1:], strict=False)]
+    light = np.concatenate([*light, grey[-1:]])
+    return simulate_spikes(np.roll(light, ticks_late, axis=0), 2.0, seed=seed)
+
+
+def write_timed(root, **options):
+    """Write train/a and val/b, see `write_timed_sequence`."""
     for seed, name in enumerate(("train/a", "val/b")):
-        write_film_sequence(root / name, frames, size, stream, speed, ticks_late, seed)
+        write_timed_sequence(root / name, seed=seed, **options)
     description = DataDescription(
-        source="film",
+        source="timed",
         blur_kind="blur",
         frames_averaged=(N,),
         transfer="encoded",
@@ -30,11 +42,16 @@ def write_film(root, *, frames=6, size=(64, 96), stream=True, speed=1, ticks_lat
         fingerprint=fingerprint_data(root, ("train", "val")),
     )
     write_description(root, description)
-    return root
+    return Path(root)
 
 
-def write_film_sequence(folder, frames, size, stream, speed, ticks_late, seed):
-    source, bits = film(frames * N + 1, size, speed, ticks_late, seed)
+def write_timed_sequence(
+    folder, *, seed=0, frames=6, size=(64, 96), stream=True, speed=1, ticks_late=0
+):
+    """Write a sequence; `ticks_late`: the spikes lag behind what exposures.csv states."""
+    source = moving_texture(frames * N * speed + 1, size, seed)
+    source = source[::speed] if speed else np.repeat(source, frames * N + 1, axis=0)
+    bits = crossfaded_spikes(source, seed, ticks_late)
     geometry = SpikeGeometry(size[0] // 2, size[1] // 2)
     exposures = {}
     for k in range(frames):
@@ -51,18 +68,3 @@ def write_film_sequence(folder, frames, size, stream, speed, ticks_late, seed):
     sidecar = SpikeSidecar(geometry.height, geometry.width, TICKS_PER_SECOND, threshold=2.0)
     write_sidecar(folder / "spike", sidecar)
     write_exposures(folder / "exposures.csv", exposures)
-
-
-def film(num_frames, size, speed, ticks_late, seed):
-    """Source frames [N, H, W, 3] and bits [8 (N - 1), H/2, W/2] of frames cross-faded linearly."""
-    source = moving_texture((num_frames - 1) * speed + 1, size, seed)
-    source = source[::speed] if speed else np.repeat(source, num_frames, axis=0)
-    half = (size[0] // 2, size[1] // 2)
-    grey = [grey_at_spike_size(frame, half) for frame in source]
-    light = [
-        a + (b - a) * i / TICKS_PER_FRAME
-        for a, b in zip(grey, grey[1:], strict=False)
-        for i in range(TICKS_PER_FRAME)
-    ]
-    light = np.roll(np.stack(light), ticks_late, axis=0)
-    return source, simulate_spikes(light, 2.0, seed=seed)
