@@ -11,53 +11,24 @@ from src.config import load_config, walk_schema
 from src.config_schema import FORMER_KEYS
 from src.paths import REPO_ROOT
 
-DOCUMENTS = sorted(
-    path
-    for path in (
-        REPO_ROOT / "README.md",
-        REPO_ROOT / "third_party" / "VRT" / "README.md",
-        *(REPO_ROOT / "docs").glob("*.md"),
-    )
-    if path.is_file()
-)
 PAGES = sorted((REPO_ROOT / "docs").glob("*.md"))
+DOCUMENTS = [REPO_ROOT / "README.md", REPO_ROOT / "third_party/VRT/README.md", *PAGES]
+EACH = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(REPO_ROOT)))
 
-# Folders that runs and users make; below them nothing can be checked.
-MADE_AT_RUN_TIME = (
-    "outputs/ckpts",
-    "outputs/logs",
-    "outputs/metrics",
-    "outputs/visuals",
-    "outputs/restored",
-    "data/demo",
-    "data/mine",
-    "data/gopro_spike",
-    "data/x4k_spike",
-    "data/GOPRO_Large_all",
-    "data/spk_gopro",
-    "data/gopro_published",
-    "data/own",
-    "data/X4K1000FPS",
-)
 WRITTEN_BY_THE_READER = {"configs/deblur/mine.yaml", "my_run.yaml", "mine.yaml"}
-SHOWN_AS_WRONG = {"DATA.CLIP_LENGHT", "data/nowhere"}
-FOREIGN_FLAGS = {
-    "--shm-size",
-    "--options",
-    *("--nodes", "--gpus-per-node", "--time", "--signal"),  # of sbatch
-}
+SHOWN_AS_WRONG = {"DATA.CLIP_LENGHT"}
+FOREIGN_FLAGS = {"--shm-size", "--options"}
+FOREIGN_FLAGS |= {"--nodes", "--gpus-per-node", "--time", "--signal"}  # of sbatch
 NOT_KEYS = {"DATA_ROOT", "CUDA_VISIBLE_DEVICES"}
-# Commands of the shell hand their options on to this file.
-OPTIONS_OF = {
-    "scripts/launch_train.sh": "scripts/launch.py",
-    "scripts/launch_train.ps1": "scripts/launch.py",
-    "scripts/train_multi_gpu.sh": "scripts/launch.py",
+# The files with the options of a command, if it is not the command itself.
+LAUNCHERS = ("launch_train.sh", "launch_train.ps1", "train_multi_gpu.sh")
+OPTIONS_OF = {f"scripts/{name}": ["scripts/launch.py"] for name in LAUNCHERS} | {
+    "scripts/prepare_data.py": ["scripts/prepare_data.py", "src/prepare/sources/run.py"]
 }
-# Files that add options to those of a script.
-MORE_OPTIONS = {"scripts/prepare_data.py": ["src/prepare/sources/run.py"]}
 PASSED_TO_PYTEST = "scripts/run_tests.sh"
 
-FOLDERS = r"(?:src|scripts|configs|docs|tests|third_party|benchmarks|outputs|data|\.ci)"
+# Without outputs and data, which runs and users make.
+FOLDERS = r"(?:src|scripts|configs|docs|tests|third_party|benchmarks|\.ci)"
 PATH = re.compile(rf"(?<![\w./<-]){FOLDERS}/[\w./<>*{{}},-]*")
 PLACEHOLDER = re.compile(r"[<*{]|\bSEQ\b|\.\.\.")
 SCRIPT_NAME = re.compile(r"(?<![\w./*-])[\w-]+\.(?:py|sh|ps1)\b")
@@ -103,9 +74,7 @@ def missing_paths(document: Document) -> list[str]:
         path
         for code in document.code
         for path in (found.rstrip(".,") for found in PATH.findall(code))
-        if path not in SHOWN_AS_WRONG | WRITTEN_BY_THE_READER
-        and not path.startswith(MADE_AT_RUN_TIME)
-        and not exists(path)
+        if path not in SHOWN_AS_WRONG | WRITTEN_BY_THE_READER and not exists(path)
     ]
 
 
@@ -151,7 +120,7 @@ def script_of(words: list[str]) -> str | None:
 
 
 def flags_of(script: str) -> set[str]:
-    files = [OPTIONS_OF.get(script, script), *MORE_OPTIONS.get(script, [])]
+    files = OPTIONS_OF.get(script, [script])
     source = "".join((REPO_ROOT / file).read_text(encoding="utf-8") for file in files)
     return {"--help", *re.findall(r'"(--[a-z][\w-]*)"', source)}
 
@@ -187,7 +156,7 @@ def overrides_of(words: list[str]) -> tuple[str | None, list[str]]:
     return config, [word for i in starts for word in words[i : i + 2]]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(REPO_ROOT)))
+@EACH
 def test_what_a_document_names_exists(path):
     document = read(path)
     assert missing_paths(document) == []
@@ -198,7 +167,7 @@ def test_what_a_document_names_exists(path):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(REPO_ROOT)))
+@EACH
 def test_commands_have_values_that_load(path):
     for command in read(path).commands:
         words = shlex.split(command)

@@ -25,7 +25,7 @@ for command in json.loads(sys.argv[1]):
 
 
 def test_commands_work_with_a_clone_of_the_upstream(tmp_path):
-    for part in ("src", "scripts", "configs"):
+    for part in ("src", "scripts", "configs", "benchmarks"):
         shutil.copytree(REPO_ROOT / part, tmp_path / part, ignore=lambda *_: {"__pycache__"})
     (tmp_path / NETWORK).parent.mkdir(parents=True)
     shutil.copy(REPO_ROOT / "tests/stand_in_vrt.py", tmp_path / NETWORK)

@@ -13,13 +13,7 @@ from src.models import build
 from src.models.build import build_model, read_vrt_arguments
 from src.models.integrate_vrt import RGBOnly, VRTWithSpike
 from src.models.weights import load_weights
-from tests.model_cases import (
-    TINY_VRT,
-    build_look_alike,
-    build_with_spike,
-    clip_and_voxels,
-    wake_up,
-)
+from tests.model_cases import TINY_VRT, build_look_alike, build_with_spike, clip_and_voxels, wake_up
 
 
 @pytest.fixture(name="cfg")
@@ -40,11 +34,6 @@ def test_output_gain_scales_what_an_untrained_model_adds(cfg):
         cfg.MODEL.OUTPUT_GAIN = gain
         restored = build_model(cfg).eval()(clip, voxels)
         torch.testing.assert_close(restored, clip + gain * change)
-
-
-def test_time_slope_reaches_every_scale(cfg):
-    cfg.MODEL.FUSE.TIME_SLOPE = 3.0
-    assert [fuse.time_slope for fuse in build_model(cfg).cross_attn_fuse.fuse_blocks] == [3.0] * 4
 
 
 def test_both_kinds_start_from_the_same_vrt_and_the_seed_alone_decides(cfg):
@@ -70,6 +59,7 @@ def test_settings_arrive(cfg):
     cfg.MODEL.SPIKE_ENCODER.SPATIAL_STRIDES = [1, 2, 2]
     tsa, fuse = cfg.MODEL.SPIKE_TSA, cfg.MODEL.FUSE
     tsa.HEADS, tsa.DROPOUT, tsa.MLP_RATIO, tsa.MAX_BATCH_TOKENS = 2, 0.25, 3.0, 77
+    fuse.TIME_SLOPE = 3.0
     fuse.HEADS, fuse.ADAPTIVE_CHUNK, fuse.CHUNK_SIZE, fuse.CHUNK_SHAPE = 1, False, 5, "tall"
     cfg.MODEL.USE_CHECKPOINT_FFN = False
     model = build_model(cfg)
@@ -78,44 +68,36 @@ def test_settings_arrive(cfg):
         assert (block.attn.heads, block.attn.dropout, block.mlp[3].p) == (2, 0.25, 0.25)
         assert block.mlp[0].out_features == 24
     for block in model.cross_attn_fuse.fuse_blocks:
-        assert (block.attn.heads, block.chunks.adaptive_chunk) == (1, False)
+        assert (block.time_slope, block.attn.heads, block.chunks.adaptive_chunk) == (3.0, 1, False)
         assert (block.chunks.chunk_size, block.chunks.chunk_shape) == (5, "tall")
         assert (block.use_checkpoint_attn, block.use_checkpoint_ffn) == (True, False)
-    assert [m.shape[2:] for m in model.encode_spikes(torch.zeros(1, 4, 3, 8, 8))] == [
-        (4, 8, 8),
-        (2, 8, 8),
-        (2, 4, 4),
-        (2, 2, 2),
-    ]
+    shapes = [tuple(m.shape[2:]) for m in model.encode_spikes(torch.zeros(1, 4, 3, 8, 8))]
+    assert shapes == [(4, 8, 8), (2, 8, 8), (2, 4, 4), (2, 2, 2)]
 
 
-def test_recomputation_reaches_vrt(cfg, monkeypatch):
+def test_recomputation_and_the_flow_estimator_reach_vrt(cfg, monkeypatch):
     given = {}
     untrained = SimpleNamespace(conv_last=torch.nn.Linear(1, 1))
     monkeypatch.setattr(build, "VRT", lambda **kwargs: given.update(kwargs) or untrained)
     monkeypatch.setattr(build, "read_torch_file", lambda *_: {})
-    arguments = {"use_checkpoint_attn": True}
     cfg.MODEL.USE_CHECKPOINT_ATTN = False
-    build.build_vrt(cfg, arguments)
-    assert (given["use_checkpoint_attn"], given["use_checkpoint_ffn"]) == (False, True)
-    assert "spynet_path" not in given
-    cfg.MODEL.SPYNET = "weights/flow.pth"
-    build.build_vrt(cfg, arguments)
-    assert given.pop("spynet_path").endswith("/weights/flow.pth")
-    build.build_vrt(cfg, arguments, read_weights=False)
-    assert "spynet_path" not in given
+    arguments = {"use_checkpoint_attn": True}
     own = {**arguments, "spynet_path": "of the file MODEL.VRT_CFG"}
-    build.build_vrt(cfg, own, read_weights=False)
-    assert "spynet_path" not in given
-    cfg.MODEL.SPYNET = "none"
-    build.build_vrt(cfg, own)
-    assert "spynet_path" not in given
-    cfg.MODEL.SPYNET = ""
-    build.build_vrt(cfg, own)
-    assert given.pop("spynet_path") == own["spynet_path"]
+
+    def path(spynet, arguments=arguments, **options):
+        given.clear()
+        cfg.MODEL.SPYNET = spynet
+        build.build_vrt(cfg, arguments, **options)
+        return given.get("spynet_path")
+
+    assert path("") is None
+    assert (given["use_checkpoint_attn"], given["use_checkpoint_ffn"]) == (False, True)
+    assert path("", own) == own["spynet_path"]
+    assert path("weights/flow.pth").endswith("/weights/flow.pth")
+    assert path("weights/flow.pth", own, read_weights=False) is None
+    assert path("none", own) is None
     cfg.MODEL.PRETRAINED = "all.pth"  # it holds the flow estimator
-    build.build_vrt(cfg, arguments)
-    assert "spynet_path" not in given
+    assert path("") is None
 
 
 def test_a_flow_estimator_that_cannot_be_read_is_named_with_its_key(cfg, tmp_path):
@@ -172,10 +154,8 @@ def saved(tmp_path, content):
     ids=["bare", "checkpoint", "DDP", "DDP of compiled", "compiled DDP", "compiled part"],
 )
 def test_f26_our_weights_load_whole(tmp_path, wrap):
-    source, target = (
-        wake_up(build_with_spike(build_look_alike(5))),
-        build_with_spike(build_look_alike(6)),
-    )
+    source, target = (build_with_spike(build_look_alike(seed)) for seed in (5, 6))
+    wake_up(source)
     report = load_weights(target, saved(tmp_path, wrap(source.state_dict())), require_all=True)
     assert (report.missing, report.unexpected) == ((), ())
     inputs = clip_and_voxels()

@@ -1,15 +1,16 @@
 """Fast paths of VRT against their slow twins, with proof that the fast path ran."""
 
+import itertools
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tests import vrt_twin
-from tests.vrt_cases import largest_difference, small_net, smooth_clip
-from third_party.VRT.models import alignment, attention, blocks, chunks, flow
+from tests.vrt_cases import largest_difference, small_net, smallest_net, smooth_clip
+from third_party.VRT.models import attention, blocks, chunks
 from third_party.VRT.models.attention import attend_windows
-from third_party.VRT.models.deformable import DeformableProduct, FlowGuidedDeformConv
-from third_party.VRT.models.flow import SpyNet
+from third_party.VRT.models.deformable import DeformableProduct
 from third_party.VRT.models.windows import (
     FromWindows,
     Segment,
@@ -53,24 +54,25 @@ def gradients(net, function, x):
     return {name: p.grad.clone() for name, p in net.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize(
-    "flags", [(False, False), (True, True), (True, False), (False, True)], ids=str
-)
-def test_gradients_equal_those_of_the_twin(flags):
-    net = small_net(use_checkpoint_attn=flags[0], use_checkpoint_ffn=flags[1]).double()
-    x = smooth_clip(3, 32, 40, dtype=torch.float64)
-    plan = net.stage1.residual_group1.plan(torch.zeros(1, 3, 32, 40, 8), is_shifted=False)
+def test_gradients_equal_those_of_the_twin():
+    """Whichever parts are computed again in backward."""
+    x = smooth_clip(3, 16, 24, dtype=torch.float64)
+    net = smallest_net().double()
+    plan = net.stage1.residual_group1.plan(torch.zeros(1, 3, 16, 24, 8), is_shifted=False)
     assert plan.padding.any()  # padded tokens must not reach any gradient
-    ours = gradients(net, net, x)
     twin = gradients(net, lambda clip: vrt_twin.restore(net, clip), x)
-    for name, wanted in twin.items():
-        assert wanted.abs().sum() > 0, name
-        assert largest_difference(ours[name], wanted) < 1e-9 * max(1.0, float(wanted.norm())), name
+    assert all(wanted.abs().sum() > 0 for wanted in twin.values())
+    for attn, ffn in itertools.product((False, True), repeat=2):
+        net = smallest_net(use_checkpoint_attn=attn, use_checkpoint_ffn=ffn).double()
+        ours = gradients(net, net, x)
+        for name, wanted in twin.items():
+            limit = 1e-9 * max(1.0, float(wanted.norm()))
+            assert largest_difference(ours[name], wanted) < limit, (name, attn, ffn)
 
 
 def test_results_do_not_depend_on_pieces(monkeypatch):
-    net = small_net(use_checkpoint_attn=True, use_checkpoint_ffn=True).double()
-    x = smooth_clip(3, 32, 32, dtype=torch.float64)
+    net = smallest_net(use_checkpoint_attn=True, use_checkpoint_ffn=True).double()
+    x = smooth_clip(3, 16, 16, dtype=torch.float64)
     with torch.no_grad():
         whole = net(x)
     monkeypatch.setitem(
@@ -82,8 +84,8 @@ def test_results_do_not_depend_on_pieces(monkeypatch):
             module._plans.clear()
     with torch.no_grad():
         assert largest_difference(net(x), whole) < 1e-12
-    plan = net.stage1.residual_group1.plan(torch.zeros(1, 3, 32, 32, 8), is_shifted=False)
-    assert len(plan.chunks) == 64  # 4 frames of 8 x 8 windows, 2 frames deep, 2 at once
+    plan = net.stage1.residual_group1.plan(torch.zeros(1, 3, 16, 16, 8), is_shifted=False)
+    assert len(plan.chunks) == 16  # 4 frames of 4 x 4 windows, 2 frames deep, 2 at once
     pieces = gradients(net, net, x)
     monkeypatch.undo()
     assert largest_difference(net(x), whole) < 1e-12
@@ -169,7 +171,9 @@ def test_deformable_product_has_the_gradient_of_its_formula(elements, monkeypatc
     position = torch.rand(2, 2, 2, 9, 5, 3, dtype=torch.float64).mul(3).sub(1.5).requires_grad_()
     factor = torch.rand(2, 2, 9, 5, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, 1, 18, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(DeformableProduct.apply, (x, position, factor, weight))
+    assert torch.autograd.gradcheck(
+        DeformableProduct.apply, (x, position, factor, weight), fast_mode=True
+    )
 
 
 def test_no_flow_estimator_is_a_flow_of_zero(monkeypatch):
@@ -190,64 +194,12 @@ def test_no_flow_estimator_is_a_flow_of_zero(monkeypatch):
     assert seen["aten::grid_sampler_2d"] == 7  # theirs: nothing else is warped
 
 
-def test_neighbours_and_flow_run_in_one_batch(monkeypatch):
+@torch.no_grad()
+def test_neighbours_and_flow_run_in_one_batch():
     """However many frames: one call of each convolution, both directions and all frames."""
     net = small_net()
-    for frames in (2, 4):
-        sizes = []
-        hook = net.stage2.pa_deform.conv_offset[0].register_forward_hook(
-            lambda m, args, out, sizes=sizes: sizes.append(len(out))
-        )
-        levels = []
-        level_hook = net.spynet.basic_module[5].register_forward_hook(
-            lambda m, args, out, levels=levels: levels.append(len(out))
-        )
-        with torch.no_grad():
-            net(smooth_clip(frames, 32, 32))
-        hook.remove()
-        level_hook.remove()
-        assert sizes == [2 * (frames - 1)]
-        assert levels == [2 * (frames - 1)]
-    built = []
-    original = SpyNet._pyramid
-    monkeypatch.setattr(
-        SpyNet, "_pyramid", lambda self, x, size: built.append(len(x)) or original(self, x, size)
-    )
-    flow.adjacent_flows(net.spynet, smooth_clip(4, 32, 32))
-    assert built == [4]  # each frame once
-
-
-@pytest.mark.parametrize("distance", [1, 2, 3])
-def test_alignment_equals_frame_by_frame(distance):
-    torch.manual_seed(1)
-    deform = FlowGuidedDeformConv(6, distance, 2 * distance, 5.0).double()
-    torch.nn.init.normal_(deform.conv_offset[6].weight, std=0.1)
-    x = torch.randn(2, distance + 2, 6, 7, 9, dtype=torch.float64)
-    backward, forward = (
-        [3 * torch.randn(2, distance + 2 - g, 2, 7, 9).double() for g in range(1, distance + 1)]
-        for _ in range(2)
-    )
-    for keep in (True, False):
-        after, before = alignment.align_neighbours(x, backward, forward, deform, keep)
-        assert largest_difference(after, vrt_twin.align_to_next(deform, x, backward)) < 1e-12
-        assert largest_difference(before, vrt_twin.align_to_previous(deform, x, forward)) < 1e-12
-    assert not after[:, -1].any()
-    assert not before[:, 0].any()
-    reverse = alignment.align_neighbours(
-        x.flip(1), [f.flip(1) for f in forward], [b.flip(1) for b in backward], deform
-    )
-    assert largest_difference(reverse[0].flip(1), before) < 1e-13
-
-
-def test_flows_equal_those_pair_by_pair():
-    net = small_net(pa_frames=6, embed_dims=[12] * 8, deformable_groups=6).double()
-    x = smooth_clip(4, 32, 40, batch=2, dtype=torch.float64)
-    with torch.no_grad():
-        ours, twin = net.get_flows(x), vrt_twin.all_flows(net, x)
-    for side, wanted in zip(ours, twin, strict=True):
-        assert len(side) == len(wanted) == 12
-        for a, b in zip(side, wanted, strict=True):
-            assert largest_difference(a, b) < 1e-11
+    counts = [operators(lambda n=n: net(smooth_clip(n, 32, 32))) for n in (2, 4)]
+    assert counts[0]["aten::conv2d"] == counts[1]["aten::conv2d"] > 30
 
 
 @pytest.mark.parametrize("size", [(2, 4, 6), (3, 5, 4), (5, 9, 7), (1, 3, 2)])
