@@ -11,4 +11,5 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="$(bash "$root/scripts/setup_env.sh")"
 cd "$root"
 export OMP_NUM_THREADS=1
+export PYTHONDONTWRITEBYTECODE=  # each of many processes would compile every module again
 exec "$python" -m pytest --numprocesses 2 --dist worksteal "$@"
