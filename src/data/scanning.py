@@ -100,6 +100,11 @@ class SequenceScan:
     strays: tuple[Dropped, ...]
     ticks_per_second: float | None = None
 
+    @property
+    def files(self) -> list[Path]:
+        """All image files of the frames, blurry and sharp."""
+        return [path for frame in self.frames for path in (frame.blurry, frame.sharp)]
+
 
 def scan_split(
     settings: ScanSettings, split: str, alignment: AlignmentLog, read: ImageReader = read_image

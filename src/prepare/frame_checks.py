@@ -39,7 +39,7 @@ def check_files(splits: list[PreparedSplit], workers: int) -> Findings:
     equals its sharp frame means that there is nothing to restore.
     """
     scans = {f"{split.split}/{scan.name}": scan for split in splits for scan in split.scans}
-    files = [path for scan in scans.values() for path in _files_of(scan)]
+    files = [path for scan in scans.values() for path in scan.files]
     tasks = [files[i : i + FILES_PER_TASK] for i in range(0, len(files), FILES_PER_TASK)]
     found: dict[Path, Picture | str] = {}
     workers = worthwhile_workers(workers, sum(p.stat().st_size for p in files if p.is_file()))
@@ -56,10 +56,6 @@ def check_files(splits: list[PreparedSplit], workers: int) -> Findings:
     return Findings(seen=seen, problems=problems)
 
 
-def _files_of(scan: SequenceScan) -> list[Path]:
-    return [path for frame in scan.frames for path in (frame.blurry, frame.sharp)]
-
-
 def decode_files(paths: list[Path]) -> list[Picture | str]:
     """Decode images; return what each is, or what is wrong with it."""
     results: list[Picture | str] = []
@@ -74,7 +70,7 @@ def decode_files(paths: list[Path]) -> list[Picture | str]:
 
 
 def _check_sizes(scan: SequenceScan, pictures: Mapping[Path, Picture]) -> Iterable[str]:
-    sizes = {path: pictures[path][0] for path in _files_of(scan) if path in pictures}
+    sizes = {path: pictures[path][0] for path in scan.files if path in pictures}
     counts = Counter(sizes.values())
     if len(counts) > 1:
         usual = counts.most_common(1)[0][0]

@@ -78,9 +78,9 @@ def prepare(settings: PrepareSettings) -> list[str]:
     if not any(frames for split in splits for frames in split.entries.values()):
         raise DataSetError(str(settings.scan.root), ["no frame can be used", *lines])
     if settings.frame_cache:
-        lines += store_frames(
-            _training_files(splits, settings), settings.scan.root, settings.workers
-        )[1]
+        training = [scan for s in splits if s.split == settings.train_split for scan in s.scans]
+        files = [path for scan in training for path in scan.files]
+        lines += store_frames(files, settings.scan.root, settings.workers)[1]
     is_new = write_alignment(settings.alignment_log, alignment_records(splits))
     verb = "written" if is_new else "up to date"
     lines.append(f"alignment log {settings.alignment_log}: {verb}")
@@ -166,18 +166,6 @@ def scan_splits(settings: PrepareSettings) -> list[PreparedSplit]:
     return splits
 
 
-def _training_files(splits: list[PreparedSplit], settings: PrepareSettings) -> list[Path]:
-    """Return all image files of the training split."""
-    frames = [
-        frame
-        for split in splits
-        if split.split == settings.train_split
-        for scan in split.scans
-        for frame in scan.frames
-    ]
-    return [path for frame in frames for path in (frame.blurry, frame.sharp)]
-
-
 def alignment_records(splits: list[PreparedSplit]) -> dict[str, dict[int, Exposure]]:
     """Return the exposures of all counted frames by `SPLIT/SEQUENCE` and frame number."""
     return {
@@ -234,8 +222,7 @@ def write_normalization(splits: list[PreparedSplit], settings: PrepareSettings) 
         return f"{settings.config}: {values} up to date"
     mode = path.stat().st_mode
     with atomic_write(path) as partial:
-        with partial.open("w", encoding="utf-8", newline="") as handle:
-            handle.write(new_text)
+        partial.write_text(new_text, encoding="utf-8", newline="")
         partial.chmod(mode)
     return f"{settings.config}: {values} written"
 

@@ -96,13 +96,7 @@ def content_problems(description: DataDescription | None, where: str) -> list[st
 
 def _cut_short(splits: list[PreparedSplit]) -> Iterable[str]:
     """Find images whose end is missing, by their last bytes."""
-    paths = [
-        path
-        for split in splits
-        for scan in split.scans
-        for frame in scan.frames
-        for path in (frame.blurry, frame.sharp)
-    ]
+    paths = [path for split in splits for scan in split.scans for path in scan.files]
     with ThreadPoolExecutor(READERS) as pool:
         broken = [
             str(path)
