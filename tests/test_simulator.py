@@ -24,49 +24,54 @@ def moving_intensity(num_ticks, height=3, width=4, seed=0):
     return np.random.default_rng(seed).random((num_ticks, height, width))
 
 
-def simulate_twin(intensity, start, threshold, gain, reset):
+def simulate_twin(intensity, start, threshold):
     """One pixel after the other, one tick after the other, in Python floats."""
     spikes = np.zeros(intensity.shape, np.uint8)
     for y, x in np.ndindex(intensity.shape[1:]):
         u = float(start[y, x])
         for q, value in enumerate(intensity[:, y, x]):
-            u += gain * float(value)
+            u += float(value)
             if u >= threshold:
                 spikes[q, y, x] = 1
-                u = u - threshold if reset == "subtract" else 0.0
+                u -= threshold
     return spikes
 
 
-@pytest.mark.parametrize("reset", ["subtract", "to_zero"])
-@pytest.mark.parametrize(("threshold", "gain"), [(2.0, 1.0), (1.0, 0.5), (5.0, 3.0)])
-def test_equals_the_twin(reset, threshold, gain):
-    intensity = moving_intensity(60)
-    settings = {"seed": 5, "threshold": threshold, "gain": gain, "reset": reset}
-    start = SpikeSimulator(3, 4, **settings).membrane
-    spikes = simulate_spikes(intensity, **settings)
+@pytest.mark.parametrize("threshold", [1.0, 2.0, 5.3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_both_paths_equal_the_twin(threshold, dtype):
+    intensity = moving_intensity(60).astype(dtype)
+    quick = SpikeSimulator(3, 4, seed=5, threshold=threshold)
+    # A threshold of its own for every pixel, all of them the same: the path for noise.
+    noise = SpikeNoise(sensor_seed=1)
+    general = SpikeSimulator(3, 4, seed=5, threshold=threshold, noise=noise)
+    start = quick.membrane
+    spikes = quick.expose(intensity)
     assert spikes.dtype == np.uint8
-    assert np.array_equal(spikes, simulate_twin(intensity, start, threshold, gain, reset))
-    other = "to_zero" if reset == "subtract" else "subtract"
-    assert not np.array_equal(spikes, simulate_twin(intensity, start, threshold, gain, other))
+    assert np.array_equal(spikes, simulate_twin(intensity, start, threshold))
+    assert np.array_equal(spikes, general.expose(intensity))
+    assert np.array_equal(quick.membrane, general.membrane)
 
 
-@pytest.mark.parametrize(
-    ("reset", "rates"),
-    [("subtract", [0.15, 0.35, 0.45]), ("to_zero", [1 / 7, 1 / 3, 1 / 3])],
-)
-def test_rates_at_threshold_two(reset, rates):
-    """I = 0.3, 0.7, 0.9; reset to zero makes the last two equal."""
+def test_the_path_without_noise_is_for_sensors_without_noise(monkeypatch):
+    monkeypatch.setattr(SpikeSimulator, "_expose_noiseless", None)
+    with pytest.raises(TypeError):
+        SpikeSimulator(3, 4, seed=5).expose(moving_intensity(5))
+    SpikeSimulator(3, 4, seed=5, noise=SpikeNoise(sensor_seed=1)).expose(moving_intensity(5))
+
+
+def test_rates_at_threshold_two():
     intensity = np.broadcast_to([[0.3, 0.7, 0.9]], (1200, 1, 3))
-    spikes = simulate_spikes(intensity, seed=1, reset=reset)
-    assert np.abs(spikes.mean(axis=0)[0] - rates).max() < 1 / 600
+    rates = simulate_spikes(intensity, seed=1).mean(axis=0)[0]
+    assert np.abs(rates - [0.15, 0.35, 0.45]).max() < 1 / 600
 
 
 def test_total_of_spikes_is_the_floor_of_the_charge():
-    """Exact, since all numbers are binary fractions: floor((sum g*I + u0) / theta)."""
+    """Exact, since all numbers are binary fractions: floor((sum I + u0) / theta)."""
     intensity = np.random.default_rng(3).integers(0, 257, (101, 6, 7)) / 256
-    start = SpikeSimulator(6, 7, seed=4, threshold=2.0, gain=0.5).membrane
-    spikes = simulate_spikes(intensity, threshold=2.0, seed=4, gain=0.5)
-    expected = np.floor((0.5 * intensity.sum(axis=0) + start) / 2.0)
+    start = SpikeSimulator(6, 7, seed=4, threshold=2.0).membrane
+    spikes = simulate_spikes(intensity, threshold=2.0, seed=4)
+    expected = np.floor((intensity.sum(axis=0) + start) / 2.0)
     assert np.array_equal(spikes.sum(axis=0), expected)
 
 
@@ -169,11 +174,9 @@ def test_noise_does_not_pile_up_above_the_threshold():
         (lambda: simulate(np.full((2, 2, 2), np.nan)), r"\[0, 1\] is needed"),
         (lambda: simulate(np.zeros((2, 2))), r"intensity \[H, W\]"),
         (lambda: simulate(np.zeros((0, 2, 2))), "at least one intensity"),
-        (lambda: simulate(np.full((1, 2, 2), 0.8), gain=3.0), "gain 3.0 times .* the threshold 2"),
+        (lambda: simulate(np.full((1, 2, 2), 0.8), threshold=0.5), "0.8 exceeds the threshold 0.5"),
         (lambda: SpikeSimulator(2, 3, seed=1).expose(np.zeros((1, 3, 2))), r"\[S, 2, 3\]"),
-        (lambda: SpikeSimulator(8, 8, seed=1, reset="modulo"), "reset is 'modulo'"),
         (lambda: SpikeSimulator(8, 8, seed=1, threshold=0.0), "all must be above 0"),
-        (lambda: SpikeSimulator(8, 8, seed=1, gain=-1.0), "all must be above 0"),
         (lambda: simulate(noise=SpikeNoise(threshold_sigma=0.9)), "gives a threshold below 0"),
         (lambda: SpikeNoise(photons=0), "photons is 0"),
         (lambda: SpikeNoise(gain_sigma=-1), "gain_sigma is -1"),
@@ -193,27 +196,7 @@ def simulate(intensity=np.zeros((1, 8, 8)), **settings):  # noqa: B008 (never ch
     return simulate_spikes(intensity, seed=1, **settings)
 
 
-def test_without_subtraction_a_surplus_of_light_is_lost():
-    assert simulate(np.ones((9, 2, 2)), gain=3.0, reset="to_zero").all()
-
-
 # ---------------------------------------------------------------- light from RGB
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("gain", [1.0, 0.3, 1.7])
-def test_the_quick_path_has_the_bits_of_the_general_one(dtype, gain, monkeypatch):
-    intensity = moving_intensity(50).astype(dtype)
-    quick = SpikeSimulator(3, 4, seed=5, gain=gain)
-    general = SpikeSimulator(3, 4, seed=5, gain=gain)
-    general._is_noiseless = False
-    assert np.array_equal(quick.expose(intensity), general.expose(intensity))
-    assert np.array_equal(quick.membrane, general.membrane)
-    monkeypatch.setattr(SpikeSimulator, "_expose_noiseless", None)
-    with pytest.raises(TypeError):
-        quick.expose(intensity)  # it was the quick path
-    noisy = SpikeSimulator(3, 4, seed=5, gain=gain, noise=SpikeNoise(dark_mean=0.1))
-    noisy.expose(intensity)  # and noise keeps to the general one
 
 
 @pytest.mark.parametrize("transfer", ["encoded", "linear"])

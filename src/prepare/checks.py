@@ -26,10 +26,10 @@ from src.data.transforms import crop_grid
 from src.data.voxel_counts import VoxelEntry, count_source, read_voxels
 from src.data.yaml_text import number_text
 from src.prepare.content import check_content
-from src.prepare.counting import PreparedSplit, sort_by_freshness
+from src.prepare.counting import PreparedSplit, normalization_texts, sort_by_freshness
 from src.prepare.findings import Findings, merged
 from src.prepare.frame_checks import check_files
-from src.prepare.prepare import PrepareSettings, normalization_texts
+from src.prepare.prepare import PrepareSettings
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Count the spikes of all frames of a data set in parallel, keeping what is counted already."""
+"""Count the spikes of all frames in parallel, keeping what is counted; their mean and deviation."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from src.data.errors import BadFileError
+from src.data.errors import BadFileError, DataSetError
 from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.recordings import FrameRecord
 from src.data.scanning import Dropped, ScanSettings, SequenceScan
-from src.data.voxel_counts import VoxelEntry, count_frame, read_index, staleness, write_index
+from src.data.voxel_counts import (
+    VoxelEntry,
+    count_frame,
+    normalization_of,
+    read_index,
+    staleness,
+    write_index,
+)
+from src.data.yaml_text import number_text
 
 FRAMES_PER_TASK = 8
 SECONDS_BETWEEN_INDEX_WRITES = 5.0
@@ -109,3 +117,21 @@ def _source_bytes(frame: FrameRecord) -> int:
     if source.geometry is not None:
         return (source.stop - source.start) * source.geometry.tick_bytes
     return source.path.stat().st_size if source.path.is_file() else 0
+
+
+def normalization_texts(
+    splits: list[PreparedSplit], train_split: str, gain: float, bin_normalize: bool
+) -> tuple[str, str]:
+    """Return mean and deviation over the training split, as they are written."""
+    train = [frames for s in splits if s.split == train_split for frames in s.entries.values()]
+    entries = [entry for frames in train for entry in frames.values()]
+    if not entries:
+        raise DataSetError(train_split, ["no frame can be used for training"])
+    try:
+        mean, std = normalization_of(entries, gain, bin_normalize)
+    except ValueError as error:
+        raise DataSetError(train_split, [str(error)]) from error
+    if std == 0:
+        problem = "all voxels hold the same count, so there are no spikes to learn from"
+        raise DataSetError(train_split, [f"{problem}; --check_only says where"])
+    return number_text(mean), number_text(std)

@@ -22,11 +22,10 @@ from src.data.errors import BadFileError, DataSetError
 from src.data.exposures import Exposure, read_alignment, write_alignment
 from src.data.frame_cache import store_frames
 from src.data.scanning import ScanSettings, scan_folders, summarize
-from src.data.voxel_counts import normalization_of
-from src.data.yaml_text import number_text, set_value
+from src.data.yaml_text import set_value
 from src.paths import atomic_write
 from src.prepare.content import check_content
-from src.prepare.counting import PreparedSplit, count_spikes
+from src.prepare.counting import PreparedSplit, count_spikes, normalization_texts
 from src.prepare.findings import Findings, merged
 
 
@@ -179,29 +178,6 @@ def alignment_records(splits: list[PreparedSplit]) -> dict[str, dict[int, Exposu
         for split in splits
         for scan in split.scans
     }
-
-
-def normalization_texts(
-    splits: list[PreparedSplit], train_split: str, gain: float, bin_normalize: bool
-) -> tuple[str, str]:
-    """Return mean and deviation over the training split, as they are written."""
-    entries = [
-        entry
-        for split in splits
-        if split.split == train_split
-        for frames in split.entries.values()
-        for entry in frames.values()
-    ]
-    if not entries:
-        raise DataSetError(train_split, ["no frame can be used for training"])
-    try:
-        mean, std = normalization_of(entries, gain, bin_normalize)
-    except ValueError as error:
-        raise DataSetError(train_split, [str(error)]) from error
-    if std == 0:
-        problem = "all voxels hold the same count, so there are no spikes to learn from"
-        raise DataSetError(train_split, [f"{problem}; --check_only says where"])
-    return number_text(mean), number_text(std)
 
 
 def write_normalization(splits: list[PreparedSplit], settings: PrepareSettings) -> str:

@@ -2,10 +2,9 @@
 
 Per pixel and tick, with intensity I in [0, 1], membrane u and threshold theta:
 
-    u <- u + gain * I;   s = 1 if u >= theta else 0;   u <- u - theta * s
+    u <- u + I;   s = 1 if u >= theta else 0;   u <- u - theta * s
 
-so that the mean of the bits is gain * I / theta. "to_zero" instead of "subtract" loses the
-remainder: the rate becomes 1 / ceil(theta / (gain * I)), a staircase.
+so that the mean of the bits is I / theta; resetting u to zero would lose the remainder.
 """
 
 from collections.abc import Iterable
@@ -15,7 +14,6 @@ from itertools import chain
 import cv2
 import numpy as np
 
-RESETS = ("subtract", "to_zero")
 TRANSFERS = ("encoded", "linear")
 BT601 = (0.299, 0.587, 0.114)
 CAMERA_GAMMA = 2.2
@@ -29,7 +27,7 @@ _START, _GAIN, _DARK, _THRESHOLD, _SHOT, _TEMPORAL = range(6)
 class SpikeNoise:
     """Noise of the sensor; every part is off at its default.
 
-        u <- u + gain * a(y,x) * Poisson(I * photons) / photons + d(y,x) + temporal_sigma * eps
+        u <- u + a(y,x) * Poisson(I * photons) / photons + d(y,x) + temporal_sigma * eps
         theta(y,x) = theta * (1 + threshold_sigma * eps)
 
     Args:
@@ -66,8 +64,6 @@ class SpikeSimulator:
         height, width: pixels of the sensor.
         seed: draws the start of the membrane and the temporal noise.
         threshold: theta, in full-scale intensity times ticks.
-        gain: factor on the intensity.
-        reset: "subtract" keeps what exceeds the threshold, "to_zero" loses it.
         noise: see `SpikeNoise`.
     """
 
@@ -78,18 +74,13 @@ class SpikeSimulator:
         *,
         seed: int,
         threshold: float = 2.0,
-        gain: float = 1.0,
-        reset: str = "subtract",
         noise: SpikeNoise = SpikeNoise(),
     ) -> None:
-        if reset not in RESETS:
-            raise ValueError(f"reset is {reset!r}; write one of {RESETS}")
-        if not (min(height, width) > 0 and threshold > 0 and gain > 0):
+        if not (min(height, width) > 0 and threshold > 0):
             raise ValueError(
-                f"height={height}, width={width}, threshold={threshold}, gain={gain}: "
-                "all must be above 0"
+                f"height={height}, width={width}, threshold={threshold}: all must be above 0"
             )
-        self.threshold, self.gain, self.reset, self.noise = threshold, gain, reset, noise
+        self.threshold, self.noise = threshold, noise
         size = (height, width)
         # float64: sums of binary fractions stay exact, so rates have no drift.
         self._membrane = _stream(seed, _START).uniform(0, threshold, size)
@@ -107,21 +98,16 @@ class SpikeSimulator:
         """Show intensities [S, H, W] in [0, 1], one per tick; return the bits uint8 [S, H, W].
 
         Raises:
-            ValueError: a wrong shape, a value outside [0, 1], or with "subtract" one that would
-                charge a pixel by more than its threshold in one tick.
+            ValueError: a wrong shape, or a value outside [0, 1] or above the threshold.
         """
         self._check(intensity)
-        if self._is_noiseless and self.reset == "subtract":
+        if self._is_noiseless:
             return self._expose_noiseless(intensity)
         spikes = np.empty(intensity.shape, dtype=np.uint8)
         for tick, image in enumerate(intensity):
             self._membrane += self._charge(image)
-            fired = self._membrane >= self._threshold_map
-            if self.reset == "subtract":
-                self._membrane -= self._threshold_map * fired
-            else:
-                self._membrane[fired] = 0.0
-            spikes[tick] = fired
+            spikes[tick] = fired = self._membrane >= self._threshold_map
+            self._membrane -= self._threshold_map * fired
         return spikes
 
     def _expose_noiseless(self, intensity: np.ndarray) -> np.ndarray:
@@ -129,8 +115,7 @@ class SpikeSimulator:
         fired = np.empty(intensity.shape, dtype=np.bool_)
         membrane, scratch = self._membrane, self._scratch
         for tick, image in enumerate(intensity):
-            np.multiply(image, self.gain, out=scratch, dtype=np.float64)
-            np.add(membrane, scratch, out=membrane)
+            np.add(membrane, image, out=membrane)
             np.greater_equal(membrane, self.threshold, out=fired[tick])
             np.multiply(fired[tick], self.threshold, out=scratch)
             np.subtract(membrane, scratch, out=membrane)
@@ -142,7 +127,7 @@ class SpikeSimulator:
         light = image
         if noise.photons is not None:
             light = self._shot.poisson(image * noise.photons) / noise.photons
-        charge = self.gain * self._gain_map * light + self._dark_map
+        charge = self._gain_map * light + self._dark_map
         if noise.temporal_sigma:
             charge = charge + self._temporal.normal(0, noise.temporal_sigma, charge.shape)
         # At most one spike per tick: a surplus could never leave the membrane again.
@@ -161,10 +146,10 @@ class SpikeSimulator:
             raise ValueError(
                 f"intensity runs from {low} to {high}; [0, 1] is needed (divide uint8 by 255)"
             )
-        if self.reset == "subtract" and self.gain * high > self.threshold:
+        if high > self.threshold:
             raise ValueError(
-                f"gain {self.gain} times intensity {high} exceeds the threshold {self.threshold}: "
-                "the sensor fires at most once per tick; lower the gain or raise the threshold"
+                f"intensity {high} exceeds the threshold {self.threshold}: the sensor fires at "
+                "most once per tick; raise the threshold"
             )
 
     def _fixed_patterns(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -185,8 +170,6 @@ def simulate_spikes(
     threshold: float = 2.0,
     *,
     seed: int,
-    gain: float = 1.0,
-    reset: str = "subtract",
     noise: SpikeNoise = SpikeNoise(),
 ) -> np.ndarray:
     """Return the spikes of a sensor that sees one intensity per tick: uint8 [S, H, W].
@@ -198,9 +181,7 @@ def simulate_spikes(
     first = next(images, None)
     if first is None or first.ndim != 2:
         raise ValueError("at least one intensity [H, W] is needed")
-    sensor = SpikeSimulator(
-        *first.shape, seed=seed, threshold=threshold, gain=gain, reset=reset, noise=noise
-    )
+    sensor = SpikeSimulator(*first.shape, seed=seed, threshold=threshold, noise=noise)
     return np.concatenate([sensor.expose(image[None]) for image in chain([first], images)])
 
 
