@@ -1,4 +1,4 @@
-"""Run a training from the configuration: demo data if asked for, all GPUs, the RGB-only twin.
+"""Run a training from the configuration: demo data if configured, all GPUs, the RGB-only twin.
 
 `launch_train.sh` calls this with the interpreter of the environment:
 
@@ -24,7 +24,7 @@ from src.engine.signals import (
     StopSignals,
     adopt_orphans,
     die_with_parent,
-    end_orphans,
+    end_children,
     exit_code,
 )
 
@@ -48,20 +48,21 @@ CPU_SETTINGS = {
     "GOMP_SPINCOUNT": "10000",
 }
 
-# torchrun would hand on SIGHUP, also under nohup, and not SIGUSR1; and kill after half a minute
+# torchrun would forward SIGHUP, also under nohup, and not SIGUSR1; and kill after half a minute
 # ranks that have a long step to finish and a checkpoint to write. A torch that does not know these
 # ends at SIGUSR1 at once; its ranks then get SIGTERM and save all the same.
+SHUTDOWN_SECONDS = 300
 TORCHRUN_SETTINGS = {
     "PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGQUIT,SIGUSR1",  # its --signals-to-handle
-    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SHUTDOWN_SECONDS),
 }
 
-# Processes that are started again would read in torchrun's store where those before them listened.
+# Restarted processes would read in torchrun's store where those before them listened.
 OWN_STORE_PER_ATTEMPT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
 def main() -> int:
-    """Run the steps one after the other; stop at the first that fails with its exit code."""
+    """Run the commands one after the other; stop at the first that fails with its exit code."""
     args = _parse_arguments()
     try:
         cfg = load_config(args.config, args.overrides)
@@ -79,37 +80,40 @@ def main() -> int:
         return 2
     if args.num_processes and not num_gpus:
         print(f"no GPU: {args.num_processes} process(es) train on the CPU", file=sys.stderr)
-    processes = args.num_processes or num_gpus
-    environment = _environment(cfg, args.max_restarts)
-    return Job().run(commands_of(args, cfg, processes), environment)
+    settings = {
+        **({} if num_gpus else CPU_SETTINGS),
+        **TORCHRUN_SETTINGS,
+        **(OWN_STORE_PER_ATTEMPT if args.max_restarts else {}),
+    }
+    commands = commands_of(args, cfg, args.num_processes or num_gpus)
+    return Launcher().run(commands, {**settings, **os.environ})
 
 
-class Job:
-    """The commands of a job, one after the other, none of which outlives this process.
+class Launcher:
+    """Runs commands one after the other, none of which outlives this process.
 
-    Signals are passed to the running command, each one once: it has a session of its own, so a
+    Signals are forwarded to the running command, each one once: it has a session of its own, so a
     terminal or a cluster that signals the group reaches this process alone. torchrun leaves
-    processes behind where it is killed, or a signal comes while it starts them: they are waited
-    for, too.
+    processes behind if it is killed, or if a signal comes while it starts them: they are ended too.
 
     Attributes:
-        received: The signals that have come, those before this object among them.
+        received: The signals that have come, including those before this object existed.
     """
 
     def __init__(self) -> None:
         self.received: list[int] = []
         self._process: subprocess.Popen | None = None
-        if "SIGHUP" in signal.Signals.__members__:
+        if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends nothing
         for number in STOPPING:
-            signal.signal(number, self._pass_on)
+            signal.signal(number, self._forward)
         adopt_orphans()
         self.received[:0] = [stop.number] if stop.number else []  # now that none can come unseen
 
     def run(self, commands: list[list[str]], environment: dict[str, str]) -> int:
         """Run the commands; stop at the first that fails, or at a signal, with its exit code."""
         for command in commands:
-            if self.received:  # before the first one, or when a command was done anyway
+            if self.received:  # before the first one, or the command before ended with 0 anyway
                 return exit_code(self.received[0])
             code = self._run(command, environment)
             if code != 0:
@@ -118,41 +122,39 @@ class Job:
 
     def _run(self, command: list[str], environment: dict[str, str]) -> int:
         with tempfile.TemporaryDirectory() as folder:
-            handed_on = Path(folder) / "exit_code"
+            file = Path(folder) / "exit_code"
             self._process = subprocess.Popen(  # noqa: S603 (our own command)
                 command,
-                env={**environment, EXIT_CODE_FILE: str(handed_on)},
+                env={**environment, EXIT_CODE_FILE: str(file)},
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,
                 start_new_session=True,
             )
             for number in list(self.received):  # while it was being started
                 self._process.send_signal(number)
             code = self._process.wait()
-            number = self.received[0] if self.received else signal.SIGTERM
-            end_orphans(number, float(TORCHRUN_SETTINGS["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
-            text = handed_on.read_text(encoding="ascii") if handed_on.exists() else ""
-        return code_of_command(code, text, self.received)
+            end_children(self.received[0] if self.received else signal.SIGTERM, SHUTDOWN_SECONDS)
+            reported = file.read_text(encoding="ascii") if file.exists() else ""
+        return code_of_command(code, reported, self.received)
 
-    def _pass_on(self, number: int, frame: object) -> None:
-        del frame
+    def _forward(self, number: int, _: object) -> None:
         self.received.append(number)
         if self._process is not None:
             self._process.send_signal(number)
 
 
-def code_of_command(code: int, handed_on: str, received: list[int]) -> int:
+def code_of_command(code: int, reported: str, received: list[int]) -> int:
     """Return the exit code of a command that has ended.
 
     Args:
         code: That of the process; torchrun knows only 0 and 1, a signal is negative.
-        handed_on: What the training says itself; empty where it has not come to that.
-        received: Signals that were passed on.
+        reported: What the training itself reported; empty if it ended too early.
+        received: Signals that were forwarded.
     """
-    if handed_on and int(handed_on) != 0:
-        return int(handed_on)
+    if reported and int(reported) != 0:
+        return int(reported)
     if code == 0:
         return 0
-    if received and not handed_on:  # it came before the training could take it
+    if received and not reported:  # it came before the training could handle it
         return exit_code(received[0])
     return exit_code(-code) if code < 0 else code
 
@@ -167,56 +169,48 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--nnodes", type=int, default=1, help="machines that run this command")
     parser.add_argument("--node_rank", type=int, default=0, help="number of this machine")
     parser.add_argument("--rdzv_endpoint", default="", help="HOST:PORT where the machines meet")
-    parser.add_argument("--rdzv_id", default="vrt_spike", help="name of the meeting")
+    parser.add_argument("--rdzv_id", default="vrt_spike", help="name of the rendezvous")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     return parser.parse_intermixed_args()
 
 
 def commands_of(args: argparse.Namespace, cfg: CfgNode, processes: int) -> list[list[str]]:
-    """Return the commands of the whole job in order.
+    """Return the commands of the whole run in order.
 
-    Of several machines only the first makes the demo data and the comparison; the others meet it
-    when it has come to the training.
+    Of several machines only the first makes the demo data and the comparison; the others wait for
+    it at the start of the training.
     """
-    python, is_first = [sys.executable], args.node_rank == 0
+    is_first, has_twin = args.node_rank == 0, cfg.TRAIN.RGB_TWIN and not args.dry_run
+    settings = ["--config", args.config, *args.overrides]
     commands = []
     if cfg.DATA.DEMO and is_first:
         root = str(resolve(cfg.DATA.ROOT))
-        commands.append([*python, _script("make_demo_data.py"), "--output", root])
-        commands.append(
-            [*python, _script("prepare_data.py"), "--config", args.config, *args.overrides]
-        )
-    train = [*_runner(args, processes), str(REPO_ROOT / "src/train.py"), "--config", args.config]
-    train += ["--dry_run"] if args.dry_run else []
-    if cfg.TRAIN.RGB_TWIN and not args.dry_run:
+        commands.append([sys.executable, _script("make_demo_data.py"), "--output", root])
+        commands.append([sys.executable, _script("prepare_data.py"), *settings])
+    train = [*_runner(args, processes), str(REPO_ROOT / "src/train.py"), *settings]
+    if has_twin:
         twin_resume = "never" if args.resume == "never" else "auto"  # a path is the main run's
-        commands.append([*train, "--resume", twin_resume, *args.overrides, *twin_overrides(cfg)])
-    commands.append([*train, "--resume", args.resume, *args.overrides])
-    if cfg.TRAIN.RGB_TWIN and not args.dry_run and is_first:
-        rival = str(REPO_ROOT / "benchmarks/plain_unet.py")
+        commands.append([*train, *twin_overrides(cfg), "--resume", twin_resume])
+    commands.append([*train, "--resume", args.resume, *(["--dry_run"] if args.dry_run else [])])
+    if has_twin and is_first:
         if cfg.TRAIN.RIVAL_UNET:
-            commands.append([*python, rival, "--config", args.config, *args.overrides])
-        take = [*python, _script("compare_baseline.py"), "--take", "--config", args.config]
-        commands.append([*take, *args.overrides])
+            rival = str(REPO_ROOT / "benchmarks/plain_unet.py")
+            commands.append([sys.executable, rival, *settings])
+        commands.append([sys.executable, _script("compare_baseline.py"), "--take", *settings])
     return commands
 
 
 def _runner(args: argparse.Namespace, processes: int) -> list[str]:
-    """Return the interpreter, or torchrun where there are several processes or machines."""
+    """Return the interpreter, or torchrun if there are several processes or machines."""
     if processes <= 1 and args.nnodes == 1 and not args.max_restarts:
         return [sys.executable]
-    meeting = ["--standalone"]
+    rendezvous = ["--standalone"]
     if args.nnodes > 1:
-        meeting = [
-            f"--nnodes={args.nnodes}",
-            "--rdzv_backend=c10d",
-            f"--rdzv_endpoint={args.rdzv_endpoint}",
-            f"--rdzv_id={args.rdzv_id}",
-        ]
+        rendezvous = [f"--nnodes={args.nnodes}", "--rdzv_backend=c10d"]
+        rendezvous += [f"--rdzv_endpoint={args.rdzv_endpoint}", f"--rdzv_id={args.rdzv_id}"]
     return [
-        *(sys.executable, "-m", "torch.distributed.run", *meeting),
-        f"--nproc_per_node={max(1, processes)}",
-        f"--max_restarts={args.max_restarts}",
+        *(sys.executable, "-m", "torch.distributed.run", *rendezvous),
+        *(f"--nproc_per_node={max(1, processes)}", f"--max_restarts={args.max_restarts}"),
     ]
 
 
@@ -226,16 +220,6 @@ def _count_gpus(device: str) -> int:
     import torch  # noqa: PLC0415 (two seconds that a CPU run need not wait)
 
     return torch.cuda.device_count()
-
-
-def _environment(cfg: CfgNode, max_restarts: int) -> dict[str, str]:
-    on_cpu = cfg.DEVICE == "cpu" or _count_gpus(cfg.DEVICE) == 0
-    return {
-        **(CPU_SETTINGS if on_cpu else {}),
-        **TORCHRUN_SETTINGS,
-        **(OWN_STORE_PER_ATTEMPT if max_restarts else {}),
-        **os.environ,
-    }
 
 
 def _script(name: str) -> str:

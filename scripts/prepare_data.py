@@ -127,7 +127,7 @@ def settings_of(cfg: CfgNode, config: str, workers: int) -> PrepareSettings:
     if len(logs) > 1:
         raise DataSetError(
             "DATA.ALIGN_LOG_PATHS",
-            [f"{len(logs)} logs; this command writes one: name one, or none for its usual place"],
+            [f"{len(logs)} logs; this command writes one: name one, or none for the default path"],
         )
     path = Path(config)
     return PrepareSettings(

@@ -34,7 +34,7 @@ $same = (Test-Path $stamp) -and ((Get-FileHash $stamp).Hash -eq (Get-FileHash $r
 if (-not $same) {
     [Console]::Error.WriteLine("setup_env: installing requirements.txt into $environment")
     & $python -m pip install --quiet --disable-pip-version-check -r $requirements | Out-Null
-    if ($LASTEXITCODE -ne 0) { throw "setup_env: pip failed; its message stands above" }
+    if ($LASTEXITCODE -ne 0) { throw "setup_env: pip failed; see its message above" }
     Copy-Item $requirements $stamp
 }
 Write-Output $python

@@ -9,15 +9,13 @@ change a key, is written by hand and kept; it is empty for a key that is new.
 import argparse
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
-from src.config import get_defaults, walk_schema
-from src.config_schema import Key
+from src.config import allowed, get_defaults, lookup, walk_schema
 from src.paths import REPO_ROOT, atomic_write
 
 GUIDE = REPO_ROOT / "docs" / "CONFIG_GUIDE.md"
@@ -28,7 +26,7 @@ CELL_END = re.compile(r"(?<!\\)\|")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Renew the guide, or with `--check` only tell whether it is up to date."""
+    """Renew the guide, or with `--check` only report whether it is up to date."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--check", action="store_true", help="write nothing; 1 if it is not current"
@@ -51,21 +49,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def renew(text: str) -> tuple[str, list[str]]:
-    """Return the guide with its tables renewed, and what a person has to do about it.
+    """Return the guide with its tables renewed, and what is left to do by hand.
 
     Raises:
-        ValueError: a section of the schema has no place in the guide, or the other way round.
+        ValueError: A section of the schema has no table in the guide, or the other way round.
     """
     advice = advice_of(text)
     sections = rows_by_section(advice)
-    places = [match.group(2) for match in TABLE.finditer(text)]
-    if sorted(places) != sorted(sections):
+    tables = [match.group(2) for match in TABLE.finditer(text)]
+    if sorted(tables) != sorted(sections):
         raise ValueError(
-            f"{GUIDE.name} has tables for {places}, the schema has {list(sections)}; each needs "
+            f"{GUIDE.name} has tables for {tables}, the schema has {list(sections)}; each needs "
             "the lines '<!-- keys of NAME -->' and '<!-- end of keys -->' once"
         )
     keys = {dotted for dotted, _ in walk_schema()}
-    notes = [f"{key}: gone, it stood there: {advice[key]}" for key in advice if key not in keys]
+    notes = [
+        f"{key}: removed; its last column was: {advice[key]}" for key in advice if key not in keys
+    ]
     notes += [f"{key}: write when to change it" for key in sorted(keys) if not advice.get(key)]
     return TABLE.sub(lambda match: match[1] + table(sections[match[2]]) + match[3], text), notes
 
@@ -87,47 +87,23 @@ def rows_by_section(advice: dict[str, str]) -> dict[str, list[tuple[str, ...]]]:
     for dotted, key in walk_schema():
         section = dotted.partition(".")[0] if "." in dotted else GENERAL
         row = (f"`{dotted}`", default_of(dotted), allowed(key), key.meaning)
-        cells = (*map(escaped, row), advice.get(dotted, ""))
+        cells = (*(cell.replace("|", "\\|") for cell in row), advice.get(dotted, ""))
         sections.setdefault(section, []).append(cells)
     return sections
 
 
 def default_of(dotted: str) -> str:
-    """Return the default as it would stand in a YAML file."""
-    value = get_defaults()
-    for name in dotted.split("."):
-        value = value[name]
+    """Return the default as a YAML file shows it."""
+    value = lookup(get_defaults(), dotted)
     if isinstance(value, str):
         return f"`{value}`" if value else "empty"
     return f"`{yaml.safe_dump(value, default_flow_style=True, width=1000).split(chr(10))[0]}`"
 
 
-def allowed(key: Key) -> str:
-    """Return in words which values a key may take."""
-    if key.rule is not None:
-        words = key.rule[0]
-        is_whole = isinstance(key.default, int) and not isinstance(key.default, bool)
-        return words.replace("a number", "a whole number") if is_whole else words
-    if isinstance(key.default, bool):
-        return "true or false"
-    if key.optional_path:
-        return "a file that exists, or empty"
-    return {str: "text", float: "a number", list: "a list of texts"}[type(key.default)]
-
-
-def escaped(cell: str) -> str:
-    """Return the text of a cell; a bar would end it."""
-    return cell.replace("|", "\\|")
-
-
 def table(rows: list[tuple[str, ...]]) -> str:
     """Return a Markdown table."""
-
-    def lines() -> Iterator[str]:
-        for row in (COLUMNS, ("---",) * len(COLUMNS), *rows):
-            yield "| " + " | ".join(row) + " |"
-
-    return "\n" + "\n".join(line.replace("  |", " |") for line in lines()) + "\n\n"
+    lines = ("| " + " | ".join(row) + " |" for row in (COLUMNS, ("---",) * len(COLUMNS), *rows))
+    return "\n" + "\n".join(line.replace("  |", " |") for line in lines) + "\n\n"
 
 
 if __name__ == "__main__":

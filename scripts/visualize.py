@@ -103,17 +103,17 @@ def output_path(view: SequenceView, options: argparse.Namespace) -> Path:
 
 
 def chosen_frames(view: SequenceView, numbers: list[int] | None, limit: int | None) -> list[int]:
-    """Return the places of frames: those numbered so, else up to `limit` spread evenly."""
+    """Return indices of the frames with these numbers, else of up to `limit` spread evenly."""
     frames = view.recording.frames
     if numbers is None:
         return sample_places(len(frames), len(frames) if limit is None else limit)
-    places = {frame.index: i for i, frame in enumerate(frames)}
-    missing = [number for number in numbers if number not in places]
+    known = {frame.index: i for i, frame in enumerate(frames)}
+    missing = [number for number in numbers if number not in known]
     if missing:
         raise ValueError(
-            f"{view.name}: no usable frames {missing}; there are {min(places)} to {max(places)}"
+            f"{view.name}: no usable frames {missing}; there are {min(known)} to {max(known)}"
         )
-    return [places[number] for number in numbers]
+    return [known[number] for number in numbers]
 
 
 if __name__ == "__main__":

@@ -49,20 +49,35 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 
-def walk_schema(tree: dict[str, Any] | None = None, prefix: str = "") -> Iterator[tuple[str, Key]]:
+def walk_schema(tree: dict[str, Any] = SCHEMA, prefix: str = "") -> Iterator[tuple[str, Key]]:
     """Yield every dotted key with its description, in the order of the schema."""
-    for name, entry in (SCHEMA if tree is None else tree).items():
+    for name, entry in tree.items():
         if isinstance(entry, Key):
             yield prefix + name, entry
         else:
             yield from walk_schema(entry, f"{prefix}{name}.")
 
 
+def lookup(cfg: CfgNode, dotted: str) -> Any:
+    """Return the value of a dotted key."""
+    for name in dotted.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def _assign(cfg: CfgNode, dotted: str, value: Any) -> None:
+    *sections, name = dotted.split(".")
+    for section in sections:
+        cfg = cfg.setdefault(section, CfgNode())
+    cfg[name] = value
+
+
 def get_defaults() -> CfgNode:
     """Return a new tree with every key at its default."""
     root = CfgNode()
     for dotted, key in walk_schema():
-        _assign(root, dotted, _default(key))
+        is_list = isinstance(key.default, list)
+        _assign(root, dotted, [v for v in key.default if v != ""] if is_list else key.default)
     return root
 
 
@@ -81,11 +96,13 @@ def load_config(
         ConfigError: Everything that is wrong, in one message.
     """
     path = Path(path) if Path(path).exists() else resolve(path)
-    given = _read_yaml(path)
-    problems: list[str] = []
-    values = dict(_flatten(given, problems))
-    values.update(_parse_overrides(overrides or [], problems))
-    return _build(values, problems, str(path), check_paths)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [f"not valid YAML: {error}"]) from error
+    return config_from_text(text, str(path), overrides, check_paths=check_paths)
 
 
 def twin_overrides(cfg: CfgNode) -> list[str]:
@@ -96,33 +113,28 @@ def twin_overrides(cfg: CfgNode) -> list[str]:
     return ["EXP_NAME", f"{cfg.EXP_NAME}_rgb_twin", "MODEL.USE_SPIKE", "false"]
 
 
-def config_from_text(text: str, source: str, overrides: list[str] | None = None) -> CfgNode:
-    """Return the frozen configuration stored as text in a checkpoint; paths are not checked."""
-    problems: list[str] = []
-    values = dict(_flatten(yaml.load(text, _Loader), problems))  # noqa: S506 (a SafeLoader)
-    values.update(_parse_overrides(overrides or [], problems))
-    return _build(values, problems, source, check_paths=False)
-
-
-def config_to_text(cfg: CfgNode) -> str:
-    """Return the full configuration as YAML text, readable by `config_from_text`."""
-    return cfg.dump(sort_keys=False)
-
-
-def _build(values: dict[str, Any], problems: list[str], source: str, check_paths: bool) -> CfgNode:
-    cfg = get_defaults()
-    keys = dict(walk_schema())
-    for dotted, value in values.items():
+def config_from_text(
+    text: str, source: str, overrides: list[str] | None = None, *, check_paths: bool = False
+) -> CfgNode:
+    """Return the frozen configuration of a YAML text, such as the one in a checkpoint."""
+    try:
+        given = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(source, [f"not valid YAML: {error}"]) from error
+    if not isinstance(given, dict):
+        raise ConfigError(source, ["holds no mapping of keys to values"])
+    cfg, keys, problems = get_defaults(), dict(walk_schema()), []
+    values = dict(_flatten(given, problems))
+    for dotted, value in (values | _parse_overrides(overrides or [], problems)).items():
         if dotted not in keys:
             problems.append(_unknown(dotted, keys))
             continue
-        converted, problem = _convert(dotted, value, keys[dotted])
-        if problem:
-            problems.append(problem)
+        converted = _convert(value, keys[dotted])
+        if converted is None:
+            problems.append(f"{dotted}: expected {allowed(keys[dotted])}, got {value!r}")
         else:
             _assign(cfg, dotted, converted)
-    if not cfg.EXP_NAME:
-        cfg.EXP_NAME = Path(source).stem
+    cfg.EXP_NAME = cfg.EXP_NAME or Path(source).stem
     cfg.MODEL.VRT_CFG = _moved_options(cfg.MODEL.VRT_CFG)
     problems.extend(_cross_checks(cfg))
     if check_paths:
@@ -131,6 +143,22 @@ def _build(values: dict[str, Any], problems: list[str], source: str, check_paths
         raise ConfigError(source, problems)
     cfg.freeze()
     return cfg
+
+
+def config_to_text(cfg: CfgNode) -> str:
+    """Return the full configuration as YAML text, readable by `config_from_text`."""
+    return cfg.dump(sort_keys=False)
+
+
+def allowed(key: Key) -> str:
+    """Return in words which values a key may take."""
+    if key.rule is not None:
+        is_whole = isinstance(key.default, int) and not isinstance(key.default, bool)
+        return key.rule[0].replace("a number", "a whole number") if is_whole else key.rule[0]
+    if key.optional_path:
+        return "a file that exists, or empty"
+    kinds = {bool: "true or false", str: "text", float: "a number", list: "a list of texts"}
+    return kinds[type(key.default)]
 
 
 def _moved_options(path: str) -> str:
@@ -142,28 +170,14 @@ def _moved_options(path: str) -> str:
     return new
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        given = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"not valid YAML: {error}"]) from error
-    if not isinstance(given, dict):
-        raise ConfigError(str(path), ["holds no mapping of keys to values"])
-    return given
-
-
 def _flatten(
     given: dict[str, Any], problems: list[str], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    sections = {name.rpartition(".")[0] for name, _ in walk_schema()}
-    parents = {".".join(s.split(".")[:i]) for s in sections for i in range(1, s.count(".") + 2)}
     for name, value in given.items():
         dotted = f"{prefix}{name}"
         if isinstance(value, dict):
             yield from _flatten(value, problems, dotted + ".")
-        elif dotted in parents:
+        elif any(key.startswith(dotted + ".") for key, _ in walk_schema()):
             problems.append(f"{dotted}: expected a section of keys, got {value!r}")
         else:
             yield dotted, value
@@ -176,16 +190,14 @@ def _parse_overrides(overrides: list[str], problems: list[str]) -> dict[str, Any
         problems.append(
             f"overrides come in pairs KEY VALUE; the last one is {overrides[-1]!r}{advice}"
         )
-        overrides = overrides[:-1]
-    keys, parsed = dict(walk_schema()), {}
-    for dotted, text in zip(overrides[::2], overrides[1::2], strict=True):
+    keys, parsed = dict(walk_schema()), dict(zip(overrides[::2], overrides[1::2], strict=False))
+    for dotted, text in parsed.items():
         if dotted in keys and isinstance(keys[dotted].default, str):
-            parsed[dotted] = text  # a name like 007 or on stays as it was typed
-            continue
+            continue  # a name like 007 or on stays as it was typed
         try:
             parsed[dotted] = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
         except yaml.YAMLError:
-            parsed[dotted] = text
+            continue
     return parsed
 
 
@@ -200,28 +212,22 @@ def _unknown(dotted: str, keys: dict[str, Key]) -> str:
     return f"{dotted}: unknown key" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
-def _convert(dotted: str, value: Any, key: Key) -> tuple[Any, str | None]:
-    """Return the value in the type of the default, or a sentence that says what is wrong."""
-    wanted = key.rule[0] if key.rule else f"a value like {key.default!r}"
-    if isinstance(key.default, int) and not isinstance(key.default, bool):
-        wanted = wanted.replace("a number", "a whole number")
-    problem = f"{dotted}: expected {wanted}, got {value!r}"
+def _convert(value: Any, key: Key) -> Any:
+    """Return the value in the type of the default, or None if it does not fit."""
     value = key.spellings.get(str(value).lower(), value)
     if isinstance(key.default, list):
         if not isinstance(value, list | tuple):
-            return None, problem
+            return None
         value = [_as(key.default[0], element) for element in value]
-        failed = any(element is None for element in value)
+        if None in value:
+            return None
     else:
         value = _as(key.default, value)
-        failed = value is None
-    if failed or key.rule and not key.rule[1](value):
-        return None, problem
-    return value, None
+    return None if value is None or key.rule and not key.rule[1](value) else value
 
 
 def _as(example: Any, value: Any) -> Any:
-    """Return `value` in the type of `example`, or None where it does not fit."""
+    """Return `value` in the type of `example`, or None if it does not fit."""
     if isinstance(example, bool) or isinstance(value, bool):
         return value if isinstance(example, bool) and isinstance(value, bool) else None
     if isinstance(example, float) and isinstance(value, int | float | str):
@@ -236,42 +242,36 @@ def _as(example: Any, value: Any) -> Any:
 
 
 def _cross_checks(cfg: CfgNode) -> Iterator[str]:
-    channels = cfg.MODEL.CHANNELS_PER_SCALE
-    if len(channels) != cfg.MODEL.LAYERS:
-        yield f"MODEL.CHANNELS_PER_SCALE: {channels} has {len(channels)} entries; needed are 4"
-    for part in ("SPIKE_TSA", "FUSE"):
-        heads = cfg.MODEL[part].HEADS
-        if any(c % heads for c in channels):
-            yield f"MODEL.{part}.HEADS: {heads} does not divide all CHANNELS_PER_SCALE {channels}"
-    for name in ("TEMPORAL_STRIDES", "SPATIAL_STRIDES"):
-        strides = cfg.MODEL.SPIKE_ENCODER[name]
-        if len(strides) != cfg.MODEL.LAYERS - 1:
-            yield f"MODEL.SPIKE_ENCODER.{name}: {strides} needs one entry for each of scales 2-4"
-    if 0 < cfg.VAL.TILE_SIZE <= cfg.VAL.OVERLAP_SIZE:
-        yield f"VAL.OVERLAP_SIZE: {cfg.VAL.OVERLAP_SIZE} is not below TILE_SIZE {cfg.VAL.TILE_SIZE}"
-    if 0 < cfg.VAL.TILE_FRAMES <= cfg.VAL.OVERLAP_FRAMES:
-        yield (
-            f"VAL.OVERLAP_FRAMES: {cfg.VAL.OVERLAP_FRAMES} must be below TILE_FRAMES "
-            f"{cfg.VAL.TILE_FRAMES}"
-        )
+    val, train = cfg.VAL, cfg.TRAIN
+    yield from _model_checks(cfg.MODEL)
+    for what in ("SIZE", "FRAMES"):
+        tile, overlap = val[f"TILE_{what}"], val[f"OVERLAP_{what}"]
+        if 0 < tile <= overlap:
+            yield f"VAL.OVERLAP_{what}: {overlap} is not below TILE_{what} {tile}"
     if cfg.LOSS.CHARBONNIER.WEIGHT == 0 and cfg.LOSS.VGG_PERCEPTUAL.WEIGHT == 0:
         yield "LOSS: both weights are 0, there is nothing to minimise"
-    yield from _frozen_twice(cfg)
-    if cfg.TRAIN.SCHED.ETA_MIN > cfg.TRAIN.OPTIM.LR:
-        yield (
-            f"TRAIN.SCHED.ETA_MIN: {cfg.TRAIN.SCHED.ETA_MIN} is above TRAIN.OPTIM.LR "
-            f"{cfg.TRAIN.OPTIM.LR}"
-        )
-
-
-def _frozen_twice(cfg: CfgNode) -> Iterator[str]:
-    for part in cfg.TRAIN.FREEZE:
-        group = cfg.TRAIN.GROUPS[part.upper()]
+    for part in train.FREEZE:
+        group = train.GROUPS[part.upper()]
         if group.FREEZE_STEPS or group.LR_MULTIPLIER != 1.0:
             yield (
-                f"TRAIN.GROUPS.{part.upper()}: {part} is in TRAIN.FREEZE and never trained; take "
-                "it out there, or leave FREEZE_STEPS 0 and LR_MULTIPLIER 1"
+                f"TRAIN.GROUPS.{part.upper()}: {part} is in TRAIN.FREEZE and never trained; remove "
+                "it there, or leave FREEZE_STEPS 0 and LR_MULTIPLIER 1"
             )
+    if train.SCHED.ETA_MIN > train.OPTIM.LR:
+        yield f"TRAIN.SCHED.ETA_MIN: {train.SCHED.ETA_MIN} is above OPTIM.LR {train.OPTIM.LR}"
+
+
+def _model_checks(model: CfgNode) -> Iterator[str]:
+    channels = model.CHANNELS_PER_SCALE
+    if len(channels) != model.LAYERS:
+        yield f"MODEL.CHANNELS_PER_SCALE: {channels} has {len(channels)} entries; needed are 4"
+    for part in ("SPIKE_TSA", "FUSE"):
+        heads = model[part].HEADS
+        if any(c % heads for c in channels):
+            yield f"MODEL.{part}.HEADS: {heads} does not divide all CHANNELS_PER_SCALE {channels}"
+    for name, strides in model.SPIKE_ENCODER.items():
+        if len(strides) != model.LAYERS - 1:
+            yield f"MODEL.SPIKE_ENCODER.{name}: {strides} needs one entry for each of scales 2-4"
 
 
 def _missing_paths(cfg: CfgNode) -> Iterator[str]:
@@ -283,23 +283,6 @@ def _missing_paths(cfg: CfgNode) -> Iterator[str]:
     if not resolve(cfg.MODEL.VRT_CFG).is_file():
         yield f"MODEL.VRT_CFG: file {cfg.MODEL.VRT_CFG} does not exist"
     for dotted, key in walk_schema():
-        value = _lookup(cfg, dotted)
+        value = lookup(cfg, dotted)
         if key.optional_path and value and not resolve(value).is_file():
             yield f"{dotted}: file {value} does not exist"
-
-
-def _default(key: Key) -> Any:
-    return [v for v in key.default if v != ""] if isinstance(key.default, list) else key.default
-
-
-def _assign(root: CfgNode, dotted: str, value: Any) -> None:
-    *sections, name = dotted.split(".")
-    for section in sections:
-        root = root.setdefault(section, CfgNode())
-    root[name] = value
-
-
-def _lookup(root: CfgNode, dotted: str) -> Any:
-    for name in dotted.split("."):
-        root = root[name]
-    return root

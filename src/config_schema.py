@@ -16,8 +16,8 @@ class Key:
     """One leaf of the configuration.
 
     Attributes:
-        default: The default; its type is the type that every value must have. An int may stand
-            where the default is a float. A list's first element gives the type of its elements.
+        default: The default; its type is the type that every value must have. An int is accepted
+            for a float. A list's first element gives the type of its elements.
         meaning: One sentence for the configuration guide.
         rule: What the value must be, in words, and the test; `None` allows every value.
         optional_path: The value names a file that must exist unless it is empty.

@@ -1,4 +1,4 @@
-"""Where things lie, and how a file is put there whole or not at all."""
+"""Paths from the repository root, and writing a file whole or not at all."""
 
 import os
 import sys
@@ -12,8 +12,7 @@ REPO_ROOT = Path(__file__).resolve().parents[1]
 
 def resolve(path: str | Path) -> Path:
     """Return `path` as absolute; a relative path is taken from the repository root."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() else REPO_ROOT / path
+    return REPO_ROOT / Path(path).expanduser()
 
 
 @contextmanager
@@ -23,8 +22,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The file is flushed to disk before the rename and the folder after it, so that a kill or a power
     cut leaves either the old file or the new one, and what was written before stays written. On an
     error the partial file is removed and the old one is untouched. The partial name keeps the
-    suffix, because image writers choose the format by it. It is unique, on several machines
-    that share the folder, too.
+    suffix, because image writers choose the format by it. It is unique, also on several machines
+    that share the folder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +41,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def flush_folder(folder: Path) -> None:
     """Write the names in a folder to the disk, which a rename alone does not do.
 
-    Windows has no such call, and some network file systems refuse it; there the names are written
-    when the system comes to it.
+    Windows has no such call and some network file systems refuse it; there the system writes the
+    names later.
     """
     if sys.platform == "win32":
         return
@@ -56,10 +55,10 @@ def flush_folder(folder: Path) -> None:
 
 
 def free_name(path: Path) -> Path:
-    """Return `path`, or the first of `path-2`, `path-3`, ... that is not taken.
+    """Return `path`, or the first of `path-2`, `path-3`, ... that does not exist.
 
-    A file keeps its suffix. Names that hold the time are taken where two runs start in one second,
-    or the clock was set back.
+    A file keeps its suffix. Names that hold the time exist if two runs start in one second, or the
+    clock was set back.
     """
     number, free = 1, path
     while free.exists():

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -25,49 +24,34 @@ from src.paths import REPO_ROOT, atomic_write, free_name, resolve
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class RunDirectory:
-    """Where the files of one run lie: `root` is LOG.SAVE_DIR, `name` is EXP_NAME."""
+    """Where the files of one run are: `root` is LOG.SAVE_DIR, `name` is EXP_NAME.
 
-    root: Path
-    name: str
+    Attributes:
+        checkpoints: Folder of best.pth and last.pth.
+        visuals: Folder of the pictures, one sub-folder per step.
+        logs: Folder of train_*.log and run_*.txt, shared by all runs.
+        events: Folder of the TensorBoard events.
+        metrics: Folder of the metrics files, shared by all runs.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+        self.checkpoints, self.visuals = root / "ckpts" / name, root / "visuals" / name
+        self.logs, self.metrics = root / "logs", root / "metrics"
+        self.events = self.logs / name
 
     @classmethod
     def of(cls, cfg: CfgNode) -> "RunDirectory":
         """Return the run directory that a configuration names; nothing is created."""
         return cls(resolve(cfg.LOG.SAVE_DIR), cfg.EXP_NAME)
 
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of best.pth and last.pth."""
-        return self.root / "ckpts" / self.name
-
-    @property
-    def visuals(self) -> Path:
-        """Folder of the pictures, one sub-folder per step."""
-        return self.root / "visuals" / self.name
-
-    @property
-    def logs(self) -> Path:
-        """Folder of train_*.log and run_*.txt, shared by all runs."""
-        return self.root / "logs"
-
-    @property
-    def events(self) -> Path:
-        """Folder of the TensorBoard events."""
-        return self.logs / self.name
-
-    @property
-    def metrics(self) -> Path:
-        """Folder of the metrics files, shared by all runs."""
-        return self.root / "metrics"
-
     def scores(self, step: int) -> Path:
-        """Return where the validation at a step leaves its scores."""
+        """Return the file with the scores of the validation at a step."""
         return self.metrics / f"val_{self.name}_{step:07d}.json"
 
     def all_scores(self) -> list[Path]:
-        """Return the scores of all validations that are left, by step."""
+        """Return the scores of all validations that exist, by step."""
         return sorted(self.metrics.glob(f"val_{glob.escape(self.name)}_{'[0-9]' * 7}.json"))
 
     @contextmanager
@@ -92,26 +76,24 @@ class RunDirectory:
         """Write into every folder of the run, so that none fails after hours.
 
         Raises:
-            OSError: A folder cannot be made or written; it is named.
+            OSError: A folder cannot be created or written; it is named.
         """
         parts = (self.logs, self.checkpoints, self.visuals, self.events, self.metrics)
         for folder in (self.root, *parts):
             try:
                 with atomic_write(folder / ".writable") as partial:
                     partial.write_bytes(b"1")
-                (folder / ".writable").unlink(missing_ok=True)  # another run looks at them, too
+                (folder / ".writable").unlink(missing_ok=True)  # another run may do the same
             except OSError as error:
                 raise OSError(
                     f"{folder}: the run cannot write there ({error.strerror or error}); fix the "
-                    "rights of the folder, or choose another LOG.SAVE_DIR"
+                    "permissions of the folder, or choose another LOG.SAVE_DIR"
                 ) from error
 
     def check_space(self, checkpoint_bytes: int, *, starts_anew: bool = False) -> None:
-        """See to it that the checkpoints which are still to come have room.
+        """Require room for the checkpoints to come, of `checkpoint_bytes` each.
 
-        Args:
-            checkpoint_bytes: Size of one.
-            starts_anew: Those that are there will be kept aside, so none takes the place of one.
+        With `starts_anew` existing ones will be kept aside, so none is replaced.
 
         Raises:
             OSError: The disk has less room than they need.
@@ -131,10 +113,8 @@ class RunDirectory:
     def set_aside(self, *, keeps_checkpoints: bool = False) -> None:
         """Rename what an earlier run of this name has left; delete nothing.
 
-        Its scores go into a folder of their own, else a report would draw both runs as one.
-
-        Args:
-            keeps_checkpoints: Leave the checkpoints where they are, too.
+        Its scores are moved too, else a report would draw both runs as one. With
+        `keeps_checkpoints` the checkpoints also stay where they are.
         """
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for folder in (self.checkpoints, self.events, self.visuals):
@@ -144,41 +124,45 @@ class RunDirectory:
             if keeps_checkpoints and folder == self.checkpoints:
                 target.mkdir()
                 for path in folder.iterdir():
-                    give_second_name(path, target / path.name)
+                    link_or_copy(path, target / path.name)
             else:
                 folder.rename(target)
             logger.info("kept the earlier run: %s -> %s", folder, target.name)
-        scores, target = self.all_scores(), self.metrics / f"{self.name}.before-{stamp}"
-        if scores:
-            target = free_name(target)
+        if scores := self.all_scores():
+            target = free_name(self.metrics / f"{self.name}.before-{stamp}")
             target.mkdir()
-        for path in scores:
-            path.rename(target / path.name)
+            for path in scores:
+                path.rename(target / path.name)
 
 
-def give_second_name(path: Path, name: Path) -> None:
-    """Let a file have another name, too; a copy where the file system has no hard links."""
+def link_or_copy(path: Path, name: Path) -> None:
+    """Give a file a second name; a copy if the file system has no hard links."""
     try:
         os.link(path, name)
     except OSError:
         shutil.copyfile(path, name)
 
 
-def write_run_record(run: RunDirectory, cfg: CfgNode, stamp: str) -> Path:
+def write_run_record(run: RunDirectory, cfg: CfgNode, stamp: str) -> None:
     """Write what is needed to repeat the run: commit, command, machine, packages, configuration."""
-    path = free_name(run.logs / f"run_{run.name}_{stamp}.txt")
+    machine = [
+        f"python {platform.python_version()}, torch {torch.__version__}, {platform.platform()}",
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} torch threads",
+    ]
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        machine.append(f"cuda:{index} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
     packages = sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())
     sections = {
-        "commit": _git_state(),
+        "commit": f"{git_commit()}\n{_git('status', '--short', '--untracked-files=no')}".strip(),
         "command": shlex.join([sys.executable, *sys.argv]),
-        "machine": _machine(),
+        "machine": "\n".join(machine),
         "configuration": config_to_text(cfg),
         "packages": "\n".join(packages),
     }
-    with atomic_write(path) as partial:
+    with atomic_write(free_name(run.logs / f"run_{run.name}_{stamp}.txt")) as partial:
         text = "\n".join(f"== {title} ==\n{body}\n" for title, body in sections.items())
         partial.write_text(text, encoding="utf-8")
-    return path
 
 
 def git_commit() -> str:
@@ -189,10 +173,6 @@ def git_commit() -> str:
     return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
 
 
-def _git_state() -> str:
-    return f"{git_commit()}\n{_git('status', '--short', '--untracked-files=no')}".strip()
-
-
 def _git(*arguments: str) -> str:
     try:
         done = subprocess.run(  # noqa: S603 (fixed arguments)
@@ -201,14 +181,3 @@ def _git(*arguments: str) -> str:
     except FileNotFoundError:  # no git on this machine
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _machine() -> str:
-    lines = [
-        f"python {platform.python_version()}, torch {torch.__version__}, {platform.platform()}",
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} torch threads",
-    ]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        lines.append(f"cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Restore folders of blurry frames with a trained model, and score them where sharp ones are given.
+"""Restore folders of blurry frames with a trained model, and score them against sharp frames.
 
     python src/test.py --input_blur DIR --input_spike_vox DIR --output DIR
                        [--ckpt FILE] [--input_sharp DIR] [--config FILE] [KEY VALUE ...]
@@ -60,7 +60,7 @@ from src.engine.step import choose_precision
 from src.inference.evaluate import build_lpips, evaluate_recordings, peak_memory_gib
 from src.inference.load import LoadedModel, compare_data, load_model
 from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError, build_restorer
-from src.metrics.report import FrameScores, Report, format_table
+from src.metrics.report import Report, format_table
 from src.paths import atomic_write, free_name
 from src.run_directory import RunDirectory, git_commit
 
@@ -70,7 +70,7 @@ logger = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Restore, score, report; return 2 where the input cannot be used."""
     args = parse_arguments(arguments)
-    start_logging(None, is_main=True)
+    start_logging(None)
     try:
         run_test(args)
     except (ValueError, OSError, NonFiniteOutputError, TileMemoryError) as error:
@@ -82,19 +82,28 @@ def main(arguments: list[str] | None = None) -> int:
 def run_test(args: argparse.Namespace) -> Path:
     """Restore and score as the command line states; return the path of the report."""
     loaded = load_model(args.ckpt, args.config, _overrides(args), weights=args.weights)
-    cfg = loaded.cfg
+    cfg, file = loaded.cfg, loaded.identity["file"]
     if cfg.MODEL.USE_SPIKE and args.input_spike_vox is None:
-        raise ValueError(f"{loaded.identity['file']} needs spikes; give --input_spike_vox DIR")
-    logger.info("%s: %s weights", loaded.identity["file"], loaded.identity["weights"] or "plain")
+        raise ValueError(f"{file} needs spikes; give --input_spike_vox DIR")
+    logger.info("%s: %s weights", file, loaded.identity["weights"] or "plain")
     sequences = _find_sequences(args, loaded)
     targets = _output_folders(args.output, sequences)
     device = choose_device(cfg.DEVICE)
     precision = choose_precision(args.precision, device)
     restorer = build_restorer(cfg, loaded.model.to(device), device, precision.autocast_dtype)
     data = compare_data(loaded.data, find_description(args.input_blur))
-    started = time.perf_counter()
+    num_frames, started = sum(map(len, sequences)), time.perf_counter()
+    logger.info("%d frames of %d sequences, %s", num_frames, len(sequences), device)
     report = _restore_all(restorer, sequences, targets, args, cfg)
-    costs = _costs(restorer, time.perf_counter() - started, sum(map(len, sequences)))
+    gib, owner = peak_memory_gib(device)
+    costs = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        # With reading, scoring and writing.
+        "seconds_per_frame": (time.perf_counter() - started) / num_frames,
+        "model_seconds_per_frame": restorer.seconds / num_frames,
+        "peak_memory_gib": gib,
+        "peak_memory_of": owner,
+    }
     content = {
         "command": shlex.join([sys.executable, *sys.argv]),
         "commit": git_commit(),
@@ -123,16 +132,13 @@ def _restore_all(
     args: argparse.Namespace,
     cfg: CfgNode,
 ) -> Report:
-    """Restore and write every frame; score it where sharp frames were given."""
+    """Restore and write every frame; score it if sharp frames were given."""
     has_sharp = args.input_sharp is not None
     lpips, notes = build_lpips(cfg, restorer.device) if has_sharp else (None, [])
-    num_frames = sum(len(sequence) for sequence in sequences)
-    logger.info("%d frames of %d sequences, %s", num_frames, len(sequences), restorer.device)
+    num_frames = sum(map(len, sequences))
     with tqdm(total=num_frames, unit="frame", disable=not sys.stderr.isatty()) as bar:
 
-        def on_frame(
-            sequence: Recording, i: int, image: np.ndarray, scores: FrameScores | None
-        ) -> None:
+        def on_frame(sequence: Recording, i: int, image: np.ndarray, _: object) -> None:
             write_png(targets[sequence.name] / f"{sequence.frames[i].name}.png", image)
             bar.update()
 
@@ -162,7 +168,7 @@ def _overrides(args: argparse.Namespace) -> list[str]:
 
 
 def _find_sequences(args: argparse.Namespace, loaded: LoadedModel) -> list[Recording]:
-    """Return all that is to be restored; every file was read once, so that none fails later."""
+    """Return all that is to be restored; every file is read once, so that none fails later."""
     cfg, spikes = loaded.cfg, args.input_spike_vox
     if spikes is not None and not cfg.MODEL.USE_SPIKE:
         logger.info("%s is an RGB-only model: spikes are not read", loaded.identity["file"])
@@ -178,10 +184,10 @@ def _find_sequences(args: argparse.Namespace, loaded: LoadedModel) -> list[Recor
 
 
 def _output_folders(output: Path, sequences: list[Recording]) -> dict[str, Path]:
-    """Return where the frames of each sequence go; a single sequence needs no folder of its own.
+    """Return the folder of each sequence's frames, `output` itself for a single sequence.
 
     Raises:
-        ValueError: if the results would replace the input.
+        ValueError: The results would replace the input.
     """
     single = len(sequences) == 1
     targets = {s.name: output if single else output / s.name for s in sequences}
@@ -195,19 +201,6 @@ def _output_folders(output: Path, sequences: list[Recording]) -> dict[str, Path]
         if targets[sequence.name].resolve() in used:
             raise ValueError(f"--output {output} is an input folder; its frames would be replaced")
     return targets
-
-
-def _costs(restorer: Restorer, seconds: float, num_frames: int) -> dict[str, Any]:
-    device = restorer.device
-    gib, owner = peak_memory_gib(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {
-        "device": name,
-        "seconds_per_frame": seconds / num_frames,  # with reading, scoring and writing
-        "model_seconds_per_frame": restorer.seconds / num_frames,
-        "peak_memory_gib": gib,
-        "peak_memory_of": owner,
-    }
 
 
 def _show(costs: dict[str, Any], report: Report, output: Path, path: Path) -> None:

@@ -9,7 +9,6 @@ signal, with the run saved: 143 SIGTERM, 130 Ctrl-C, 85 SIGUSR1. docs/RELIABILIT
 """
 
 import argparse
-import atexit
 import logging
 import os
 import sys
@@ -23,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from src.engine.signals import (
     StoppedError,
     StopSignals,
+    clear_exit_code,
     die_with_parent,
     end_loader_processes,
     exit_code,
-    forget_handed_on,
-    hand_on,
+    report_exit_code,
 )
 
 stop = StopSignals()
@@ -40,19 +39,19 @@ from src.config import ConfigError, load_config
 
 
 def read_command_line() -> tuple[argparse.Namespace, CfgNode]:
-    """Return the command line and its configuration; exit with 2 where one of them is wrong."""
+    """Return the command line and its configuration; exit with 2 if one of them is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--config", required=True, help="YAML file, see configs/")
     parser.add_argument("--resume", default="auto", help="auto (default), never, or a checkpoint")
     parser.add_argument("--dry_run", action="store_true", help="measure memory and time")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
     args = parser.parse_intermixed_args()
-    forget_handed_on()
+    clear_exit_code()
     try:
         return args, load_config(args.config, args.overrides)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(hand_on(2))
+        sys.exit(report_exit_code(2))
 
 
 if __name__ == "__main__":
@@ -73,48 +72,47 @@ logger = logging.getLogger("train")
 
 
 def main(command: tuple[argparse.Namespace, CfgNode] | None = None) -> int:
-    """Resume where the run was left, train to the end."""
+    """Train or resume a run; return the exit code."""
     args, cfg = command or read_command_line()
     threading.excepthook = log_thread_error
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     try:
         with join_ranks(choose_device(cfg.DEVICE), cfg.TRAIN.STALL_MINUTES, stop) as ranks:
-            return hand_on(exit_code(train(cfg, ranks, args, stop)))
+            return report_exit_code(exit_code(train(cfg, ranks, args)))
     except StoppedError:
-        return hand_on(exit_code(stop.number))
+        return report_exit_code(exit_code(stop.number))
     except (ArithmeticError, OSError, RuntimeError, ValueError) as error:
-        # Data, weights, device or disk at fault: the sentence for the user, the place for the log.
+        # Data, weights, device or disk at fault: a sentence on the terminal, the rest in the log.
         logger.error("%s", error)
         logger.debug("where it was raised", exc_info=True)
         get_error_handler().record_exception(error)  # torchrun shows the first of all ranks
-        return hand_on(1)
+        return report_exit_code(1)
 
 
-def train(cfg: CfgNode, ranks: Ranks, args: argparse.Namespace, stop: StopSignals) -> int:
+def train(cfg: CfgNode, ranks: Ranks, args: argparse.Namespace) -> int:
     """Do the run on this rank; return the signal that ended it early, else 0."""
     run, stamp = RunDirectory.of(cfg), time.strftime("%Y%m%d-%H%M%S")
     if ranks.is_main:
         run.check_writable()
-    log_file = free_name(run.logs / f"train_{stamp}.log")
-    start_logging(log_file, is_main=ranks.is_main, rank=ranks.rank)
+    start_logging(free_name(run.logs / f"train_{stamp}.log"), rank=ranks.rank)
     with run.locked() if ranks.is_main else nullcontext():
         if ranks.is_main:
             write_run_record(run, cfg, stamp)
-        refuse_wrong_data(cfg, ranks)
-        trainer = Trainer(cfg, ranks, run, stop)
+        reject_wrong_data(cfg, ranks)
+        trainer = Trainer(cfg, ranks, run)
         if args.dry_run:
             dry_run(trainer)
-            return stop.number
+            return ranks.stop.number
         trainer.resume(args.resume)
         return trainer.fit()
 
 
-def refuse_wrong_data(cfg: CfgNode, ranks: Ranks) -> None:
+def reject_wrong_data(cfg: CfgNode, ranks: Ranks) -> None:
     """Check the data on the main rank, in seconds; every rank calls this and ends with it.
 
     Raises:
-        DataSetError: all that would make the training wrong.
+        DataSetError: All that would make the training wrong.
     """
     problems = ranks.gather(quick_check(cfg) if ranks.is_main else [])[0]
     if problems:
@@ -122,5 +120,7 @@ def refuse_wrong_data(cfg: CfgNode, ranks: Ranks) -> None:
 
 
 if __name__ == "__main__":
-    atexit.register(end_loader_processes)
-    sys.exit(main(command))
+    try:
+        sys.exit(main(command))
+    finally:
+        end_loader_processes()

@@ -3,8 +3,8 @@
     python tests/broken_writes.py large FOLDER    a large last.pth, for a kill from outside
     python tests/broken_writes.py points FOLDER   killed before each call that changes the folder
 
-`large` takes over what FOLDER/last.pth holds, at the step after it. `points` prints, per kill, the
-step that a restart would go on from.
+`large` copies what FOLDER/last.pth holds, at the step after it. `points` prints, per kill, the
+step that a restart would resume from.
 """
 
 import itertools
@@ -31,7 +31,6 @@ def write_large(folder: Path) -> None:
     content = load_checkpoint(folder / "last.pth")
     content["progress"]["step"] += 1
     content["ballast"] = torch.zeros(LARGE)
-    print("ready", flush=True)
     save_checkpoint(folder / "last.pth", content, previous=folder / "previous.pth")
 
 
@@ -52,7 +51,7 @@ def die_before(number: int) -> None:
 
 
 def survive(folder: Path, number: int) -> bool:
-    """Write steps 1 and 2 in peace, step 3 with a kill; return whether there was one."""
+    """Write steps 1 and 2, then step 3 with a kill; return whether there was one."""
     shutil.rmtree(folder, ignore_errors=True)
     last, previous = folder / "last.pth", folder / "previous.pth"
     for step in (1, 2):

@@ -67,7 +67,7 @@ def _processes() -> Iterator[Starter]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     for environ in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # it has ended, or belongs to somebody else
+        with suppress(OSError):  # it has ended, or belongs to another user
             if mark.encode() in environ.read_bytes().split(b"\0"):
                 os.kill(int(environ.parent.name), signal.SIGKILL)
     for process in started:

@@ -8,7 +8,7 @@
     slow     rank 1 takes two minutes for each tile of a validation
     nan      the loss of rank 1 is NaN in step 2; every rank keeps a digest of its state per step
 
-The fault happens once: a file beside the configuration tells that it has happened.
+The fault happens once: a file beside the configuration records that it has happened.
 """
 
 import hashlib
@@ -27,43 +27,41 @@ from src.engine.checkpoint import named_tensors
 from src.engine.processes import Ranks
 from src.engine.trainer import Trainer
 
-FAULTY_RANK, FAULTY_STEP = "1", 2
+FAULTY_STEP = 2
 
 
 def main() -> int:
-    fault = sys.argv.pop(1)
+    fault, is_faulty = sys.argv.pop(1), os.environ["RANK"] == "1"
     happened = Path(sys.argv[sys.argv.index("--config") + 1]).with_suffix(".happened")
-    step = Trainer.step
+    step, part_done = Trainer.step, Ranks.part_done
 
     def faulty(self, batches):
-        is_time = self.progress.step == FAULTY_STEP and os.environ["RANK"] == FAULTY_RANK
-        if is_time and not happened.exists():
+        if self.progress.step == FAULTY_STEP and is_faulty and not happened.exists():
             happened.touch()
-            _poison(self) if fault == "nan" else _fail(fault)
+            poison(self) if fault == "nan" else fail(fault)
         outcome = step(self, batches)
         if fault == "nan":
-            _keep_digest(self, happened.with_name(f"digests_{os.environ['RANK']}.jsonl"))
+            keep_digest(self, happened.with_name(f"digests_{self.ranks.rank}.jsonl"))
         return outcome
 
+    def slowly(self):
+        happened.touch()
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (self.stop.number or self.stop.elsewhere):
+            part_done(self)
+            time.sleep(0.05)
+
     Trainer.step = faulty
-    if fault == "slow" and os.environ["RANK"] == FAULTY_RANK:
-        part_done = Ranks.part_done
-
-        def slowly(self):
-            happened.touch()
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline and not (self.stop.number or self.stop.elsewhere):
-                part_done(self)
-                time.sleep(0.05)
-
+    if fault == "slow" and is_faulty:
         Ranks.part_done = slowly
-    if fault == "absent" and os.environ["RANK"] == FAULTY_RANK:
+    if fault == "absent" and is_faulty:
+        happened.touch()
         time.sleep(600)
-    train.stop.listen()  # src/train.py does, where it is the program
+    train.stop.listen()  # src/train.py does, if it is the program
     return train.main()
 
 
-def _poison(trainer: Trainer) -> None:
+def poison(trainer: Trainer) -> None:
     loss = trainer.train_step.loss_fn
 
     def broken(restored, sharp):
@@ -74,7 +72,7 @@ def _poison(trainer: Trainer) -> None:
     trainer.train_step.loss_fn = broken
 
 
-def _keep_digest(trainer: Trainer, path: Path) -> None:
+def keep_digest(trainer: Trainer, path: Path) -> None:
     """Add a line with the counters and what the step may have moved."""
     state, digest = trainer.checkpoints.state_dict(), hashlib.sha256()
     for part in ("model", "ema", "optimizer"):
@@ -85,15 +83,12 @@ def _keep_digest(trainer: Trainer, path: Path) -> None:
         handle.write(json.dumps(entry) + "\n")
 
 
-def _fail(fault: str) -> None:
+def fail(fault: str) -> None:
     if fault == "raise":
         raise RuntimeError("the disk of rank 1 is on fire")
     if fault == "hang":
         time.sleep(600)
-    if fault == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    if fault == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}[fault])
 
 
 if __name__ == "__main__":

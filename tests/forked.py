@@ -5,7 +5,6 @@ one process imports once and forks a child per command; it runs nothing else, so
 random number is inherited. The script runs as `__main__`, as it does from the shell.
 """
 
-import atexit
 import importlib.util
 import multiprocessing
 import multiprocessing.forkserver
@@ -102,10 +101,7 @@ def _run(command: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     os.dup2(file, 2)
     os.close(file)
     sys.argv = command
-    try:
-        runpy.run_path(command[0], run_name="__main__")
-    finally:
-        atexit._run_exitfuncs()  # multiprocessing would leave them out
+    runpy.run_path(command[0], run_name="__main__")
 
 
 def _session(leader: int) -> list[int]:

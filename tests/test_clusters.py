@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,15 @@ import torch
 
 from src.engine.signals import EXIT_REQUEUE
 from src.paths import REPO_ROOT
-from tests.training_cases import read_checkpoint, run_train, write_run
+from tests.training_cases import read_checkpoint, run_train, wait_for, write_run
 
 SBATCH = REPO_ROOT / "scripts" / "slurm_train.sbatch"
 MULTI_GPU = REPO_ROOT / "scripts" / "train_multi_gpu.sh"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shell scripts for Linux")
 
-# Stands for the training: leaves with the code that is asked for, or with 85 after SIGUSR1, or is
-# ended by that signal.
+# A stand-in for the training: exits with $CODE, or with 85 after SIGUSR1, or is ended by that
+# signal.
 TRAINING = """#!/usr/bin/env bash
 [ -z "${DIES:-}" ] || { touch "$RECORD"; kill -USR1 $$; sleep 60; }
 echo "$@" NODE_RANK=$NODE_RANK NNODES=$NNODES MASTER_ADDR=$MASTER_ADDR >> "$RECORD"
@@ -31,7 +30,7 @@ touch "$RECORD.started"
 for _ in $(seq "${WAIT:-0}"); do sleep 0.1; done
 exit "${CODE:-0}"
 """
-# srun hands signals on to what it has started.
+# srun forwards signals to what it has started.
 SRUN = """#!/usr/bin/env bash
 while [[ "$1" == --* ]]; do echo "srun $1" >> "$RECORD"; shift; done
 SLURM_NODEID=0 "$@" &
@@ -52,7 +51,7 @@ if [ "$1" = show ]; then echo node7; echo node8; fi
 
 @pytest.fixture(name="cluster")
 def _cluster(tmp_path):
-    """Give an environment with a pretended SLURM and training; RECORD lists what was called."""
+    """Give an environment with a stand-in for SLURM and training; RECORD lists the calls."""
     programs, scripts = tmp_path / "bin", tmp_path / "a repo" / "scripts"
     for path, content in (
         (programs / "srun", SRUN),
@@ -87,51 +86,39 @@ def record(environment: dict[str, str]) -> str:
     return Path(environment["RECORD"]).read_text()
 
 
-@pytest.mark.parametrize("script", [SBATCH, MULTI_GPU])
-def test_the_scripts_are_bash(script):
-    subprocess.run(["bash", "-n", str(script)], check=True)
-
-
-def test_the_time_limit_saves_and_puts_the_job_back_into_the_queue(cluster, start):
-    job = start("--config", "a file.yaml", WAIT="300", SLURM_CPUS_PER_TASK="16")
-    deadline = time.monotonic() + 20
-    while not Path(cluster["RECORD"] + ".started").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    job.send_signal(signal.SIGUSR1)
-    output, _ = job.communicate(timeout=20)
+def test_at_the_time_limit_the_training_saves_and_is_requeued(cluster, start):
+    process = start("--config", "a file.yaml", WAIT="300", SLURM_CPUS_PER_TASK="16")
+    wait_for(Path(cluster["RECORD"] + ".started").exists, process, 20)
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=20)
     lines = record(cluster)
     assert "4 --resume auto --config a file.yaml NODE_RANK=0 NNODES=2 MASTER_ADDR=node7" in lines
     assert "srun --cpus-per-task=16\n" in lines
     assert lines.index("saved") < lines.index("scontrol requeue 41")
-    assert job.returncode == 0, output
-    assert "put back into the queue" in output
-
-
-@pytest.mark.parametrize("code", [0, 1, 2, 143])
-def test_other_ends_are_not_put_back(cluster, start, code):
-    job = start(CODE=str(code))
-    output, _ = job.communicate(timeout=20)
-    assert job.returncode == code, output
-    assert "requeue" not in record(cluster)
-
-
-def test_the_code_of_the_script_is_that_of_the_training():
+    assert process.returncode == 0, output
+    assert "requeued" in output
     assert f"REQUEUE_CODE={EXIT_REQUEUE} " in SBATCH.read_text()
     assert "#SBATCH --signal=B:USR1@120\n#SBATCH --requeue\n" in SBATCH.read_text()
 
 
-def test_a_training_that_the_signal_itself_ends_is_not_waited_for_again(cluster, start):
-    job = start(DIES="1")
-    output, _ = job.communicate(timeout=20)
-    assert job.returncode == 128 + signal.SIGUSR1, output
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        *(({"CODE": str(code)}, code) for code in (0, 1, 2, 143)),
+        ({"DIES": "1"}, 128 + signal.SIGUSR1),  # the signal itself ends the training
+    ],
+)
+def test_other_ends_are_not_requeued(cluster, start, changes, code):
+    process = start(**changes)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == code, output
     assert "requeue" not in record(cluster)
 
 
 def test_it_has_to_be_started_in_the_repository(start, tmp_path):
-    job = start(SLURM_SUBMIT_DIR=str(tmp_path))
-    output, _ = job.communicate(timeout=20)
-    assert job.returncode == 2
+    process = start(SLURM_SUBMIT_DIR=str(tmp_path))
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 2
     assert "is not the root of the repository" in output
 
 
@@ -144,24 +131,24 @@ def test_several_machines_need_to_know_where_to_meet():
     assert "NNODES=2 needs MASTER_ADDR (machine 0) and NODE_RANK (0 to 1)" in done.stderr
 
 
-def test_the_machines_are_given_on_to_the_launcher(tmp_path):
+def test_the_machines_are_passed_to_the_launcher(tmp_path):
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     shutil.copy(MULTI_GPU, scripts)
     (scripts / "launch_train.sh").write_text('echo "$@"\n')
     environment = {**os.environ, "NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node0"}
 
-    def told(**changes):
+    def printed(**changes):
         command = ["bash", str(scripts / MULTI_GPU.name), "8", "--config", "a b.yaml"]
         return subprocess.run(
             command, env={**environment, **changes}, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    assert told() == (
+    assert printed() == (
         "--num_processes 8 --max_restarts 0 --nnodes 2 --node_rank 1 "
         "--rdzv_endpoint node0:29400 --rdzv_id vrt_spike --config a b.yaml"
     )
-    one = told(NNODES="1", MAX_RESTARTS="3")
+    one = printed(NNODES="1", MAX_RESTARTS="3")
     assert one == "--num_processes 8 --max_restarts 3 --config a b.yaml"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from yacs.config import CfgNode
 
 from src.config import (
     ConfigError,
@@ -13,6 +14,7 @@ from src.config import (
     config_to_text,
     get_defaults,
     load_config,
+    lookup,
     walk_schema,
 )
 from src.engine.optim import build_optimizer, read_rules
@@ -43,22 +45,16 @@ def test_file_and_overrides_win_over_defaults(tmp_path):
     assert isinstance(cfg.TRAIN.OPTIM.LR, float)
 
 
-def test_name_of_the_run_is_the_name_of_the_file(tmp_path):
-    assert load_config(write(tmp_path, "SEED: 1"), check_paths=False).EXP_NAME == "run"
-
-
-def test_nobody_can_change_it_after_loading(tmp_path):
+def test_a_loaded_configuration_is_frozen_and_named_after_its_file(tmp_path):
     cfg = load_config(write(tmp_path, "SEED: 1"), check_paths=False)
+    assert cfg.EXP_NAME == "run"
     with pytest.raises(AttributeError):
         cfg.SEED = 2
 
 
-def test_a_configuration_without_its_option_is_told(tmp_path):
-    path = write(tmp_path, "SEED: 1")
-    problem, *_ = problems_of(path, ["configs/mine.yaml"])  # the rest is about DATA.ROOT
-    assert problem.endswith(
-        "'configs/mine.yaml'; for a configuration write --config configs/mine.yaml"
-    )
+def test_a_configuration_without_its_option_names_the_option(tmp_path):
+    problem, *_ = problems_of(write(tmp_path, "SEED: 1"), ["configs/mine.yaml"])
+    assert problem.endswith("write --config configs/mine.yaml")
 
 
 def test_f56_all_problems_are_listed_at_once(tmp_path):
@@ -98,20 +94,26 @@ def test_the_hint_ignores_case_and_knows_former_names(tmp_path, text, key):
     assert problem.endswith(f"unknown key; did you mean '{key}'?")
 
 
-@pytest.mark.parametrize(("text", "value"), [("true", "auto"), ("False", "fp32"), ("bf16", "bf16")])
-def test_amp_may_be_a_boolean(tmp_path, text, value):
-    path = write(tmp_path, f"TRAIN: {{AMP: {text}}}")
-    assert value == load_config(path, check_paths=False).TRAIN.AMP
-    plain = write(tmp_path, "SEED: 1")
-    assert value == load_config(plain, ["TRAIN.AMP", text], check_paths=False).TRAIN.AMP
-
-
-@pytest.mark.parametrize("text", ["none", "None", "NONE"])
-def test_no_flow_estimator_may_be_written_in_any_case(tmp_path, text):
-    path = write(tmp_path, f"MODEL: {{SPYNET: {text}}}")
-    assert load_config(path, check_paths=False).MODEL.SPYNET == "none"
-    plain = write(tmp_path, "SEED: 1")
-    assert load_config(plain, ["MODEL.SPYNET", text], check_paths=False).MODEL.SPYNET == "none"
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("TRAIN.AMP", "true", "auto"),
+        ("TRAIN.AMP", "False", "fp32"),
+        ("TRAIN.AMP", "bf16", "bf16"),
+        ("MODEL.SPYNET", "none", "none"),
+        ("MODEL.SPYNET", "NONE", "none"),
+        ("TRAIN.OPTIM.LR", "2e-4", 2e-4),
+        ("TRAIN.OPTIM.LR", "1", 1.0),
+        ("TRAIN.OPTIM.LR", "0.5", 0.5),
+    ],
+)
+def test_other_spellings_of_values(tmp_path, key, text, value):
+    """In the file and on the command line."""
+    *sections, name = key.split(".")
+    opening, closing = "".join(f"{{{s}: " for s in sections), "}" * len(key.split("."))
+    in_file = load_config(write(tmp_path, f"{opening}{{{name}: {text}{closing}"), check_paths=False)
+    given = load_config(write(tmp_path, "SEED: 1"), [key, text], check_paths=False)
+    assert lookup(in_file, key) == lookup(given, key) == value
 
 
 def test_null_strides_are_the_default_ones(tmp_path):
@@ -139,7 +141,7 @@ LOG: TENSORBOARD SAVE_DIR
 
 
 def test_the_baseline_shows_every_documented_key_at_its_default():
-    """Two keys name files in its place: of VRT's options and of the flow estimator."""
+    """Two keys name files: of VRT's options and of the flow estimator."""
     section, documented = "", set()
     for word in DOCUMENTED.split():
         if word.endswith(":"):
@@ -147,29 +149,13 @@ def test_the_baseline_shows_every_documented_key_at_its_default():
         else:
             documented.add(section + word)
     text = (REPO_ROOT / "configs/deblur/vrt_spike_baseline.yaml").read_text(encoding="utf-8")
-    shown = dict(leaves(yaml.safe_load(text)))
-    assert documented <= shown.keys()
-    defaults = dict(leaves(get_defaults()))
-    different = {key for key in shown if shown[key] != defaults[key]}
+    shown, defaults = CfgNode(yaml.safe_load(text)), get_defaults()
+    different = {key for key in documented if lookup(shown, key) != lookup(defaults, key)}
     assert different <= {"MODEL.SPYNET", "MODEL.VRT_CFG"}
 
 
-def leaves(tree, prefix=""):
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-@pytest.mark.parametrize(("text", "value"), [("2e-4", 2e-4), ("1", 1.0), ("0.5", 0.5)])
-def test_floats_may_be_written_in_any_way(tmp_path, text, value):
-    path = write(tmp_path, f"TRAIN: {{OPTIM: {{LR: {text}}}}}")
-    assert value == load_config(path, check_paths=False).TRAIN.OPTIM.LR
-
-
 @pytest.mark.parametrize("text", [".inf", ".nan", "nan", "true", "[1]", "null"])
-def test_what_is_no_finite_number_is_refused(tmp_path, text):
+def test_what_is_no_finite_number_is_an_error(tmp_path, text):
     path = write(tmp_path, f"TRAIN: {{OPTIM: {{LR: {text}}}}}")
     assert "TRAIN.OPTIM.LR" in problems_of(path, check_paths=False)[0]
 
@@ -181,21 +167,15 @@ def test_what_is_no_finite_number_is_refused(tmp_path, text):
         ("MODEL: {FUSE: {HEADS: 5}}", "MODEL.FUSE.HEADS: 5 does not divide"),
         ("MODEL: {SPIKE_ENCODER: {SPATIAL_STRIDES: [2]}}", "one entry for each of scales 2-4"),
         ("VAL: {TILE_SIZE: 32, OVERLAP_SIZE: 32}", "VAL.OVERLAP_SIZE: 32 is not below"),
-        ("VAL: {TILE_FRAMES: 2, OVERLAP_FRAMES: 2}", "VAL.OVERLAP_FRAMES: 2 must be below"),
+        ("VAL: {TILE_FRAMES: 2, OVERLAP_FRAMES: 2}", "VAL.OVERLAP_FRAMES: 2 is not below"),
         ("DATA: {CROP_SIZE: 100}", "expected a multiple of 8, at least 16, got 100"),
         ("TRAIN: {FREEZE: [encoder]}", "expected a list of: spynet, deform, got ['encoder']"),
         (
             "TRAIN: {FREEZE: [deform], GROUPS: {DEFORM: {LR_MULTIPLIER: 0.5}}}",
-            "TRAIN.GROUPS.DEFORM: deform is in TRAIN.FREEZE and never trained",
+            "TRAIN.GROUPS.DEFORM",
         ),
-        (
-            "EXP_NAME: ../other",
-            "EXP_NAME: expected a name without slashes that does",
-        ),
-        (
-            "LOSS: {CHARBONNIER: {WEIGHT: 0}, VGG_PERCEPTUAL: {WEIGHT: 0}}",
-            "LOSS: both weights are 0",
-        ),
+        ("EXP_NAME: ../other", "EXP_NAME: expected a name without slashes"),
+        ("LOSS: {CHARBONNIER: {WEIGHT: 0}, VGG_PERCEPTUAL: {WEIGHT: 0}}", "LOSS: both weights"),
     ],
 )
 def test_impossible_values_are_named(tmp_path, text, words):
@@ -239,18 +219,16 @@ def test_shipped_configurations_build(path):
     cfg = load_config(path, check_paths=False)
     with torch.device("meta"):
         model = build_model(cfg, read_weights=False)
-    model.to_empty(device="cpu")  # memory that nobody touches; torch 2.4 has no fused AdamW on meta
+    model.to_empty(device="cpu")  # memory without values; torch 2.4 has no fused AdamW on meta
     optimizer = build_optimizer(model, cfg)
     assert isinstance(model, VRTWithSpike if cfg.MODEL.USE_SPIKE else RGBOnly)
     assert len(optimizer.param_groups) == 1 + len(read_rules(cfg))
 
 
 def test_every_default_obeys_its_own_rule():
+    defaults = get_defaults()
     for dotted, key in walk_schema():
-        default = (
-            [v for v in key.default if v != ""] if isinstance(key.default, list) else key.default
-        )
-        assert key.rule is None or key.rule[1](default), dotted
+        assert key.rule is None or key.rule[1](lookup(defaults, dotted)), dotted
         assert key.meaning.endswith("."), dotted
 
 

@@ -5,7 +5,7 @@ import torch
 
 from src.engine import cost
 from src.engine.cost import MemoryLaw, fit_law, measure_law, settings_that_fit, small_batch
-from src.engine.step import StepMemoryError, UpdateMemoryError
+from src.engine.step import StepMemoryError
 from tests.training_cases import make_trainer, run_train, write_run
 
 LAWS = {False: MemoryLaw(0.0, 100_000.0), True: MemoryLaw(0.0, 20_000.0)}
@@ -25,63 +25,52 @@ def test_the_line_goes_through_both_points():
     assert law == MemoryLaw(500.0, 1.0)
     assert law(600) == 1100.0
     assert fit_law({200: 100.0, 800: 800.0}) == MemoryLaw(0.0, 1.0)  # never below zero
-    with pytest.raises(ValueError, match="two different sizes"):
-        fit_law({200: 1.0})
 
 
-def test_settings_keep_the_effective_batch_and_give_up_the_crop_last():
-    def found(memory_gb, laws=LAWS):
-        return settings_that_fit(memory_gb, laws, frames=5, crop_px=256, clips_per_rank=6)
-
+@pytest.mark.parametrize(
+    ("memory_gb", "fixed", "expected"),
     # 5 x 256 x 256 pixels: 32.8 GB a clip when kept, 6.6 GB when recomputed
-    assert found(80).describe() == (
-        "65.5 GB with TRAIN.BATCH_SIZE 2 TRAIN.GRADIENT_ACCUMULATION_STEPS 3 DATA.CROP_SIZE 256 "
-        "MODEL.USE_CHECKPOINT_ATTN false MODEL.USE_CHECKPOINT_FFN false"
-    )
-    small, smaller = found(12), found(6)  # of which 10.2 and 5.1 GB are used
-    assert (small.clips, small.recomputes, small.crop_px) == (1, True, 256)
-    assert (smaller.clips, smaller.recomputes, smaller.crop_px) == (1, True, 224)
-    full = {choice: MemoryLaw(6e9, law.per_pixel) for choice, law in LAWS.items()}
-    assert found(6, full) is None
+    [
+        (
+            80,
+            0.0,
+            "65.5 GB with TRAIN.BATCH_SIZE 2 TRAIN.GRADIENT_ACCUMULATION_STEPS 3 "
+            "DATA.CROP_SIZE 256 MODEL.USE_CHECKPOINT_ATTN false MODEL.USE_CHECKPOINT_FFN false",
+        ),
+        (12, 0.0, "BATCH_SIZE 1 TRAIN.GRADIENT_ACCUMULATION_STEPS 6 DATA.CROP_SIZE 256"),
+        (12, 0.0, "MODEL.USE_CHECKPOINT_ATTN true MODEL.USE_CHECKPOINT_FFN true"),
+        (6, 0.0, "BATCH_SIZE 1 TRAIN.GRADIENT_ACCUMULATION_STEPS 6 DATA.CROP_SIZE 224"),
+        (6, 6e9, "nothing fits; lower DATA.CLIP_LEN"),
+    ],
+)
+def test_settings_keep_the_effective_batch_and_lower_the_crop_last(memory_gb, fixed, expected):
+    laws = {choice: MemoryLaw(fixed, law.per_pixel) for choice, law in LAWS.items()}
+    assert expected in settings_that_fit(memory_gb, laws, frames=5, crop_px=256, clips_per_rank=6)
 
 
 @pytest.fixture(name="trainer")
 def _trainer(tmp_path):
-    return make_trainer(
-        write_run(
-            tmp_path,
-            TRAIN__EMA_DECAY=0.5,
-            TRAIN__BATCH_SIZE=2,
-            DATA__CROP_SIZE=64,
-            TRAIN__GRADIENT_ACCUMULATION_STEPS=2,
-        )
-    )
+    batch = {"TRAIN__BATCH_SIZE": 2, "TRAIN__GRADIENT_ACCUMULATION_STEPS": 2}
+    return make_trainer(write_run(tmp_path, TRAIN__EMA_DECAY=0.5, DATA__CROP_SIZE=64, **batch))
 
 
-def test_a_small_batch_is_a_crop_of_a_real_one(trainer):
-    batch = next(trainer.batches())[0]
-    small = small_batch(batch, 3)
-    assert small["blur"].shape == (3, *batch["blur"].shape[1:])  # its side is 64 already
-    assert torch.equal(small["spike_vox"][2], batch["spike_vox"][0])
-    batch = {**batch, "blur": batch["blur"].repeat(1, 1, 1, 2, 2)}
-    assert small_batch(batch, 1)["blur"].shape[-1] == 64
-    assert small_batch(batch, 1)["spike_vox"].shape[-1] == batch["spike_vox"].shape[-1] // 2
-
-
-def test_memory_is_measured_on_a_second_model_and_the_run_is_left_alone(trainer, monkeypatch):
-    """The numbers of a GPU are pretended; tests/test_gpu.py measures."""
+def test_memory_is_measured_on_a_second_model_and_the_run_is_unchanged(trainer, monkeypatch):
+    """The numbers of a GPU are simulated; tests/test_gpu.py measures."""
     peaks, batch = iter([500, 900]), next(trainer.batches())[0]
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 100)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: next(peaks))
     law = measure_law(trainer, batch, recomputes=True)
-    averaged = sum(value.nbytes for value in before.values())
-    pixels = 2 * 64 * 64
+    averaged, pixels = sum(value.nbytes for value in before.values()), 2 * 64 * 64
     assert law(pixels) == pytest.approx(400 + averaged)
     assert law(4 * pixels) == pytest.approx(800 + averaged)
     assert trainer.progress.step == 0
     assert all(torch.equal(before[k], v) for k, v in trainer.model.state_dict().items())
+    assert torch.equal(small_batch(batch, 3)["spike_vox"][2], batch["spike_vox"][0])
+    batch = {**batch, "blur": batch["blur"].repeat(1, 1, 1, 2, 2)}
+    assert small_batch(batch, 1)["blur"].shape[-1] == 64
+    assert small_batch(batch, 1)["spike_vox"].shape[-1] == batch["spike_vox"].shape[-1] // 2
 
 
 def test_settings_are_logged_for_each_memory(trainer, monkeypatch, caplog):
@@ -95,8 +84,8 @@ def test_settings_are_logged_for_each_memory(trainer, monkeypatch, caplog):
     assert "TRAIN.BATCH_SIZE 4 TRAIN.GRADIENT_ACCUMULATION_STEPS 1" in caplog.text
 
 
-@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, UpdateMemoryError])
-def test_where_settings_cannot_be_measured_either_the_advice_for_the_step_stays(
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, StepMemoryError])
+def test_if_settings_cannot_be_measured_either_the_advice_for_the_step_is_reported(
     trainer, monkeypatch, error
 ):
     def fail(kind, words):

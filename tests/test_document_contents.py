@@ -11,7 +11,7 @@ from src.config import get_defaults, load_config, walk_schema
 from src.data.build import build_train_dataset
 from src.data.exposures import read_alignment
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
-from src.engine.resume import FREE_TO_CHANGE
+from src.engine.checkpoint import FREE_TO_CHANGE
 from src.paths import REPO_ROOT
 from tests.test_documents import KEY
 

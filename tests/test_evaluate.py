@@ -1,3 +1,5 @@
+"""Restoring and scoring recordings, alone and divided among ranks."""
+
 import itertools
 import json
 
@@ -7,15 +9,11 @@ import torch
 from torch import nn
 
 from src.inference.evaluate import evaluate_recordings
-from src.inference.restore import (
-    NonFiniteOutputError,
-    Normalization,
-    Restorer,
-)
+from src.inference.restore import NonFiniteOutputError, Normalization, Restorer
 from src.inference.tiling import TileSettings, frames_of_clips, plan_axis, share_out
 from src.metrics.psnr_ssim import psnr
 from src.metrics.report import merge_reports, score_frame
-from tests.inference_cases import Identity, OutOfMemoryAbove, TemporalMean, Video
+from tests.inference_cases import Identity, OutOfMemoryAbove, Video
 
 WHOLE = TileSettings(0, 0, 0, 0)
 SMALL = TileSettings(3, 16, 1, 6)
@@ -29,7 +27,7 @@ def test_smaller_tiles_are_noted_in_the_report():
     assert any("ran out of memory" in note and "64 px" in note for note in report.notes)
 
 
-def test_f44_broken_output_is_refused_before_it_becomes_pixels():
+def test_f44_broken_output_is_an_error_before_it_becomes_pixels():
     class Broken(nn.Module):
         def forward(self, rgb, spikes=None):
             rgb = rgb.clone()
@@ -70,18 +68,6 @@ def test_evaluation_scores_what_is_restored():
     assert restorer.seconds > 0
 
 
-def test_ranks_give_the_report_of_one_process():
-    videos = [Video(3, seed=k) for k in range(3)]
-    for k, video in enumerate(videos):
-        video.name = f"seq{k}"
-    restorer = Restorer(TemporalMean(), SMALL, Normalization(), "cpu")
-    whole = evaluate_recordings(restorer, videos)
-    parts = [evaluate_recordings(restorer, videos[rank::2]) for rank in range(2)]
-    assert merge_reports(parts).to_json() == whole.to_json()
-    empty = evaluate_recordings(restorer, [])
-    assert merge_reports([whole, empty]).to_json() == whole.to_json()
-
-
 def test_without_scores_nothing_sharp_is_read():
     class NoSharp(Video):
         def read_sharp(self, i):
@@ -98,7 +84,7 @@ def test_without_scores_nothing_sharp_is_read():
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_number_format_reaches_the_model_and_is_put_back(dtype, monkeypatch):
+def test_number_format_reaches_the_model_and_is_restored(dtype, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     seen = []
 
@@ -119,7 +105,7 @@ def test_number_format_reaches_the_model_and_is_put_back(dtype, monkeypatch):
 
 
 class Recurrent(nn.Module):
-    """Every frame depends on its place in the clip and on all frames of it."""
+    """Every frame depends on its position in the clip and on all frames of it."""
 
     def __init__(self):
         super().__init__()
@@ -138,7 +124,7 @@ def test_pieces_by_hand():
     assert share_out([0, 1], 0, 1) == [(1, range(1))]
 
 
-def test_f52_every_clip_has_one_rank_and_nobody_has_much_more():
+def test_f52_every_clip_has_one_rank_and_shares_are_even():
     for counts in itertools.product(range(4), repeat=3):
         for world in range(1, 9):
             parts = [share_out(counts, rank, world) for rank in range(world)]
@@ -173,33 +159,25 @@ def recurrent(settings):
 )
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_f52_shared_validation_equals_that_of_one_rank(settings, world):
-    videos = [Video(n, seed=n) for n in (11, 3)]
+    videos, images = [Video(n, seed=n) for n in (11, 3)], {}
     for video in videos:
         video.name = f"video{video.num_frames}"
-    images = {}
-    whole = recurrent(settings)
-    report = merge_reports(
-        [
-            evaluate_recordings(
-                whole, videos, on_frame=lambda v, i, image, _: images.update({(v.name, i): image})
-            )
-        ]
-    )
-    counts = [whole.num_clips(video) for video in videos]
-    reports = []
+
+    def keep(video, i, image, _):
+        images[video.name, i] = image
 
     def compare(video, i, image, _):
         assert np.array_equal(image, images.pop((video.name, i)))
 
+    whole = recurrent(settings)
+    report = merge_reports([evaluate_recordings(whole, videos, on_frame=keep)])
+    counts = [whole.num_clips(video) for video in videos]
+    reports = [evaluate_recordings(whole, [])]  # of a rank without a share
     for rank in range(world):
         part = share_out(counts, rank, world)
+        chosen, clips = [videos[n] for n, _ in part], [clips for _, clips in part]
         reports.append(
-            evaluate_recordings(
-                recurrent(settings),
-                [videos[n] for n, _ in part],
-                clips=[clips for _, clips in part],
-                on_frame=compare,
-            )
+            evaluate_recordings(recurrent(settings), chosen, clips=clips, on_frame=compare)
         )
     assert images == {}  # every frame came once
     assert merge_reports(reports).to_json() == report.to_json()

@@ -1,4 +1,4 @@
-"""F13 and F16 to F26: checkpoint files that are damaged, old, of other data, or have no room."""
+"""F07, F13, F15 to F26, F28: checkpoint files that are damaged, old, unfit, or have no room."""
 
 import gzip
 import os
@@ -12,24 +12,34 @@ import torch
 import yaml
 
 from src import paths, run_directory
-from src.config import load_config
+from src.config import config_to_text, get_defaults, load_config
 from src.data.description import read_description, write_description
 from src.engine.checkpoint import (
     CheckpointWriteError,
     find_checkpoint,
-    keep_damaged_aside,
     load_checkpoint,
+    rename_damaged,
+    resume_conflicts,
     save_checkpoint,
+    weight_differences,
 )
 from src.engine.processes import Ranks
-from src.engine.resume import weight_differences
 from src.models.torch_file import read_torch_file
 from src.paths import REPO_ROOT, atomic_write
 from src.run_directory import RunDirectory
-from tests.training_cases import SMALLEST_VRT, make_trainer, read_checkpoint, write_run
+from tests.training_cases import (
+    CPU,
+    SMALLEST_VRT,
+    make_trainer,
+    read_checkpoint,
+    resumed,
+    write_run,
+)
 
 GOLDEN = REPO_ROOT / "tests" / "goldens" / "checkpoint_format1.pth.gz"
 GOLDEN_NORM = ("DATA.NORM.MEAN", "1.48188", "DATA.NORM.STD", "0.258223")
+NAMES = ("last.pth", "previous.pth", "best.pth")
+needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs it")  # noqa: PTH110
 
 
 def state(step: int, size: int = 3) -> dict:
@@ -38,6 +48,11 @@ def state(step: int, size: int = 3) -> dict:
 
 def step_of(path) -> int:
     return load_checkpoint(path)["progress"]["step"]
+
+
+def found_in(folder) -> tuple[str, int]:
+    found = find_checkpoint(folder)
+    return found.path.name, found.state["progress"]["step"]
 
 
 @pytest.fixture(name="folder")
@@ -49,165 +64,112 @@ def _folder(tmp_path):
     return tmp_path
 
 
-def test_the_checkpoint_before_stays_as_the_previous_one(folder):
-    steps = {path.name: step_of(path) for path in folder.iterdir()}
-    assert steps == {"last.pth": 3, "previous.pth": 2, "best.pth": 1}
-
-
-def test_without_hard_links_the_previous_one_is_copied(folder, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    save_checkpoint(folder / "last.pth", state(4), previous=folder / "previous.pth")
-    assert (step_of(folder / "last.pth"), step_of(folder / "previous.pth")) == (4, 3)
-    assert len(list(folder.iterdir())) == 3
-
-
-def test_f18_f19_f24_a_damaged_last_one_is_kept_aside_and_never_replaces_the_previous(folder):
-    whole = (folder / "last.pth").read_bytes()
-    (folder / "last.pth").write_bytes(whole[: len(whole) // 2])
-    (folder / "0000100.pth").write_bytes(b"stray")
-    (folder / "notes.txt").write_text("stray")
-    found = find_checkpoint(folder)
-    assert (found.path.name, found.state["progress"]["step"]) == ("previous.pth", 2)
-    keep_damaged_aside(found)
-    save_checkpoint(folder / "last.pth", state(5), previous=folder / "previous.pth")
-    assert step_of(folder / "previous.pth") == 2
-    assert (folder / "last.pth.damaged").stat().st_size == len(whole) // 2
-
-
 @pytest.fixture(name="partial_1")
 def _partial_1(monkeypatch):
     """Give partial files a name that is known before."""
     monkeypatch.setattr(paths, "uuid4", lambda: SimpleNamespace(hex="1"))
 
 
-@pytest.mark.usefixtures("partial_1")
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
-@pytest.mark.parametrize("size", [3, 1_000_000])
-def test_f20_a_full_disk_leaves_the_old_files_and_no_partial_one(folder, size):
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    (folder / ".partial-1-last.pth").symlink_to("/dev/full")
-    with pytest.raises(CheckpointWriteError, match="No space left on device"):
-        save_checkpoint(folder / "last.pth", state(4, size), previous=folder / "previous.pth")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("limit", [1000, 300_000])
-def test_f20_a_file_that_may_not_grow_says_so(folder, limit):
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
-    try:
-        with pytest.raises(CheckpointWriteError, match="File too large"):
-            save_checkpoint(folder / "last.pth", state(4, 1_000_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+# ---------------------------------------------------------------- writing and finding
 
 
-@pytest.mark.usefixtures("partial_1")
-def test_f20_training_goes_on_and_tries_again_but_the_last_write_has_to_succeed(tmp_path, caplog):
-    trainer = make_trainer(write_run(tmp_path))
-    folder = trainer.run.checkpoints
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".partial-1-last.pth"
-    trainer.progress.step = 1
-    partial.symlink_to("/dev/full")
-    assert not trainer.save("last.pth")
-    assert "No space left on device; training continues" in caplog.text
-    trainer.progress.step = 2
-    assert trainer.save("last.pth")
-    assert step_of(folder / "last.pth") == 2
-    trainer.progress.step = trainer.total_steps
-    partial.symlink_to("/dev/full")
-    with pytest.raises(CheckpointWriteError):
-        trainer.save("last.pth")
-    assert not partial.is_symlink()
-    (folder / ".partial-1-best.pth").symlink_to("/dev/full")
-    trainer.progress.step = 3
-    trainer.keep_best(30.0)
-    assert trainer.progress.best_psnr is None  # the next validation may write it
+@pytest.mark.parametrize("has_links", [True, False])
+def test_f24_the_checkpoint_before_stays_as_the_previous_one(folder, monkeypatch, has_links):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    save_checkpoint(folder / "last.pth", state(4), previous=folder / "previous.pth")
+    assert [step_of(folder / name) for name in NAMES] == [4, 3, 1]
+    assert len(list(folder.iterdir())) == 3
+    assert load_checkpoint(folder / "last.pth")["model"]["weight"].tolist() == [4, 4, 4]
 
 
-def test_f20_a_rank_whose_main_rank_could_not_write_the_best_one_keeps_the_score_before(tmp_path):
-    class SecondOfTwo(Ranks):
-        is_main = False
+def test_f07_a_write_that_breaks_off_leaves_the_old_files(folder, monkeypatch):
+    def break_off(_, partial):
+        partial.write(b"half")
+        raise OSError(28, "No space left on device")
 
-        def largest(self, value):
-            return max(value, 1)  # the main rank has failed
-
-    trainer = make_trainer(write_run(tmp_path))
-    trainer.progress.best_psnr, trainer.progress.best_step = 20.0, 1
-    trainer.ranks = trainer.checkpoints.ranks = SecondOfTwo(1, 1, torch.device("cpu"))
-    trainer.keep_best(30.0)
-    assert (trainer.progress.best_psnr, trainer.progress.best_step) == (20.0, 1)
-
-
-def test_f21_folders_that_cannot_be_written_are_named_before_anything_is_built(tmp_path):
-    (tmp_path / "visuals").write_text("a file where a folder has to be")
-    with pytest.raises(OSError, match=r"visuals.*the run cannot write there .*LOG\.SAVE_DIR"):
-        RunDirectory(tmp_path, "run").check_writable()
-    (tmp_path / "file").write_text("a file where a folder has to be")
-    with pytest.raises(OSError, match=r"/file: the run cannot write there .*LOG\.SAVE_DIR"):
-        RunDirectory(tmp_path / "file", "run").check_writable()
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "logs").write_text("a file where a folder has to be")
-    with pytest.raises(OSError, match=r"/other/logs: the run cannot write there"):
-        RunDirectory(tmp_path / "other", "run").check_writable()
-    run = RunDirectory(tmp_path / "good", "run")
-    run.check_writable()
-    assert not [path for path in run.root.rglob("*") if path.is_file()]
+    before = contents(folder)
+    monkeypatch.setattr(torch, "save", break_off)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(folder / "last.pth", state(4))
+    assert contents(folder) == before
+    (folder / ".partial-1-last.pth").write_bytes(b"half")
+    assert found_in(folder) == ("last.pth", 3)
 
 
-def test_f21_two_runs_may_look_at_their_folders_at_the_same_time(tmp_path, monkeypatch):
-    @contextmanager
-    def removed_by_the_other(path):
-        with atomic_write(path) as partial:
-            yield partial
-        path.unlink()
-
-    monkeypatch.setattr(run_directory, "atomic_write", removed_by_the_other)
-    RunDirectory(tmp_path, "run").check_writable()
-
-
-def test_f21_too_little_room_for_the_checkpoints_is_said_with_numbers(tmp_path, monkeypatch):
-    run = RunDirectory(tmp_path, "run")
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_500_000_000))
-    run.check_space(800_000_000)  # three files and one that is being written: 3.2 GB
-    with pytest.raises(OSError, match=r"3\.50 GB are free, .* need 4\.00 GB \(1\.00 GB each\)"):
-        run.check_space(1_000_000_000)
-    for name in ("last.pth", "previous.pth", "best.pth"):
-        (run.checkpoints / name).touch()
-    run.check_space(3_000_000_000)  # all are there
-    with pytest.raises(OSError, match=r"need 12\.00 GB"):  # they will be kept aside
-        run.check_space(3_000_000_000, starts_anew=True)
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage"])
+def test_f18_f19_f24_a_damaged_last_one_is_kept_aside_and_never_replaces_the_previous(
+    folder, caplog, damage
+):
+    whole = (folder / "last.pth").read_bytes()
+    broken = {"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"not a zip"}[damage]
+    (folder / "last.pth").write_bytes(broken)
+    for stray in ("0000100.pth", "notes.txt"):
+        (folder / stray).write_text("stray")
+    assert found_in(folder) == ("previous.pth", 2)
+    assert "last.pth: cannot be read as a checkpoint" in caplog.text
+    rename_damaged(find_checkpoint(folder))
+    save_checkpoint(folder / "last.pth", state(5), previous=folder / "previous.pth")
+    assert step_of(folder / "previous.pth") == 2
+    assert (folder / "last.pth.damaged").read_bytes() == broken
+    (folder / "previous.pth").unlink()
+    (folder / "last.pth").write_bytes(broken)
+    assert found_in(folder) == ("best.pth", 1)
 
 
-@pytest.mark.parametrize("choice", ["never", "PATH"])
-def test_f21_a_new_start_needs_room_beside_what_it_keeps_aside(tmp_path, monkeypatch, choice):
-    config = write_run(tmp_path)
-    trainer = make_trainer(config)
-    trainer.progress.step = 1
-    for name in ("last.pth", "previous.pth", "best.pth"):
-        trainer.save(name)
-    usage, size = shutil.disk_usage(tmp_path), trainer.checkpoints.bytes_needed()
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * size))
-    again = make_trainer(config)
-    before = sorted(again.run.checkpoints.parent.rglob("*.pth"))
-    with pytest.raises(OSError, match="the run's checkpoints need"):
-        again.resume(choice.replace("PATH", str(again.run.checkpoints / "best.pth")))
-    assert sorted(again.run.checkpoints.parent.rglob("*.pth")) == before
-    again.resume("auto")  # each takes the place of one
+def test_nothing_readable_is_an_error_and_an_empty_folder_is_none(tmp_path):
+    assert find_checkpoint(tmp_path) is None
+    (tmp_path / "last.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no readable checkpoint among last\.pth"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("best", "expected"), [(3, "last.pth"), (4, "best.pth")])
+def test_the_furthest_one_is_taken(folder, best, expected):
+    save_checkpoint(folder / "best.pth", state(best))
+    assert found_in(folder) == (expected, best)
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("pwned", "w"))
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_f28_a_pickle_that_runs_code_is_rejected_and_not_run(tmp_path, monkeypatch, is_zip):
+    monkeypatch.chdir(tmp_path)
+    content = {"progress": {"step": 1}, "model": Evil()}
+    torch.save(content, tmp_path / "last.pth", _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(ValueError, match=r"asks for io\.open, which could run code"):
+        load_checkpoint(tmp_path / "last.pth")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ({"params": {"weight": torch.zeros(1)}}, r"MODEL\.PRETRAINED"),
+        ({"format": 99, "progress": {}}, "format 99; this version reads up to 2"),
+    ],
+)
+def test_other_files_are_no_checkpoints(tmp_path, content, remedy):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=remedy):
+        load_checkpoint(tmp_path / "a.pth")
 
 
 def test_f22_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path):
     path = tmp_path / "last.pth"
     content = {"model": {"w": torch.arange(40.0)}, "progress": {"step": 7, "best_psnr": 31.5}}
     torch.save(content, path)
-    whole, refused = path.read_bytes(), 0
+    whole, rejected = path.read_bytes(), 0
     for position in range(len(whole)):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << position % 8
@@ -215,53 +177,171 @@ def test_f22_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path):
         try:
             read = read_torch_file(path, "a checkpoint")
         except ValueError:
-            refused += 1
+            rejected += 1
         else:
             assert read["progress"] == content["progress"], position
             assert torch.equal(read["model"]["w"], content["model"]["w"]), position
-    assert refused > len(whole) // 3  # the rest are zeros between the parts, names and dates
+    assert rejected > len(whole) // 3  # the rest are zeros between the parts, names and dates
 
 
-def test_f25_a_checkpoint_of_the_first_format_goes_on(tmp_path):
+# ---------------------------------------------------------------- no room, no permission
+
+
+@pytest.mark.usefixtures("partial_1")
+@needs_dev_full
+@pytest.mark.parametrize("size", [3, 1_000_000])
+def test_f20_a_full_disk_leaves_the_old_files_and_no_partial_one(folder, size):
+    before = contents(folder)
+    (folder / ".partial-1-last.pth").symlink_to("/dev/full")
+    with pytest.raises(CheckpointWriteError, match="No space left on device"):
+        save_checkpoint(folder / "last.pth", state(4, size), previous=folder / "previous.pth")
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("limit", [1000, 300_000])
+def test_f20_a_file_that_may_not_grow_names_the_reason(folder, limit):
+    before, limits = contents(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(CheckpointWriteError, match="File too large"):
+            save_checkpoint(folder / "last.pth", state(4, 1_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(folder) == before
+
+
+@pytest.mark.usefixtures("partial_1")
+@needs_dev_full
+def test_f20_training_continues_and_tries_again_but_the_last_write_has_to_succeed(tmp_path, caplog):
+    trainer = make_trainer(write_run(tmp_path))
+    folder, progress = trainer.run.checkpoints, trainer.progress
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".partial-1-last.pth"
+    progress.step = 1
+    partial.symlink_to("/dev/full")
+    assert not trainer.save("last.pth")
+    assert "No space left on device; training continues" in caplog.text
+    progress.step = 2
+    assert trainer.save("last.pth")
+    assert step_of(folder / "last.pth") == 2
+    progress.step = trainer.total_steps
+    partial.symlink_to("/dev/full")
+    with pytest.raises(CheckpointWriteError):
+        trainer.save("last.pth")
+    assert not partial.is_symlink()
+    (folder / ".partial-1-best.pth").symlink_to("/dev/full")
+    progress.step = 3
+    trainer.keep_best(30.0)
+    assert progress.best_psnr is None  # the next validation may write it
+
+    class SecondOfTwo(Ranks):
+        is_main = False
+
+        def largest(self, value):
+            return max(value, 1)  # the main rank has failed
+
+    progress.best_psnr, progress.best_step = 20.0, 1
+    trainer.ranks = trainer.checkpoints.ranks = SecondOfTwo(1, 1, CPU)
+    trainer.keep_best(30.0)
+    assert (progress.best_psnr, progress.best_step) == (20.0, 1)
+
+
+@pytest.mark.parametrize("where", ["visuals", "logs", ""])
+def test_f21_folders_that_cannot_be_written_are_named_before_anything_is_built(tmp_path, where):
+    root = tmp_path / "outputs"
+    (root / where).parent.mkdir(exist_ok=True)
+    (root / where).write_text("a file where a folder has to be")
+    with pytest.raises(OSError, match=rf"{where}.*the run cannot write there .*LOG\.SAVE_DIR"):
+        RunDirectory(root, "run").check_writable()
+
+
+def test_f21_two_runs_may_check_their_folders_at_the_same_time(tmp_path, monkeypatch):
+    @contextmanager
+    def removed_by_the_other(path):
+        with atomic_write(path) as partial:
+            yield partial
+        path.unlink()
+
+    RunDirectory(tmp_path, "run").check_writable()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    monkeypatch.setattr(run_directory, "atomic_write", removed_by_the_other)
+    RunDirectory(tmp_path, "run").check_writable()
+
+
+def test_f21_too_little_room_for_the_checkpoints_is_reported_with_numbers(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path, "run")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3_500_000_000))
+    run.check_space(800_000_000)  # three files and one that is being written: 3.2 GB
+    with pytest.raises(OSError, match=r"3\.50 GB are free, .* need 4\.00 GB \(1\.00 GB each\)"):
+        run.check_space(1_000_000_000)
+    for name in NAMES:
+        (run.checkpoints / name).touch()
+    run.check_space(3_000_000_000)  # all exist
+    with pytest.raises(OSError, match=r"need 12\.00 GB"):  # they will be kept aside
+        run.check_space(3_000_000_000, starts_anew=True)
+
+
+def test_f21_a_new_start_needs_room_beside_what_it_keeps_aside(tmp_path, monkeypatch):
+    config = write_run(tmp_path)
+    trainer = make_trainer(config)
+    trainer.progress.step = 1
+    for name in NAMES:
+        trainer.save(name)
+    usage, size = shutil.disk_usage(tmp_path), trainer.checkpoints.bytes_needed()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * size))
+    folder = trainer.run.checkpoints
+    before = sorted(folder.parent.rglob("*.pth"))
+    for choice in ("never", str(folder / "best.pth")):
+        with pytest.raises(OSError, match="the run's checkpoints need"):
+            trainer.resume(choice)
+        assert sorted(folder.parent.rglob("*.pth")) == before
+    trainer.resume("auto")  # each replaces one
+
+
+# ---------------------------------------------------------------- another run, an older version
+
+
+def test_f25_a_checkpoint_of_the_first_format_resumes(tmp_path):
     config = write_run(
         tmp_path, TRAIN__MAX_STEPS=3, TRAIN__SAVE_EVERY=100, DATA__CROP_SIZE=64,
         TRAIN__GRADIENT_ACCUMULATION_STEPS=2,
     )  # fmt: skip
     arguments = {**SMALLEST_VRT, "window_size": [2, 8, 8]}
     (tmp_path / "vrt.yaml").write_text(yaml.safe_dump(arguments))
-    folder = RunDirectory.of(load_config(config)).checkpoints
-    folder.mkdir(parents=True)
-    (folder / "last.pth").write_bytes(gzip.decompress(GOLDEN.read_bytes()))
-    trainer = make_trainer(config, *GOLDEN_NORM)
-    trainer.resume("auto")
-    stored = load_checkpoint(folder / "last.pth")
+    last = RunDirectory.of(load_config(config)).checkpoints / "last.pth"
+    last.parent.mkdir(parents=True)
+    last.write_bytes(gzip.decompress(GOLDEN.read_bytes()))
+    trainer = resumed(config, *GOLDEN_NORM)
     assert trainer.progress.step == trainer.progress.validated_step == 2
-    raw = read_torch_file(folder / "last.pth", "a checkpoint")["model"]
+    raw = read_torch_file(last, "a checkpoint")["model"]
     assert sum(key.startswith(("spike_tsa.", "fuse.")) for key in raw) == 4 * (12 + 14)
-    own = trainer.checkpoints.state_dict()
+    stored, own = load_checkpoint(last), trainer.checkpoints.state_dict()
     assert list(own["model"]) == list(stored["model"])  # the optimizer's state goes by this order
     assert all(torch.equal(own["model"][key], value) for key, value in stored["model"].items())
-    first = stored["optimizer"]["state"][0]["exp_avg"]
-    assert torch.equal(own["optimizer"]["state"][0]["exp_avg"], first)
+    moments = [each["optimizer"]["state"][0]["exp_avg"] for each in (own, stored)]
+    assert torch.equal(*moments)
     assert trainer.fit() == 0
     assert read_checkpoint(tmp_path)["progress"]["step"] == 3
 
 
-def test_f16_other_data_is_refused_and_named(tmp_path):
-    config = write_run(tmp_path)
+def test_f13_f16_other_data_or_clips_per_step_are_rejected_and_named(tmp_path):
+    config = write_run(tmp_path, TRAIN__GRADIENT_ACCUMULATION_STEPS=2)
     trainer = make_trainer(config)
     trainer.progress.step = 1
     trainer.save("last.pth")
-    make_trainer(config).resume("auto")  # the same data
+    resumed(config, "TRAIN.BATCH_SIZE", "2", "TRAIN.GRADIENT_ACCUMULATION_STEPS", "1")
+    with pytest.raises(ValueError, match=r"\(clips per step\): the checkpoint has 2, this run 4"):
+        resumed(config, "TRAIN.BATCH_SIZE", "2")
     root = tmp_path / "data"
     description = read_description(root)
     object.__setattr__(description, "threshold", 5.0)
     write_description(root, description)
     with pytest.raises(ValueError, match=r"data: threshold"):
-        make_trainer(config).resume("auto")
+        resumed(config)
     (root / "dataset.yaml").unlink()
     with pytest.raises(ValueError, match=r"the checkpoint's data have a dataset\.yaml"):
-        make_trainer(config).resume("auto")
+        resumed(config)
 
 
 def test_f15_weights_that_do_not_fit_are_named_with_their_shapes():
@@ -274,12 +354,24 @@ def test_f15_weights_that_do_not_fit_are_named_with_their_shapes():
     ]
 
 
-def test_f13_other_clips_per_step_are_refused_and_equal_ones_are_not(tmp_path):
-    config = write_run(tmp_path, TRAIN__GRADIENT_ACCUMULATION_STEPS=2)
-    trainer = make_trainer(config)
-    trainer.progress.step = 1
-    trainer.save("last.pth")
-    split = ("TRAIN.BATCH_SIZE", "2", "TRAIN.GRADIENT_ACCUMULATION_STEPS", "1")
-    make_trainer(config, *split).resume("auto")
-    with pytest.raises(ValueError, match=r"\(clips per step\): the checkpoint has 2, this run 4"):
-        make_trainer(config, "TRAIN.BATCH_SIZE", "2").resume("auto")
+def test_f15_only_changes_that_make_it_another_run_are_conflicts():
+    def written_by(cfg, **changes):
+        written = {"config": config_to_text(cfg), "vrt": "depths: [1, 2]", "precision": "fp32"}
+        return {**written, "model": {}, "data": "", "clips_per_step": 6, **changes}
+
+    stored, cfg = written_by(get_defaults()), get_defaults()
+    cfg.TRAIN.NUM_WORKERS, cfg.TRAIN.MAX_STEPS, cfg.LOG.SAVE_DIR = 0, 9, "elsewhere"
+    cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.GRADIENT_ACCUMULATION_STEPS = 2, 3  # the product is the same
+    cfg.MODEL.FUSE.CHUNK_SIZE, cfg.MODEL.SPYNET = 8, "download"
+    assert resume_conflicts(stored, written_by(cfg, vrt="depths:\n- 1\n- 2\n")) == []
+    cfg.TRAIN.OPTIM.LR, cfg.DATA.K, cfg.MODEL.SPYNET = 1.0, 16, "none"
+    changed = written_by(cfg, vrt="depths: [1, 1]", clips_per_step=8, precision="bf16")
+    conflicts = resume_conflicts(stored, changed)
+    assert "(clips per step): the checkpoint has 6, this run 8" in conflicts[0]
+    assert "the checkpoint has fp32, this run bf16" in conflicts[1]
+    assert "MODEL.VRT_CFG" in conflicts[2]
+    assert conflicts[3:] == [
+        "DATA.K: the checkpoint has 32, the configuration 16",
+        "TRAIN.OPTIM.LR: the checkpoint has 0.0002, the configuration 1.0",
+        "MODEL.SPYNET: the checkpoint has '', the configuration 'none'",
+    ]

@@ -1,4 +1,4 @@
-"""F31 and F55: odd names, another locale, a clock that jumps, logs that cannot be written."""
+"""F20, F21, F31, F55: odd names, another locale, a clock that jumps, full disks."""
 
 import logging
 import os
@@ -10,27 +10,30 @@ import time
 from functools import partial
 
 import pytest
-import torch
 
 from src import train
 from src.config import load_config
 from src.engine import log as run_log
 from src.engine.log import Scalars, log_thread_error, start_logging
 from src.engine.processes import Ranks
-from src.engine.signals import StopSignals
 from src.paths import REPO_ROOT, free_name
 from src.run_directory import RunDirectory, write_run_record
-from tests.training_cases import make_trainer, one_thread, read_checkpoint, run_train, write_run
-
-NEEDS_DEV_FULL = pytest.mark.skipif(
-    not os.path.exists("/dev/full"),  # noqa: PTH110
-    reason="needs /dev/full",
+from tests.training_cases import (
+    CPU,
+    make_trainer,
+    one_thread,
+    read_checkpoint,
+    run_train,
+    write_run,
 )
+
+needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs it")  # noqa: PTH110
+FILE = "a file where a folder has to be"
 
 
 @pytest.fixture(name="root_logger")
 def _root_logger():
-    """Give back the handlers that the test runner had installed."""
+    """Restore the handlers that the test runner had installed."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     yield root
@@ -38,6 +41,14 @@ def _root_logger():
         handler.close()
     root.handlers[:] = before
     root.setLevel(level)
+
+
+def run_script(code: str, *arguments: str) -> subprocess.CompletedProcess:
+    start = f"import sys\nsys.path.insert(0, {str(REPO_ROOT)!r})\n"
+    return subprocess.run(
+        [sys.executable, "-c", start + code, *arguments],
+        env=one_thread(), capture_output=True, text=True, check=False, timeout=150,
+    )  # fmt: skip
 
 
 def test_f31_f55_a_run_with_an_odd_name_in_the_c_locale(tmp_path, monkeypatch):
@@ -51,50 +62,48 @@ def test_f31_f55_a_run_with_an_odd_name_in_the_c_locale(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("pwned"))
 
 
-def test_f55_a_log_file_that_is_deleted_is_begun_anew(tmp_path, root_logger, capsys):
+def test_f55_a_log_file_that_is_deleted_is_created_again(tmp_path, root_logger, capsys):
     log_file = tmp_path / "logs" / "train.log"
-    start_logging(log_file, is_main=True)
+    start_logging(log_file)
     logging.getLogger("train").info("before")
     log_file.unlink()
     log_file.parent.rmdir()
     logging.getLogger("train").info("after the file was deleted")
     assert "after the file was deleted" in capsys.readouterr().out
     assert "after the file was deleted" in log_file.read_text()
+    line = logging.LogRecord("train", logging.INFO, "a.py", 7, "%d steps", ("three",), None)
+    root_logger.handlers[-1].handle(line)  # a mistake in the code is no full disk
+    assert "--- Logging error ---" in capsys.readouterr().err
 
 
 FULL = """
-import logging, sys
+import logging
 from pathlib import Path
-sys.path.insert(0, {root!r})
 from src.engine.log import start_logging
-start_logging(Path({log!r}), is_main=True)
+start_logging(Path(sys.argv[1]))
 for number in range(3):
     logging.getLogger("train").info("line %d", number)
 """
 
 
-@NEEDS_DEV_FULL
-def test_f55_a_log_file_on_a_full_disk_is_told_once_and_the_process_ends_in_order(tmp_path):
-    full = tmp_path / "full.log"
-    full.symlink_to("/dev/full")
-    code = FULL.format(root=str(REPO_ROOT), log=str(full))
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=one_thread(), capture_output=True, text=True, check=False
-    )
+@needs_dev_full
+def test_f55_a_full_disk_under_the_log_is_reported_once_and_the_process_exits_normally(tmp_path):
+    (tmp_path / "full.log").symlink_to("/dev/full")
+    done = run_script(FULL, str(tmp_path / "full.log"))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("full.log cannot be written (No space left on device)") == 1
     assert all(f"line {number}\n" in done.stdout for number in range(3))
 
 
-@NEEDS_DEV_FULL
+@needs_dev_full
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_f55_tensorboard_without_room_is_told_once(tmp_path, monkeypatch, caplog):
+def test_f55_tensorboard_without_room_is_reported_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(run_log, "SummaryWriter", partial(run_log.SummaryWriter, flush_secs=0))
     scalars = Scalars(tmp_path, enabled=True, first_step=0)
     (events,) = tmp_path.iterdir()
     full = tmp_path / "full"
     full.symlink_to("/dev/full")
-    full.replace(events)  # at once: the writer's thread makes a file anew that is missing
+    full.replace(events)  # at once: the writer's thread creates a file that is missing
     for step in range(2000):  # its thread is the first to see it
         scalars.add(step, {"loss/total": 1.0})
         time.sleep(0.01)
@@ -106,24 +115,7 @@ def test_f55_tensorboard_without_room_is_told_once(tmp_path, monkeypatch, caplog
     assert "events cannot be written (No space left on device); training continues" in caplog.text
 
 
-@NEEDS_DEV_FULL
-def test_f55_closing_a_log_file_without_room_is_borne(tmp_path, root_logger, capsys):
-    full = tmp_path / "full.log"
-    full.symlink_to("/dev/full")
-    start_logging(full, is_main=True)
-    logging.getLogger("train").info("a line that stays in the buffer")
-    root_logger.handlers[-1].close()
-    assert "full.log cannot be written" in capsys.readouterr().out
-
-
-def test_a_log_line_with_a_mistake_is_told_with_its_place(tmp_path, root_logger, capsys):
-    start_logging(tmp_path / "train.log", is_main=True)
-    line = logging.LogRecord("train", logging.INFO, "a.py", 7, "%d steps", ("three",), None)
-    root_logger.handlers[-1].handle(line)
-    assert "--- Logging error ---" in capsys.readouterr().err
-
-
-def test_f55_a_thread_that_fails_is_told_in_one_line(monkeypatch, caplog):
+def test_f55_a_thread_that_fails_is_reported_in_one_line(monkeypatch, caplog):
     def fail(error):
         raise error
 
@@ -133,17 +125,14 @@ def test_f55_a_thread_that_fails_is_told_in_one_line(monkeypatch, caplog):
         thread = threading.Thread(target=fail, args=(error,), name="writer")
         thread.start()
         thread.join()
-    told = [(record.levelname, record.getMessage()) for record in caplog.records]
-    assert told == [
-        ("WARNING", "the thread writer has failed: no room"),
-        ("DEBUG", "where it was raised"),
-    ]
+    levels = [record.levelname for record in caplog.records]
+    assert levels == ["WARNING", "DEBUG"]
+    assert caplog.messages[0] == "the thread writer has failed: no room"
     assert caplog.records[1].exc_info is not None
 
 
 LOSING = """
-import shutil, sys
-sys.path.insert(0, {root!r})
+import shutil
 from src import train
 from src.engine.trainer import Trainer
 step = Trainer.step
@@ -158,26 +147,22 @@ sys.exit(train.main())
 
 
 def test_f55_the_folder_of_logs_and_events_is_deleted_under_a_run(tmp_path):
-    config = write_run(tmp_path, LOG__TENSORBOARD=True, TRAIN__LOG_EVERY=1)
-    code = LOSING.format(root=str(REPO_ROOT))
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--config", str(config)],
-        env=one_thread(), capture_output=True, text=True, check=False, timeout=150,
-    )  # fmt: skip
+    config = write_run(tmp_path, LOG__TENSORBOARD=True, TRAIN__LOG_EVERY=1, TRAIN__MAX_STEPS=3)
+    done = run_script(LOSING, "--config", str(config))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert done.stdout.count("cannot be written") == 2  # the log file, and the events
     assert "TensorBoard events cannot be written" in done.stdout
-    assert "validation at step 4" in done.stdout
-    assert read_checkpoint(tmp_path)["progress"]["step"] == 4
+    assert "validation at step 3" in done.stdout
+    assert read_checkpoint(tmp_path)["progress"]["step"] == 3
 
 
-def test_f20_a_validation_whose_files_cannot_be_written_is_borne(tmp_path, caplog):
+def test_f20_a_validation_whose_files_cannot_be_written_is_a_warning(tmp_path, caplog):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__VAL_EVERY=1, TRAIN__VISUAL_EVERY=1)
     trainer = make_trainer(config)
     for folder in (trainer.run.metrics, trainer.run.visuals):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.write_text("a file where a folder has to be")
+        folder.write_text(FILE)
     with caplog.at_level("INFO"):
         assert trainer.fit() == 0
     assert caplog.text.count("validation at step 2: PSNR") == 1
@@ -194,14 +179,12 @@ def test_f55_a_clock_that_jumps_back_does_not_change_the_pace(tmp_path, monkeypa
     with caplog.at_level("INFO"):
         assert trainer.fit() == 0
     lines = [line for line in caplog.messages if "s/step" in line]
-    told = [
-        re.search(r" ([\d.]+) s/step .*left 0\d:\d\d without validation$", line) for line in lines
-    ]
+    paces = [re.search(r" ([\d.]+) s/step .*left 0\d:\d\d without", line) for line in lines]
     assert len(lines) == 4
-    assert all(match and 0 < float(match[1]) < 60 for match in told), lines
+    assert all(match and 0 < float(match[1]) < 60 for match in paces), lines
 
 
-def test_f55_names_that_hold_the_time_are_given_once(tmp_path, monkeypatch):
+def test_f55_names_that_hold_the_time_are_unique(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "strftime", lambda *_: "20200101-000000")
     run = RunDirectory(tmp_path, "run")
     for text in ("first", "second", "third"):
@@ -216,7 +199,7 @@ def test_f55_names_that_hold_the_time_are_given_once(tmp_path, monkeypatch):
         (tmp_path / name).touch()
 
 
-def test_f55_two_starts_in_one_second_have_a_log_and_a_record_each(tmp_path, monkeypatch):
+def test_f21_f55_two_starts_in_one_second_and_one_that_cannot_write(tmp_path, monkeypatch):
     class BegunError(Exception):
         pass
 
@@ -224,23 +207,21 @@ def test_f55_two_starts_in_one_second_have_a_log_and_a_record_each(tmp_path, mon
         log_file.touch()
         raise BegunError
 
-    cfg = load_config(write_run(tmp_path))
+    cfg, ranks = load_config(write_run(tmp_path)), Ranks(0, 1, CPU)
     monkeypatch.setattr(time, "strftime", lambda *_: "20200101-000000")
     monkeypatch.setattr(train, "start_logging", begin)
-    logs = RunDirectory.of(cfg).logs
+    run = RunDirectory.of(cfg)
     for _ in range(2):
         with pytest.raises(BegunError):
-            train.train(cfg, Ranks(0, 1, torch.device("cpu")), None, StopSignals())
-        write_run_record(RunDirectory.of(cfg), cfg, "1")
-    assert sorted(path.name for path in logs.glob("run_*")) == ["run_run_1-2.txt", "run_run_1.txt"]
-    assert sorted(path.name for path in logs.glob("*.log")) == [
+            train.train(cfg, ranks, None)
+        write_run_record(run, cfg, "1")
+    assert sorted(path.name for path in run.logs.glob("*_run_*.txt")) == [
+        *("run_run_1-2.txt", "run_run_1.txt"),
+    ]
+    assert sorted(path.name for path in run.logs.glob("*.log")) == [
         *("train_20200101-000000-2.log", "train_20200101-000000.log"),
     ]
-
-
-def test_f21_folders_are_looked_at_before_anything_is_logged(tmp_path, monkeypatch):
-    cfg = load_config(write_run(tmp_path))
-    (tmp_path / "outputs" / "visuals").write_text("a file where a folder has to be")
-    monkeypatch.setattr(train, "start_logging", None)  # not called
-    with pytest.raises(OSError, match="the run cannot write there"):
-        train.train(cfg, Ranks(0, 1, torch.device("cpu")), None, StopSignals())
+    run.visuals.rmdir()
+    run.visuals.write_text(FILE)
+    with pytest.raises(OSError, match="the run cannot write there"):  # before anything is logged
+        train.train(cfg, ranks, None)

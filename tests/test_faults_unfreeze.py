@@ -8,10 +8,11 @@ from torch import nn
 
 from src.config import get_defaults
 from src.engine.optim import (
-    GradientRules,
     PartRule,
     build_optimizer,
     build_schedule,
+    clip_gradients,
+    drop_frozen,
     freeze,
     optimizer_groups,
     read_rules,
@@ -20,6 +21,7 @@ from tests.training_cases import (
     assert_same_state,
     make_trainer,
     read_checkpoint,
+    resumed,
     run_train,
     write_run,
 )
@@ -58,11 +60,10 @@ def config(**keys):
 def updates(model, cfg, steps, first=0, optimizer=None):
     """Do steps as a trainer does them; return the optimiser."""
     optimizer = optimizer or build_optimizer(model, cfg)
-    rules = GradientRules(0.1, read_rules(cfg))
     for step in range(first, first + steps):
         model(torch.full((2, 1), float(step + 1))).square().sum().backward()
-        rules.drop_frozen(optimizer, step)
-        rules.clip(optimizer)
+        drop_frozen(optimizer, read_rules(cfg), step)
+        clip_gradients(optimizer, 0.1)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return optimizer
@@ -116,9 +117,8 @@ def test_the_norm_is_that_of_what_is_trained():
     optimizer = build_optimizer(model, config(SPYNET__FREEZE_STEPS=1))
     for parameter, value in zip(model.parameters(), (30.0, 3.0, 4.0), strict=True):
         parameter.grad = torch.full_like(parameter, value)
-    rules = GradientRules(1.0, [PartRule("spynet", 1)])
-    rules.drop_frozen(optimizer, 0)
-    assert rules.clip(optimizer).item() == pytest.approx(5.0)  # 3-4-5, without the 30
+    drop_frozen(optimizer, [PartRule("spynet", 1)], 0)
+    assert clip_gradients(optimizer, 1.0).item() == pytest.approx(5.0)  # 3-4-5, without the 30
     assert model.body.weight.grad.item() == pytest.approx(0.8)
 
 
@@ -142,8 +142,7 @@ def test_f05_resume_around_the_step_at_which_a_part_joins(straight, stop):
     first = make_trainer(file, "EXP_NAME", name)
     first.total_steps = stop
     first.fit()
-    second = make_trainer(file, "EXP_NAME", name)
-    second.resume("auto")
+    second = resumed(file, "EXP_NAME", name)
     assert second.progress.step == stop
     second.fit()
     assert_same_state(read_checkpoint(folder, "straight"), read_checkpoint(folder, name))
@@ -185,7 +184,7 @@ EVERY_STEP = (JOINS_AT - 1, JOINS_AT, JOINS_AT + 1, 4)
 )
 def test_f05_two_ranks_with_recomputation_cross_the_step(tmp_path, stops):
     """Non-reentrant checkpointing under DDP, stopped at the step; nightly before and after, too."""
-    # A run that is made longer goes on along the longer schedule, which is constant here.
+    # A run that is made longer follows the longer schedule, which is constant here.
     constant = {"TRAIN__SCHED__WARMUP_STEPS": 0, "TRAIN__SCHED__ETA_MIN": 1e-3}
     recompute = {"MODEL__USE_CHECKPOINT_ATTN": True, "MODEL__USE_CHECKPOINT_FFN": True}
     file = write_run(tmp_path, **RECIPE, **constant, **recompute, TRAIN__SAVE_EVERY=4)

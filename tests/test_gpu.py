@@ -16,9 +16,9 @@ import torch
 from src.config import load_config
 from src.data.normalization import Normalization, normalize_counts
 from src.engine.cost import measure_law
-from src.engine.optim import GradientRules, WarmupCosine
+from src.engine.optim import WarmupCosine
 from src.engine.processes import Ranks
-from src.engine.step import BatchPlacer, StepDraws, TrainingStep, choose_precision
+from src.engine.step import BatchPlacer, TrainingStep, choose_precision
 from src.engine.trainer import Trainer
 from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings
@@ -164,8 +164,8 @@ def _losses_of_training(precision):
         schedule,
         choose_precision(precision, DEVICE),
         BatchPlacer(DEVICE, Normalization(0.5, 0.5), (2, 16, 3)),
-        GradientRules(1.0),
-        StepDraws(1),
+        Ranks(0, 1, DEVICE),
+        grad_clip=1.0,
     )
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (2, 1, 2, 3, 16, 24), generator=generator, dtype=torch.uint8)

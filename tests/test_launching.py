@@ -15,8 +15,9 @@ import pytest
 from scripts import compare_baseline, launch
 from src.config import load_config
 from src.paths import REPO_ROOT
-from tests.training_cases import write_run
+from tests.training_cases import checkpoint_of, wait_for, write_run
 
+DEMO = REPO_ROOT / "configs/deblur/demo.yaml"
 RIVAL_AND_TABLE = ["plain_unet.py", "compare_baseline.py"]
 ROWS = [
     *("blurry input", "no learning", "RGB-only twin", "plain U-Net", "VRT+Spike"),
@@ -26,13 +27,8 @@ SETUP = REPO_ROOT / "scripts" / "setup_env.sh"
 
 
 def launch_command(config: Path, *arguments: str) -> list[str]:
-    return [
-        sys.executable,
-        str(REPO_ROOT / "scripts/launch.py"),
-        "--config",
-        str(config),
-        *arguments,
-    ]
+    launcher = str(REPO_ROOT / "scripts/launch.py")
+    return [sys.executable, launcher, "--config", str(config), *arguments]
 
 
 def commands_for(config: Path, resume: str = "auto", dry_run: bool = False, **changes) -> list[str]:
@@ -43,41 +39,34 @@ def commands_for(config: Path, resume: str = "auto", dry_run: bool = False, **ch
     return [" ".join(command) for command in commands]
 
 
+def scripts_in(lines: list[str]) -> list[str]:
+    return [Path(line.split()[1]).name for line in lines]
+
+
 def test_demo_data_come_first_then_the_twin_the_run_and_the_comparison():
-    lines = commands_for(REPO_ROOT / "configs/deblur/demo.yaml", resume="some.pth")
-    scripts = [
-        "make_demo_data.py",
-        "prepare_data.py",
-        "train.py",
-        "train.py",
-        *RIVAL_AND_TABLE,
-    ]
-    assert [Path(line.split()[1]).name for line in lines] == scripts
+    lines = commands_for(DEMO, resume="some.pth")
+    scripts = ["make_demo_data.py", "prepare_data.py", "train.py", "train.py"]
+    assert scripts_in(lines) == [*scripts, *RIVAL_AND_TABLE]
     assert "--resume auto" in lines[2]  # a path belongs to the main run
     assert "MODEL.USE_SPIKE false" in lines[2]
     assert "--resume some.pth" in lines[3]
     assert "MODEL.USE_SPIKE" not in lines[3]
     assert all("SEED 7" in line for line in lines[1:])
     assert "--take" in lines[5]  # it would start this again
+    dry = commands_for(DEMO, dry_run=True)
+    assert scripts_in(dry)[2:] == ["train.py"]
+    assert "--dry_run" in dry[2]
 
 
 def test_of_several_machines_the_first_makes_data_and_comparison():
     several = {"nnodes": 2, "rdzv_endpoint": "node0:29400", "max_restarts": 3}
-    config = REPO_ROOT / "configs/deblur/demo.yaml"
-    first = commands_for(config, node_rank=0, **several)
-    second = commands_for(config, node_rank=1, **several)
+    first, second = (commands_for(DEMO, node_rank=rank, **several) for rank in (0, 1))
     assert first[2:4] == second  # both trainings
-    assert [Path(line.split()[1]).name for line in first[4:]] == RIVAL_AND_TABLE
+    assert scripts_in(first[4:]) == RIVAL_AND_TABLE
     for words in ("torch.distributed.run", "--nnodes=2", "--rdzv_endpoint=node0:29400"):
         assert words in second[0]
     assert "--max_restarts=3" in second[1]
     assert "--standalone" not in second[0]
-
-
-def test_a_dry_run_trains_no_twin():
-    lines = commands_for(REPO_ROOT / "configs/deblur/demo.yaml", dry_run=True)
-    assert [Path(line.split()[1]).name for line in lines][2:] == ["train.py"]
-    assert "--dry_run" in lines[2]
 
 
 @pytest.mark.parametrize("by", ["commands", pytest.param("launcher", marks=pytest.mark.nightly)])
@@ -94,7 +83,7 @@ def test_the_twin_is_trained_and_compared(tmp_path, forks, by):
     outputs = tmp_path / "outputs"
     content = json.loads((outputs / "metrics" / "compare_run.json").read_text())
     scores = json.loads((outputs / "metrics" / "val_run_rgb_twin_0000001.json").read_text())
-    # Restored again, on one machine, every score comes out as it did in training.
+    # Restored again, on one machine, every score is that of the training.
     assert content["mean_over_frames"]["RGB-only twin"] == scores["restored"]["mean_over_frames"]
     assert list(content["mean_over_frames"]) == ROWS
     runs = content["runs"]
@@ -124,31 +113,16 @@ def test_the_comparison_becomes_the_launcher(monkeypatch):
     ]
 
 
-def test_f11_a_signal_while_the_launcher_imports_ends_it_with_its_code(tmp_path, processes):
-    config = write_run(tmp_path, TRAIN__RGB_TWIN=False)
-    process = processes(launch_command(config))
-    time.sleep(0.7)  # torch takes longer
-    process.send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 85, output
-    assert "Traceback" not in output
-    assert not (tmp_path / "outputs" / "ckpts").exists()  # nothing was started
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux ties a child's life to its parent")
 def test_a_killed_launcher_takes_the_training_with_it(tmp_path, processes):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__RGB_TWIN=False)
     process = processes(launch_command(config))
-    last = tmp_path / "outputs" / "ckpts" / "run" / "last.pth"
-    deadline = time.monotonic() + 120
-    while not last.exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_for(checkpoint_of(tmp_path).exists, process)
     child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+    command, deadline = Path(f"/proc/{child}/cmdline"), time.monotonic() + 60
+    while command.exists() and command.read_bytes():
         assert time.monotonic() < deadline, "the training outlived its launcher"
         time.sleep(0.05)
 
@@ -165,16 +139,13 @@ def _clone(tmp_path):
 
 def run_setup(clone: Path, **environment: str) -> subprocess.CompletedProcess:
     kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+    command = ["bash", str(clone / "scripts" / "setup_env.sh")]
     return subprocess.run(
-        ["bash", str(clone / "scripts" / "setup_env.sh")],
-        env={**kept, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
+        command, env={**kept, **environment}, capture_output=True, text=True, check=False
     )
 
 
-def test_set_up_replaces_a_half_made_environment_and_keeps_a_whole_one(clone):
+def test_set_up_replaces_a_incomplete_environment_and_keeps_a_whole_one(clone):
     half = [sys.executable, "-m", "venv", "--without-pip", clone / ".venv"]  # killed before pip
     subprocess.run(half, check=True)
     marker = clone / ".venv" / "marker"
@@ -187,7 +158,7 @@ def test_set_up_replaces_a_half_made_environment_and_keeps_a_whole_one(clone):
     assert run_setup(clone).stderr == ""  # nothing to do
 
 
-def test_set_up_leaves_the_environment_of_others_alone(clone, tmp_path):
+def test_set_up_names_what_it_cannot_use_and_changes_nothing(clone, tmp_path):
     conda = tmp_path / "conda"
     conda.mkdir()
     (conda / "mine").touch()
@@ -195,9 +166,6 @@ def test_set_up_leaves_the_environment_of_others_alone(clone, tmp_path):
     assert done.returncode == 1
     assert "has no python with pip" in done.stderr
     assert [path.name for path in conda.iterdir()] == ["mine"]
-
-
-def test_set_up_names_a_python_that_will_not_do(clone):
     done = run_setup(clone, PYTHON="/no such/python")
     assert done.returncode == 1
     assert "PYTHON=/no such/python is no Python >= 3.10" in done.stderr

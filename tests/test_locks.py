@@ -1,4 +1,4 @@
-"""Locks between processes: held by one, given up at its end, left out where there are none."""
+"""Locks between processes: held by one, released at its end, a warning if there are none."""
 
 import errno
 import fcntl
@@ -10,7 +10,7 @@ from src.data.parallel import is_locked, locked
 from src.prepare.sources.run import PARTIAL, remove_abandoned
 
 
-def test_a_lock_is_held_by_one_and_given_up(tmp_path):
+def test_a_lock_is_held_by_one_and_released(tmp_path):
     path = tmp_path / "folder/a.lock"
     with locked(path) as is_mine:
         assert is_mine
@@ -20,57 +20,48 @@ def test_a_lock_is_held_by_one_and_given_up(tmp_path):
     assert not is_locked(path)
 
 
-@pytest.mark.parametrize("answer", [OSError(errno.ENOLCK, "No locks"), NotImplementedError()])
-def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, answer):
-    def acquire(*_, **__):
-        raise answer
+def answering(monkeypatch, owner, name, error):
+    """Let a call raise an error."""
 
-    monkeypatch.setattr(FileLock, "acquire", acquire)
+    def call(*_, **__):
+        raise error
+
+    monkeypatch.setattr(owner, name, call)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        (FileLock, "acquire", OSError(errno.ENOLCK, "No locks")),
+        (FileLock, "acquire", NotImplementedError()),
+        # Releases of filelock before 3.25 do not pass these on and wait forever.
+        (fcntl, "flock", OSError(errno.ENOLCK, "no locks here")),
+        (fcntl, "flock", OSError(errno.EOPNOTSUPP, "no locks here")),
+    ],
+)
+def test_a_file_system_without_locks_is_a_warning(
+    tmp_path, monkeypatch, caplog, owner, name, error
+):
+    answering(monkeypatch, owner, name, error)
     with locked(tmp_path / "a.lock", wait=False) as is_mine:
         assert is_mine
     assert "this file system has no locks" in caplog.text
 
 
-def without_locks(monkeypatch, number):
-    """Let the system answer a request for a lock as a file system without locks does."""
-
-    def flock(*_):
-        raise OSError(number, "no locks here")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_what_the_system_answers_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, number):
-    """Releases of filelock before 3.25 keep it to themselves and ask for ever."""
-    without_locks(monkeypatch, number)
-    with locked(tmp_path / "a.lock", wait=False) as is_mine:
-        assert is_mine
-    assert "this file system has no locks" in caplog.text
-
-
-def test_where_flock_is_unknown_work_goes_ahead(tmp_path, monkeypatch, recwarn):
-    """`filelock` locks by the existence of a file there, with a warning of its own."""
-    without_locks(monkeypatch, errno.ENOSYS)
+def test_without_flock_in_the_system_the_existence_of_the_file_locks(
+    tmp_path, monkeypatch, recwarn
+):
+    """`filelock` warns itself."""
+    answering(monkeypatch, fcntl, "flock", OSError(errno.ENOSYS, "no locks here"))
     with locked(tmp_path / "a.lock") as is_mine:
         assert is_mine
     assert any("SoftFileLock" in str(warning.message) for warning in recwarn)
 
 
-def test_another_error_is_not_passed_over(tmp_path, monkeypatch):
-    def acquire(*_, **__):
-        raise OSError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(FileLock, "acquire", acquire)
+def test_a_lock_of_another_user_is_an_error_and_is_not_removed(tmp_path, monkeypatch):
+    answering(monkeypatch, FileLock, "acquire", PermissionError(errno.EACCES, "Permission denied"))
     with pytest.raises(OSError, match="Permission denied"), locked(tmp_path / "a.lock"):
         raise AssertionError
-
-
-def test_a_lock_of_another_user_is_left_alone(tmp_path, monkeypatch):
-    def acquire(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(FileLock, "acquire", acquire)
     lock = tmp_path / "train" / f"{PARTIAL}other-1-a.lock"
     lock.parent.mkdir()
     lock.touch()

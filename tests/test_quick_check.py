@@ -11,7 +11,7 @@ from src.data.exposures import read_exposures, write_exposures
 from src.engine.processes import Ranks
 from src.paths import REPO_ROOT
 from src.prepare.quick_check import quick_check
-from src.train import refuse_wrong_data
+from src.train import reject_wrong_data
 from tests.prepare_cases import rewrite, run, touch_later, write_prepared
 from tests.training_cases import run_ranks, write_run
 
@@ -136,10 +136,10 @@ def test_three_thousand_stale_voxels_are_one_line(prepared_config):
 
 def test_every_rank_ends_with_the_problems_of_the_main_one(prepared_config, monkeypatch):
     cfg = load_config(prepared_config)
-    refuse_wrong_data(cfg, Ranks(0, 1, torch.device("cpu")))
+    reject_wrong_data(cfg, Ranks(0, 1, torch.device("cpu")))
     monkeypatch.setattr(Ranks, "gather", lambda self, value: [["a is wrong"], value])
     with pytest.raises(DataSetError, match="1 problem.*\n  a is wrong"):
-        refuse_wrong_data(cfg, Ranks(1, 2, torch.device("cpu")))
+        reject_wrong_data(cfg, Ranks(1, 2, torch.device("cpu")))
 
 
 def test_training_on_changed_data_ends_on_both_ranks(tmp_path):

@@ -47,8 +47,8 @@ VRT = {
 }
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
+@pytest.fixture(scope="module", name="root")
+def _root(tmp_path_factory):
     """A split of two sequences, configurations and checkpoints with and without spikes."""
     root = tmp_path_factory.mktemp("testing")
     for name in ("one", "two"):
@@ -57,63 +57,57 @@ def place(tmp_path_factory):
         write_dats(root / "val" / name / "spike", NAMES)
     write_voxels(root / "vox", NAMES)
     (root / "vrt.yaml").write_text(yaml.safe_dump(VRT))
-    for name, use_spike in (("spikes", True), ("rgb", False)):
+    for name in ("spikes", "rgb"):
         config = {
             "DATA": {"ROOT": str(root), "K": NUM_BINS, "NORM": {"MEAN": 0.25, "STD": 0.5}},
-            "MODEL": {
-                "USE_SPIKE": use_spike,
-                "VRT_CFG": str(root / "vrt.yaml"),
-                "CHANNELS_PER_SCALE": [8] * 4,
-            },
+            "MODEL": {"USE_SPIKE": name == "spikes", "VRT_CFG": str(root / "vrt.yaml")},
             "VAL": {"TILE_FRAMES": 2, "TILE_SIZE": 32, "OVERLAP_FRAMES": 1, "OVERLAP_SIZE": 8},
             "LOG": {"SAVE_DIR": str(root / "outputs")},
         }
-        path = root / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        cfg = load_config(path)
+        config["MODEL"]["CHANNELS_PER_SCALE"] = [8] * 4
+        (root / f"{name}.yaml").write_text(yaml.safe_dump(config))
+        cfg = load_config(root / f"{name}.yaml")
         model = build_model(cfg)
         torch.manual_seed(0)
         for parameter in model.parameters():  # a new fusion is the identity; this one is not
             parameter.data.add_(0.02 * torch.randn_like(parameter))
-        best = root / "outputs" / "ckpts" / name / "best.pth"
         state = {"model": model.state_dict(), "config": config_to_text(cfg)}
-        save_checkpoint(best, state | {"progress": {"step": 7}})
+        save_checkpoint(best_of(root, name), state | {"progress": {"step": 7}})
         torch.save({"params": model.vrt.state_dict()}, root / f"{name}_weights.pth")
     return root
 
 
-def newest_report(place):
-    return json.loads(max((place / "outputs" / "metrics").glob("test_*.json")).read_text())
+def best_of(root, name):
+    return root / "outputs" / "ckpts" / name / "best.pth"
 
 
-def run(place, output, *arguments, expected=0):
-    for old in (place / "outputs" / "metrics").glob("test_*.json"):
+def newest_report(root):
+    return json.loads(max((root / "outputs" / "metrics").glob("test_*.json")).read_text())
+
+
+def run(root, output, *arguments, expected=0):
+    for old in (root / "outputs" / "metrics").glob("test_*.json"):
         old.unlink()
-    split = str(place / "val")
+    split = str(root / "val")
     given = ["--input_blur", split, "--output", str(output), *map(str, arguments)]
     assert entry.main(given) == expected
 
 
-def test_command_line_restores_scores_and_reports(place, tmp_path):
-    split, checkpoint = place / "val", place / "outputs" / "ckpts" / "spikes" / "best.pth"
+def test_command_line_restores_scores_and_reports(root, tmp_path):
+    split, checkpoint = root / "val", best_of(root, "spikes")
     command = [sys.executable, REPO_ROOT / "src" / "test.py"]
     command += ["--input_blur", split, "--input_spike_vox", split, "--input_sharp", split]
     command += ["--output", tmp_path / "out", "--ckpt", checkpoint]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums of the same order
     done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=os.environ | threads,
-        capture_output=True,
-        text=True,
-        check=False,
+        command, cwd=tmp_path, env=os.environ | threads, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     written = sorted(path.relative_to(tmp_path) for path in (tmp_path / "out").rglob("*.*"))
     assert [str(path) for path in written] == [
         f"out/{s}/{n}.png" for s in ("one", "two") for n in NAMES
     ]
-    report = newest_report(place)
+    report = newest_report(root)
     assert report["checkpoint"]["step"] == 7
     assert report["checkpoint"]["file"] == str(checkpoint)
     assert report["frames"] == {"one": 2, "two": 2}
@@ -142,39 +136,33 @@ def test_command_line_restores_scores_and_reports(place, tmp_path):
     assert validated.to_json()["frames"] == report["scores"]["frames"]
 
 
-def test_voxels_and_bits_give_the_same_pictures(place, tmp_path):
-    checkpoint = place / "outputs" / "ckpts" / "spikes" / "best.pth"
-    one = ["--input_blur", place / "val" / "one", "--ckpt", checkpoint]
-    run(place, tmp_path / "a", *one, "--input_spike_vox", place / "vox")
-    run(place, tmp_path / "b", *one, "--input_spike_vox", place / "val" / "one" / "spike")
-    run(place, tmp_path / "c", *one, "--input_spike_vox", place / "vox", "DATA.NORM.MEAN", 0.5)
+def test_voxels_and_bits_give_the_same_pictures(root, tmp_path):
+    one = ["--input_blur", root / "val/one", "--ckpt", best_of(root, "spikes")]
+    run(root, tmp_path / "a", *one, "--input_spike_vox", root / "vox")
+    run(root, tmp_path / "b", *one, "--input_spike_vox", root / "val/one/spike")
+    run(root, tmp_path / "c", *one, "--input_spike_vox", root / "vox", "DATA.NORM.MEAN", 0.5)
     first, same, other = (read_image(tmp_path / x / "000001.png") for x in "abc")
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)  # spikes and their normalisation reach the model
-    assert newest_report(place)["scores"] is None
+    assert newest_report(root)["scores"] is None
 
 
-def test_rgb_only_checkpoints_need_no_spikes(place, tmp_path):
-    run(place, tmp_path / "a", "--config", place / "rgb.yaml")
-    run(place, tmp_path / "b", "--config", place / "rgb.yaml", "--input_spike_vox", place / "val")
+def test_rgb_only_checkpoints_and_plain_weights_need_no_spikes(root, tmp_path):
+    config, weights = ["--config", root / "rgb.yaml"], ["--ckpt", root / "rgb_weights.pth"]
+    run(root, tmp_path / "a", *config)
+    run(root, tmp_path / "b", *config, "--input_spike_vox", root / "val")
+    run(root, tmp_path / "c", *config, *weights)
     for name in ("one", "two"):
-        images = [read_image(tmp_path / x / name / "000000.png") for x in "ab"]
-        assert np.array_equal(*images)
+        images = [read_image(tmp_path / x / name / "000001.png") for x in "abc"]
+        assert np.array_equal(images[0], images[1])
+        assert np.array_equal(images[0], images[2])
         assert images[0].shape == (*FRAME_SIZE, 3)
 
 
-def test_plain_weights_with_a_configuration(place, tmp_path):
-    weights = place / "rgb_weights.pth"
-    run(place, tmp_path / "a", "--ckpt", weights, "--config", place / "rgb.yaml")
-    run(place, tmp_path / "b", "--config", place / "rgb.yaml")
-    images = [read_image(tmp_path / x / "one" / "000001.png") for x in "ab"]
-    assert np.array_equal(*images)
-
-
-def test_tile_options_reach_the_report(place, tmp_path):
+def test_tile_options_reach_the_report(root, tmp_path):
     tiles = ["--tile", 0, 40, "--tile_overlap", 0, 16, "VAL.BLEND", "reference"]
-    run(place, tmp_path, "--config", place / "rgb.yaml", *tiles)
-    assert "all x 40 px overlap 16, blend reference" in newest_report(place)["protocol"]
+    run(root, tmp_path, "--config", root / "rgb.yaml", *tiles)
+    assert "all x 40 px overlap 16, blend reference" in newest_report(root)["protocol"]
 
 
 @pytest.mark.parametrize(
@@ -191,38 +179,35 @@ def test_tile_options_reach_the_report(place, tmp_path):
         (["--config", "{root}/rgb.yaml", "--input_sharp", "{root}/vox"], "no .png"),
     ],
 )
-def test_what_cannot_be_used_is_said_in_a_sentence(place, tmp_path, capsys, arguments, message):
-    run(place, tmp_path / "out", *(a.format(root=place) for a in arguments), expected=2)
+def test_what_cannot_be_used_is_reported_in_a_sentence(root, tmp_path, capsys, arguments, message):
+    run(root, tmp_path / "out", *(a.format(root=root) for a in arguments), expected=2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_results_never_replace_the_input(place, tmp_path, capsys):
+def test_results_never_reroot_the_input_nor_overrides_the_model(root, tmp_path, capsys):
     write_images(tmp_path / "frames", NAMES)
-    frames = ["--input_blur", tmp_path / "frames", "--config", place / "rgb.yaml"]
-    run(place, tmp_path / "frames", *frames, expected=2)
-    assert "is an input folder; its frames would be replaced" in capsys.readouterr().err
+    frames = ["--input_blur", tmp_path / "frames", "--config", root / "rgb.yaml"]
+    run(root, tmp_path / "frames", *frames, expected=2)
+    assert "is an input folder; its frames would be rerootd" in capsys.readouterr().err
     assert np.array_equal(read_image(tmp_path / "frames" / "000000.png"), image_of(0, 0))
-
-
-def test_overrides_that_change_the_model_are_refused(place, tmp_path, capsys):
-    spikes = ["--config", place / "spikes.yaml", "--input_spike_vox", place / "val"]
-    run(place, tmp_path / "out", *spikes, "MODEL.USE_SPIKE", "false", expected=2)
+    spikes = ["--config", root / "spikes.yaml", "--input_spike_vox", root / "val"]
+    run(root, tmp_path / "out", *spikes, "MODEL.USE_SPIKE", "false", expected=2)
     assert "was MODEL changed by an override?" in capsys.readouterr().err
 
 
-def test_settings_come_from_the_configuration(place):
-    cfg = load_config(place / "rgb.yaml", ["VAL.TILE_SIZE", "0", "VAL.TILE_FRAMES", "0"])
+def test_settings_come_from_the_configuration(root):
+    cfg = load_config(root / "rgb.yaml", ["VAL.TILE_SIZE", "0", "VAL.TILE_FRAMES", "0"])
     assert build_tile_settings(cfg) == TileSettings(0, 0, 0, 0, "smooth")
-    restorer = build_restorer(load_config(place / "spikes.yaml"), torch.nn.Identity(), "cpu")
+    restorer = build_restorer(load_config(root / "spikes.yaml"), torch.nn.Identity(), "cpu")
     assert restorer.settings == TileSettings(2, 32, 1, 8, "smooth")
     assert (restorer.norm.mean, restorer.norm.std, restorer.use_spikes) == (0.25, 0.5, True)
-    metric, notes = build_lpips(load_config(place / "rgb.yaml", ["VAL.LPIPS", "false"]), "cpu")
+    metric, notes = build_lpips(load_config(root / "rgb.yaml", ["VAL.LPIPS", "false"]), "cpu")
     assert metric is None
     assert notes == ["LPIPS was not measured: VAL.LPIPS is false"]
 
 
-# ---------------------------------------------------------------- nothing is written by halves
+# ---------------------------------------------------------------- checked before the first write
 
 
 def write_stream(root, names, windows, header="t0[ticks],t1[ticks]", num_ticks=60, **sidecar):
@@ -236,10 +221,11 @@ def write_stream(root, names, windows, header="t0[ticks],t1[ticks]", num_ticks=6
     return root / "seq"
 
 
-def refused(place, output, capsys, folder, *arguments):
-    """Run with spikes from `folder`; return the message, after a look that nothing was written."""
-    given = ["--input_blur", folder, "--input_spike_vox", folder, *arguments]
-    run(place, output, "--config", place / "spikes.yaml", *given, expected=2)
+def rejected(root, output, capsys, folder, *arguments, config="spikes"):
+    """Run with spikes from `folder`; return the message, after a check that nothing was written."""
+    given = ["--config", root / f"{config}.yaml", "--input_blur", folder, *arguments]
+    spikes = ["--input_spike_vox", folder] if config == "spikes" else []
+    run(root, output, *given, *spikes, expected=2)
     assert not output.exists()
     return capsys.readouterr().err
 
@@ -248,34 +234,34 @@ WINDOWS = [(20 * i + 2, 20 * i + 14) for i in range(3)]
 THREE = ["000000", "000001", "000002"]
 
 
-def test_a_sidecar_that_contradicts_the_data_set_is_refused(place, tmp_path, capsys):
+def test_a_sidecar_that_contradicts_the_data_set_is_rejected(root, tmp_path, capsys):
     folder = write_stream(tmp_path / "val", THREE, WINDOWS, flip_rows=True)
     said = DataDescription("own", spike_height=16, spike_width=24, flip_rows=False)
     write_description(tmp_path, said)
-    message = refused(place, tmp_path / "out", capsys, folder)
+    message = rejected(root, tmp_path / "out", capsys, folder)
     assert "says flip_rows: true" in message
     assert "says flip_rows: false" in message
 
 
-def test_spike_size_leaves_what_the_sidecar_states(place, tmp_path):
+def test_spike_size_leaves_what_the_sidecar_states(root, tmp_path):
     folder = write_stream(tmp_path, THREE, WINDOWS, flip_rows=False, bit_order="big")
-    given = ["--config", place / "spikes.yaml", "--input_blur", folder, "--input_spike_vox", folder]
-    run(place, tmp_path / "a", *given)
-    run(place, tmp_path / "b", *given, "--spike_size", *SPIKE_SIZE)
+    given = ["--config", root / "spikes.yaml", "--input_blur", folder, "--input_spike_vox", folder]
+    run(root, tmp_path / "a", *given)
+    run(root, tmp_path / "b", *given, "--spike_size", *SPIKE_SIZE)
     for name in THREE:
         images = [read_image(tmp_path / x / f"{name}.png") for x in "ab"]
         assert np.array_equal(*images)
 
 
-def test_a_spike_size_that_contradicts_the_sidecar_is_refused(place, tmp_path, capsys):
+def test_a_spike_size_that_contradicts_the_sidecar_is_rejected(root, tmp_path, capsys):
     folder = write_stream(tmp_path, THREE, WINDOWS)
-    message = refused(place, tmp_path / "out", capsys, folder, "--spike_size", 24, 16)
+    message = rejected(root, tmp_path / "out", capsys, folder, "--spike_size", 24, 16)
     assert "height: 16, width: 24" in message
     assert "--spike_size" in message
 
 
 @pytest.mark.parametrize("kind", ["bits", "voxels"])
-def test_spikes_of_another_shape_than_the_frames_are_refused(place, tmp_path, capsys, kind):
+def test_spikes_of_another_shape_than_the_frames_are_rejected(root, tmp_path, capsys, kind):
     write_images(tmp_path / "in/blur", NAMES)
     if kind == "bits":
         stated = SpikeSidecar(16, 48)
@@ -287,13 +273,13 @@ def test_spikes_of_another_shape_than_the_frames_are_refused(place, tmp_path, ca
         (tmp_path / "in/spike_vox").mkdir()
         for name in NAMES:
             np.save(tmp_path / f"in/spike_vox/{name}.npy", np.ones((NUM_BINS, 16, 48), np.uint8))
-    message = refused(place, tmp_path / "out", capsys, tmp_path / "in")
+    message = rejected(root, tmp_path / "out", capsys, tmp_path / "in")
     assert "16x48" in message
     assert "32x48" in message
     assert "DATA.AUGMENT.TRANSPOSE False" in message
     given = ["--input_blur", tmp_path / "in", "--input_spike_vox", tmp_path / "in"]
     stated = ["DATA.AUGMENT.TRANSPOSE", "False"]
-    run(place, tmp_path / "out", "--config", place / "spikes.yaml", *given, *stated)
+    run(root, tmp_path / "out", "--config", root / "spikes.yaml", *given, *stated)
     assert len(list((tmp_path / "out").glob("*.png"))) == len(NAMES)
 
 
@@ -306,17 +292,12 @@ def test_spikes_of_another_shape_than_the_frames_are_refused(place, tmp_path, ca
     ],
 )
 @pytest.mark.parametrize("with_spikes", [True, False])
-def test_names_that_do_not_number_the_frames_are_refused(
-    place, tmp_path, capsys, names, with_spikes
+def test_names_that_do_not_number_the_frames_are_rejected(
+    root, tmp_path, capsys, names, with_spikes
 ):
     folder = write_stream(tmp_path, names, WINDOWS)
-    if with_spikes:
-        message = refused(place, tmp_path / "out", capsys, folder)
-    else:
-        given = ["--config", place / "rgb.yaml", "--input_blur", folder]
-        run(place, tmp_path / "out", *given, expected=2)
-        assert not (tmp_path / "out").exists()
-        message = capsys.readouterr().err
+    config = "spikes" if with_spikes else "rgb"
+    message = rejected(root, tmp_path / "out", capsys, folder, config=config)
     assert "several names" in message or "decimal" in message
 
 
@@ -330,16 +311,16 @@ def test_names_that_do_not_number_the_frames_are_refused(
     ],
 )
 def test_exposures_are_checked_before_the_first_frame(
-    place, tmp_path, capsys, header, windows, expected
+    root, tmp_path, capsys, header, windows, expected
 ):
     folder = write_stream(tmp_path, THREE, windows, header)
-    message = refused(place, tmp_path / "out", capsys, folder)
+    message = rejected(root, tmp_path / "out", capsys, folder)
     assert expected in message
     assert "(seq/00000" in message
 
 
 @pytest.mark.parametrize("what", ["blurry", "sharp", "size", "voxels"])
-def test_files_are_checked_before_the_first_frame(place, tmp_path, capsys, what):
+def test_files_are_checked_before_the_first_frame(root, tmp_path, capsys, what):
     write_images(tmp_path / "in/blur", THREE)
     write_images(tmp_path / "in/sharp", THREE)
     write_voxels(tmp_path / "in/spike_vox", THREE)
@@ -355,5 +336,5 @@ def test_files_are_checked_before_the_first_frame(place, tmp_path, capsys, what)
     else:
         path.write_bytes(path.read_bytes()[:-40])
     folder = tmp_path / "in"
-    message = refused(place, tmp_path / "out", capsys, folder, "--input_sharp", folder)
+    message = rejected(root, tmp_path / "out", capsys, folder, "--input_sharp", folder)
     assert str(path) in message

@@ -1,3 +1,5 @@
+"""How a video is cut into clips and tiles, and how the parts become one result."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -149,7 +151,7 @@ def test_clips_cross_fade_in_time():
     assert result.diff().max() < 0.75
 
 
-def test_frames_leave_as_soon_as_no_clip_touches_them():
+def test_frames_are_yielded_as_soon_as_no_clip_touches_them():
     plan = plan_axis(9, 4, 2)
     calls = []
 
@@ -198,12 +200,12 @@ def test_halving_ends_at_the_smallest_tile():
         ({"size_px": 100, "blend": "reference"}, "needs a multiple of the window 8"),
     ],
 )
-def test_impossible_settings_are_refused(arguments, message):
+def test_impossible_settings_are_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         TileSettings(**arguments)
 
 
-def test_reference_tiles_off_the_grid_are_refused():
+def test_reference_tiles_off_the_grid_are_an_error():
     with pytest.raises(ValueError, match="do not lie on the grid of 3 pixels"):
         plan_axis(96, 16, 4, blend="reference", grid=3)
     assert plan_axis(96, 16, 4, grid=3).size == 18

@@ -22,6 +22,7 @@ from src.run_directory import RunDirectory
 from tests.data_cases import write_miniature
 from tests.forked import Forked
 
+CPU = torch.device("cpu")
 SMALLEST_VRT = {
     "upscale": 1,
     "window_size": [2, 4, 4],
@@ -39,21 +40,12 @@ SMALLEST_VRT = {
 def write_run(folder: Path, **changes: object) -> Path:
     """Write prepared data, VRT arguments and a configuration; return its path.
 
-    `changes` are dotted keys with `__` for the dot. The data are prepared once per process and
-    copied, unless a change concerns them.
+    A step is one clip, a validation one clip of whole frames, and nothing is recomputed. `changes`
+    are dotted keys with `__` for the dot. The data are prepared once per process and copied, unless
+    a change concerns them.
     """
-    if any(name.startswith("DATA__") for name in changes):
-        return _write_prepared(folder, changes)
-    shutil.copytree(_prepared_once(), folder, dirs_exist_ok=True)
-    values = _values(folder, changes)
-    norm = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["DATA"]["NORM"]
-    values |= {"DATA.NORM.MEAN": norm["MEAN"], "DATA.NORM.STD": norm["STD"]}
-    return _write_config(folder, values)
-
-
-def _values(folder: Path, changes: dict[str, object]) -> dict[str, object]:
-    """A step is one clip, a validation one clip of whole frames, and nothing is recomputed."""
-    return {
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    values = {
         "SEED": 5,
         "DATA.ROOT": str(folder / "data"),
         "DATA.CLIP_LEN": 2,
@@ -83,38 +75,58 @@ def _values(folder: Path, changes: dict[str, object]) -> dict[str, object]:
         "LOSS.VGG_PERCEPTUAL.WEIGHT": 0.0,
         "LOG.TENSORBOARD": False,
         "LOG.SAVE_DIR": str(folder / "outputs"),
-        **{name.replace("__", "."): value for name, value in changes.items()},
+        **changes,
     }
-
-
-def _write_config(folder: Path, values: dict[str, object]) -> Path:
     path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(_nested(values)), encoding="utf-8")
-    return path
+    if any(name.startswith("DATA.") for name in changes) or folder == _prepared_folder():
+        side = values["DATA.CROP_SIZE"]
+        frames = {"frames": 5, "size": (side, side + 16)}
+        write_miniature(folder / "data", sequences=2, val_sequences=1, num_bins=4, **frames)
+        (folder / "vrt.yaml").write_text(yaml.safe_dump(SMALLEST_VRT), encoding="utf-8")
+        write_config(path, values)
+        assert prepare_data(["--config", str(path), "--workers", "1"]) == 0
+        return path
+    shutil.copytree(_prepared_once(), folder, dirs_exist_ok=True)
+    norm = yaml.safe_load(path.read_text(encoding="utf-8"))["DATA"]["NORM"]
+    return write_config(path, values | {f"DATA.NORM.{name}": norm[name] for name in norm})
 
 
-def _write_prepared(folder: Path, changes: dict[str, object]) -> Path:
-    side = changes.get("DATA__CROP_SIZE", 32)
-    frames = {"frames": 5, "size": (side, side + 16)}
-    write_miniature(folder / "data", sequences=2, val_sequences=1, num_bins=4, **frames)
-    (folder / "vrt.yaml").write_text(yaml.safe_dump(SMALLEST_VRT), encoding="utf-8")
-    path = _write_config(folder, _values(folder, changes))
-    assert prepare_data(["--config", str(path), "--workers", "1"]) == 0
+def write_config(path: Path, values: dict[str, object]) -> Path:
+    """Write a configuration given by dotted keys."""
+    tree: dict = {}
+    for dotted, value in values.items():
+        *sections, name = dotted.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return path
 
 
 @cache
-def _prepared_once() -> Path:
+def _prepared_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="prepared"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _write_prepared(folder, {})
     return folder
+
+
+@cache
+def _prepared_once() -> Path:
+    return write_run(_prepared_folder()).parent
 
 
 def make_trainer(config: Path, *overrides: str) -> Trainer:
     """Return the trainer of a configuration, on one rank and the CPU."""
     cfg = load_config(config, list(overrides))
-    return Trainer(cfg, Ranks(0, 1, torch.device("cpu")), RunDirectory.of(cfg))
+    return Trainer(cfg, Ranks(0, 1, CPU), RunDirectory.of(cfg))
+
+
+def resumed(config: Path, *overrides: str, choice: str = "auto") -> Trainer:
+    """Return a new trainer that has resumed."""
+    trainer = make_trainer(config, *overrides)
+    trainer.resume(choice)
+    return trainer
 
 
 def train_command(config: Path, *overrides: str) -> list[str]:
@@ -124,7 +136,7 @@ def train_command(config: Path, *overrides: str) -> list[str]:
 
 def run_train(config: Path, *overrides: str, processes: int = 1) -> str:
     """Train in processes of their own and return what they print; fail with it on an error."""
-    command = [str(REPO_ROOT / "src/train.py"), "--config", str(config), *overrides]
+    command = train_command(config, *overrides)[1:]
     codes, output = run_ranks(command, config.parent, processes)
     assert codes == [0] * processes, output
     return output
@@ -134,19 +146,22 @@ def run_ranks(command: list[str], folder: Path, processes: int) -> tuple[list[in
     """Run a script on several ranks without torchrun; return the exit codes and the output."""
     log = Path(tempfile.mkdtemp(dir=folder)) / "output.txt"
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    group = {"WORLD_SIZE": str(processes), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    ranks = []
+    environment, ranks = one_thread() | rank_variables(store, processes), []
     try:
-        for rank in range(processes):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            ranks.append(Forked(command, folder, {**one_thread(), **group, **own}, log))
+        for rank in map(str, range(processes)):
+            own = {"RANK": rank, "LOCAL_RANK": rank}
+            ranks.append(Forked(command, folder, environment | own, log))
         deadline = time.monotonic() + 300
-        codes = [rank.wait(deadline - time.monotonic()) for rank in ranks]
-        return codes, ranks[0].output
+        return [rank.wait(deadline - time.monotonic()) for rank in ranks], ranks[0].output
     finally:
         for rank in ranks:
             rank.end()
+
+
+def rank_variables(store: TCPStore, processes: int) -> dict[str, str]:
+    """Return what torchrun sets for all ranks of a run that meets at a store."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    return {"WORLD_SIZE": str(processes), "TORCHELASTIC_USE_AGENT_STORE": "True", **meeting}
 
 
 def one_thread() -> dict[str, str]:
@@ -154,41 +169,44 @@ def one_thread() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+def wait_for(condition, process, seconds: float = 120.0) -> None:
+    """Wait until something holds while a process runs; fail with its output if it ends before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate(timeout=60)[0]
+        time.sleep(0.01)
+
+
+def checkpoint_of(folder: Path, run: str = "run", name: str = "last.pth") -> Path:
+    """Return the path of a checkpoint of a run that `write_run` wrote."""
+    return folder / "outputs" / "ckpts" / run / name
+
+
 def read_checkpoint(folder: Path, run: str = "run") -> dict:
     """Return the last checkpoint of a run."""
-    path = folder / "outputs" / "ckpts" / run / "last.pth"
-    return torch.load(path, weights_only=True)
+    return torch.load(checkpoint_of(folder, run), weights_only=True)
 
 
 def assert_same_state(first: dict, second: dict) -> None:
     """Weights, optimiser and schedule are equal bit for bit."""
-    for part in ("model", "optimizer", "schedule", "scaler"):
-        _assert_equal(first[part], second[part], part)
+    for part in ("model", "ema", "optimizer", "schedule", "scaler"):
+        assert_equal(first.get(part), second.get(part), part)
     assert first["progress"]["step"] == second["progress"]["step"]
 
 
-def _assert_equal(first: object, second: object, where: str) -> None:
+def assert_equal(first: object, second: object, where: str = "") -> None:
+    """Nested values are equal, tensors bit for bit."""
     assert type(first) is type(second), where
     if isinstance(first, torch.Tensor):
         assert torch.equal(first, second), where
     elif isinstance(first, dict):
         assert first.keys() == second.keys(), where
         for key in first:
-            _assert_equal(first[key], second[key], f"{where}.{key}")
+            assert_equal(first[key], second[key], f"{where}.{key}")
     elif isinstance(first, list | tuple):
         assert len(first) == len(second), where
         for index, pair in enumerate(zip(first, second, strict=True)):
-            _assert_equal(*pair, f"{where}[{index}]")
+            assert_equal(*pair, f"{where}[{index}]")
     else:
         assert first == second, where
-
-
-def _nested(values: dict[str, object]) -> dict:
-    tree: dict = {}
-    for dotted, value in values.items():
-        *sections, name = dotted.split(".")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[name] = value
-    return tree

@@ -11,7 +11,7 @@ from src.comparison.examples import ERROR_LEVELS, pictures_of
 from src.comparison.plots import plot_differences, plot_validations
 from src.comparison.runs import TrainedRun
 from src.comparison.scores import BLURRY, SPIKE, TWIN
-from src.engine.resume import config_differences
+from src.engine.checkpoint import config_differences
 from src.metrics.motion_edges import EDGE_LEVELS, MOTION_LEVELS
 from src.metrics.paired import FEW_SEQUENCES, NUM_RESAMPLES
 

@@ -9,8 +9,12 @@ from torch import nn
 from yacs.config import CfgNode
 
 from src.data.description import text_differences
-from src.engine.checkpoint import load_checkpoint
-from src.engine.resume import COMPARED, FREE_TO_CHANGE, config_differences
+from src.engine.checkpoint import (
+    COMPARED,
+    FREE_TO_CHANGE,
+    config_differences,
+    load_checkpoint,
+)
 from src.inference.load import LoadedModel, load_model
 from src.run_directory import RunDirectory
 

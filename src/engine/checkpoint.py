@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to resume, in one file that is whole or not there.
+"""Checkpoints: what a run needs to resume, in one file that is whole or absent, and how it resumes.
 
 A checkpoint is a dict that `torch.load(weights_only=True)` reads:
 
@@ -7,7 +7,7 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
     ema         the same of the averaged weights, where TRAIN.EMA_DECAY is set
     optimizer, scaler, schedule    their state dicts
     progress    the fields of `Progress`; a file of an earlier version may lack some
-    data        the description of the training data as YAML text, empty where there is none;
+    data        the description of the training data as YAML text, empty if there is none;
                 files before this key lack it
     config      the full configuration as YAML text
     vrt         VRT's constructor arguments as YAML text, from the file MODEL.VRT_CFG
@@ -15,83 +15,119 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
     precision   fp32, bf16 or fp16
 """
 
+import json
 import logging
+import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
+import yaml
+from yacs.config import CfgNode
 
+from src.config import config_from_text, config_to_text, lookup, walk_schema
+from src.data.description import description_to_text, read_description, text_differences
 from src.engine.processes import Ranks
-from src.engine.resume import StartNote, resume_conflicts
+from src.models.build import NO_FLOW
 from src.models.torch_file import read_torch_file
-from src.models.weights import convert_keys
+from src.models.weights import convert_keys, name_some
 from src.paths import atomic_write, flush_folder, resolve
-from src.run_directory import RunDirectory, give_second_name
+from src.run_directory import RunDirectory, link_or_copy
 
 FORMAT = 2
-LAST, PREVIOUS, BEST = "last.pth", "previous.pth", "best.pth"
-NAMES = (LAST, PREVIOUS, BEST)  # in the order of preference at equal steps
+LAST, PREVIOUS, BEST = NAMES = ("last.pth", "previous.pth", "best.pth")  # preferred at equal steps
 logger = logging.getLogger(__name__)
+
+# What may change between a kill and a resume without changing the weights that come out, and the
+# length of the run, which a user may extend.
+FREE_TO_CHANGE = (
+    *("EXP_NAME", "DEVICE", "LOG.", "VAL."),
+    *("DATA.ROOT", "DATA.DEMO", "DATA.ALIGN_LOG_PATHS", "DATA.USE_PRECOMPUTED_VOXELS"),
+    *("DATA.FRAME_CACHE", "DATA.USE_RAM_CACHE", "DATA.CACHE_SIZE_GB", "DATA.PRELOAD"),
+    "DATA.MAX_BAD_FRACTION",
+    "MODEL.VRT_CFG",  # its content is compared instead
+    *(
+        f"MODEL.{part}.{key}"
+        for part in ("SPIKE_TSA", "FUSE")
+        for key in ("ADAPTIVE_CHUNK", "MAX_BATCH_TOKENS", "CHUNK_SIZE", "CHUNK_SHAPE")
+    ),
+    "MODEL.SPYNET",  # whether there is a flow estimator at all is compared instead
+    *("MODEL.PRETRAINED", "MODEL.USE_CHECKPOINT"),
+    # The product of these and the number of ranks is compared instead.
+    *("TRAIN.BATCH_SIZE", "TRAIN.GRADIENT_ACCUMULATION_STEPS"),
+    "TRAIN.AMP",  # what it gives on the device is compared instead
+    *("TRAIN.NUM_WORKERS", "TRAIN.OOM_RETRY", "TRAIN.EPOCHS", "TRAIN.MAX_STEPS", "TRAIN.VAL_EVERY"),
+    *("TRAIN.VISUAL_EVERY", "TRAIN.SAVE_EVERY", "TRAIN.LOG_EVERY", "TRAIN.RGB_TWIN"),
+    *("TRAIN.RIVAL_UNET", "TRAIN.STALL_MINUTES"),
+)
+# Consequences of several settings, compared instead of them.
+COMPARED = {
+    "clips_per_step": "ranks x BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS (clips per step)",
+    "precision": "number format that TRAIN.AMP gives on this device",
+}
+# What counts the starts of one command, and what stays the same in all of them.
+REPEATED_BY = {
+    "TORCHELASTIC_RESTART_COUNT": "TORCHELASTIC_RUN_ID",
+    "SLURM_RESTART_COUNT": "SLURM_JOB_ID",
+}
+
+
+@dataclass
+class Progress:
+    """The counters of a run; saved in every checkpoint.
+
+    Attributes:
+        step: Optimiser steps done, skipped ones included.
+        skipped_steps: Steps without an update, because a gradient was not finite.
+        skipped_in_a_row: The latest of these, without a good one between them.
+        best_psnr, best_step: The best validation.
+        validated_step: The latest step whose validation was completed.
+        dropped_clips, seen_clips: Samples of this process that could not be read, and all.
+        compute_s: Cost of all steps, see `Clock`, times the ranks.
+    """
+
+    step: int = 0
+    skipped_steps: int = 0
+    best_psnr: float | None = None
+    best_step: int = 0
+    skipped_in_a_row: int = 0
+    validated_step: int = 0
+    dropped_clips: int = 0
+    seen_clips: int = 0
+    compute_s: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counters."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the counters of a checkpoint; older versions lack some.
+
+        A version that did not count validations validated before it saved.
+        """
+        vars(self).update(vars(Progress(**{"validated_step": state["step"], **state})))
+
+    def is_best(self, psnr: float) -> bool:
+        """Whether a score is the best so far; NaN never is."""
+        return not math.isnan(psnr) and (self.best_psnr is None or psnr > self.best_psnr)
 
 
 class CheckpointWriteError(OSError):
-    """A checkpoint could not be written; the ones before it are as they were."""
+    """A checkpoint could not be written; earlier ones are unchanged."""
 
     def __init__(self, path: Path, error: Exception) -> None:
         super().__init__(f"{path}: the checkpoint could not be written: {error}")
-
-
-def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None = None) -> None:
-    """Write a checkpoint beside its final name, flush it, and rename it into place.
-
-    Args:
-        path: Where it goes.
-        state: What it holds, without `format`.
-        previous: Where the file that was at `path` until now stays.
-
-    At every instant at least one of the two names is a whole file.
-
-    Raises:
-        CheckpointWriteError: The disk is full or the folder cannot be written; what was there
-            is untouched.
-        ValueError: A weight is not finite; nothing is written.
-    """
-    broken = [name for name, value in named_tensors(state) if not bool(value.isfinite().all())]
-    if broken:
-        raise ValueError(
-            f"{path} is not written: {len(broken)} tensors in it are not finite (NaN or infinite), "
-            f"such as {broken[0]}; the checkpoints before it are as they were"
-        )
-    kept = path.with_name(f".partial-{os.getpid()}-kept-{path.name}")
-    first: OSError | None = None
-    try:
-        with atomic_write(path) as partial:
-            with partial.open("wb") as handle:
-                checked = _CheckedFile(handle)
-                try:
-                    torch.save({"format": FORMAT, **state}, checked)
-                finally:
-                    first = checked.error
-            if previous is not None and path.exists():
-                give_second_name(path, kept)
-        if kept.exists():
-            kept.replace(previous)
-            flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointWriteError(path, first or error) from error
-    finally:
-        kept.unlink(missing_ok=True)
 
 
 class _CheckedFile:
     """Keeps the first error of writing: torch continues and raises another one at the end."""
 
     def __init__(self, handle: BufferedWriter) -> None:
-        self.handle = handle
+        self.handle, self.flush = handle, handle.flush
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
@@ -101,12 +137,45 @@ class _CheckedFile:
             self.error = self.error or error
             raise
 
-    def flush(self) -> None:
-        self.handle.flush()
+
+def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None = None) -> None:
+    """Write a checkpoint beside its final name, flush it, and rename it.
+
+    The file that was at `path` until now stays as `previous`, where given. At every instant at
+    least one of the two names is a whole file.
+
+    Raises:
+        CheckpointWriteError: The disk is full or the folder cannot be written; what was there
+            is unchanged.
+        ValueError: A weight is not finite; nothing is written.
+    """
+    broken = [name for name, value in named_tensors(state) if not bool(value.isfinite().all())]
+    if broken:
+        raise ValueError(
+            f"{path} is not written: {len(broken)} tensors in it are not finite (NaN or infinite), "
+            f"such as {broken[0]}; earlier checkpoints are unchanged"
+        )
+    kept = path.with_name(f".partial-{os.getpid()}-kept-{path.name}")
+    checked = None
+    try:
+        with atomic_write(path) as partial:
+            with partial.open("wb") as handle:
+                checked = _CheckedFile(handle)
+                torch.save({"format": FORMAT, **state}, checked)
+            if previous is not None and path.exists():
+                link_or_copy(path, kept)
+        if kept.exists():
+            kept.replace(previous)
+            flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        first = checked.error if checked is not None else None
+        raise CheckpointWriteError(path, first or error) from error
+    finally:
+        kept.unlink(missing_ok=True)
 
 
 def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor in nested dicts and lists with its place."""
+    """Yield every tensor in nested dicts and lists with its path."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, dict):
@@ -131,29 +200,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     if state["format"] > FORMAT:
         raise ValueError(f"{path}: format {state['format']}; this version reads up to {FORMAT}")
-    for part in ("model", "ema"):
-        if part in state:
-            state[part] = convert_keys(state[part])
+    for part in state.keys() & {"model", "ema"}:
+        state[part] = convert_keys(state[part])
     return state
 
 
-@dataclass(frozen=True)
-class FoundCheckpoint:
-    """What a run resumes from.
-
-    Attributes:
-        path: The file.
-        state: Its content.
-        damaged: Checkpoints of the run that cannot be read.
-    """
+class FoundCheckpoint(NamedTuple):
+    """What a run resumes from, and those of its checkpoints that cannot be read."""
 
     path: Path
     state: dict[str, Any]
-    damaged: tuple[Path, ...] = ()
+    damaged: list[Path]
 
 
 def find_checkpoint(folder: Path) -> FoundCheckpoint | None:
-    """Return the furthest readable checkpoint of a run, or None where there is none at all.
+    """Return the furthest readable checkpoint of a run, or None if it has none at all.
 
     A damaged file is named in the log and the next one is taken; other files do not count.
 
@@ -165,7 +226,7 @@ def find_checkpoint(folder: Path) -> FoundCheckpoint | None:
         if not path.exists() or path.name == PREVIOUS and readable:
             continue  # the previous one cannot be further than a last one that can be read
         try:
-            readable.append(FoundCheckpoint(path, load_checkpoint(path)))
+            readable.append(FoundCheckpoint(path, load_checkpoint(path), damaged))
         except ValueError as error:
             damaged.append(path)
             logger.warning("skipped: %s", error)
@@ -174,50 +235,29 @@ def find_checkpoint(folder: Path) -> FoundCheckpoint | None:
             f"{folder}: no readable checkpoint among {', '.join(p.name for p in damaged)}; "
             "move the folder away or start again with --resume never"
         )
-    if not readable:
-        return None
     # max() keeps the first of equals, so last.pth wins over a best.pth of the same step.
-    furthest = max(readable, key=lambda found: found.state["progress"]["step"])
-    return replace(furthest, damaged=tuple(damaged))
+    return max(readable, key=lambda found: found.state["progress"]["step"], default=None)
 
 
-def keep_damaged_aside(found: FoundCheckpoint) -> None:
-    """Rename the damaged files, so that they are not taken for a previous checkpoint."""
+def rename_damaged(found: FoundCheckpoint) -> None:
+    """Rename the damaged files, so that they do not become a previous checkpoint."""
     for path in found.damaged:
         path.replace(path.with_name(f"{path.name}.damaged"))
         logger.warning("%s is kept as %s.damaged", path, path.name)
 
 
-class Stateful(Protocol):
-    """Something that changes while a run trains."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what has to be saved."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> object:
-        """Take over what was saved."""
-
-
 class Checkpoints:
     """Writes last.pth, previous.pth and best.pth of a run, and resumes it; the main rank writes.
 
-    There is one rule for all that changes while a run trains: it is registered in `parts`.
-
-    A write that fails, because the disk is full for example, is a warning while the run continues:
-    the next one is tried when it is due. At the end it is an error.
-
-    Args:
-        run: Where the files are.
-        ranks: This process.
-        parts: What a checkpoint holds, by its key; loaded in this order.
-        identity: Texts and numbers that stay the same, see `resume.identity_of`.
-
     Attributes:
+        parts: All that changes while the run trains, by its key in the file; each has `state_dict`
+            and `load_state_dict`, and they are loaded in this order.
+        identity: What stays the same, see `identity_of`.
         step_of_last: The step that last.pth holds, as far as this process knows.
     """
 
     def __init__(
-        self, run: RunDirectory, ranks: Ranks, parts: dict[str, Stateful], identity: dict[str, Any]
+        self, run: RunDirectory, ranks: Ranks, parts: dict[str, Any], identity: dict[str, Any]
     ) -> None:
         self.run, self.ranks, self.parts, self.identity = run, ranks, parts, identity
         self.step_of_last: int | None = None
@@ -232,7 +272,7 @@ class Checkpoints:
         return {name: part.state_dict() for name, part in self.parts.items()} | self.identity
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the run where `state` left it.
+        """Put the run in the state of a checkpoint.
 
         Raises:
             ValueError: It would become another run; what differs is named.
@@ -255,20 +295,17 @@ class Checkpoints:
         return weights * (2 if "ema" in self.parts else 1) + 2 * trained
 
     def save(self, name: str, *, must_succeed: bool = False) -> bool:
-        """Write a checkpoint of this moment; return whether it is there.
+        """Write a checkpoint of this moment; return whether it was written.
 
-        Raises:
-            CheckpointWriteError: It failed, and `must_succeed`.
+        A write that fails, because the disk is full for example, is a warning: the next one is
+        tried when it is due. With `must_succeed` it is a CheckpointWriteError.
         """
         folder, step = self.run.checkpoints, self.step
-        moves_on = name == LAST and self.step_of_last != step
         if self.ranks.is_main:
+            keeps_previous = name == LAST and self.step_of_last != step
+            previous = folder / PREVIOUS if keeps_previous else None
             try:
-                save_checkpoint(
-                    folder / name,
-                    self.state_dict(),
-                    previous=folder / PREVIOUS if moves_on else None,
-                )
+                save_checkpoint(folder / name, self.state_dict(), previous=previous)
             except CheckpointWriteError as error:
                 if must_succeed:
                     raise
@@ -281,27 +318,26 @@ class Checkpoints:
     def resume(self, choice: str) -> None:
         """Resume from what `choice` names: `auto` (this run's checkpoint), `never`, or a path.
 
-        A start that torchrun or SLURM repeats resumes from what the first one has left.
+        A start that torchrun or SLURM repeats resumes from the checkpoint of the first one.
 
         Raises:
             OSError: There is no room for the checkpoints to come.
             ValueError: The checkpoint cannot be read, or belongs to another run.
         """
-        note = StartNote(self.run)
-        if choice != "auto" and self.ranks.gather(note.is_repeated())[0]:
-            logger.info("started again: --resume auto takes the place of --resume %s", choice)
+        if choice != "auto" and self.ranks.gather(is_repeated_start(self.run))[0]:
+            logger.info("restarted: --resume %s is replaced by --resume auto", choice)
             choice = "auto"
         if self.ranks.is_main:
             self.run.check_space(self.bytes_needed(), starts_anew=choice != "auto")
         if choice == "never":
             if self.ranks.is_main:
                 self.run.set_aside()
-                note.write()
-            self.ranks.wait()
+                write_start_note(self.run)
+            self.ranks.gather()
         elif choice == "auto":
             self._resume_run()
         else:
-            self._resume_from(Path(choice) if Path(choice).exists() else resolve(choice), note)
+            self._resume_from(Path(choice) if Path(choice).exists() else resolve(choice))
 
     def _resume_run(self) -> None:
         """Load the furthest checkpoint of the run on every rank; the main rank chooses it."""
@@ -311,21 +347,21 @@ class Checkpoints:
             return
         self.load_state_dict(load_checkpoint(path) if found is None else found.state)
         if found is not None:
-            keep_damaged_aside(found)
+            rename_damaged(found)
         logger.info("resumed at step %d from %s", self.step, path)
         if path.name == LAST:
             self.step_of_last = self.step
         else:
             self.save(LAST)  # last.pth was damaged or is older than best.pth
 
-    def _resume_from(self, path: Path, note: StartNote) -> None:
+    def _resume_from(self, path: Path) -> None:
         """Resume from a file, which may be this run's own; what the run had is kept aside.
 
-        A kill at any moment leaves a run that can resume: the new last.pth takes the place of the
-        old one at once, and `path` is removed from the folder only when the note is written.
+        A kill at any moment leaves a run that can resume: the new last.pth replaces the old one at
+        once, and `path` is removed from the folder only when the note is written.
         """
         self.load_state_dict(load_checkpoint(path))
-        self.ranks.wait()  # every rank has read it
+        self.ranks.gather()  # every rank has read it
         self.step_of_last = self.step  # so the old last.pth does not become previous.pth
         logger.info("resumed at step %d from %s", self.step, path)
         if self.ranks.is_main:
@@ -336,7 +372,100 @@ class Checkpoints:
             for file in others:
                 if not file.samefile(path):
                     file.unlink()
-            note.write()
+            write_start_note(self.run)
             for file in others:
                 file.unlink(missing_ok=True)
-        self.ranks.wait()
+        self.ranks.gather()
+
+
+def identity_of(
+    cfg: CfgNode, vrt_arguments: dict[str, Any], clips_per_step: int, precision: str
+) -> dict[str, Any]:
+    """Return what a checkpoint says about its run besides its state."""
+    description = read_description(resolve(cfg.DATA.ROOT))
+    return {
+        "config": config_to_text(cfg),
+        "vrt": yaml.safe_dump(vrt_arguments, sort_keys=False),
+        "data": "" if description is None else description_to_text(description),
+        "clips_per_step": clips_per_step,
+        "precision": precision,
+    }
+
+
+def resume_conflicts(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Return a sentence per change since the checkpoint that would make the run another run."""
+    conflicts = [
+        f"{what}: the checkpoint has {stored[key]}, this run {current[key]}"
+        for key, what in COMPARED.items()
+        if stored[key] != current[key]
+    ]
+    if yaml.safe_load(stored["vrt"]) != yaml.safe_load(current["vrt"]):
+        conflicts.append("MODEL.VRT_CFG: VRT's arguments in that file have changed")
+    conflicts += config_differences(stored["config"], current["config"], FREE_TO_CHANGE)
+    old, new = (config_from_text(x["config"], "checkpoint").MODEL.SPYNET for x in (stored, current))
+    if (old == NO_FLOW) != (new == NO_FLOW):
+        conflicts.append(f"MODEL.SPYNET: the checkpoint has {old!r}, the configuration {new!r}")
+    conflicts += weight_differences(stored["model"], current["model"])
+    if "data" not in stored:
+        logger.info("the checkpoint is of a version that did not record its training data")
+        return conflicts
+    names = "the checkpoint's data", "the data now"
+    differences = text_differences(stored["data"], current["data"], names)
+    return [*conflicts, *(f"data: {difference}" for difference in differences)]
+
+
+def config_differences(first: str, second: str, ignored: tuple[str, ...]) -> list[str]:
+    """Return one sentence per key that differs, except keys that begin as one of `ignored`."""
+    old, new = (
+        config_from_text(text, "the checkpoint's configuration") for text in (first, second)
+    )
+    pairs = {key: (lookup(old, key), lookup(new, key)) for key, _ in walk_schema()}
+    return [
+        f"{key}: the checkpoint has {old!r}, the configuration {new!r}"
+        for key, (old, new) in pairs.items()
+        if old != new and not key.startswith(ignored)
+    ]
+
+
+def weight_differences(
+    stored: dict[str, torch.Tensor], current: dict[str, torch.Tensor]
+) -> list[str]:
+    """Return sentences about weights that only one of two models has, and about their shapes."""
+    found = {
+        "only in the checkpoint": sorted(stored.keys() - current.keys()),
+        "only in the model": sorted(current.keys() - stored.keys()),
+        "of another shape": [
+            f"{key} {list(stored[key].shape)} (the model has {list(value.shape)})"
+            for key, value in current.items()
+            if key in stored and stored[key].shape != value.shape
+        ],
+    }
+    return [f"weights {what}: {name_some(keys)}" for what, keys in found.items() if keys]
+
+
+def start_note(run: RunDirectory) -> Path:
+    """Return the file that records which start has done what its `--resume` asked for.
+
+    Without it a start that was killed before that would resume from an older run.
+    """
+    return run.checkpoints.with_name(f".{run.name}.start.json")
+
+
+def write_start_note(run: RunDirectory) -> None:
+    """Record that this start has put the run where it was asked to begin."""
+    names = {name: os.environ.get(name, "") for name in REPEATED_BY.values()}
+    with atomic_write(start_note(run)) as partial:
+        partial.write_text(json.dumps(names), encoding="utf-8")
+
+
+def is_repeated_start(run: RunDirectory) -> bool:
+    """Whether torchrun or SLURM has restarted this process after a start that wrote the note."""
+    try:
+        noted = json.loads(start_note(run).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(noted, dict) and any(
+        os.environ.get(counter, "").lstrip("0").isdecimal()  # above 0
+        and noted.get(name) == os.environ.get(name, "")
+        for counter, name in REPEATED_BY.items()
+    )

@@ -3,13 +3,13 @@
 import logging
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 
 from src.engine.optim import freeze
-from src.engine.step import Batch, StepMemoryError, UpdateMemoryError
+from src.engine.step import Batch, StepMemoryError
 from src.engine.trainer import Trainer, build_step
 from src.inference.evaluate import peak_memory_gib
 from src.inference.restore import build_restorer
@@ -28,12 +28,11 @@ def dry_run(trainer: Trainer) -> None:
     """Try what a run does, at the configured sizes; log seconds, memory and days; keep nothing.
 
     Raises:
-        StepMemoryError: A step does not fit; settings that do are logged before,
-            where steps of small clips fit.
+        StepMemoryError: A step does not fit; settings that do are logged before, if steps of small
+            clips fit.
     """
     trainer.describe()
-    number = min(1 + TIMED_STEPS, trainer.total_steps)
-    groups = list(islice(trainer.batches(), number))
+    groups = list(islice(trainer.batches(), min(1 + TIMED_STEPS, trainer.total_steps)))
     if not groups:  # stopped by a signal
         return
     data_s = trainer.clock.take()["data"] / len(groups)
@@ -41,7 +40,7 @@ def dry_run(trainer: Trainer) -> None:
     try:
         seconds = _time_steps(trainer, groups)
     except StepMemoryError:
-        with suppress(torch.cuda.OutOfMemoryError, UpdateMemoryError):  # its advice is the first
+        with suppress(torch.cuda.OutOfMemoryError, StepMemoryError):  # the first one is reported
             log_settings(trainer, groups[0])
         raise
     _save_once(trainer)
@@ -58,7 +57,7 @@ def dry_run(trainer: Trainer) -> None:
 
 
 def _time_steps(trainer: Trainer, groups: list[list[Batch]]) -> float:
-    """Do a step, and the others where they take seconds only; return the seconds of one."""
+    """Do a step, and the others if they take seconds only; return the seconds of one."""
     began = time.perf_counter()
     outcome = trainer.step(groups[0])
     seconds = max(trainer.ranks.gather(time.perf_counter() - began))
@@ -110,12 +109,10 @@ def log_settings(trainer: Trainer, batches: list[Batch]) -> None:
     logger.info("settings for %d clips per GPU and step; %.0f%% stay free", clips, 100 * RESERVE)
     for memory in MEMORIES_GB:
         found = settings_that_fit(memory, laws, data.CLIP_LEN, data.CROP_SIZE, clips)
-        words = "nothing fits; lower DATA.CLIP_LEN" if found is None else found.describe()
-        logger.info("%d GB: %s", memory, words)
+        logger.info("%d GB: %s", memory, found)
 
 
-@dataclass(frozen=True)
-class MemoryLaw:
+class MemoryLaw(NamedTuple):
     """Bytes of a training: `fixed + per_pixel x pixels` of all frames of a micro-batch."""
 
     fixed: float
@@ -127,13 +124,7 @@ class MemoryLaw:
 
 
 def fit_law(measured: dict[int, float]) -> MemoryLaw:
-    """Return the line through two measurements by pixels; it never falls or starts below zero.
-
-    Raises:
-        ValueError: Not two numbers of pixels.
-    """
-    if len(measured) != 2:
-        raise ValueError(f"a line needs two different sizes, got {measured}")
+    """Return the line through two measurements by pixels; it never falls or starts below zero."""
     (small, low), (large, high) = sorted(measured.items())
     slope = (high - low) / (large - small)
     if slope <= 0 or low - slope * small < 0:
@@ -178,41 +169,14 @@ def small_batch(batch: Batch, clips: int) -> Batch:
     return {**repeated, "meta": batch["meta"][:1] * clips, "dropped": []}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings that fit; `gb` is what they need without the reserve."""
-
-    clips: int
-    accumulation: int
-    recomputes: bool
-    crop_px: int
-    gb: float
-
-    def describe(self) -> str:
-        """Return the memory, and the settings as they are given to a command."""
-        recomputes = str(self.recomputes).lower()
-        return (
-            f"{self.gb:.1f} GB with TRAIN.BATCH_SIZE {self.clips} "
-            f"TRAIN.GRADIENT_ACCUMULATION_STEPS {self.accumulation} "
-            f"DATA.CROP_SIZE {self.crop_px} "
-            f"MODEL.USE_CHECKPOINT_ATTN {recomputes} MODEL.USE_CHECKPOINT_FFN {recomputes}"
-        )
-
-
 def settings_that_fit(
     memory_gb: float, laws: dict[bool, MemoryLaw], frames: int, crop_px: int, clips_per_rank: int
-) -> Settings | None:
-    """Return the best settings of the same effective batch that fit into `memory_gb`, or None.
+) -> str:
+    """Return the best settings of the same effective batch that fit into `memory_gb`, as KEY VALUE.
 
-    The crop decides what can be learnt, so it is given up last. At one crop, keeping intermediates
-    is faster than recomputing them, and larger micro-batches are faster than small ones.
-
-    Args:
-        memory_gb: Of the GPU.
-        laws: Memory by whether intermediates are recomputed.
-        frames: DATA.CLIP_LEN.
-        crop_px: The crop that is wanted; smaller ones are tried where it does not fit.
-        clips_per_rank: Clips of one rank in one optimiser step.
+    The crop decides what can be learnt, so it is made smaller last. At one crop, keeping
+    intermediates is faster than recomputing them, and larger micro-batches than small ones.
+    `laws` give the memory by whether intermediates are recomputed.
     """
     divisors = [n for n in range(clips_per_rank, 0, -1) if clips_per_rank % n == 0]
     for crop in (crop_px, *(c for c in CROPS_PX if c < crop_px)):
@@ -220,5 +184,11 @@ def settings_that_fit(
             for clips in divisors:
                 needed = laws[recomputes](clips * frames * crop**2) / GB
                 if needed <= memory_gb * (1 - RESERVE):
-                    return Settings(clips, clips_per_rank // clips, recomputes, crop, needed)
-    return None
+                    word = str(recomputes).lower()
+                    return (
+                        f"{needed:.1f} GB with TRAIN.BATCH_SIZE {clips} "
+                        f"TRAIN.GRADIENT_ACCUMULATION_STEPS {clips_per_rank // clips} "
+                        f"DATA.CROP_SIZE {crop} "
+                        f"MODEL.USE_CHECKPOINT_ATTN {word} MODEL.USE_CHECKPOINT_FFN {word}"
+                    )
+    return "nothing fits; lower DATA.CLIP_LEN"

@@ -1,4 +1,4 @@
-"""What a run reports: the log on terminal and disk, TensorBoard, the line per interval."""
+"""What a run reports: the log on terminal and disk, TensorBoard, seconds, the line per interval."""
 
 import logging
 import math
@@ -6,21 +6,25 @@ import os
 import re
 import sys
 import threading
-from collections import defaultdict
-from collections.abc import Iterator
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from src.engine.alignment_watch import Reach, alarms, scalars_of
-from src.engine.clock import PARTS, Clock
-from src.engine.step import StepOutcome
 from src.inference.evaluate import peak_memory_gib
 
+ON_DEVICE = ("transfer", "forward", "backward", "optimiser")
+PARTS = ("data", *ON_DEVICE)
+RECENT_STEPS = 200
 logger = logging.getLogger(__name__)
 
 
@@ -39,7 +43,7 @@ class _TerminalHandler(logging.Handler):
 
 
 class _FileHandler(WatchedFileHandler):
-    """Writes the log file, a new one where it was deleted; warns once where it cannot write."""
+    """Writes the log file, a new one if it was deleted; warns once if it cannot write."""
 
     _has_warned = False
 
@@ -64,7 +68,7 @@ class _FileHandler(WatchedFileHandler):
             )
 
     def close(self) -> None:
-        """Close the file; buffered text without room on the disk is lost."""
+        """Close the file; buffered text is lost if the disk is full."""
         with suppress(OSError):
             super().close()
 
@@ -79,21 +83,21 @@ def log_thread_error(args: threading.ExceptHookArgs) -> None:
         logger.debug("where it was raised", exc_info=args.exc_value)
 
 
-def start_logging(log_file: Path | None, *, is_main: bool, rank: int = 0) -> None:
-    """Send log lines of the main rank to the terminal and to `log_file`; other ranks only warn.
+def start_logging(log_file: Path | None, *, rank: int = 0) -> None:
+    """Send log lines of the main rank to the terminal and to `log_file`.
 
-    The lines of another rank begin with its number.
+    Other ranks log warnings only, with their number, to the terminal.
     """
     root = logging.getLogger()
     root.handlers.clear()
     root.setLevel(logging.INFO)
     logging.getLogger("train").setLevel(logging.DEBUG)  # tracebacks of set-up go to the file
     terminal = _TerminalHandler()
-    terminal.setLevel(logging.INFO if is_main else logging.WARNING)
-    of_rank = "" if is_main else f"rank {rank}: "
+    terminal.setLevel(logging.WARNING if rank else logging.INFO)
+    of_rank = f"rank {rank}: " if rank else ""
     terminal.setFormatter(logging.Formatter(f"%(asctime)s {of_rank}%(message)s", "%H:%M:%S"))
     root.addHandler(terminal)
-    if is_main and log_file is not None:
+    if rank == 0 and log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         to_file = _FileHandler(log_file, encoding="utf-8")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -103,7 +107,7 @@ def start_logging(log_file: Path | None, *, is_main: bool, rank: int = 0) -> Non
 class Scalars:
     """TensorBoard events of the main rank; on other ranks, or turned off, it writes nothing.
 
-    Where the events cannot be written any more, it warns once and the run continues without them.
+    If the events cannot be written any more, it warns once and the run continues without them.
     """
 
     def __init__(self, folder: Path, *, enabled: bool, first_step: int) -> None:
@@ -112,44 +116,146 @@ class Scalars:
         self._folder = folder
 
     def add(self, step: int, values: dict[str, float | None]) -> None:
-        """Write one value per tag; a value that is not known (None) is left out."""
-        with self._tolerating() as writer:
-            for tag, value in values.items():
-                if writer is not None and value is not None:
-                    writer.add_scalar(tag, value, step)
+        """Write one value per tag; None is left out."""
+        known = {tag: value for tag, value in values.items() if value is not None}
+        with self._tolerating():
+            for tag, value in known.items() if self._writer else ():
+                self._writer.add_scalar(tag, value, step)
 
     def add_image(self, step: int, tag: str, image: np.ndarray) -> None:
         """Write a picture, uint8 [H, W, 3]."""
-        with self._tolerating() as writer:
-            if writer is not None:
-                writer.add_image(tag, image, step, dataformats="HWC")
+        with self._tolerating():
+            if self._writer:
+                self._writer.add_image(tag, image, step, dataformats="HWC")
 
     def close(self) -> None:
         """Write what is still buffered."""
-        with self._tolerating() as writer:
-            if writer is not None:
-                writer.close()
+        with self._tolerating():
+            if self._writer:
+                self._writer.close()
 
     @contextmanager
-    def _tolerating(self) -> Iterator[SummaryWriter | None]:
+    def _tolerating(self) -> Iterator[None]:
         try:
-            yield self._writer
+            yield
         except OSError as error:  # of the writer's thread, at the latest when it is closed
             self._writer = None
             logger.warning(
                 "%s: TensorBoard events cannot be written (%s); training continues without them "
-                "until it is started again",
+                "until it is restarted",
                 *(self._folder, error.strerror or error),
             )
 
 
-class StepLog:
-    """Collects the steps between two lines of the log and writes the line and its scalars.
+class Clock:
+    """Measures steps, their parts and validations of one process; a resume starts from zero.
 
-    Args:
-        name: The run's.
-        clock: Measures the steps.
+    Parts that compute on a CUDA device are marked by events in its stream, so nothing waits for the
+    device until `take` reads them; call it after a step that has synchronised anyway.
+
+    Attributes:
+        validation_s: Seconds of the last validation; None before the first.
+        compute_s: Cost of the last step with its data: CPU seconds of all threads of this process,
+            on a GPU seconds.
     """
+
+    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
+        self.device, self._now = device, now
+        self.validation_s: float | None = None
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._cost = time.process_time if device.type == "cpu" else now
+        self.compute_s = 0.0
+        self._step_began, self._cost_began = now(), self._cost()
+        self._first_step: float | None = None
+        self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
+
+    def start(self) -> None:
+        """Begin the first step; time before it, such as building the model, belongs to none."""
+        self._step_began, self._cost_began = self._now(), self._cost()
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time of the block to a part of the step, one of `PARTS`."""
+        if self.device.type == "cuda" and part in ON_DEVICE:
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            first.record()
+            yield
+            last.record()
+            self._events.append((part, first, last))
+        else:
+            started = self._now()
+            yield
+            self._seconds[part] += self._now() - started
+
+    def take(self) -> dict[str, float]:
+        """Return the seconds per part since the last call; on CUDA this waits for the device."""
+        if self._events:
+            self._events[-1][2].synchronize()
+        for part, first, last in self._events:
+            self._seconds[part] += first.elapsed_time(last) / 1000
+        taken = dict(self._seconds)
+        self._events.clear()
+        self._seconds.clear()
+        return taken
+
+    def step_done(self) -> None:
+        """End a step and begin the next; a step is all the time except validations."""
+        now, cost = self._now(), self._cost()
+        seconds, self._step_began = now - self._step_began, now
+        self.compute_s, self._cost_began = cost - self._cost_began, cost
+        if self._first_step is None:
+            self._first_step = seconds
+        else:
+            self._steps.append(seconds)
+
+    @contextmanager
+    def validation(self) -> Iterator[None]:
+        """Measure one validation; its time does not count as time of a step."""
+        started, cost = self._now(), self._cost()
+        yield
+        self.validation_s = self._now() - started
+        self._step_began += self.validation_s
+        self._cost_began += self._cost() - cost
+
+    @property
+    def step_s(self) -> float | None:
+        """Mean seconds of the recent steps with data, logging and saving; None before the first.
+
+        The first step of a process is slow (workers start, kernels are chosen), so it counts only
+        until there is another.
+        """
+        return sum(self._steps) / len(self._steps) if self._steps else self._first_step
+
+    def seconds_left(self, step: int, total_steps: int, val_every: int) -> float | None:
+        """Return the seconds from now to the end of the run, after optimiser step `step`.
+
+        A validation that is due at `step` is still to come; validations count as soon as this
+        process has measured one.
+        """
+        if self.step_s is None:
+            return None
+        validations = -(-total_steps // val_every) - (step - 1) // val_every
+        return self.step_s * (total_steps - step) + validations * (self.validation_s or 0.0)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one step did. Losses are means over this rank's micro-batches.
+
+    `learning_rates` are those that the step used, by parameter group, in their order.
+    """
+
+    losses: dict[str, float]
+    grad_norm: float
+    is_finite: bool
+    names: tuple[str, ...]  # of the clips
+    learning_rates: dict[str, float]
+    broken: tuple[str, ...] = ()  # parameters whose gradients are not finite
+
+
+class StepLog:
+    """Collects the steps between two lines of the log and writes the line and its scalars."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name, self.clock = name, clock
@@ -165,12 +271,11 @@ class StepLog:
         self.clock.step_done()
         self._steps += 1
         self._rates = outcome.learning_rates
-        if not outcome.is_finite:
-            return
-        self._updates += 1
-        for name, value in outcome.losses.items():
-            self._sums[f"loss/{name}"] += value
-        self._sums["grad_norm"] += outcome.grad_norm
+        if outcome.is_finite:
+            self._updates += 1
+            for name, value in outcome.losses.items():
+                self._sums[f"loss/{name}"] += value
+            self._sums["grad_norm"] += outcome.grad_norm
 
     def write(
         self,
@@ -182,12 +287,7 @@ class StepLog:
     ) -> None:
         """Write the line and the scalars of the interval that ends with `step`, and start over.
 
-        Args:
-            step: Optimiser steps done.
-            total_steps: Of the whole run.
-            val_every: Steps between validations, for the time that is left.
-            scalars: Where numbers go.
-            reaches: What the alignment watch saw in this last step.
+        `reaches` is what the alignment watch measured in this last step.
         """
         means = {name: value / self._updates for name, value in self._sums.items()}
         parts = {name: value / self._steps for name, value in self.clock.take().items()}
@@ -195,34 +295,25 @@ class StepLog:
         left = tqdm.format_interval(self.clock.seconds_left(step, total_steps, val_every))
         if self.clock.validation_s is None:
             left += " without validation"
-        memory = "memory not known" if gib is None else f"{gib:.2f} GiB"
         logger.info(
             "%s step %d/%d: loss %.5f, lr %.2e, gradient %.3f, %.3f s/step (%s), %s, left %s",
             *(self.name, step, total_steps, means.get("loss/total", math.nan)),
             *(next(iter(self._rates.values())), means.get("grad_norm", math.nan)),
-            *(self.clock.step_s, _shares(parts), memory, left),
+            *(self.clock.step_s, _shares(parts)),
+            *("memory unknown" if gib is None else f"{gib:.2f} GiB", left),
         )
-        self._warn(step, alarms(reaches))
-        times = {f"time/{name}_s": value for name, value in parts.items()}
-        memory = {f"memory/peak_gib_{whose.split()[0]}": gib}
-        rates = _rate_tags(self._rates)
-        values = {**means, **rates, **times, "time/step_s": self.clock.step_s, **memory}
-        scalars.add(step, {**values, **scalars_of(reaches)})
-        self._clear()
-
-    def _warn(self, step: int, sentences: list[str]) -> None:
-        """Log each alarm when it begins; one that stays is in the scalars alone."""
-        kinds = {re.sub(r"\b[\d.]+", "", sentence): sentence for sentence in sentences}
-        for kind, sentence in kinds.items():
-            if kind not in self._alarmed:
-                logger.warning("%s step %d: %s", self.name, step, sentence)
+        # An alarm is logged when it begins; while it lasts it is in the scalars alone.
+        kinds = {re.sub(r"\b[\d.]+", "", sentence): sentence for sentence in alarms(reaches)}
+        for kind in kinds.keys() - self._alarmed:
+            logger.warning("%s step %d: %s", self.name, step, kinds[kind])
         self._alarmed = set(kinds)
-
-
-def _rate_tags(rates: dict[str, float]) -> dict[str, float]:
-    """Return the first group's rate as `lr`, those of all others by their names."""
-    first, *others = rates
-    return {"lr": rates[first], **{f"lr/{name}": rates[name] for name in others}}
+        first, *others = self._rates
+        rates = {"lr": self._rates[first], **{f"lr/{name}": self._rates[name] for name in others}}
+        times = {f"time/{name}_s": value for name, value in parts.items()}
+        times["time/step_s"] = self.clock.step_s
+        memory = {f"memory/peak_gib_{whose.split()[0]}": gib}
+        scalars.add(step, {**means, **rates, **times, **memory, **scalars_of(reaches)})
+        self._clear()
 
 
 def _shares(parts: dict[str, float]) -> str:

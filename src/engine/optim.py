@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,34 +21,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PartRule:
-    """How one part is trained.
+    """How one part, a key of `PARTS`, is trained: from which step on, at what multiple of the LR.
 
-    Attributes:
-        part: A key of `PARTS`.
-        freeze_steps: Steps of the run before which it does not change.
-        lr_multiplier: Its learning rate, in units of everybody else's.
+    A part that is trained later keeps `requires_grad` from the first step: DDP and recomputation
+    see the same graph all the time, and a run that fits into memory before the step at which the
+    part joins fits after it. Without a gradient the optimiser neither moves a parameter nor decays
+    it nor keeps moments of it, so those start at the step at which the part joins.
     """
 
     part: str
     freeze_steps: int = 0
     lr_multiplier: float = 1.0
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the part is trained like all others."""
-        return self.freeze_steps == 0 and self.lr_multiplier == 1.0
-
-    def describe(self) -> str:
-        """Return the rule as words for the log."""
-        rate = f"trained at {self.lr_multiplier:g} x the learning rate"
-        return f"frozen before step {self.freeze_steps}, then {rate}" if self.freeze_steps else rate
-
 
 def read_rules(cfg: CfgNode) -> list[PartRule]:
     """Return the rules in TRAIN.GROUPS that are not the default, in the order of `PARTS`."""
     sections = {part: cfg.TRAIN.GROUPS[part.upper()] for part in PARTS}
     rules = [PartRule(p, s.FREEZE_STEPS, s.LR_MULTIPLIER) for p, s in sections.items()]
-    return [rule for rule in rules if not rule.is_plain]
+    return [rule for rule in rules if rule != PartRule(rule.part)]
 
 
 def freeze(model: nn.Module, parts: list[str]) -> None:
@@ -66,25 +57,20 @@ def optimizer_groups(model: nn.Module, rules: list[PartRule], lr: float) -> list
     Raises:
         ValueError: A rule names a part that the model does not have.
     """
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not rules:
-        return [{"params": [p for _, p in named], "lr": lr}]
-    members = {rule.part: [p for n, p in named if PARTS[rule.part] in n] for rule in rules}
-    for part, parameters in members.items():
-        if not parameters:
+        return [{"params": list(named.values()), "lr": lr}]
+    groups = []
+    for rule in rules:
+        names = [name for name in named if PARTS[rule.part] in name]
+        if not names:
             raise ValueError(
-                f"TRAIN.GROUPS.{part.upper()}: the model has no trained parameters of that part; "
-                "leave FREEZE_STEPS 0 and LR_MULTIPLIER 1"
+                f"TRAIN.GROUPS.{rule.part.upper()}: the model has no trained parameters of that "
+                "part; leave FREEZE_STEPS 0 and LR_MULTIPLIER 1"
             )
-    taken = {id(p) for parameters in members.values() for p in parameters}
-    rest = [p for _, p in named if id(p) not in taken]
-    return [
-        {"params": rest, "lr": lr, "name": REST},
-        *(
-            {"params": members[rule.part], "lr": lr * rule.lr_multiplier, "name": rule.part}
-            for rule in rules
-        ),
-    ]
+        members = [named.pop(name) for name in names]
+        groups.append({"params": members, "lr": lr * rule.lr_multiplier, "name": rule.part})
+    return [{"params": list(named.values()), "lr": lr, "name": REST}, *groups]
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.AdamW:
@@ -99,44 +85,30 @@ def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.AdamW:
     )
 
 
-class GradientRules:
-    """What happens to gradients between backward and update: frozen parts lose theirs, clipping.
+def drop_frozen(optimizer: Optimizer, rules: Sequence[PartRule], step: int) -> None:
+    """Remove the gradients of parts that do not move at `step`, counted from 0."""
+    joins_at = {rule.part: rule.freeze_steps for rule in rules}
+    for group in optimizer.param_groups:
+        first = joins_at.get(group.get("name"), 0)
+        if step < first:
+            for parameter in group["params"]:
+                parameter.grad = None
+        elif step == first > 0:
+            logger.info("step %d: %s is trained from here on", step, group["name"])
 
-    A part that is trained later keeps `requires_grad` from the first step: DDP and recomputation
-    see the same graph all the time, and a run that fits into memory before the step at which the
-    part joins fits after it. Without a gradient the optimiser neither moves a parameter nor decays
-    it nor keeps moments of it, so those start at the step at which the part joins.
+
+def clip_gradients(optimizer: Optimizer, max_norm: float) -> Tensor:
+    """Clip the gradients to a joint norm (0: no limit); return the norm that they had.
+
+    NaN if it is not finite; the gradients then are unchanged, so that they can be named.
     """
-
-    def __init__(self, grad_clip: float = 0.0, rules: list[PartRule] | None = None) -> None:
-        """Prepare; `grad_clip` is the largest norm, 0 for no limit."""
-        self.max_norm = grad_clip if grad_clip > 0 else float("inf")
-        self.joins_at = {rule.part: rule.freeze_steps for rule in rules or []}
-
-    def drop_frozen(self, optimizer: Optimizer, step: int) -> None:
-        """Forget the gradients of parts that do not move at `step`, counted from 0."""
-        if not self.joins_at:
-            return
-        for group in optimizer.param_groups[1:]:
-            joins_at = self.joins_at[group["name"]]
-            if step < joins_at:
-                for parameter in group["params"]:
-                    parameter.grad = None
-            elif step == joins_at > 0:
-                logger.info("step %d: %s is trained from here on", step, group["name"])
-
-    def clip(self, optimizer: Optimizer) -> torch.Tensor:
-        """Clip the gradients that are left; return the norm that they had together.
-
-        NaN where it is not finite; the gradients then are as they were, so that they can be named.
-        """
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
-        try:
-            return nn.utils.clip_grad_norm_(trained, self.max_norm, error_if_nonfinite=True)
-        except RuntimeError as error:
-            if "non-finite" not in str(error):
-                raise
-            return torch.tensor(float("nan"))
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    try:
+        return nn.utils.clip_grad_norm_(trained, max_norm or math.inf, error_if_nonfinite=True)
+    except RuntimeError as error:
+        if "non-finite" not in str(error):
+            raise
+        return torch.tensor(math.nan)
 
 
 def learning_rate_factor(step: int, warmup_steps: int, total_steps: int, floor: float) -> float:
@@ -145,9 +117,8 @@ def learning_rate_factor(step: int, warmup_steps: int, total_steps: int, floor: 
     Linear from 1/warmup_steps to 1 over the warm-up, then a half cosine to `floor`, which the
     last step reaches. A warm-up that would take the whole run is cut to a tenth of it.
     """
-    warmup_steps = (
-        min(warmup_steps, total_steps // 10) if warmup_steps >= total_steps else warmup_steps
-    )
+    if warmup_steps >= total_steps:
+        warmup_steps = min(warmup_steps, total_steps // 10)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     share = min(1.0, (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps))
@@ -155,7 +126,7 @@ def learning_rate_factor(step: int, warmup_steps: int, total_steps: int, floor: 
 
 
 class WarmupCosine(LambdaLR):
-    """Linear warm-up, then a half cosine; each group keeps its share of the rate.
+    """Linear warm-up, then a half cosine; each group keeps its own multiple of the rate.
 
     Args:
         optimizer: Its groups have their own peak as learning rate.
@@ -183,7 +154,7 @@ class WarmupCosine(LambdaLR):
         """Continue at the step of `state_dict`, after the optimiser was loaded.
 
         The rates are those of this schedule. The optimiser carries those of the run that saved it,
-        which are others where the run has been made longer since.
+        which differ if the run has been made longer since.
         """
         super().load_state_dict(state_dict)
         self._last_lr = [
@@ -196,41 +167,30 @@ class WarmupCosine(LambdaLR):
 
 def build_schedule(optimizer: Optimizer, cfg: CfgNode, total_steps: int) -> WarmupCosine:
     """Return the schedule that TRAIN.SCHED describes."""
-    train = cfg.TRAIN
     return WarmupCosine(
         optimizer,
-        peak=train.OPTIM.LR,
-        warmup_steps=train.SCHED.WARMUP_STEPS,
+        peak=cfg.TRAIN.OPTIM.LR,
+        warmup_steps=cfg.TRAIN.SCHED.WARMUP_STEPS,
         total_steps=total_steps,
-        eta_min=train.SCHED.ETA_MIN,
+        eta_min=cfg.TRAIN.SCHED.ETA_MIN,
     )
 
 
 class WeightAverage:
     """The exponential moving average of a model's weights: average = d average + (1 - d) weights.
 
-    It starts from the initial weights, so that its state is a state dict like the model's and
-    nothing has to be counted. Buffers are copied.
+    It starts from the initial weights, so that its state is a state dict like the model's. Buffers
+    are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self._averaged.requires_grad_(requires_grad=False)
         self._averaged.n_averaged.fill_(1)  # 0 would copy the weights at the first update
-
-    @property
-    def model(self) -> nn.Module:
-        """The model with the averaged weights."""
-        return self._averaged.module
+        self.model = self._averaged.module
+        self.state_dict = self.model.state_dict  # under the model's own keys
+        self.load_state_dict = self.model.load_state_dict
 
     def update(self, model: nn.Module) -> None:
-        """Take in the weights after one optimiser step that was not skipped."""
+        """Add the weights after one optimiser step that was not skipped."""
         self._averaged.update_parameters(model)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the averaged weights under the model's own keys."""
-        return self.model.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over averaged weights."""
-        self.model.load_state_dict(state)

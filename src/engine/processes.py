@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -29,10 +29,10 @@ class Ranks:
     """One process among the processes of the run.
 
     Attributes:
-        rank: Its number.
+        rank: Its number; 0 is the main rank, the only one that writes files.
         world_size: How many there are.
         device: Where it computes.
-        watch: Tells the other ranks where this one is; None for a single rank.
+        watch: Publishes the position of this rank; None for a single rank.
         store: What the ranks share; None for a single rank.
         stop: The stop signals of this rank.
     """
@@ -42,7 +42,7 @@ class Ranks:
     device: torch.device
     watch: StallWatch | None = None
     store: Store | None = None
-    stop: StopSignals | None = None
+    stop: StopSignals = field(default_factory=StopSignals)
 
     @property
     def is_main(self) -> bool:
@@ -55,17 +55,17 @@ class Ranks:
         return self.world_size > 1
 
     def at(self, stage: str, step: int) -> None:
-        """Note where this rank is, one of `stall.STAGES`, after `step` optimiser steps."""
+        """Record where this rank is, one of `stall.STAGES`, after `step` optimiser steps."""
         if self.watch is not None:
             self.watch.at(stage, step)
 
     def part_done(self) -> None:
-        """Note that a part of a long stage is done, such as a tile of a validation."""
+        """Record that a part of a long stage is done, such as a tile of a validation."""
         if self.watch is not None:
             self.watch.part_done()
 
     def meet(self, name: str, patience_s: float) -> None:
-        """Wait until every rank has come to the meeting of this name, for hours if need be.
+        """Wait until every rank has called this with `name`, for hours if necessary.
 
         Unlike a collective call this waits in Python, where signal handlers run.
 
@@ -81,7 +81,7 @@ class Ranks:
                 raise StoppedError(f"not all ranks have come to: {name}")
             time.sleep(POLL_SECONDS)
 
-    def gather(self, value: object) -> list:
+    def gather(self, value: object = None) -> list:
         """Return the values of all ranks in rank order; every rank has to call it."""
         if not self.is_distributed:
             return [value]
@@ -97,17 +97,12 @@ class Ranks:
         distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
         return int(shared)
 
-    def wait(self) -> None:
-        """Wait until every rank has come here."""
-        if self.is_distributed:
-            distributed.barrier()
-
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cuda` or `cpu` stands for; under torchrun this rank's GPU.
+    """Return the device that `auto`, `cuda` or `cpu` means; under torchrun this rank's GPU.
 
     Raises:
-        RuntimeError: `cuda` is asked for and there is no CUDA device, or not enough of them.
+        RuntimeError: `cuda` without a CUDA device, or with fewer of them than processes.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -126,39 +121,35 @@ def choose_device(name: str) -> torch.device:
 
 
 @contextmanager
-def join_ranks(
-    device: torch.device, stall_minutes: float = 0.0, stop: StopSignals | None = None
-) -> Iterator[Ranks]:
+def join_ranks(device: torch.device, stall_minutes: float, stop: StopSignals) -> Iterator[Ranks]:
     """Join the process group that torchrun describes in the environment; leave it at the end.
 
     Without torchrun there is one rank. Gloo carries CPU runs, NCCL carries CUDA runs. After an
-    error the group is not left in order: the other ranks would have to take part in that, and wait
-    for this one. torchrun ends them when this process has ended.
+    error the group is not left in order: the other ranks would have to take part and wait for this
+    one. torchrun ends them when this process has ended.
 
     Args:
         device: Of this rank.
-        stall_minutes: After so long without any movement the ranks that are late are named and the
-            run ends, see `stall.py`; 0: it may wait for ever.
+        stall_minutes: Limit of the stall watch, see `stall.py`; 0: a hanging run waits forever.
         stop: The stop signals of this rank.
 
     Raises:
-        StoppedError: A signal came and the other ranks did not.
+        StoppedError: A signal came before the other ranks did.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    stop = StopSignals() if stop is None else stop
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size == 1:
         yield Ranks(rank, world_size, device, stop=stop)
         return
     store, watch = _open_store(), None
-    if stall_minutes:  # before the group, which would wait for a missing rank without a word
+    if stall_minutes:  # before the group, which would wait silently for a missing rank
         watch = StallWatch(_open_store(), rank, world_size, 60 * stall_minutes, stop)
         watch.start()
     ranks = Ranks(rank, world_size, device, watch, store, stop)
     ranks.meet("start", JOIN_SECONDS)
-    # The watch names who is late; the timeout is what is left if it fails.
+    # The watch names who is late; the timeout applies if it fails.
     timeout = WITH_WATCH if stall_minutes else NEVER
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     yield ranks
@@ -170,12 +161,11 @@ def join_ranks(
 def _open_store() -> Store:
     """Connect to torchrun's store once more; a connection serves one thread at a time."""
     store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(minutes=5)))
-    attempt = os.environ.get(STARTED_AGAIN, "0")
-    return distributed.PrefixStore(f"vrt_spike/{attempt}", store)
+    return distributed.PrefixStore(f"vrt_spike/{os.environ.get(STARTED_AGAIN, '0')}", store)
 
 
 def wrap_model(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """Return the model, wrapped so that backward averages gradients over the ranks if need be."""
+    """Return the model on the device, wrapped to average gradients if there are several ranks."""
     model = model.to(ranks.device)
     if not ranks.is_distributed:
         return model
@@ -185,13 +175,3 @@ def wrap_model(model: nn.Module, ranks: Ranks) -> nn.Module:
     option = "forward_sync_buffers"  # its name since torch 2.15
     option = option if option in known else "broadcast_buffers"
     return DistributedDataParallel(model, device_ids=device_ids, **{option: False})
-
-
-@contextmanager
-def gradient_sync(model: nn.Module, *, enabled: bool) -> Iterator[None]:
-    """Let the ranks exchange gradients in this backward pass only if `enabled`."""
-    if enabled or not isinstance(model, DistributedDataParallel):
-        yield
-    else:
-        with model.no_sync():
-            yield

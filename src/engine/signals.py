@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: the first saves and leaves, a later one leaves at once.
+"""Signals that ask a training to stop: the first saves and exits, a later one exits at once.
 
     signal              sent by                                 exit code
     SIGTERM             kill, systemd, scancel, torchrun        143
@@ -6,8 +6,8 @@
     SIGUSR1             SLURM before the time limit, requeue     85
     SIGHUP              a terminal that is closed               none, training continues
 
-The handler sets a flag and the loop looks at it between two steps, where all ranks agree to stop,
-see `Trainer.must_stop`. Nothing else in a training installs signal handlers. This module imports
+The handler sets a flag and the loop reads it between two steps, where all ranks agree to stop, see
+`Trainer.must_stop`. Nothing else in a training installs signal handlers. This module imports
 nothing that takes time, so that a process can listen before its other imports.
 """
 
@@ -22,27 +22,27 @@ from pathlib import Path
 
 EXIT_CODE_FILE = "VRT_SPIKE_EXIT_CODE_FILE"
 EXIT_REQUEUE = 85  # EX_TEMPFAIL is 75 and used by others; the same command resumes
-# The terminal, a launcher and torchrun may all pass on one and the same signal.
+# The terminal, a launcher and torchrun may all forward one and the same signal.
 REPEAT_SECONDS = 2.0
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 STOPPING = tuple(
     getattr(signal, name)
     for name in ("SIGTERM", "SIGINT", "SIGUSR1")
-    if name in signal.Signals.__members__  # Windows has no SIGUSR1
+    if hasattr(signal, name)  # Windows has no SIGUSR1
 )
 
 
 class StoppedError(Exception):
-    """Leaves a long piece of work, such as a validation, between two of its parts."""
+    """Leaves a long computation, such as a validation, between two of its parts."""
 
 
 class StopSignals:
     """Whether this process was asked to stop.
 
     Attributes:
-        number: The first signal that asked to stop; 0 while none has come.
-        elsewhere: The same of another rank, as far as this one has heard; it never counts as a
-            repeat, and the ranks agree on it between two steps.
+        number: The first signal that asked to stop; 0 before one arrives.
+        elsewhere: The same of another rank, as far as this one knows; it never counts as a repeat,
+            and the ranks agree on it between two steps.
     """
 
     def __init__(self) -> None:
@@ -50,20 +50,20 @@ class StopSignals:
         self._since = 0.0
 
     def listen(self) -> None:
-        """Take signals from now on; only in the main thread. A closed terminal ends nothing."""
+        """Handle signals from now on; only in the main thread. SIGHUP is ignored."""
         for number in STOPPING:
             signal.signal(number, lambda number, _: self.ask(number))
-        if "SIGHUP" in signal.Signals.__members__:
+        if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def ask(self, number: int) -> None:
-        """Take note of a signal; leave the process at once if it repeats an earlier one."""
+        """Record a signal; exit at once if it repeats an earlier one."""
         now = time.monotonic()
         if not self.number:
             self.number, self._since = number, now
             line = (
                 f"{signal.Signals(number).name}: the current step is finished and saved, then the "
-                "run ends; send it again to leave at once\n"
+                "run ends; send it again to exit at once\n"
             )
             with suppress(OSError):  # a handler may not use logging or print
                 os.write(2, line.encode())
@@ -71,15 +71,11 @@ class StopSignals:
             os._exit(exit_code(number))
 
     def seconds_since(self) -> float:
-        """Return how long ago the first signal came; 0 where none has come."""
+        """Return the age of the first signal; 0 before one arrives."""
         return time.monotonic() - self._since if self.number else 0.0
 
     def raise_if_asked(self) -> None:
-        """Leave a long piece of work.
-
-        Raises:
-            StoppedError: A signal has come to this rank or to another one.
-        """
+        """Raise `StoppedError` if this rank or another one was asked to stop."""
         if number := self.number or self.elsewhere:
             raise StoppedError(signal.Signals(number).name)
 
@@ -91,12 +87,12 @@ def exit_code(number: int) -> int:
     return EXIT_REQUEUE if signal.Signals(number).name == "SIGUSR1" else 128 + number
 
 
-def hand_on(code: int) -> int:
-    """Write an exit code for the launcher, and return the one to leave with.
+def report_exit_code(code: int) -> int:
+    """Write an exit code for the launcher, and return the one to exit with.
 
-    One process of a machine writes; `EXIT_CODE_FILE` in the environment names the file. torchrun
-    knows only 0 and 1, and starts again what leaves with 1: after a stop that was asked for it
-    gets 0, where the launcher knows better.
+    One process per machine writes; `EXIT_CODE_FILE` in the environment names the file. torchrun
+    knows only 0 and 1, and restarts what exits with 1: after a requested stop it gets 0 if the
+    launcher knows the real code.
     """
     path = os.environ.get(EXIT_CODE_FILE)
     if not path:
@@ -104,35 +100,35 @@ def hand_on(code: int) -> int:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         with suppress(FileNotFoundError):  # the launcher was killed
             Path(path).write_text(str(code), encoding="ascii")
-    is_stop = code in {exit_code(number) for number in STOPPING}
+    is_stop = code in map(exit_code, STOPPING)
     return 0 if is_stop and "TORCHELASTIC_RUN_ID" in os.environ else code
 
 
-def forget_handed_on() -> None:
-    """Remove the exit code of an attempt before this one; this one has none yet."""
+def clear_exit_code() -> None:
+    """Remove the exit code that an earlier attempt reported; this one has none yet."""
     path = os.environ.get(EXIT_CODE_FILE)
     if path and os.environ.get("LOCAL_RANK", "0") == "0":
         Path(path).unlink(missing_ok=True)
 
 
-def leave_stopping_to_the_parent() -> None:
-    """Keep a loader process at work while the training finishes its step.
+def ignore_first_stop() -> None:
+    """Keep a loader process running while the training finishes its step.
 
-    Ctrl-C, scancel and torchrun signal whole process groups, loader processes among them. The
-    first SIGTERM is passed over; a second one ends the process, so that it can be removed.
+    Ctrl-C, scancel and torchrun signal whole process groups, including loader processes. The first
+    SIGTERM is ignored; a second one ends the process, so that it can be removed.
     """
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _pass_over_once)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def end_loader_processes() -> None:
     """Kill the loader processes that are left when the training process exits.
 
-    After an error the loader may still be held by the error's frames. Python then sends SIGTERM
-    once and waits without end, as loader processes pass that over.
+    After an error the error's frames may still hold the loader. At exit Python sends SIGTERM once
+    and waits forever, as loader processes ignore the first one.
     """
-    if "SIGCHLD" in signal.Signals.__members__:
+    if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports what is ended here
     for process in multiprocessing.active_children():
         process.kill()
@@ -150,16 +146,11 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_orphans(number: int, seconds: float) -> None:
-    """Wait for all children, those of children that are gone among them; ask them to end first.
-
-    Args:
-        number: The signal that asks.
-        seconds: After these they are killed.
-    """
+def end_children(number: int, seconds: float) -> None:
+    """Send `number` to all children, adopted ones included, and wait; kill them after `seconds`."""
     deadline, asked = time.monotonic() + seconds, set()
-    while orphans := _children():
-        for pid in orphans:
+    while children := _children():
+        for pid in children:
             with suppress(ProcessLookupError, ChildProcessError):
                 if os.waitpid(pid, os.WNOHANG)[0]:
                     continue
@@ -172,10 +163,5 @@ def end_orphans(number: int, seconds: float) -> None:
 
 
 def _children() -> list[int]:
-    lists = Path("/proc/self/task").glob("*/children")  # there on Linux only
+    lists = Path("/proc/self/task").glob("*/children")  # on Linux only
     return [int(pid) for path in lists for pid in path.read_text(encoding="ascii").split()]
-
-
-def _pass_over_once(number: int, frame: object) -> None:
-    del frame
-    signal.signal(number, signal.SIG_DFL)

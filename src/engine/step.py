@@ -1,31 +1,38 @@
-"""One optimiser step: micro-batches forward and backward, clipping, update, lack of memory."""
+"""One optimiser step: micro-batches forward and backward, clipping, update, lack of memory.
+
+Also the limits on what a run tolerates: clips that cannot be read and steps that are skipped.
+"""
 
 import hashlib
+import json
 import logging
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from src.data.normalization import Normalization, normalize_counts, to_unit
-from src.engine.clock import Clock
-from src.engine.optim import GradientRules
-from src.engine.processes import Ranks, gradient_sync
+from src.engine.checkpoint import Progress
+from src.engine.log import Clock, StepOutcome
+from src.engine.optim import PartRule, clip_gradients, drop_frozen
+from src.engine.processes import Ranks
+from src.paths import atomic_write
+from src.run_directory import RunDirectory
 
 GIB = 2**30
+MAX_NAMED = 5
+MAX_IN_A_ROW, MAX_IN_A_ROW_FLOAT16 = 10, 40
+SMALLEST_SCALE = 1.0  # float16 halves its scale, 65536 at first, at every skipped step
 logger = logging.getLogger(__name__)
 Batch = dict[str, Any]  # what the loader collates
-
-
-class UpdateMemoryError(RuntimeError):
-    """The update does not fit into memory; gradients are unscaled, so the step cannot be redone."""
 
 
 class StepMemoryError(RuntimeError):
@@ -44,22 +51,12 @@ class Precision:
         """The autocast format, or None for float32."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[self.name]
 
-    def autocast(self) -> AbstractContextManager:
-        """Return the autocast context of this format; for float32 it does nothing."""
-        return torch.autocast(
-            self.device_type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-        )
-
-    def scaler(self) -> torch.amp.GradScaler:
-        """Return a gradient scaler; only float16 needs it, elsewhere it passes values through."""
-        return torch.amp.GradScaler(self.device_type, enabled=self.name == "fp16")
-
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """Return the precision that TRAIN.AMP stands for on `device`.
+    """Return the precision that TRAIN.AMP means on `device`.
 
     Raises:
-        ValueError: The device cannot compute in the format that is asked for.
+        ValueError: The device cannot compute in that format.
     """
     if device.type == "cpu":
         if name in ("fp16", "bf16"):
@@ -85,23 +82,8 @@ class MicroBatch:
     blurry: Tensor
     sharp: Tensor
     voxels: Tensor
-    weight: float  # 0 for a stand-in of a micro-batch whose samples were all unreadable
+    weight: float  # 0 for the zeros that replace a micro-batch without readable samples
     names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """What one step did. Losses are means over this rank's micro-batches.
-
-    `learning_rates` are those that the step used, by parameter group, in their order.
-    """
-
-    losses: dict[str, float]
-    grad_norm: float
-    is_finite: bool
-    names: tuple[str, ...]
-    learning_rates: dict[str, float]
-    broken: tuple[str, ...] = ()  # parameters whose gradients are not finite
 
 
 class BatchPlacer:
@@ -110,17 +92,21 @@ class BatchPlacer:
     def __init__(
         self, device: torch.device, norm: Normalization, stand_in_shape: tuple[int, int, int]
     ) -> None:
-        """Prepare to place batches; `stand_in_shape` is (frames, crop in pixels, bins)."""
+        """Prepare; `stand_in_shape` is (frames, crop in pixels, bins) of an empty micro-batch."""
         self.device, self.norm = device, norm
         self.stand_in_shape = stand_in_shape
 
     def __call__(self, batch: Batch) -> MicroBatch:
-        """Return the micro-batch; zeros of weight 0 where every sample of it was dropped.
+        """Return the micro-batch; zeros of weight 0 if every sample of it was dropped.
 
         The zeros keep all ranks of a distributed run at the same number of backward passes.
         """
         if batch["blur"] is None:
-            return self._stand_in(batch)
+            frames, side, bins = self.stand_in_shape
+            dropped = "; ".join(f"{bad.name}: {bad.reason}" for bad in batch["dropped"])
+            images = torch.zeros(1, frames, 3, side, side, device=self.device)
+            voxels = torch.zeros(1, frames, bins, side // 2, side // 2, device=self.device)
+            return MicroBatch(images, images, voxels, 0.0, (f"dropped ({dropped})",))
         return MicroBatch(
             blurry=to_unit(batch["blur"].to(self.device, non_blocking=True)),
             sharp=to_unit(batch["sharp"].to(self.device, non_blocking=True)),
@@ -133,81 +119,102 @@ class BatchPlacer:
             names=tuple(f"{m['seq']}:{m['frame_idx'][0]}" for m in batch["meta"]),
         )
 
-    def _stand_in(self, batch: Batch) -> MicroBatch:
-        frames, side, bins = self.stand_in_shape
-        dropped = "; ".join(f"{bad.name}: {bad.reason}" for bad in batch["dropped"])
-        return MicroBatch(
-            torch.zeros(1, frames, 3, side, side, device=self.device),
-            torch.zeros(1, frames, 3, side, side, device=self.device),
-            torch.zeros(1, frames, bins, side // 2, side // 2, device=self.device),
-            weight=0.0,
-            names=(f"dropped ({dropped})",),
-        )
 
-
+@dataclass
 class TrainingStep:
-    """One path for float32, bfloat16 and float16: the scaler is there, enabled for fp16 only."""
+    """One path for float32, bfloat16 and float16: the scaler is there, enabled for fp16 only.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_fn: Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]],
-        optimizer: Optimizer,
-        schedule: LRScheduler,
-        precision: Precision,
-        place: BatchPlacer,
-        gradients: GradientRules,
-        draws: "StepDraws",
-    ) -> None:
-        self.model, self.loss_fn, self.place = model, loss_fn, place
-        self.optimizer, self.schedule = optimizer, schedule
-        self.precision, self.scaler = precision, precision.scaler()
-        self.gradients, self.draws = gradients, draws
-        self.clock = Clock(place.device)
+    Attributes:
+        seed: Of the run, for random numbers of a step such as stochastic depth.
+        grad_clip: The largest norm of the gradient; 0 for no limit.
+        rules: Parts that are frozen at first.
+        may_retry: Repeat a step that ran out of memory with halved micro-batches, and keep to them.
+            Only on a single rank: one of several cannot take back what it has exchanged.
+        pieces: Into how many parts a micro-batch is cut.
+    """
 
-    def __call__(
-        self, batches: list[Batch], step: int, shares: tuple[float, ...] | None = None
-    ) -> StepOutcome:
+    model: nn.Module
+    loss_fn: Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+    optimizer: Optimizer
+    schedule: LRScheduler
+    precision: Precision
+    place: BatchPlacer
+    ranks: Ranks
+    seed: int = 0
+    grad_clip: float = 0.0
+    rules: Sequence[PartRule] = ()
+    may_retry: bool = True
+    pieces: int = 1
+
+    def __post_init__(self) -> None:
+        is_fp16 = self.precision.name == "fp16"
+        self.scaler = torch.amp.GradScaler(self.precision.device_type, enabled=is_fp16)
+        self.clock = Clock(self.place.device)
+
+    def __call__(self, batches: list[Batch], step: int) -> StepOutcome:
         """Do one optimiser step over collated micro-batches; `step` counts from 0.
 
-        The loss is the mean over the micro-batches, weighted by `shares` where these are given.
-        A step with a gradient that is not finite changes nothing.
-
-        The norm is taken after the ranks have averaged their gradients, so every rank comes to
-        the same decision. A skipped step does not advance the schedule.
+        A step with a gradient that is not finite changes nothing and does not advance the schedule.
+        The norm is taken after the ranks have averaged their gradients, so all decide alike.
 
         Raises:
-            torch.cuda.OutOfMemoryError: Forward or backward do not fit; nothing has changed.
-            UpdateMemoryError: The update does not fit.
+            StepMemoryError: It does not fit into memory, and cannot be cut.
         """
-        parts, names = [], []
-        shares = (1.0,) * len(batches) if shares is None else shares
-        for index, batch in enumerate(batches):
-            with self.clock.measure("transfer"):
-                placed = self.place(batch)  # one at a time: only one micro-batch is on the device
-            is_last = index == len(batches) - 1
-            self.draws.seed(step, index)
-            parts.append(self._backward(placed, share=shares[index] / sum(shares), is_last=is_last))
-            names.extend(placed.names)
+        while True:
+            parts = [part for batch in batches for part in split_batch(batch, self.pieces)]
+            try:
+                losses, names = self._backward(parts, step)
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                reason = str(error).splitlines()[0]
+            # Outside the handler: the error's traceback holds the tensors of the failed attempt.
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.ranks.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._cut_smaller(batches, reason, step)
         rates = {group.get("name", "all"): group["lr"] for group in self.optimizer.param_groups}
         try:
             with self.clock.measure("optimiser"):
                 grad_norm, broken = self._update(step)
         except torch.cuda.OutOfMemoryError as error:
-            raise UpdateMemoryError(str(error)) from error
-        return StepOutcome(
-            _means(parts), grad_norm, math.isfinite(grad_norm), tuple(names), rates, broken
-        )
+            # Not repeated: the gradients are unscaled, and smaller parts would not help.
+            reason = f"in the update: {str(error).splitlines()[0]}"
+            raise StepMemoryError(self._describe(batches, reason, step)) from error
+        return StepOutcome(losses, grad_norm, math.isfinite(grad_norm), names, rates, broken)
 
-    def forget(self) -> None:
-        """Drop the gradients of a step that broke off."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def _backward(
+        self, parts: list[tuple[Batch, float]], step: int
+    ) -> tuple[dict[str, float], tuple[str, ...]]:
+        """Add up the gradients of weighted parts; return the mean losses and the clips' names."""
+        sums: dict[str, Tensor | float] = {}
+        kind, dtype = self.precision.device_type, self.precision.autocast_dtype
+        weights, names, shares = 0.0, [], sum(share for _, share in parts)
+        for index, (part, share) in enumerate(parts):
+            with self.clock.measure("transfer"):
+                batch = self.place(part)  # only one micro-batch is on the device at a time
+            seed_micro_batch(self.seed, step, index * self.ranks.world_size + self.ranks.rank)
+            weight = batch.weight * share / shares
+            is_last = index == len(parts) - 1
+            may_wait = isinstance(self.model, DistributedDataParallel) and not is_last
+            with self.model.no_sync() if may_wait else nullcontext():  # ranks talk once per step
+                with self.clock.measure("forward"):
+                    with torch.autocast(kind, dtype, enabled=dtype is not None):
+                        restored = self.model(batch.blurry, batch.voxels)
+                    total, losses = self.loss_fn(restored.float(), batch.sharp)
+                with self.clock.measure("backward"):
+                    self.scaler.scale(total * weight).backward()
+            for name, value in {"total": total, **losses}.items():
+                sums[name] = sums.get(name, 0) + weight * value.detach()
+            weights += weight
+            names += batch.names
+        means = {k: float(value) / weights if weights else 0.0 for k, value in sums.items()}
+        return means, tuple(names)
 
     def _update(self, step: int) -> tuple[float, tuple[str, ...]]:
         """Clip the gradients and apply them; return their norm, and which are not finite."""
-        self.gradients.drop_frozen(self.optimizer, step)
+        drop_frozen(self.optimizer, self.rules, step)
         self.scaler.unscale_(self.optimizer)
-        grad_norm = self.gradients.clip(self.optimizer).item()
+        grad_norm = clip_gradients(self.optimizer, self.grad_clip).item()
         broken: tuple[str, ...] = ()
         if math.isfinite(grad_norm):
             self.scaler.step(self.optimizer)
@@ -219,116 +226,45 @@ class TrainingStep:
                 if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
             )
         self.scaler.update()
-        self.forget()
+        self.optimizer.zero_grad(set_to_none=True)
         return grad_norm, broken
 
-    def _backward(
-        self, batch: MicroBatch, *, share: float, is_last: bool
-    ) -> tuple[float, dict[str, Tensor]]:
-        with gradient_sync(self.model, enabled=is_last):
-            with self.clock.measure("forward"):
-                with self.precision.autocast():
-                    restored = self.model(batch.blurry, batch.voxels)
-                total, parts = self.loss_fn(restored.float(), batch.sharp)
-            with self.clock.measure("backward"):
-                self.scaler.scale(total * (share * batch.weight)).backward()
-        return share * batch.weight, {
-            "total": total.detach(),
-            **{n: p.detach() for n, p in parts.items()},
-        }
-
-
-@dataclass(frozen=True)
-class StepDraws:
-    """Random numbers of a step, such as stochastic depth, as a function of what is computed.
-
-    A micro-batch is seeded by its place among those of all ranks, so there is no random state to
-    save, and one rank with two micro-batches draws what two ranks with one draw.
-    """
-
-    seed_of_run: int
-    rank: int = 0
-    world_size: int = 1
-
-    def seed(self, step: int, micro_batch: int) -> None:
-        """Seed torch's generators for micro-batch number `micro_batch` of this rank."""
-        place = micro_batch * self.world_size + self.rank
-        text = f"{self.seed_of_run}/{step}/{place}"
-        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        torch.manual_seed(int(np.frombuffer(digest, np.int64)[0]))
-
-
-def _means(parts: list[tuple[float, dict[str, Tensor]]]) -> dict[str, float]:
-    """Return the mean of each loss over the micro-batches that hold samples."""
-    total = sum(weight for weight, _ in parts)
-    names = parts[0][1]
-    sums = {name: sum(weight * losses[name] for weight, losses in parts) for name in names}
-    return {name: float(value) / total if total else 0.0 for name, value in sums.items()}
-
-
-class MemoryGuard:
-    """Repeats a step that ran out of memory with halved micro-batches, and keeps to them.
-
-    The effective batch is the same: the parts of a micro-batch count by their clips. What changes
-    is the order of sums and the random numbers of stochastic depth. With several ranks nothing is
-    repeated, since a rank alone cannot take back what it has exchanged with the others.
-
-    Args:
-        ranks: This process.
-        may_retry: TRAIN.OOM_RETRY.
-        shape: Frames and crop side of a clip, for the message.
-
-    Attributes:
-        pieces: Into how many parts a micro-batch is cut.
-    """
-
-    def __init__(self, ranks: Ranks, shape: tuple[int, int], *, may_retry: bool) -> None:
-        self.ranks, self.shape, self.may_retry = ranks, shape, may_retry
-        self.pieces = 1
-
-    def __call__(self, train_step: TrainingStep, batches: list[Batch], step: int) -> StepOutcome:
-        """Do a step.
-
-        Raises:
-            StepMemoryError: It does not fit, and cannot be cut.
-        """
+    def _cut_smaller(self, batches: list[Batch], reason: str, step: int) -> None:
         clips = max(map(count_clips, batches))
-        while True:
-            cut = [split_batch(batch, self.pieces) for batch in batches]
-            shares = tuple(share for parts in cut for _, share in parts)
-            try:
-                return train_step([part for parts in cut for part, _ in parts], step, shares)
-            except torch.cuda.OutOfMemoryError as error:
-                reason = str(error).splitlines()[0]
-            except UpdateMemoryError as error:  # smaller parts would not help
-                reason = f"in the update: {str(error).splitlines()[0]}"
-                raise StepMemoryError(self._message(clips, reason, step)) from error
-            # Outside the handler: the error's traceback holds the tensors of the failed attempt.
-            train_step.forget()
-            if self.ranks.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._cut_smaller(clips, reason, step)
-
-    def _cut_smaller(self, clips: int, reason: str, step: int) -> None:
         if not self.may_retry or self.ranks.is_distributed or self.pieces >= clips:
-            raise StepMemoryError(self._message(clips, reason, step))
+            raise StepMemoryError(self._describe(batches, reason, step))
         self.pieces = min(2 * self.pieces, clips)
         logger.warning(
             "step %d: out of memory with micro-batches of %d clips; cut into %d parts from now on. "
-            "TRAIN.BATCH_SIZE %d with more TRAIN.GRADIENT_ACCUMULATION_STEPS spares the attempt",
+            "TRAIN.BATCH_SIZE %d with more TRAIN.GRADIENT_ACCUMULATION_STEPS avoids the attempt",
             *(step + 1, clips, self.pieces, max(1, clips // self.pieces)),
         )
 
-    def _message(self, clips: int, reason: str, step: int) -> str:
-        frames, side = self.shape
-        now, device = -(-clips // self.pieces), self.ranks.device
+    def _describe(self, batches: list[Batch], reason: str, step: int) -> str:
+        largest, device, memory = max(batches, key=count_clips), self.ranks.device, ""
+        clips = -(-count_clips(largest) // self.pieces)
+        frames, side = (largest["blur"].shape[axis] for axis in (1, -1)) if clips else (0, 0)
+        if device.type == "cuda":
+            free, total = (number / GIB for number in torch.cuda.mem_get_info(device))
+            peak = torch.cuda.max_memory_allocated(device) / GIB
+            memory = f" ({total:.1f} GiB, {free:.1f} free, peak {peak:.1f} of this process)"
         return (
-            f"out of memory in step {step + 1} on {device}{_capacity(device)} "
-            f"with {now} clip(s) of {frames} frames of {side} x {side} px at a time ({reason}); "
-            "give MODEL.USE_CHECKPOINT_ATTN and MODEL.USE_CHECKPOINT_FFN true, a smaller "
+            f"out of memory in step {step + 1} on {device}{memory} with {clips} clip(s) of "
+            f"{frames} frames of {side} x {side} px at a time ({reason}); set "
+            "MODEL.USE_CHECKPOINT_ATTN and MODEL.USE_CHECKPOINT_FFN true, a smaller "
             "TRAIN.BATCH_SIZE with as many times the TRAIN.GRADIENT_ACCUMULATION_STEPS, or a "
             "smaller DATA.CROP_SIZE or DATA.CLIP_LEN; --dry_run prints settings that fit"
         )
+
+
+def seed_micro_batch(seed: int, step: int, number: int) -> None:
+    """Seed torch's generators for a micro-batch, by its number among those of all ranks.
+
+    So there is no random state to save, and one rank with two micro-batches draws what two ranks
+    with one draw.
+    """
+    digest = hashlib.blake2b(f"{seed}/{step}/{number}".encode(), digest_size=8).digest()
+    torch.manual_seed(int(np.frombuffer(digest, np.int64)[0]))
 
 
 def split_batch(batch: Batch, pieces: int) -> list[tuple[Batch, float]]:
@@ -338,7 +274,10 @@ def split_batch(batch: Batch, pieces: int) -> list[tuple[Batch, float]]:
         return [(batch, 1.0)]
     size = -(-clips // pieces)
     return [
-        (_part(batch, slice(start, start + size)), min(size, clips - start) / clips)
+        (
+            {k: v if k == "dropped" else v[start : start + size] for k, v in batch.items()},
+            min(size, clips - start) / clips,
+        )
         for start in range(0, clips, size)
     ]
 
@@ -348,13 +287,101 @@ def count_clips(batch: Batch) -> int:
     return 0 if batch["blur"] is None else len(batch["meta"])
 
 
-def _part(batch: Batch, clips: slice) -> Batch:
-    return {name: value if name == "dropped" else value[clips] for name, value in batch.items()}
+@dataclass
+class DroppedClips:
+    """Samples that could not be read, against the share of them that a run tolerates.
+
+    Attributes:
+        max_fraction: DATA.MAX_BAD_FRACTION.
+        at_least: The least number of samples that the share is taken of: those of one epoch, so
+            that one bad file among the first few does not stop the run.
+        batch_size: Samples of one micro-batch.
+        progress: Holds the counts, so that they are saved with the run.
+    """
+
+    max_fraction: float
+    at_least: int
+    batch_size: int
+    progress: Progress = field(default_factory=Progress)
+
+    def count(self, batches: list[Batch]) -> None:
+        """Count the micro-batches of one step.
+
+        Raises:
+            RuntimeError: Too many samples of this process could not be read; some are named.
+        """
+        bad = [sample for batch in batches for sample in batch["dropped"]]
+        self.progress.dropped_clips += len(bad)
+        self.progress.seen_clips += len(batches) * self.batch_size
+        dropped, of = self.progress.dropped_clips, max(self.progress.seen_clips, self.at_least)
+        if bad and dropped > self.max_fraction * of:
+            names = "; ".join(f"{sample.name}: {sample.reason}" for sample in bad[:MAX_NAMED])
+            raise RuntimeError(
+                f"{dropped} of {of} samples could not be read, more than "
+                f"DATA.MAX_BAD_FRACTION {self.max_fraction}; the last: {names}"
+            )
 
 
-def _capacity(device: torch.device) -> str:
-    if device.type != "cuda":
-        return ""
-    free, total = torch.cuda.mem_get_info(device)
-    peak = torch.cuda.max_memory_allocated(device)
-    return f" ({total / GIB:.1f} GiB, {free / GIB:.1f} free, peak {peak / GIB:.1f} of this process)"
+class SkippedSteps:
+    """Counts skipped steps, and ends the run after too many in a row.
+
+    Float16 finds its scale by skipping, so there a row of skipped steps is normal as long as the
+    scale has room to shrink.
+    """
+
+    def __init__(
+        self, run: RunDirectory, ranks: Ranks, progress: Progress, scaler: torch.amp.GradScaler
+    ) -> None:
+        self.run, self.ranks, self.progress, self.scaler = run, ranks, progress, scaler
+        self._latest: list[dict[str, Any]] = []
+
+    def judge(self, outcome: StepOutcome) -> None:
+        """Record a step that was counted already; every rank does it for every step.
+
+        Raises:
+            FloatingPointError: Too many steps in a row; what they held is written to a file.
+        """
+        progress = self.progress
+        if outcome.is_finite:
+            progress.skipped_in_a_row = 0
+            self._latest.clear()
+            return
+        progress.skipped_steps += 1
+        progress.skipped_in_a_row += 1
+        clips = ", ".join(outcome.names)
+        logger.warning(
+            "step %d skipped, its gradients are not finite; clips %s; %d skipped in all",
+            *(progress.step, clips, progress.skipped_steps),
+        )
+        entry = {"step": progress.step, **asdict(outcome)}
+        self._latest = [*self._latest[1 - MAX_IN_A_ROW :], entry]
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else None
+        is_scale_used_up = scale is None or scale < SMALLEST_SCALE
+        # With float16 a norm can overflow although no gradient does, at any scale.
+        limit = MAX_IN_A_ROW if is_scale_used_up else MAX_IN_A_ROW_FLOAT16
+        if progress.skipped_in_a_row < limit:
+            return
+        where = self._dump(scale)
+        at_scale = "" if scale is None else f" and float16's scale is {scale:g}"
+        raise FloatingPointError(
+            f"{progress.skipped_in_a_row} steps in a row had gradients that are not finite"
+            f"{at_scale}, the last one step {progress.step} with clips {clips}; {where}. The "
+            "weights are those before these steps, and may have been damaged before: --resume with "
+            "the run's previous.pth or best.pth starts further back. Lower TRAIN.OPTIM.LR, or set "
+            "TRAIN.AMP fp32 to see whether the number format is the cause"
+        )
+
+    def _dump(self, scale: float | None) -> str:
+        """Write what the latest skipped steps held on every rank; return where, as a sentence."""
+        path = self.run.logs / f"nonfinite_{self.run.name}_{self.progress.step:07d}.json"
+        of_ranks = self.ranks.gather(self._latest)
+        if self.ranks.is_main:
+            # JSON has no NaN and no infinity; both become text.
+            steps = json.loads(json.dumps(of_ranks), parse_constant=str)
+            content = {"float16_scale": scale, "ranks": steps}
+            try:
+                with atomic_write(path) as partial:
+                    partial.write_text(json.dumps(content, indent=1, allow_nan=False), "utf-8")
+            except OSError as error:  # must not replace the reason for the end
+                return f"{path} could not be written ({error.strerror or error})"
+        return f"{path} names clips, losses and parameters"

@@ -15,27 +15,17 @@ from src.data.build import build_train_dataset, build_val_recordings
 from src.data.loader import WatchedDataset, build_train_loader, run_watched
 from src.data.normalization import Normalization
 from src.engine.alignment_watch import AlignmentWatch
-from src.engine.checkpoint import BEST, LAST, Checkpoints
-from src.engine.log import Scalars, StepLog
-from src.engine.optim import (
-    GradientRules,
-    WeightAverage,
-    build_optimizer,
-    build_schedule,
-    freeze,
-    read_rules,
-)
+from src.engine.checkpoint import BEST, LAST, Checkpoints, Progress, identity_of
+from src.engine.log import Scalars, StepLog, StepOutcome
+from src.engine.optim import WeightAverage, build_optimizer, build_schedule, freeze, read_rules
 from src.engine.processes import Ranks, wrap_model
-from src.engine.progress import DroppedClips, Progress, SkippedSteps, count_steps
-from src.engine.resume import identity_of
-from src.engine.signals import StoppedError, StopSignals, leave_stopping_to_the_parent
+from src.engine.signals import StoppedError, ignore_first_stop
 from src.engine.stall import AFTER_VALIDATION
 from src.engine.step import (
     Batch,
     BatchPlacer,
-    MemoryGuard,
-    StepDraws,
-    StepOutcome,
+    DroppedClips,
+    SkippedSteps,
     TrainingStep,
     choose_precision,
 )
@@ -51,19 +41,15 @@ class Trainer:
     """One run on one rank.
 
     Attributes:
-        progress: How far it has come.
+        progress: Its counters.
         total_steps: Optimiser steps of the whole schedule.
         clips_per_step: Clips of all ranks in one optimiser step.
         stopped_by: The signal that ended the run early, on any rank; 0 for none.
     """
 
-    def __init__(
-        self, cfg: CfgNode, ranks: Ranks, run: RunDirectory, stop: StopSignals | None = None
-    ) -> None:
-        """Build the parts of the run; `stop` says when to leave, by default never."""
-        self.cfg, self.ranks, self.run = cfg, ranks, run
-        self.stop, self.stopped_by = StopSignals() if stop is None else stop, 0
-        train = cfg.TRAIN
+    def __init__(self, cfg: CfgNode, ranks: Ranks, run: RunDirectory) -> None:
+        self.cfg, self.ranks, self.run, self.stopped_by = cfg, ranks, run, 0
+        train, self.progress = cfg.TRAIN, Progress()
         self.dataset = build_train_dataset(cfg)
         self.clips = WatchedDataset(self.dataset, train.NUM_WORKERS)
         self.clips_per_step = (
@@ -79,14 +65,13 @@ class Trainer:
         wrapped = wrap_model(self.model, ranks)
         self.train_step = build_step(cfg, wrapped, ranks, self.dataset.norm, self.total_steps)
         self.average = WeightAverage(self.model, train.EMA_DECAY) if train.EMA_DECAY else None
-        self.progress = Progress()
-        averaged = {} if self.average is None else {"ema": self.average}
+        self.evaluated_model: nn.Module = self.average.model if self.average else self.model
         self.checkpoints = Checkpoints(
             run,
             ranks,
             {  # all that changes while the run trains
                 "model": self.model,
-                **averaged,
+                **({"ema": self.average} if self.average else {}),
                 "optimizer": self.train_step.optimizer,
                 "scaler": self.train_step.scaler,
                 "schedule": self.train_step.schedule,
@@ -94,6 +79,7 @@ class Trainer:
             },
             identity_of(cfg, vrt_arguments, self.clips_per_step, self.train_step.precision.name),
         )
+        self.resume = self.checkpoints.resume
         self.skipped = SkippedSteps(run, ranks, self.progress, self.train_step.scaler)
         self.dropped = DroppedClips(
             cfg.DATA.MAX_BAD_FRACTION,
@@ -101,40 +87,40 @@ class Trainer:
             batch_size=train.BATCH_SIZE,
             progress=self.progress,
         )
-        shape = (cfg.DATA.CLIP_LEN, cfg.DATA.CROP_SIZE)
-        self.memory = MemoryGuard(ranks, shape, may_retry=train.OOM_RETRY)
-        self.validation = Validation(cfg, ranks, run, build_val_recordings(cfg), self.stop)
+        self.validation = Validation(cfg, ranks, run, build_val_recordings(cfg))
         self.alignment = AlignmentWatch(self.model)
         self.clock = self.train_step.clock
         self.log = StepLog(run.name, self.clock)
 
     def fit(self) -> int:
-        """Train from the current step to the last one.
+        """Train from the current step to the last one; return the signal that ended it early or 0.
 
-        Returns:
-            The signal that ended it early, 0 where it came to its end.
+        `resume` before it loads a checkpoint.
         """
-        step = self.progress.step
-        if not self._is_unfinished():
+        step, progress = self.progress.step, self.progress
+        if self._is_unfinished():
+            self.describe()
+            is_enabled = self.cfg.LOG.TENSORBOARD and self.ranks.is_main
+            scalars = Scalars(self.run.events, enabled=is_enabled, first_step=step)
+            try:
+                run_watched(self.clips, lambda: self._train(scalars))
+            finally:
+                scalars.close()
+        else:
             logger.info("finished already: step %d of %d", step, self.total_steps)
-            logger.info("%s", self.progress.finished(self.run.checkpoints))
-            return 0
-        self.describe()
-        is_enabled = self.cfg.LOG.TENSORBOARD and self.ranks.is_main
-        scalars = Scalars(self.run.events, enabled=is_enabled, first_step=step)
-        try:
-            run_watched(self.clips, lambda: self._train(scalars))
-        finally:
-            scalars.close()
         if not self._is_unfinished():
-            logger.info("%s", self.progress.finished(self.run.checkpoints))
+            best = f"best.pth (step {progress.best_step}, {progress.best_psnr or 0:.2f} dB) and "
+            logger.info(
+                "finished: %s has %slast.pth; raise TRAIN.MAX_STEPS to train longer",
+                *(self.run.checkpoints, "" if progress.best_psnr is None else best),
+            )
         return self.stopped_by
 
     def _train(self, scalars: Scalars) -> None:
         """The loop."""
         self.clock.start()
         if self._is_validation_pending():
-            self.validate(scalars)  # a kill came between saving and validating
+            self.validate(scalars)  # the run ended between saving and validating
         with self._progress_bar() as bar:
             for batches in self.batches():
                 self.log.add(self.step(batches))
@@ -149,27 +135,8 @@ class Trainer:
         if self._is_unfinished() and not self.stopped_by:
             self.must_stop()  # the signal came in the last validation
 
-    def must_stop(self) -> bool:
-        """Whether a rank was asked to stop: then every rank stops here, and the run is saved."""
-        self.ranks.at("between two steps", self.progress.step)
-        self.stopped_by = self.ranks.largest(self.stop.number)
-        if not self.stopped_by:
-            return False
-        self._save_stopped(signal.Signals(self.stopped_by).name)
-        return True
-
-    def _save_stopped(self, reason: str) -> None:
-        """Save a run that leaves early; the ranks need not do this together."""
-        if self.progress.step and self.checkpoints.step_of_last != self.progress.step:
-            self.checkpoints.save(LAST, must_succeed=True)
-        logger.info(
-            "%s: stopped by %s at step %d of %d, the same command resumes",
-            *(self.run.name, reason, self.progress.step, self.total_steps),
-        )
-
     def batches(self) -> Iterator[list[Batch]]:
         """Yield the collated micro-batches of one optimiser step at a time."""
-        train = self.cfg.TRAIN
         loader = build_train_loader(
             self.cfg,
             self.clips,
@@ -177,13 +144,14 @@ class Trainer:
             world_size=self.ranks.world_size,
             start_step=self.progress.step,
             num_steps=self.total_steps - self.progress.step,
-            setup_worker=leave_stopping_to_the_parent,
+            setup_worker=ignore_first_stop,
         )
         incoming = iter(loader)
         while self.progress.step < self.total_steps and not self.must_stop():
             self.ranks.at("loading data", self.progress.step)
             with self.clock.measure("data"):
-                group = [next(incoming) for _ in range(train.GRADIENT_ACCUMULATION_STEPS)]
+                count = self.cfg.TRAIN.GRADIENT_ACCUMULATION_STEPS
+                group = [next(incoming) for _ in range(count)]
             self.dropped.count(group)
             yield group
 
@@ -197,13 +165,18 @@ class Trainer:
         self.ranks.at("computing a step", self.progress.step)
         is_observed = self._is_due("LOG_EVERY", self.progress.step + 1)
         with self.alignment.observing() if is_observed else nullcontext():
-            outcome = self.memory(self.train_step, batches, self.progress.step)
+            outcome = self.train_step(batches, self.progress.step)
         self.progress.step += 1
         self.ranks.at("logging", self.progress.step)
         self.skipped.judge(outcome)
         if outcome.is_finite and self.average is not None:
             self.average.update(self.model)
         return outcome
+
+    def save(self, name: str, stage: str = "saving") -> bool:
+        """Write a checkpoint; at the end of the run it has to succeed."""
+        self.ranks.at(stage, self.progress.step)
+        return self.checkpoints.save(name, must_succeed=self.progress.step >= self.total_steps)
 
     def validate(self, scalars: Scalars) -> None:
         """Restore the validation sequences; write scores and pictures; keep the best weights.
@@ -212,11 +185,14 @@ class Trainer:
             StoppedError: A signal came and other ranks do not leave; the run is saved.
         """
         step = self.progress.step
-        is_last = step == self.total_steps
         try:
             with self.clock.validation():
                 psnr = self.validation(
-                    self.evaluated_model, step, scalars, is_last=is_last, pace=self.clock.step_s
+                    self.evaluated_model,
+                    step,
+                    scalars,
+                    is_last=step == self.total_steps,
+                    seconds_per_step=self.clock.step_s,
                 )
         except StoppedError as error:
             self._save_stopped(f"a signal ({error})")
@@ -234,7 +210,7 @@ class Trainer:
             self.save(LAST, AFTER_VALIDATION)  # with the score
 
     def keep_best(self, psnr: float) -> None:
-        """Write best.pth; where that fails the best one stays, on every rank, the one before."""
+        """Write best.pth; if that fails every rank keeps the earlier best score."""
         before = self.progress.best_psnr, self.progress.best_step
         self.progress.best_psnr, self.progress.best_step = psnr, self.progress.step
         is_lost = not self.save(BEST, AFTER_VALIDATION)
@@ -242,22 +218,25 @@ class Trainer:
         if self.ranks.largest(int(is_lost)):
             self.progress.best_psnr, self.progress.best_step = before
 
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """The model that is validated and tested: the averaged one where TRAIN.EMA_DECAY is set."""
-        return self.model if self.average is None else self.average.model
+    def must_stop(self) -> bool:
+        """Whether a rank was asked to stop: then every rank stops here, and the run is saved."""
+        self.ranks.at("between two steps", self.progress.step)
+        self.stopped_by = self.ranks.largest(self.ranks.stop.number)
+        if self.stopped_by:
+            self._save_stopped(signal.Signals(self.stopped_by).name)
+        return bool(self.stopped_by)
 
-    def save(self, name: str, stage: str = "saving") -> bool:
-        """Write a checkpoint; at the end of the run it has to succeed."""
-        self.ranks.at(stage, self.progress.step)
-        return self.checkpoints.save(name, must_succeed=self.progress.step >= self.total_steps)
-
-    def resume(self, choice: str) -> None:
-        """Resume from what `choice` names: `auto` (this run's checkpoint), `never`, or a path."""
-        self.checkpoints.resume(choice)
+    def _save_stopped(self, reason: str) -> None:
+        """Save a run that ends early; the ranks need not do this together."""
+        if self.progress.step and self.checkpoints.step_of_last != self.progress.step:
+            self.checkpoints.save(LAST, must_succeed=True)
+        logger.info(
+            "%s: stopped by %s at step %d of %d, the same command resumes",
+            *(self.run.name, reason, self.progress.step, self.total_steps),
+        )
 
     def describe(self) -> None:
-        """Log the numbers that follow from the configuration before work starts."""
+        """Log the numbers that follow from the configuration before training starts."""
         train, name = self.cfg.TRAIN, self.run.name
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         logger.info(
@@ -270,15 +249,18 @@ class Trainer:
             *(name, self.clips_per_step, self.ranks.world_size, train.BATCH_SIZE),
             *(train.GRADIENT_ACCUMULATION_STEPS, len(self.dataset)),
         )
-        for rule in read_rules(self.cfg):
-            logger.info("%s: %s is %s", name, rule.part, rule.describe())
+        for rule in self.train_step.rules:
+            logger.info(
+                "%s: %s is frozen before step %d, then trained at %g x the learning rate",
+                *(name, rule.part, rule.freeze_steps, rule.lr_multiplier),
+            )
 
     def _is_due(self, interval: str, step: int | None = None) -> bool:
         step = self.progress.step if step is None else step
         return step % self.cfg.TRAIN[interval] == 0 or step == self.total_steps
 
     def _is_save_due(self) -> bool:
-        """A streak of skipped steps is not saved: what went wrong may lie before it."""
+        """Steps after skipped ones are not saved: the fault may lie before them."""
         is_last = self.progress.step == self.total_steps
         return self._is_due("SAVE_EVERY") and (is_last or not self.progress.skipped_in_a_row)
 
@@ -304,6 +286,11 @@ class Trainer:
         )
 
 
+def count_steps(max_steps: int, epochs: int, num_clips: int, clips_per_step: int) -> int:
+    """Return the optimiser steps of a run: `max_steps`, or what `epochs` need if it is 0."""
+    return max_steps or max(1, -(-epochs * num_clips // clips_per_step))
+
+
 def build_step(
     cfg: CfgNode, model: nn.Module, ranks: Ranks, norm: Normalization, total_steps: int
 ) -> TrainingStep:
@@ -317,6 +304,9 @@ def build_step(
         build_schedule(optimizer, cfg, total_steps),
         choose_precision(train.AMP, device),
         BatchPlacer(device, norm, (data.CLIP_LEN, data.CROP_SIZE, data.K)),
-        GradientRules(train.GRAD_CLIP, read_rules(cfg)),
-        StepDraws(cfg.SEED, ranks.rank, ranks.world_size),
+        ranks,
+        seed=cfg.SEED,
+        grad_clip=train.GRAD_CLIP,
+        rules=read_rules(cfg),
+        may_retry=train.OOM_RETRY,
     )

@@ -16,7 +16,7 @@ from src.data.frames import write_png
 from src.data.recordings import Recording
 from src.engine.log import Scalars
 from src.engine.processes import SHARE_SECONDS, Ranks
-from src.engine.signals import StoppedError, StopSignals
+from src.engine.signals import StoppedError
 from src.engine.stall import AFTER_VALIDATION
 from src.inference.evaluate import build_lpips, evaluate_recordings
 from src.inference.restore import Restorer, build_restorer
@@ -31,21 +31,15 @@ logger = logging.getLogger(__name__)
 
 
 class Validation:
-    """Restores the validation recordings, shared out among the ranks, and reports their scores.
+    """Restores the validation recordings, divided among the ranks, and reports their scores.
 
     Everything is computed in float32, so that `src/test.py` gives the same numbers.
     """
 
     def __init__(
-        self,
-        cfg: CfgNode,
-        ranks: Ranks,
-        run: RunDirectory,
-        recordings: list[Recording],
-        stop: StopSignals,
+        self, cfg: CfgNode, ranks: Ranks, run: RunDirectory, recordings: list[Recording]
     ) -> None:
-        self.cfg, self.ranks, self.run = cfg, ranks, run
-        self.recordings, self.stop = recordings, stop
+        self.cfg, self.ranks, self.run, self.recordings = cfg, ranks, run, recordings
         self.lpips, self.notes = build_lpips(cfg, ranks.device)
 
     def __call__(
@@ -55,29 +49,23 @@ class Validation:
         scalars: Scalars,
         *,
         is_last: bool,
-        pace: float | None = None,
+        seconds_per_step: float | None = None,
     ) -> float | None:
         """Score the model; return the mean PSNR in dB on every rank.
 
-        None where a rank was asked to stop: it leaves between two tiles, the others when they
-        come to the end of their share.
+        None if a rank was asked to stop: it leaves between two tiles, the others at the end of
+        their share.
 
-        The main rank writes `outputs/metrics/val_<exp>_<step>.json`, the scalars, and at every
-        TRAIN.VISUAL_EVERY steps and at the end the pictures. A failed write is a warning.
-
-        Args:
-            model: The weights to score.
-            step: Optimiser steps done.
-            scalars: Where numbers and pictures go.
-            is_last: Whether the run ends here.
-            pace: Seconds per step of the training, for the file.
+        The main rank writes `outputs/metrics/val_<exp>_<step>.json`, the scalars, and pictures at
+        the first validation after a multiple of TRAIN.VISUAL_EVERY and at the end. A failed write
+        is a warning.
         """
         self.ranks.at("validating", step)
         restorer = build_restorer(self.cfg, model, self.ranks.device)
         restorer.before_tile = self._before_tile
-        is_shown = is_last or self._is_picture_due(step)
+        has_pictures = is_last or step % self.cfg.TRAIN.VISUAL_EVERY < self.cfg.TRAIN.VAL_EVERY
         strips: dict[str, np.ndarray] = {}
-        report = self._evaluate(restorer, strips if is_shown else None)
+        report = self._evaluate(restorer, strips if has_pictures else None)
         self.ranks.at("done with its share of the validation", step)
         self.ranks.meet(f"validation {step}", SHARE_SECONDS)
         gathered = self.ranks.gather((report, strips))
@@ -89,17 +77,17 @@ class Validation:
         if self.ranks.is_main:
             self._log(merged, step, scalars)
             with self._tolerating():
-                self._write(merged, step, pace)
+                self._write_scores(merged, step, seconds_per_step)
             with self._tolerating():
-                self._write_pictures([strips for _, strips in gathered], step, scalars)
+                for name, strip in (pair for _, strips in gathered for pair in strips.items()):
+                    scalars.add_image(step, f"val/{name}", strip)
+                    write_png(self.run.visuals / f"step_{step:07d}" / f"{name}.png", strip)
         return merged.means["psnr_rgb"]
 
     def _evaluate(self, restorer: Restorer, strips: dict[str, np.ndarray] | None) -> Report | None:
-        """Return the scores of this rank's share, None where it was asked to stop.
+        """Return the scores of this rank's share, None if it was asked to stop.
 
-        Args:
-            restorer: The model.
-            strips: Where blur | recon | sharp of the middle frame of some recordings goes, by name.
+        `strips` receives blur | recon | sharp of the middle frame of some recordings, by name.
         """
         counts = [restorer.num_clips(recording) for recording in self.recordings]
         shares = share_out(counts, self.ranks.rank, self.ranks.world_size)
@@ -118,10 +106,15 @@ class Validation:
             bar.update()
             if strips is not None and recording.name in shown and i == len(recording) // 2:
                 name = f"{recording.name}_{recording.frames[i].name}"
-                strips[name] = _strip(recording, i, image, scores)
+                columns = [
+                    Column("blur", recording.read_blurry(i), scores.blurry_scores),
+                    Column("recon", image, scores.scores),
+                    Column("sharp", recording.read_sharp(i)),
+                ]
+                strips[name] = make_strip(columns)
 
-        with bar:
-            try:
+        try:
+            with bar:
                 return evaluate_recordings(
                     restorer,
                     recordings,
@@ -131,17 +124,12 @@ class Validation:
                     on_frame=on_frame,
                     notes=self.notes,
                 )
-            except StoppedError:
-                return None
+        except StoppedError:
+            return None
 
     def _before_tile(self) -> None:
         self.ranks.part_done()
-        self.stop.raise_if_asked()
-
-    def _is_picture_due(self, step: int) -> bool:
-        """Whether this validation is the first since a multiple of the interval."""
-        train = self.cfg.TRAIN
-        return step % train.VISUAL_EVERY < train.VAL_EVERY
+        self.ranks.stop.raise_if_asked()
 
     def _log(self, report: Report, step: int, scalars: Scalars) -> None:
         means, blurry = report.means, report.blurry_means
@@ -154,7 +142,7 @@ class Validation:
 
     @contextmanager
     def _tolerating(self) -> Iterator[None]:
-        """Warn where a file could not be written, on a full disk for example, and continue."""
+        """Warn if a file could not be written, on a full disk for example, and continue."""
         try:
             yield
         except OSError as error:
@@ -163,31 +151,13 @@ class Validation:
                 *(self.run.name, error),
             )
 
-    def _write(self, report: Report, step: int, pace: float | None) -> None:
-        path = self.run.scores(step)
+    def _write_scores(self, report: Report, step: int, seconds_per_step: float | None) -> None:
         content = {
             "step": step,
             "commit": git_commit(),
             "data": describe_root(self.cfg.DATA.ROOT),
-            "seconds_per_step": pace,
+            "seconds_per_step": seconds_per_step,
             **report.to_json(),
         }
-        with atomic_write(path) as partial:
+        with atomic_write(self.run.scores(step)) as partial:
             partial.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
-
-    def _write_pictures(
-        self, of_ranks: list[dict[str, np.ndarray]], step: int, scalars: Scalars
-    ) -> None:
-        for strips in of_ranks:
-            for name, strip in strips.items():
-                scalars.add_image(step, f"val/{name}", strip)
-                write_png(self.run.visuals / f"step_{step:07d}" / f"{name}.png", strip)
-
-
-def _strip(recording: Recording, i: int, image: np.ndarray, scores: FrameScores) -> np.ndarray:
-    columns = [
-        Column("blur", recording.read_blurry(i), scores.blurry_scores),
-        Column("recon", image, scores.scores),
-        Column("sharp", recording.read_sharp(i)),
-    ]
-    return make_strip(columns)

@@ -1,14 +1,15 @@
-"""Restores recordings and scores them: one way for validation during training and for testing."""
+"""Restores recordings and scores them, for validation during training and for testing."""
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from src.inference.restore import FrameSource, NonFiniteOutputError, Restorer
+from src.data.recordings import Recording
+from src.inference.restore import NonFiniteOutputError, Restorer
 from src.metrics.lpips_metric import LpipsMetric, LpipsUnavailableError
 from src.metrics.report import FrameScores, Report, score_frame
 from src.paths import resolve
@@ -16,30 +17,13 @@ from src.paths import resolve
 if sys.platform != "win32":
     import resource
 
-
-class NamedFrame(Protocol):
-    """One frame of a recording."""
-
-    name: str
-
-
-class ScoredSource(FrameSource, Protocol):
-    """A recording: frames by name, blurry, sharp, and spikes."""
-
-    name: str
-    frames: tuple[NamedFrame, ...]
-
-    def read_sharp(self, i: int) -> np.ndarray:
-        """Return the ground truth of frame `i` as uint8 RGB [H, W, 3]."""
-
-
 # Called with the recording, the frame number, the restored image and its scores (None: unscored).
 FrameCallback = Callable[[Any, int, np.ndarray, FrameScores | None], None]
 
 
 def evaluate_recordings(
     restorer: Restorer,
-    recordings: Sequence[ScoredSource],
+    recordings: Sequence[Recording],
     *,
     clips: Sequence[range] | None = None,
     score: bool = True,
@@ -59,23 +43,21 @@ def evaluate_recordings(
         clips: Of each recording the consecutive clips whose frames count; None: whole ones.
         score: False: only restore; nothing sharp is read and the report has no rows.
         score_blurry: Also score the blurry input.
-        lpips: The metric where its weights were found; None leaves it out.
+        lpips: The metric if its weights were found; None leaves it out.
         on_frame: Called for every frame in order, for pictures and progress.
         notes: Remarks for the report, such as why LPIPS is missing.
 
     Raises:
-        NonFiniteOutputError: naming the recording.
-        ValueError: a frame whose restored and sharp sizes differ, named.
+        NonFiniteOutputError: Naming the recording.
+        ValueError: A frame whose restored and sharp sizes differ, named.
     """
-    given = restorer.settings
-    rows = []
+    given, rows = restorer.settings, []
     parts = [None] * len(recordings) if clips is None else clips
     for recording, part in zip(recordings, parts, strict=True):
         try:
             for i, image in restorer.restore(recording, part):
-                row = None
-                if score:
-                    row = _score(recording, i, image, score_blurry, lpips)
+                row = _score(recording, i, image, score_blurry, lpips) if score else None
+                if row is not None:
                     rows.append(row)
                 if on_frame is not None:
                     on_frame(recording, i, image, row)
@@ -99,7 +81,7 @@ def build_lpips(cfg: CfgNode, device: str | torch.device) -> tuple[LpipsMetric |
 
 
 def describe_protocol(restorer: Restorer, tiles: str) -> str:
-    """Return in words how restored frames are made and scored, for reports."""
+    """Return in words how restored frames are computed and scored, for reports."""
     numbers = "float32" if restorer.autocast_dtype is None else str(restorer.autocast_dtype)[6:]
     return (
         "8-bit RGB after clamping to 0..1 and rounding; whole frames, border 0, no resizing; "
@@ -110,10 +92,9 @@ def describe_protocol(restorer: Restorer, tiles: str) -> str:
 
 
 def _score(
-    recording: ScoredSource, i: int, image: np.ndarray, with_blurry: bool, lpips: LpipsMetric | None
+    recording: Recording, i: int, image: np.ndarray, with_blurry: bool, lpips: LpipsMetric | None
 ) -> FrameScores:
-    sharp = recording.read_sharp(i)
-    frame = recording.frames[i].name
+    sharp, frame = recording.read_sharp(i), recording.frames[i].name
     try:
         scores = score_frame(image, sharp, lpips)
         blurry = score_frame(recording.read_blurry(i), sharp, lpips) if with_blurry else None
@@ -123,7 +104,7 @@ def _score(
 
 
 def peak_memory_gib(device: torch.device) -> tuple[float | None, str]:
-    """Return the largest memory so far in GiB, and whose it is; None where the system is silent.
+    """Return the largest memory so far in GiB, and whose it is; None on Windows without CUDA.
 
     On a CUDA device it is what tensors used there, otherwise the memory of this process.
     """

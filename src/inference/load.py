@@ -34,7 +34,7 @@ class LoadedModel:
         model: On the CPU.
         cfg: The configuration it was trained with, overrides applied.
         identity: File, checksum, step and which of its weights, for the report.
-        data: Description of what it was trained on, empty where that is unknown.
+        data: Description of what it was trained on, empty if that is unknown.
     """
 
     model: nn.Module
@@ -51,14 +51,14 @@ def load_model(
     Args:
         checkpoint: A checkpoint of ours, whose own configuration counts, or a file of weights such
             as the official ones. None: best.pth of the run that `config` names.
-        config: YAML file; needed where the checkpoint brings no configuration.
+        config: YAML file; needed if the checkpoint has no configuration.
         overrides: `[KEY, VALUE, ...]` over either configuration.
-        weights: which of a checkpoint of ours: `ema`, `model`, or `auto` for `ema` where it is.
+        weights: Which of a checkpoint of ours: `ema`, `model`, or `auto` for `ema` if present.
 
     Raises:
-        FileNotFoundError: no such checkpoint.
-        ConfigError: a configuration that cannot be used.
-        ValueError: not a file of weights, weights that do not fit, no configuration given, or
+        FileNotFoundError: No such checkpoint.
+        ConfigError: A configuration that cannot be used.
+        ValueError: Not a file of weights, weights that do not fit, no configuration given, or
             averaged weights requested that the file does not hold.
     """
     if checkpoint is None:
@@ -72,53 +72,41 @@ def load_model(
         )
     stored = read_torch_file(checkpoint, "weights")
     is_ours = isinstance(stored, dict) and "config" in stored and "model" in stored
-    part = _choose(weights, stored, checkpoint) if is_ours else None
-    if is_ours:
-        cfg = config_from_text(stored["config"], f"configuration in {checkpoint}", overrides)
-    elif config is None:
+    if not is_ours and config is None:
         raise ValueError(f"{checkpoint} holds weights without a configuration; add --config FILE")
+    part, arguments, step, data = None, None, None, ""
+    if is_ours:
+        part = weights if weights != "auto" else "ema" if "ema" in stored else "model"
+        if part not in stored:
+            raise ValueError(
+                f"{checkpoint} holds no averaged weights (TRAIN.EMA_DECAY was 0); use "
+                "--weights auto"
+            )
+        cfg = config_from_text(stored["config"], f"configuration in {checkpoint}", overrides)
+        arguments = yaml.safe_load(stored["vrt"]) if "vrt" in stored else None
+        step, data = stored["progress"]["step"], stored.get("data", "")
     else:
         cfg = load_config(config, overrides, check_paths=False)
-    arguments = yaml.safe_load(stored["vrt"]) if is_ours and "vrt" in stored else None
     model = build_model(cfg, read_weights=False, vrt_arguments=arguments)
-    load_weights(model, checkpoint.resolve(), parts=NESTED_UNDER if part is None else (part,))
+    load_weights(model, checkpoint.resolve(), parts=(part,) if part else NESTED_UNDER)
     if is_ours and (difference := set(convert_keys(stored["model"])) ^ set(model.state_dict())):
         raise ValueError(
             f"{checkpoint}: {len(difference)} weights do not belong to the model of its own "
             f"configuration, such as {min(difference)}; was MODEL changed by an override?"
         )
-    step = stored["progress"]["step"] if is_ours else None
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     identity = {"file": str(checkpoint), "sha256": digest, "step": step, "run": cfg.EXP_NAME}
-    data = stored["data"] if is_ours and "data" in stored else ""
     return LoadedModel(model, cfg, {**identity, "weights": part}, data)
 
 
-def _choose(weights: str, stored: dict[str, Any], checkpoint: Path) -> str:
-    if weights == "auto":
-        return "ema" if "ema" in stored else "model"
-    if weights not in stored:
-        raise ValueError(
-            f"{checkpoint} holds no averaged weights (TRAIN.EMA_DECAY was 0); use --weights auto"
-        )
-    return weights
-
-
 def compare_data(trained_on: str, tested_on: DataDescription | None) -> dict[str, Any]:
-    """Compare the data that a model was trained and is tested on; warn where their kind differs.
+    """Return both descriptions as text and their differences; warn if the kinds of data differ.
 
     Which sequences they are does not matter: a test set is another one. What matters is how blur
-    and spikes were made.
-
-    Args:
-        trained_on: description in the checkpoint, empty where it has none.
-        tested_on: description of the tested data.
-
-    Returns:
-        Both as text and their differences, for the report.
+    and spikes were recorded. `trained_on` is empty if the checkpoint has no description.
 
     Raises:
-        DescriptionError: the text is no description.
+        DescriptionError: The text is no description.
     """
     differences = []
     if trained_on and tested_on is not None:

@@ -10,19 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from src.data.normalization import (
-    Normalization,
-    normalization_from,
-    normalize_counts,
-    to_unit,
-)
+from src.data.normalization import Normalization, normalization_from, normalize_counts, to_unit
+from src.data.recordings import Recording
 from src.inference.tiling import (
     TileSettings,
     blend_clips,
@@ -35,22 +30,6 @@ from src.inference.tiling import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-class FrameSource(Protocol):
-    """What a video offers frame by frame, blurry frames and the spikes of their exposures."""
-
-    def __len__(self) -> int:
-        """Return the number of frames."""
-
-    def read_blurry(self, i: int) -> np.ndarray:
-        """Return frame `i` as uint8 RGB [H, W, 3]."""
-
-    def read_counts(self, i: int) -> np.ndarray:
-        """Return the spike counts of frame `i`, [K, Hs, Ws]."""
-
-    def bin_ticks(self, i: int) -> np.ndarray:
-        """Return the ticks of each bin of frame `i`, [K]; needed where bins are normalized."""
 
 
 class NonFiniteOutputError(RuntimeError):
@@ -71,7 +50,7 @@ class Restorer:
         norm: How counts are normalised.
         device: Where the model is.
         autocast_dtype: Number format of the blocks; None: float32, without TF32.
-        use_spikes: False: counts are not read and the model gets None in their place.
+        use_spikes: False: counts are not read and the model gets None instead.
 
     Attributes:
         settings: As given, or with smaller tiles after the device ran out of memory.
@@ -88,17 +67,13 @@ class Restorer:
         autocast_dtype: torch.dtype | None = None,
         use_spikes: bool = True,
     ) -> None:
-        self.model = model
-        self.settings = settings
-        self.norm = norm
+        self.model, self.settings, self.norm = model, settings, norm
         self.device = torch.device(device)
-        self.autocast_dtype = autocast_dtype
-        self.use_spikes = use_spikes
-        self.seconds = 0.0
+        self.autocast_dtype, self.use_spikes, self.seconds = autocast_dtype, use_spikes, 0.0
         self.before_tile: Callable[[], None] | None = None
 
     def restore(
-        self, source: FrameSource, clips: range | None = None
+        self, source: Recording, clips: range | None = None
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (frame number, restored uint8 RGB [H, W, 3]) in order.
 
@@ -106,12 +81,12 @@ class Restorer:
         complete; they equal those of the whole video. So several processes can share a video.
 
         At most the frames of two overlapping clips are held. The model is in eval mode while this
-        runs, and afterwards in the mode it was in before.
+        runs, and afterwards in its earlier mode.
 
         Raises:
-            NonFiniteOutputError: the model returned a NaN or an infinity.
-            TileMemoryError: the smallest tile does not fit into memory.
-            ValueError: frames or counts of different sizes, or tiles that do not fit the grid.
+            NonFiniteOutputError: The model returned a NaN or an infinity.
+            TileMemoryError: The smallest tile does not fit into memory.
+            ValueError: Frames or counts of different sizes, or tiles that do not fit the grid.
         """
         if len(source) == 0:
             return
@@ -126,16 +101,16 @@ class Restorer:
                 # No name for the frame: it may be a view that keeps a whole clip alive.
                 yield i, to_uint8(next(frames), f"frame {i}")
 
-    def num_clips(self, source: FrameSource) -> int:
+    def num_clips(self, source: Recording) -> int:
         """Return into how many clips a video is cut in time."""
         return len(plan_time(len(source), self.settings)[0].starts) if len(source) else 0
 
-    def num_frames(self, source: FrameSource, clips: range) -> int:
+    def num_frames(self, source: Recording, clips: range) -> int:
         """Return how many frames consecutive clips of a video complete."""
         return len(frames_of_clips(plan_time(len(source), self.settings)[0], len(source), clips))
 
     def _run_clip(self, clip: "_Clip") -> torch.Tensor:
-        """Return the result [t, 3, H, W] of one clip, in smaller tiles where memory runs out."""
+        """Return the result [t, 3, H, W] of one clip, in smaller tiles if memory runs out."""
         started = time.perf_counter()
         while True:
             try:
@@ -154,13 +129,11 @@ class Restorer:
             raise TileMemoryError(
                 f"out of memory on {self.device} with tiles of {self.settings.size_px} px and "
                 f"{self.settings.frames or 'all'} frames ({reason}); use fewer frames per tile "
-                f"(VAL.TILE_FRAMES), a smaller model, bf16, or a device with more memory"
+                "(VAL.TILE_FRAMES), a smaller model, bf16, or a device with more memory"
             )
         logger.warning(
             "out of memory with %s on frames of %d x %d; trying again with %s",
-            self.settings.describe(),
-            *size,
-            smaller.describe(),
+            *(self.settings.describe(), *size, smaller.describe()),
         )
         self.settings = smaller
         if self.device.type == "cuda":
@@ -170,16 +143,14 @@ class Restorer:
         """Return the result [t, 3, H, W] in float32."""
         rgb, counts = clip.rgb, clip.counts
         height, width = rgb.shape[-2:]
-        grids = ((1, 1), (1, 1))
+        size, grids = padded_size((height, width), self.settings), ((1, 1), (1, 1))
         if counts is not None:
             grids = tuple(map(scene_grid, rgb.shape[-2:], counts.shape[-2:]))
-        size = padded_size((height, width), self.settings)
+            pairs = zip(size, grids, strict=True)
+            spike_size = tuple(side // px * spike_px for side, (px, spike_px) in pairs)
+            counts = mirror_to(counts, spike_size)
         rgb = mirror_to(rgb, size)
         rows, columns = plan_space(size, self.settings, grids=(grids[0][0], grids[1][0]))
-        if counts is not None:
-            (row_px, row_spike_px), (column_px, column_spike_px) = grids
-            spike_size = (size[0] // row_px * row_spike_px, size[1] // column_px * column_spike_px)
-            counts = mirror_to(counts, spike_size)
 
         def run_tile(y: slice, x: slice) -> torch.Tensor:
             spikes = None
@@ -246,7 +217,7 @@ class _Clip:
 class _FrameWindow:
     """Reads the frames of one clip after the other; keeps only those that the clips share."""
 
-    def __init__(self, source: FrameSource, use_spikes: bool, use_ticks: bool) -> None:
+    def __init__(self, source: Recording, use_spikes: bool, use_ticks: bool) -> None:
         self.source = source
         self.use_spikes, self.use_ticks = use_spikes, use_spikes and use_ticks
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
@@ -267,15 +238,13 @@ class _FrameWindow:
     def _read_frame(self, i: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         rgb = torch.from_numpy(np.array(self.source.read_blurry(i))).permute(2, 0, 1)
         counts = torch.from_numpy(np.array(self.source.read_counts(i))) if self.use_spikes else None
-        for known_rgb, known_counts in self.kept.values():
-            pairs = ((rgb, known_rgb), (counts, known_counts))
-            for what, (new, known) in zip(("frame", "spike counts"), pairs, strict=True):
-                if new is not None and new.shape != known.shape:
-                    raise ValueError(
-                        f"{what} {i}: shape {list(new.shape)}, but {list(known.shape)} before it; "
-                        f"all frames of a video need one size"
-                    )
-            break
+        before = next(iter(self.kept.values()), (rgb, counts))
+        for what, new, known in zip(("frame", "spike counts"), (rgb, counts), before, strict=True):
+            if new is not None and new.shape != known.shape:
+                raise ValueError(
+                    f"{what} {i}: shape {list(new.shape)}, but {list(known.shape)} before it; "
+                    "all frames of a video need one size"
+                )
         return rgb, counts
 
 

@@ -1,10 +1,10 @@
 """Clips in time and tiles in space: how a video is cut, and how the parts become one result.
 
-Every axis is planned by itself. A plan gives each tile a weight per position, and the weights of
+Every axis is planned separately. A plan gives each tile a weight per position, and the weights of
 all tiles at a position sum to one; the weight of a tile in the clip is the product over the axes.
 Two rules make the weights:
 
-- `smooth`: neighbours fade into each other over all that they share; nothing fades at the ends of
+- `smooth`: adjacent tiles fade into each other over their overlap; nothing fades at the ends of
   the axis. A network that returns its input gives exactly the input.
 - `reference`: the published VRT test procedure. Border strips of half the overlap are cut off in
   space, clips are averaged in time, and whole axes are mirrored up to full windows.
@@ -28,8 +28,8 @@ class TileSettings:
     Attributes:
         frames: Frames per clip; 0: all at once.
         size_px: Side of a square tile in RGB pixels; 0: whole frames.
-        overlap_frames: Frames that neighbouring clips share.
-        overlap_px: Pixels that neighbouring tiles share.
+        overlap_frames: Frames that adjacent clips share.
+        overlap_px: Pixels that adjacent tiles share.
         blend: `smooth` or `reference`, see above.
         window: Frames, rows and columns of VRT's attention window, to whose multiples whole axes
             are mirrored in `reference`.
@@ -62,8 +62,8 @@ class TileSettings:
     def halved(self, height: int, width: int) -> "TileSettings | None":
         """Return settings with tiles of half the side, for frames of that size; None at the end.
 
-        Whole frames first become tiles of half the longer side. The overlap stays where it is
-        between an eighth and half of the tile. The result is a multiple of 8 pixels.
+        Whole frames first become tiles of half the longer side. The overlap is kept between an
+        eighth and half of the tile. The result is a multiple of 8 pixels.
         """
         longest = max(height, width)
         size = min(self.size_px, longest) if self.size_px else longest
@@ -112,7 +112,7 @@ def plan_axis(
     Args:
         length: Positions on the axis.
         size: Positions per tile; 0: one tile.
-        overlap: Positions that neighbours share at least.
+        overlap: Positions that adjacent tiles share at least.
         blend: `smooth` or `reference`.
         scale: Output positions per input position.
         grid: Starts and sizes are multiples of this; `length` must be one. With `smooth` the size
@@ -120,14 +120,17 @@ def plan_axis(
         cut_borders: In `reference`, cut half the overlap off at inner borders instead of averaging.
 
     Raises:
-        ValueError: if `reference` tiles do not lie on the grid, or leave positions uncovered.
+        ValueError: `reference` tiles do not lie on the grid, or leave positions uncovered.
     """
-    starts, size = _lay_tiles(length, size, overlap, grid, to_grid=blend == "smooth")
+    unit = grid if blend == "smooth" else 1
+    size = min(math.ceil(size / unit) * unit or length, length)
+    step = max((size - overlap) // unit * unit, grid)
+    starts = (*range(0, length - size, step), length - size)
     if any(position % grid for position in (*starts, size)):
         raise ValueError(
             f"tiles of {size} pixels at {list(starts)} do not lie on the grid of {grid} pixels on "
             f"which RGB and spikes both have whole pixels; use multiples of {grid} for the tile "
-            f"and its overlap, or blend 'smooth'"
+            "and its overlap, or blend 'smooth'"
         )
     if blend == "smooth":
         weights = _fading_weights(starts, size, scale)
@@ -140,27 +143,14 @@ def plan_axis(
     if total.min() <= 0:
         raise ValueError(
             f"tiles of {size} with overlap {overlap} leave parts of {length} uncovered in blend "
-            f"'reference'; use a smaller overlap, or blend 'smooth'"
+            "'reference'; use a smaller overlap, or blend 'smooth'"
         )
     weights /= np.stack([total[part] for part in parts])
     return AxisPlan(starts, size, weights.astype(np.float32))
 
 
-def _lay_tiles(
-    length: int, size: int, overlap: int, grid: int, *, to_grid: bool
-) -> tuple[tuple[int, ...], int]:
-    """Return the starts of the tiles and their size; with `to_grid` as multiples of the grid."""
-    if to_grid:
-        size = math.ceil(size / grid) * grid
-    size = length if size == 0 else min(size, length)
-    step = size - overlap
-    if to_grid:
-        step = step // grid * grid
-    return (*range(0, length - size, max(step, grid)), length - size), size
-
-
 def _fading_weights(starts: tuple[int, ...], size: int, scale: int) -> np.ndarray:
-    """Return [tiles, size * scale] weights that rise and fall as sin^2 over what neighbours share.
+    """Return [tiles, size * scale] weights that rise and fall as sin^2 over the overlap.
 
     sin^2 of one tile and cos^2 of the next sum to one; where the last tile was moved so far that
     three tiles meet, the division by the sum restores that.
@@ -213,8 +203,7 @@ def blend_clips(
         start = plan.starts[number]
         result = run_clip(frame_indices[start : start + plan.size])
         for offset, weight in enumerate(plan.weights[number].tolist()):
-            position = start + offset
-            if position < wanted.start:
+            if (position := start + offset) < wanted.start:
                 continue
             part = result[offset] if weight == 1.0 else result[offset] * weight
             if position in open_frames:
@@ -228,13 +217,7 @@ def blend_clips(
 
 
 def frames_of_clips(plan: AxisPlan, num_frames: int, clips: range) -> range:
-    """Return the frames that consecutive clips complete: no later clip touches them.
-
-    Args:
-        plan: The clips.
-        num_frames: Frames of the video.
-        clips: Numbers of clips in the plan.
-    """
+    """Return the frames that consecutive clips of a plan complete: no later clip touches them."""
     if not clips:
         return range(0)
     ends = (*plan.starts[1:], num_frames)
@@ -244,14 +227,10 @@ def frames_of_clips(plan: AxisPlan, num_frames: int, clips: range) -> range:
 def share_out(num_clips: Sequence[int], rank: int, world_size: int) -> list[tuple[int, range]]:
     """Return this rank's part: numbers of recordings with the clips of each.
 
-    All clips of all recordings stand in one row, which is cut into pieces that differ by one clip
-    at most. A rank whose piece begins inside a recording also has to run the clips before it that
-    reach into it (`blend_clips`), one as a rule. With more ranks than clips some have nothing.
-
-    Args:
-        num_clips: Clips in time of each recording.
-        rank: This rank.
-        world_size: All ranks.
+    The clips of all recordings, `num_clips` each, are concatenated and cut into pieces that differ
+    by one clip at most. A rank whose piece begins inside a recording also has to run the clips
+    before it that reach into it (`blend_clips`), usually one. With more ranks than clips some have
+    nothing.
     """
     total = sum(num_clips)
     begin, end = (total * edge // world_size for edge in (rank, rank + 1))
@@ -269,11 +248,7 @@ def blend_tiles(
 ) -> torch.Tensor:
     """Return the result [..., H * scale, W * scale] of all tiles of one clip, on the CPU.
 
-    Args:
-        run_tile: Takes the rows and columns of one tile in input pixels, returns its result
-            [..., h * scale, w * scale].
-        rows: Plan of the vertical axis.
-        columns: Plan of the horizontal axis.
+    `run_tile` takes the rows and columns of one tile in input pixels.
     """
     scale = rows.weights.shape[1] // rows.size
     whole = None
@@ -292,7 +267,7 @@ def blend_tiles(
 
 
 def plan_time(num_frames: int, settings: TileSettings) -> tuple[AxisPlan, list[int]]:
-    """Return the clips of a video and the frame numbers that their positions stand for."""
+    """Return the clips of a video and the frame numbers of their positions."""
     indices = list(range(num_frames))
     if settings.blend == "reference" and settings.frames == 0:
         indices = mirrored_to_multiple(num_frames, settings.window[0])
@@ -314,28 +289,19 @@ def plan_space(
     scale: int = 1,
 ) -> tuple[AxisPlan, AxisPlan]:
     """Return the plans of rows and columns for frames of `size` (H, W)."""
-    first, second = (
-        plan_axis(
-            length,
-            settings.size_px,
-            settings.overlap_px,
-            blend=settings.blend,
-            scale=scale,
-            grid=grid,
-        )
+    tile, overlap, blend = settings.size_px, settings.overlap_px, settings.blend
+    rows, columns = (
+        plan_axis(length, tile, overlap, blend=blend, scale=scale, grid=grid)
         for length, grid in zip(size, grids, strict=True)
     )
-    return first, second
+    return rows, columns
 
 
 def padded_size(size: tuple[int, int], settings: TileSettings) -> tuple[int, int]:
     """Return (H, W) enlarged to whole windows where `reference` runs on whole frames."""
     if settings.blend != "reference" or settings.size_px:
         return size
-    height, width = (
-        len(mirrored_to_multiple(length, multiple))
-        for length, multiple in zip(size, settings.window[1:], strict=True)
-    )
+    height, width = map(len, map(mirrored_to_multiple, size, settings.window[1:]))
     return height, width
 
 

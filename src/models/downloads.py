@@ -1,4 +1,4 @@
-"""Weight files from the network: in torch's hub cache whole and checked, or not there at all."""
+"""Weight files from the network: whole and checked in torch's hub cache, or absent."""
 
 import hashlib
 import http.client
@@ -19,12 +19,7 @@ TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A published file.
-
-    Attributes:
-        url: Where it is published.
-        sha256: Its hash, or the first digits of it.
-    """
+    """A published file: its URL, and its SHA-256 or the first digits of it."""
 
     url: str
     sha256: str
@@ -36,7 +31,7 @@ class WeightFile:
 
     @property
     def cached(self) -> Path:
-        """Where torch.hub would put it."""
+        """The path that torch.hub uses."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.name
 
 
@@ -58,28 +53,22 @@ WEIGHT_FILES = {
 
 
 def fetch_weights(name: str, otherwise: str) -> Path:
-    """Return the path of a file of `WEIGHT_FILES` in the cache; download it if it is not there.
+    """Return the path of a file of `WEIGHT_FILES` in the cache; download it if it is missing.
 
-    Args:
-        name: Key of `WEIGHT_FILES`.
-        otherwise: What the user can do without the file, for the message.
+    `otherwise` is what the user can do without the file, for the message.
 
     Raises:
         RuntimeError: The file is damaged or cannot be downloaded; says where to put it.
     """
     file = WEIGHT_FILES[name]
     path = file.cached
-    if not path.is_file():
-        _download(file, path, otherwise)
-    elif not sha256_of(path).startswith(file.sha256):
-        raise RuntimeError(
-            f"{path} is damaged or another file: its SHA-256 is not {file.sha256}. "
-            f"Delete it and get {file.url} again, {otherwise}"
-        )
-    return path
-
-
-def _download(file: WeightFile, path: Path, otherwise: str) -> None:
+    if path.is_file():
+        if not sha256_of(path).startswith(file.sha256):
+            raise RuntimeError(
+                f"{path} is damaged or another file: its SHA-256 is not {file.sha256}. "
+                f"Delete it and get {file.url} again, {otherwise}"
+            )
+        return path
     logger.info("downloading %s to %s", file.url, path)
     try:
         with atomic_write(path) as partial:
@@ -96,6 +85,7 @@ def _download(file: WeightFile, path: Path, otherwise: str) -> None:
             f"{file.name} is not at {path} and cannot be downloaded ({error}). "
             f"Get {file.url} elsewhere and put it there, {otherwise}"
         ) from error
+    return path
 
 
 def sha256_of(path: Path) -> str:

@@ -19,10 +19,9 @@ class SizeRule:
 
     def padded(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Return the smallest allowed extent (T, H, W) that holds the given one."""
-        return (max(frames, self.min_frames), self._side(height), self._side(width))
-
-    def _side(self, length: int) -> int:
-        return math.ceil(max(length, self.min_size_px) / self.multiple_px) * self.multiple_px
+        unit = self.multiple_px
+        height, width = (-(-max(x, self.min_size_px) // unit) * unit for x in (height, width))
+        return max(frames, self.min_frames), height, width
 
 
 def size_rule_of(vrt: nn.Module) -> SizeRule:
@@ -35,12 +34,14 @@ def size_rule_of(vrt: nn.Module) -> SizeRule:
     shapes = {key: tuple(value.shape) for key, value in vrt.state_dict().items()}
     min_frames = min_size = 1
     for stage in range(1, 8):
-        scale = 2 ** min(stage - 1, 7 - stage)
         block = f"stage{stage}.residual_group1.blocks.0.attn."
         if block + "position_bias" in shapes:
+            # A two-frame window (2, h, w) has h * w rows and a table of 3(2h - 1)(2w - 1).
             area = shapes[block + "position_bias"][1]
             table_rows = shapes[block + "relative_position_bias_table"][0]
-            min_size = max(min_size, scale * _longer_side(area, table_rows))
+            total = (4 * area + 1 - table_rows // 3) // 2  # h + w
+            longer_side = (total + math.isqrt(max(0, total * total - 4 * area))) // 2
+            min_size = max(min_size, 2 ** min(stage - 1, 7 - stage) * longer_side)
             min_frames = max(min_frames, 2)
         offsets = f"stage{stage}.pa_deform.conv_offset.0.weight"
         if offsets in shapes:
@@ -48,12 +49,6 @@ def size_rule_of(vrt: nn.Module) -> SizeRule:
             neighbours = (inputs - width) // (width + 2)
             min_frames = max(min_frames, neighbours + 1 if neighbours > 1 else 1)
     return SizeRule(min_frames, min_size)
-
-
-def _longer_side(area: int, table_rows: int) -> int:
-    """Return the longer side of a two-frame window (2, h, w) from h * w and 3(2h - 1)(2w - 1)."""
-    total = (4 * area + 1 - table_rows // 3) // 2  # h + w
-    return (total + math.isqrt(max(0, total * total - 4 * area))) // 2
 
 
 def reflect_index(length: int, target: int) -> list[int]:
@@ -65,19 +60,15 @@ def reflect_index(length: int, target: int) -> list[int]:
 def pad_clip(clip: torch.Tensor, extent: tuple[int, int, int]) -> torch.Tensor:
     """Continue a clip [B, T, C, H, W]: the last frame is repeated, height and width mirrored.
 
-    Any extent works, also one many times as long. Returns `clip` itself where nothing is missing.
+    Any extent works, also one many times as long. Returns `clip` itself if nothing is missing.
     """
-    frames, *size = extent
-    if clip.shape[1] != frames:
-        clip = _select(clip, 1, [min(t, clip.shape[1] - 1) for t in range(frames)])
-    for axis, target in zip((3, 4), size, strict=True):
-        if clip.shape[axis] != target:
-            clip = _select(clip, axis, reflect_index(clip.shape[axis], target))
+    frames, height, width = extent
+    repeated = [min(t, clip.shape[1] - 1) for t in range(frames)]
+    rows, columns = reflect_index(clip.shape[3], height), reflect_index(clip.shape[4], width)
+    for axis, index in ((1, repeated), (3, rows), (4, columns)):
+        if clip.shape[axis] != len(index):
+            clip = clip.index_select(axis, torch.tensor(index, device=clip.device))
     return clip
-
-
-def _select(clip: torch.Tensor, axis: int, index: list[int]) -> torch.Tensor:
-    return clip.index_select(axis, torch.tensor(index, device=clip.device))
 
 
 def pad_spikes(
@@ -85,12 +76,8 @@ def pad_spikes(
 ) -> torch.Tensor:
     """Continue voxel grids [B, T, K, Hs, Ws] over the scene region that a padded clip covers.
 
-    Args:
-        voxels: they cover the same region as RGB frames of `size`.
-        size: height and width of the RGB frames before padding.
-        extent: T, H, W of the clip after padding.
-
-    Where Hs * H' / H is no integer it is rounded: at most half a spike pixel at the far border.
+    They cover the same region as RGB frames of `size` (H, W) before padding; `extent` (T, H', W')
+    is that of the clip after it. Hs * H' / H is rounded: at most half a spike pixel at the border.
     """
     height, width = (
         round(voxels.shape[axis] * padded / before)

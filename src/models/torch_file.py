@@ -1,4 +1,4 @@
-"""Reading files of `torch.save` from anywhere: nothing pickled in them runs, damage is seen."""
+"""Reads files of `torch.save` from any source: runs nothing pickled in them, detects damage."""
 
 import lzma
 import pickle
@@ -12,22 +12,12 @@ from typing import Any
 import torch
 
 # What readers raise on a missing, foreign, cut or arbitrary file: torch's reader of the old
-# format takes any bytes for a program and stumbles somewhere.
+# format takes any bytes for a program and fails somewhere in it.
 UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
+    *(OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError),
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
-ZIP_START = b"PK\x03\x04"  # what torch.load goes by, too
+ZIP_START = b"PK\x03\x04"  # torch.load uses the same test
 DOS_FOLDER = 0x10  # in the external attributes of an entry
 FORBIDDEN = re.compile(r"GLOBAL (\S+) was not an allowed global|class (\S+) was not an allowed")
 
@@ -36,29 +26,25 @@ def read_torch_file(path: Path, what: str) -> Any:
     """Return the content of a file of `torch.save`, tensors on the CPU.
 
     torch does not compare the checksums in its files; they are compared here, so a flipped bit
-    is an error and not a weight. That takes about a second per gigabyte.
-
-    Args:
-        path: The file.
-        what: What it should hold, for the message: "a checkpoint".
+    is an error and not a weight. That takes about a second per gigabyte. `what` names the expected
+    content in the message, such as "a checkpoint".
 
     Raises:
         ValueError: It cannot be read without running code, is damaged, or is no such file.
     """
     try:
-        _compare_checksums(path)
+        if _is_zip(path):  # the format before torch 1.6 has no checksums
+            _compare_checksums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise ValueError(f"{path}: cannot be read as {what}: {_reason(path, error)}") from error
 
 
 def _compare_checksums(path: Path) -> None:
-    if not _is_zip(path):
-        return  # the format before torch 1.6 has none
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():  # torch.save compresses nothing
             is_stored = entry.compress_type == zipfile.ZIP_STORED
-            # What is marked as a folder torch takes for a tensor without reading its values.
+            # torch takes an entry that is marked as a folder for a tensor without reading values.
             is_folder = bool(entry.external_attr & DOS_FOLDER)
             if is_folder or not is_stored or entry.file_size != entry.compress_size:
                 raise ValueError(f"damaged, sizes or marks of {entry.filename} do not fit")
@@ -73,7 +59,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Return one line; torch's own advice, to read the file without care, is not passed on."""
+    """Return one line; torch's own advice, to load the file without `weights_only`, is left out."""
     forbidden = FORBIDDEN.search(str(error))
     if forbidden:
         name = forbidden[1] or forbidden[2]

@@ -1,0 +1,129 @@
+"""The learning rate by optimiser step, and the moving average of the weights."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from src.engine.optim import WarmupCosine, WeightAverage, learning_rate_factor
+from src.engine.trainer import count_steps
+from src.inference.load import load_model
+from tests.model_cases import build_tiny_vrt, build_with_spike, clip_and_voxels
+from tests.training_cases import checkpoint_of, make_trainer, write_run
+
+KEY = "vrt.conv_last.weight"
+
+
+def test_warm_up_is_linear_and_the_cosine_ends_at_the_floor():
+    factors = [learning_rate_factor(step, 4, 9, 0.1) for step in range(9)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factors[6] == pytest.approx(0.1 + 0.9 * 0.5)  # half way down the cosine
+    assert factors[8] == pytest.approx(0.1)
+
+
+def test_a_warm_up_longer_than_the_run_is_cut_to_a_tenth():
+    assert learning_rate_factor(9, 5000, 100, 0.0) == 1.0
+    assert learning_rate_factor(99, 5000, 100, 0.0) == pytest.approx(0.0)
+
+
+def schedule_of(total_steps: int, steps: int):
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": [w], "lr": lr} for w, lr in zip(weights, (2e-4, 3e-5), strict=True)]
+    optimizer, rates = torch.optim.AdamW(groups), []
+    schedule = WarmupCosine(
+        optimizer, peak=2e-4, warmup_steps=2, total_steps=total_steps, eta_min=1e-7
+    )
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return optimizer, schedule, rates
+
+
+@pytest.mark.parametrize("length", [10, 1000])
+def test_a_loaded_schedule_gives_the_rates_of_its_own_length(length):
+    """Bit for bit those of a run that had this length from the start."""
+    assert schedule_of(4, steps=4)[2] == pytest.approx([1e-4, 2e-4, 2e-4, 1e-7])
+    old_optimizer, old, _ = schedule_of(10, steps=7)
+    expected = [group["lr"] for group in schedule_of(length, steps=7)[0].param_groups]
+    optimizer, schedule, _ = schedule_of(length, steps=0)
+    optimizer.load_state_dict(old_optimizer.state_dict())
+    schedule.load_state_dict(old.state_dict())
+    assert [group["lr"] for group in optimizer.param_groups] == expected
+    assert schedule.get_last_lr() == expected
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "epochs", "clips", "per_step", "steps"),
+    [(7, 80, 100, 6, 7), (0, 2, 10, 4, 5), (0, 1, 3, 8, 1), (0, 3, 5, 2, 8)],
+)
+def test_steps_of_a_run(max_steps, epochs, clips, per_step, steps):
+    assert count_steps(max_steps, epochs, clips, per_step) == steps
+
+
+# ---------------------------------------------------------------- the average
+
+
+def test_values_by_hand():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    average = WeightAverage(model, decay=0.75)
+    for value, expected in ((5.0, 2.0), (2.0, 2.0), (6.0, 3.0)):
+        nn.init.constant_(model.weight, value)
+        average.update(model)
+        assert average.model.weight.item() == expected
+    assert model.weight.item() == 6.0
+    assert not average.model.weight.requires_grad
+
+
+def test_an_opened_vrt_is_averaged_independently():
+    model = build_with_spike(build_tiny_vrt()).eval()
+    average, inputs = WeightAverage(model, decay=0.5), clip_and_voxels()
+    before = model(*inputs)
+    assert average.state_dict().keys() == model.state_dict().keys()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(average.model(*inputs), before)
+    average.update(model)
+    assert not torch.equal(average.model(*inputs), before)
+
+
+def test_averaged_weights_are_validated_and_tested(tmp_path):
+    trainer = make_trainer(write_run(tmp_path, TRAIN__MAX_STEPS=1, TRAIN__EMA_DECAY=0.5))
+    seen = []
+
+    def validation(model, *_, **__):
+        seen.append(model)
+        return 1.0
+
+    trainer.validation = validation
+    trainer.fit()
+    assert seen == [trainer.average.model]
+    best = checkpoint_of(tmp_path, name="best.pth")
+    stored = torch.load(best, weights_only=True)
+    for choice, part in (("auto", "ema"), ("ema", "ema"), ("model", "model")):
+        loaded = load_model(best, None, [], weights=choice)
+        assert torch.equal(loaded.model.state_dict()[KEY], stored[part][KEY])
+        assert loaded.identity["weights"] == part
+
+
+def test_without_an_average_the_model_itself_is_tested(tmp_path):
+    trainer = make_trainer(write_run(tmp_path))
+    trainer.save("last.pth")
+    last = checkpoint_of(tmp_path)
+    assert "ema" not in torch.load(last, weights_only=True)
+    assert load_model(last, None, []).identity["weights"] == "model"
+    with pytest.raises(ValueError, match="holds no averaged weights"):
+        load_model(last, None, [], weights="ema")
+
+
+def test_f41_a_skipped_step_leaves_the_average_alone(tmp_path):
+    trainer = make_trainer(write_run(tmp_path, TRAIN__EMA_DECAY=0.5))
+    before = {key: value.clone() for key, value in trainer.average.state_dict().items()}
+    with torch.no_grad():
+        trainer.model.vrt.conv_last.bias[0] = math.nan
+    assert not trainer.step(next(trainer.batches())).is_finite
+    after = trainer.average.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
