@@ -185,11 +185,11 @@ def test_what_cannot_be_used_is_reported_in_a_sentence(root, tmp_path, capsys, a
     assert not (tmp_path / "out").exists()
 
 
-def test_results_never_reroot_the_input_nor_overrides_the_model(root, tmp_path, capsys):
+def test_results_never_replace_the_input_nor_overrides_the_model(root, tmp_path, capsys):
     write_images(tmp_path / "frames", NAMES)
     frames = ["--input_blur", tmp_path / "frames", "--config", root / "rgb.yaml"]
     run(root, tmp_path / "frames", *frames, expected=2)
-    assert "is an input folder; its frames would be rerootd" in capsys.readouterr().err
+    assert "is an input folder; its frames would be replaced" in capsys.readouterr().err
     assert np.array_equal(read_image(tmp_path / "frames" / "000000.png"), image_of(0, 0))
     spikes = ["--config", root / "spikes.yaml", "--input_spike_vox", root / "val"]
     run(root, tmp_path / "out", *spikes, "MODEL.USE_SPIKE", "false", expected=2)
