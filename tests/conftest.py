@@ -13,6 +13,7 @@ from typing import Protocol
 import pytest
 import torch
 
+from tests.data_cases import copy_root, write_miniature
 from tests.forked import Forked
 from tests.prepare_cases import copy_prepared, write_prepared
 from tests.training_cases import one_thread
@@ -27,6 +28,18 @@ class Starter(Protocol):
     def __call__(
         self, command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> subprocess.Popen: ...
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root of two sequences and one for validation, of four frames; shared, so copy it."""
+    return write_miniature(tmp_path_factory.mktemp("miniature") / "mini", frames=4)
+
+
+@pytest.fixture
+def root(miniature: Path, tmp_path: Path) -> Path:
+    """A copy of the miniature of the test's own."""
+    return copy_root(miniature, tmp_path / "mini")
 
 
 @pytest.fixture(scope="session")

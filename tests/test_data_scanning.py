@@ -19,19 +19,9 @@ GEOMETRY = SpikeGeometry(32, 48)
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return write_miniature(tmp_path_factory.mktemp("scan"), sequences=2, frames=4)
-
-
-@pytest.fixture(scope="module")
 def streams(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stream")
     return write_miniature(folder, sequences=1, val_sequences=0, frames=4, spikes="stream")
-
-
-@pytest.fixture
-def root(original, tmp_path):
-    return copy_root(original, tmp_path / "root")
 
 
 def dropped(result):

@@ -28,20 +28,10 @@ from src.data.frame_cache import (
 )
 from src.data.frames import read_image, write_png
 from src.data.recordings import Recording
-from tests.data_cases import align, copy_root, scan, write_miniature
+from tests.data_cases import align, scan, write_miniature
 
 SIZE = (64, 96)
 DiskUsage = namedtuple("DiskUsage", "total used free")
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return write_miniature(tmp_path_factory.mktemp("store"), sequences=2, frames=4, size=SIZE)
-
-
-@pytest.fixture
-def root(original, tmp_path):
-    return copy_root(original, tmp_path / "root")
 
 
 def files_of(root):

@@ -10,19 +10,9 @@ from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.data.voxel_counts import read_index
 from src.prepare import counting
 from src.prepare.counting import count_frames
-from tests.data_cases import copy_root, write_miniature
+from tests.data_cases import write_miniature
 from tests.prepare_cases import CONFIG, run, state_of, write_config
 from tests.spike_cases import voxelize_spikes_twin
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return write_miniature(tmp_path_factory.mktemp("prepare") / "mini", sequences=2, frames=4)
-
-
-@pytest.fixture
-def root(original, tmp_path):
-    return copy_root(original, tmp_path / "mini")
 
 
 @pytest.fixture
@@ -147,12 +137,12 @@ def test_bits_without_a_cache(root, config, capsys):
 
 
 @pytest.mark.parametrize("spikes", ["stream", "voxels"])
-def test_other_layouts_give_the_same_numbers(original, tmp_path, spikes, capsys):
+def test_other_layouts_give_the_same_numbers(miniature, tmp_path, spikes, capsys):
     root = write_miniature(tmp_path / "mini", sequences=2, frames=4, spikes=spikes)
     config = write_config(root, tmp_path / "a.yaml")
     before = state_of(root)
     assert run(config) == 0
-    mean = np.log1p(all_counts(original, "train").astype(np.float64)).mean()
+    mean = np.log1p(all_counts(miniature, "train").astype(np.float64)).mean()
     assert yaml.safe_load(config.read_text())["DATA"]["NORM"]["MEAN"] == float(f"{mean:.6g}")
     after = state_of(root)
     before.pop(root / "dataset.yaml")  # got the result of the content's check

@@ -16,19 +16,13 @@ from src.data.voxel_counts import (
     staleness,
     write_index,
 )
-from tests.data_cases import copy_root, scan, write_miniature
+from tests.data_cases import scan
 
 K = 32
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return write_miniature(tmp_path_factory.mktemp("vox"), sequences=1, val_sequences=0, frames=2)
-
-
 @pytest.fixture
-def frame(original, tmp_path):
-    root = copy_root(original, tmp_path / "root")
+def frame(root):
     return scan(root / "train/seq_000").frames[1]
 
 
