@@ -24,7 +24,7 @@ def rows(tmp_path_factory):
     return json.loads((folder / "rows.json").read_text())
 
 
-def test_every_claim_stands_beside_the_obvious_way(rows):
+def test_every_claim_has_the_obvious_implementation_beside_it(rows):
     ways = {}
     for row in rows:
         ways.setdefault(row["table"], []).append(row)

@@ -67,7 +67,8 @@ def test_round_trip_with_fingerprint(tmp_path):
         ("source: !!python/object/apply:os.system ['true']\n", "not a plain YAML file"),
         ("a: &a [x]\nb: *a\n", "aliases"),
         ("source: a\noffsets: {train/a: 2.5}\n", "offsets.train/a: expected a whole number > 0"),
-        ("source: a\noffsets: [1]\n", "offsets: expected lines"),
+        ("source: a\noffsets: []\n", "offsets: expected lines"),
+        ("source: a\nframes_averaged: 0\n", "expected a whole number > 0, got 0"),
         ("source: a\noffsets: {train/a: 0}\n", "offsets.train/a"),
     ],
 )

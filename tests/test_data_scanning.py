@@ -118,16 +118,16 @@ def test_description_and_sidecar_that_differ_are_refused(root, changes, expected
         )
 
 
-@pytest.mark.parametrize("stated", ["spike.yaml", "config.yaml"])
+@pytest.mark.parametrize("stated", ["spike.yaml", "config.yaml", None])
 @pytest.mark.parametrize("says_size", [True, False])
 def test_what_a_sidecar_does_not_state_comes_from_the_description(root, stated, says_size):
     """A config.yaml of SpikeCV cannot say how the rows lie, so it contradicts nothing in it."""
     folder = root / "train/seq_000/spike"
     (folder / "spike.yaml").unlink()
-    (folder / stated).write_text(
-        "height: 32\nwidth: 48\n" if stated == "spike.yaml" else "spike_h: 32\nspike_w: 48\n"
-    )
-    size = {"spike_height": 32, "spike_width": 48} if says_size else {}
+    if stated is not None:
+        names = ("height", "width") if stated == "spike.yaml" else ("spike_h", "spike_w")
+        (folder / stated).write_text(f"{names[0]}: 32\n{names[1]}: 48\n")
+    size = {"spike_height": 32, "spike_width": 48} if says_size or stated is None else {}
     said = DataDescription("x", ticks_per_second=1920, bit_order="big", flip_rows=False, **size)
     result = scan_sequence(folder.parent, settings_of(root), said)
     assert result.frames[0].spikes.geometry == SpikeGeometry(32, 48, "big", flip_rows=False)

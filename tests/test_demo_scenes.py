@@ -136,7 +136,7 @@ def test_motion_is_a_sum_of_sinusoids():
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_camera_has_the_asked_speed(seed):
+def test_the_camera_has_the_given_speed(seed):
     motion = camera_motion(np.random.default_rng(seed), 200.0, 0.5)
     times = np.linspace(0, 0.5, 5001)
     poses = np.array([motion.at(seconds) for seconds in times])

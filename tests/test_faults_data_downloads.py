@@ -74,13 +74,13 @@ def test_f32_a_whole_download_is_kept_and_not_fetched_again(hub, monkeypatch):
     deliver(monkeypatch, b"weights")
     path = fetch_weights("net", "")
     assert path == hub / "checkpoints/net.pth"
-    deliver(monkeypatch, b"other", TimeoutError("must not be asked"))
+    deliver(monkeypatch, b"other", TimeoutError("must not be fetched"))
     assert fetch_weights("net", "").read_bytes() == b"weights"
     assert [found.name for found in hub.rglob("*.pth")] == ["net.pth"]
 
 
 def test_f32_machines_that_share_a_cache_download_at_the_same_time(hub, monkeypatch):
-    """Their processes may have equal numbers, so this one stands for both."""
+    """Their processes may have equal numbers, so this one counts as both."""
     file = WeightFile("https://example.org/net.pth", hashlib.sha256(b"weights").hexdigest())
     monkeypatch.setitem(WEIGHT_FILES, "net", file)
 

@@ -234,7 +234,7 @@ def test_testing_takes_the_ticks_from_the_index_beside_voxels(root, tmp_path, ca
         assert np.array_equal(restored(find(voxels), norm), expected)
 
 
-def test_sources_without_normalised_bins_are_not_asked_for_ticks():
+def test_ticks_are_not_read_without_normalised_bins():
     assert not hasattr(Video(2), "bin_ticks")
     whole = Restorer(SpikesAsImage(), TileSettings(0, 0, 0, 0), NORMS[1], "cpu")
     list(whole.restore(Video(2)))

@@ -199,8 +199,8 @@ def description_from_text(text: str, where: str) -> DataDescription:
     if "source" not in values:
         raise DescriptionError(f"{where}: 'source' is missing; write where the frames come from")
     try:
-        counts = values.get("frames_averaged") or ()
-        counts = (counts,) if isinstance(counts, int) else counts
+        counts = values.get("frames_averaged")
+        counts = () if counts is None else (counts,) if isinstance(counts, int) else counts
         if not isinstance(counts, (list, tuple)):
             raise ValueError(f"frames_averaged: expected a list of whole numbers, got {counts!r}")
         offsets = _mapping(values, "offsets", "lines 'SPLIT/SEQUENCE: number'")
@@ -327,7 +327,7 @@ def _shown(value: object) -> str:
 
 
 def _mapping(values: Mapping[str, Any], key: str, expected: str) -> Mapping:
-    value = values.get(key) or {}
+    value = {} if values.get(key) is None else values[key]
     if not isinstance(value, Mapping):
         raise ValueError(f"{key}: expected {expected}, got {value!r}")
     return value
