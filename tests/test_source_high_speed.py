@@ -44,7 +44,7 @@ def test_f34_missing_numbers_are_named(tmp_path):
 
 def test_many_gaps_are_counted(tmp_path):
     folder = write_folder(tmp_path / "a", [f"{2 * i:03d}" for i in range(20)])
-    with pytest.raises(DataSetError, match="19 and 9 more gaps are missing"):
+    with pytest.raises(DataSetError, match="19 and 9 more are missing"):
         open_frames(folder)
 
 

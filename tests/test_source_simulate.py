@@ -1,6 +1,7 @@
 """Simulating against its slow twin, which holds all frames in memory and follows the formulas."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from src.data.simulation.blur import BlurAccumulator
 from src.data.simulation.simulator import BT601, SpikeSimulator
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 from src.prepare.sources import simulate
+from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.simulate import (
-    Cameras,
     Simulation,
     frame_weights,
     regular_exposures,
@@ -21,7 +22,8 @@ from src.prepare.sources.simulate import (
 from tests.source_cases import Drift
 
 SIZE = (32, 48)
-CAMERAS = Cameras(
+CAMERAS = SourceOptions(
+    Path(),
     blur_kind="blur",
     transfer="encoded",
     threshold=2.0,
@@ -101,29 +103,29 @@ def twin(plan):
 
 
 PLANS = {
-    "abutting, cross-fades": (30, {}, lambda: regular_exposures(30, 7, 7, 8)),
+    "abutting, cross-fades": (30, {}, regular_exposures(30, 7, 7, 8)),
     "abutting, gamma, linear light": (
         *(24, {"blur_kind": "blur_gamma", "transfer": "linear", "threshold": 1.0}),
-        lambda: regular_exposures(24, 11, 11, 8),
+        regular_exposures(24, 11, 11, 8),
     ),
-    "overlapping ticks": (20, {"ticks_per_frame": 4}, lambda: regular_exposures(77, 33, 15, 1)),
+    "overlapping ticks": (20, {"ticks_per_frame": 4}, regular_exposures(77, 33, 15, 1)),
     "overlapping ticks, gamma": (
         *(20, {"ticks_per_frame": 4, "blur_kind": "blur_gamma"}),
-        lambda: regular_exposures(77, 33, 15, 1),
+        regular_exposures(77, 33, 15, 1),
     ),
     "overlapping frames": (
         *(25, {"ticks_per_frame": 1, "interpolator": "none"}),
-        lambda: regular_exposures(25, 9, 2, 1),
+        regular_exposures(25, 9, 2, 1),
     ),
-    "gaps between exposures": (30, {}, lambda: regular_exposures(30, 5, 9, 8)),
-    "one frame averaged, downscale 1": (6, {"downscale": 1}, lambda: regular_exposures(6, 1, 1, 8)),
+    "gaps between exposures": (30, {}, regular_exposures(30, 5, 9, 8)),
+    "one frame averaged, downscale 1": (6, {"downscale": 1}, regular_exposures(6, 1, 1, 8)),
 }
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_streaming_equals_the_twin(tmp_path, name):
     count, changes, exposures = PLANS[name]
-    plan = plan_of(count, exposures(), 77 if "ticks" in name else None, **changes)
+    plan = plan_of(count, exposures, 77 if "ticks" in name else None, **changes)
     bits, blurry, sharp = run(plan, tmp_path / "a")
     twin_bits, twin_blurry, twin_sharp = twin(plan)
     assert bits.shape == twin_bits.shape == (plan.num_ticks, *plan.spike_size)

@@ -63,7 +63,10 @@ def test_all_clips_are_looked_at_before_anything_is_refused(root):
 def test_f35_a_part_that_is_not_one_exposure(root, num_bytes):
     path = spikes(root) / "000002.dat"
     path.write_bytes(path.read_bytes()[:num_bytes])
-    refused(root, rf"000002\.dat: {num_bytes} bytes are .* ticks of 32x48; 88 ticks are needed")
+    message = rf"000002\.dat: {num_bytes} bytes are .* ticks of 32x48"
+    if num_bytes % 192 == 0:
+        message = rf"88 ticks of 32x48 are needed in each file, not {num_bytes // 192} in 000002\.d"
+    refused(root, message)
 
 
 def test_f35_the_size_of_another_sensor(root):
@@ -73,7 +76,7 @@ def test_f35_the_size_of_another_sensor(root):
     config.write_text("spike_h: 32\n")
     refused(root, "config.yaml: spike_w is missing; spike_h and spike_w are needed")
     config.write_text("spike_h: 64\nspike_w: 96\n")
-    refused(root, r"ticks of 64x96; 88 ticks are needed")
+    refused(root, r"88 ticks of 64x96 are needed in each file, not 22 in 000001\.dat, 22 in")
     config.unlink()
     assert plan(SourceOptions(root)).sequences[0].spike_size == SPIKE_SIZE  # half of the frames
 
@@ -128,7 +131,7 @@ def test_options_of_simulating_do_not_apply(root):
 def test_f36_links_that_lead_to_themselves_are_named(root):
     (spikes(root) / "000002.dat").unlink()
     (spikes(root) / "000002.dat").symlink_to("000002.dat")
-    refused(root, r"000002\.dat: cannot be read: Too many levels of symbolic links")
+    refused(root, r"000002\.dat: .*Too many levels of symbolic links")
     (root / PAIRS / "test").symlink_to("test")
     refused(root, r"000002\.dat")
 

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from src.data.description import BIT_ORDERS, FILE_NAME, DataDescription
-from src.data.errors import BadFileError
+from src.data.errors import BadFileError, listed
 from src.data.exposures import frame_index, window_ticks
 from src.data.frames import list_frames, read_image
 from src.data.parallel import run_parallel
@@ -35,7 +35,7 @@ from src.data.spikes.matching import TfpMatch, best_tfp_centre, grey_at_spike_si
 from src.data.spikes.spike_dat import SIDECAR_NAME, SpikeFile, SpikeGeometry
 from src.data.voxel_counts import count_source, open_voxels
 from src.prepare.counting import PreparedSplit
-from src.prepare.findings import Findings, listed, sample_places
+from src.prepare.findings import Findings, sample_places
 from src.prepare.frame_checks import check_pairs
 
 MAX_SEEN = 50  # lines about sequences that are right
@@ -342,7 +342,7 @@ def allowed_ticks(timings: list[Timing]) -> float:
     """Return the ticks by which the median offset may miss 0.
 
     Half a tick, and three standard errors: those of the pictures, or of the spread over them where
-    that is more. The mean absolute deviation stands for the spread: of a few frames, the median one
+    that is more. The mean absolute deviation measures the spread: of a few frames, the median one
     is often too small by chance.
     """
     offsets = np.array([timing.offset for timing in timings])

@@ -19,6 +19,7 @@ from src.data.description import (
     content_of,
     read_description,
 )
+from src.data.errors import listed
 from src.data.frames import is_cut_short
 from src.data.scanning import alignment_paths, scan_folders, scan_settings
 from src.prepare.checks import (
@@ -31,7 +32,6 @@ from src.prepare.checks import (
     read_log,
 )
 from src.prepare.counting import PreparedSplit
-from src.prepare.findings import listed
 
 logger = logging.getLogger(__name__)
 

@@ -38,11 +38,10 @@ from src.prepare.sources.plan import (
     sequence_folders,
 )
 from src.prepare.sources.simulate import (
-    Cameras,
     HighSpeedFrames,
     SimulatedExposure,
     Simulation,
-    cameras_of,
+    completed,
     frame_exposure,
     open_frames,
     planned,
@@ -85,7 +84,7 @@ def plan(options: SourceOptions) -> SourcePlan:
         )
         raise DataSetError(str(options.input), [reason])
     pairs = find_downloaded(options.input, PAIRS)
-    cameras = cameras_of(options, interpolator="linear", frames_per_second=SOURCE_FRAMES_PER_SECOND)
+    cameras = completed(options, interpolator="linear", frames_per_second=SOURCE_FRAMES_PER_SECOND)
     items = ((split, folder, pairs, options.blur_kind, cameras) for split, folder in folders)
     sequences = make_all(frames, _sequence, items)
     if pairs is None:
@@ -107,7 +106,7 @@ def plan(options: SourceOptions) -> SourcePlan:
 
 
 def _sequence(
-    split: str, folder: Path, pairs_root: Path | None, blur_kind: str, cameras: Cameras
+    split: str, folder: Path, pairs_root: Path | None, blur_kind: str, cameras: SourceOptions
 ) -> PlannedSequence:
     averaged, named_offset = parse_name(folder)
     frames, pairs, offset, put = open_frames(folder), None, named_offset, put_png

@@ -27,9 +27,8 @@ from src.prepare.sources.recorded import KIND as RECORDED_KIND
 from src.prepare.sources.recorded import plan_recorded
 from src.prepare.sources.simulate import (
     VIDEO_EXTS,
-    Cameras,
     Simulation,
-    cameras_of,
+    completed,
     open_frames,
     planned,
     regular_exposures,
@@ -121,7 +120,7 @@ def _plan_simulated(paths: Mapping[str, Path], options: SourceOptions) -> Source
         raise DataSetError(str(options.input), problems)
     averaged = options.frames_averaged
     stride = averaged if options.stride is None else options.stride
-    cameras = cameras_of(options, interpolator="none", frames_per_second=options.frames_per_second)
+    cameras = completed(options, interpolator="none", frames_per_second=options.frames_per_second)
     items = ((where, path, cameras, averaged, stride) for where, path in paths.items())
     sequences = make_all(options.input, _simulated, items)
     notes = [
@@ -138,7 +137,7 @@ def _plan_simulated(paths: Mapping[str, Path], options: SourceOptions) -> Source
 
 
 def _simulated(
-    where: str, path: Path, cameras: Cameras, averaged: int, stride: int
+    where: str, path: Path, cameras: SourceOptions, averaged: int, stride: int
 ) -> PlannedSequence:
     frames = open_frames(path)
     exposures = regular_exposures(len(frames), averaged, stride, cameras.ticks_per_frame)

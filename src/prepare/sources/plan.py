@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from src.data.description import DataDescription
-from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.errors import BadFileError, DataSetError, listed, problems_of
 from src.data.frames import is_cut_short, list_frames, list_sequences
 from src.data.scanning import number_frames
 from src.paths import atomic_write
-from src.prepare.findings import listed
 
 IMAGE_EXTS = (".png", ".jpg", ".jpeg", ".bmp")
 # Kinds of blur that can be made from sharp frames, and the camera curve of each (GoPro's names).
@@ -75,6 +74,11 @@ class SourceOptions:
             problems.append(f"--seed {self.seed}: it must not be negative")
         if problems:
             raise DataSetError("options of the source", problems)
+
+    @property
+    def ticks_per_second(self) -> float:
+        """Readouts of the spike sensor, of options that are complete."""
+        return self.frames_per_second * self.ticks_per_frame
 
 
 def refuse_options(options: SourceOptions, names: Iterable[str], reason: str) -> None:

@@ -15,7 +15,7 @@ from itertools import permutations
 from pathlib import Path
 
 from src.data.description import DataDescription, read_description
-from src.data.errors import BadFileError, DataSetError
+from src.data.errors import BadFileError, DataSetError, listed
 from src.data.exposures import (
     EXPOSURES_NAME,
     Exposure,
@@ -39,7 +39,6 @@ from src.data.spikes.spike_dat import (
     write_sidecar,
 )
 from src.prepare.content import better_bits, check_sequence, order_text, sample_bits
-from src.prepare.findings import listed
 from src.prepare.sources.plan import (
     STREAM_NAME,
     PlannedSequence,

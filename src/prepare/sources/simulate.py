@@ -10,14 +10,14 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from src.data.description import DataDescription
-from src.data.errors import BadFileError, DataSetError
+from src.data.errors import BadFileError, DataSetError, listed
 from src.data.exposures import EXPOSURES_NAME, Exposure, frame_index, write_exposures
 from src.data.frames import list_frames, read_image, write_png
 from src.data.simulation.blur import BlurAccumulator
@@ -34,10 +34,15 @@ from src.prepare.sources.plan import (
 )
 
 VIDEO_EXTS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
-MAX_GAPS_NAMED = 10
+MAX_NAMED = 10
 FORMAT = 1  # of what is written; a change makes old sequences differ
 PNG_BYTES_PER_VALUE = 0.5  # of a frame whose own PNG size is not known
 DEFAULT_TICKS_PER_FRAME = 8
+# The options that say how the two cameras see the source frames.
+CAMERAS = (
+    *("blur_kind", "transfer", "threshold", "downscale", "interpolator", "ticks_per_frame"),
+    *("frames_per_second", "seed"),
+)
 
 
 # ---------------------------------------------------------------- frames of a recording
@@ -143,14 +148,13 @@ def _numbering_problems(numbers: list[int], first_number: int | None) -> list[st
     pairs = list(zip(numbers, numbers[1:], strict=False))
     gaps = [f"{a + 1}" if b == a + 2 else f"{a + 1} to {b - 1}" for a, b in pairs if b > a + 1]
     if gaps:
-        more = f" and {len(gaps) - MAX_GAPS_NAMED} more gaps" if len(gaps) > MAX_GAPS_NAMED else ""
         problems.append(
-            f"images {', '.join(gaps[:MAX_GAPS_NAMED])}{more} are missing between {first} and "
-            f"{last}; time would jump there: get them again"
+            f"images {listed(gaps, MAX_NAMED)} are missing between {first} and {last}; time would "
+            "jump there: get them again"
         )
     twice = sorted({a for a, b in pairs if a == b})
     if twice:
-        problems.append(f"numbers {twice[:MAX_GAPS_NAMED]} exist under several names")
+        problems.append(f"numbers {twice[:MAX_NAMED]} exist under several names")
     return problems
 
 
@@ -170,35 +174,16 @@ def _decode(path: Path) -> Iterator[np.ndarray]:
 # ---------------------------------------------------------------- the two cameras
 
 
-@dataclass(frozen=True)
-class Cameras:
-    """How the two cameras see the source frames; see `SourceOptions`."""
-
-    blur_kind: str
-    transfer: str
-    threshold: float
-    downscale: int
-    interpolator: str
-    ticks_per_frame: int
-    frames_per_second: float
-    seed: int
-
-    @property
-    def ticks_per_second(self) -> float:
-        """Readouts of the spike sensor per second."""
-        return self.frames_per_second * self.ticks_per_frame
-
-
-def cameras_of(
+def completed(
     options: SourceOptions,
     *,
     interpolator: str,
     frames_per_second: float,
     ticks_per_frame: int = DEFAULT_TICKS_PER_FRAME,
-) -> Cameras:
-    """Return the cameras of the options, with the defaults of the source for what they omit.
+) -> SourceOptions:
+    """Return options with the defaults of a source for what they omit of the two cameras.
 
-    `ticks_per_frame` is the default where there is an interpolator.
+    `ticks_per_frame` is the default where there is an interpolator; without one a tick is a frame.
     """
     interpolator = options.interpolator or interpolator
     ticks, rate = options.ticks_per_frame, options.frames_per_second
@@ -217,15 +202,11 @@ def cameras_of(
         )
     if problems:
         raise DataSetError("options of the source", problems)
-    return Cameras(
-        blur_kind=options.blur_kind,
-        transfer=options.transfer,
-        threshold=options.threshold,
-        downscale=options.downscale,
+    return replace(
+        options,
         interpolator=interpolator,
         ticks_per_frame=ticks,
         frames_per_second=frames_per_second if rate is None else rate,
-        seed=options.seed,
     )
 
 
@@ -304,7 +285,7 @@ class Simulation:
     frames: HighSpeedFrames
     exposures: Sequence[SimulatedExposure]  # by ascending start
     num_ticks: int  # of the spike stream
-    cameras: Cameras
+    cameras: SourceOptions  # completed, see `completed`
     notes: Sequence[str] = ()  # for the user, such as frames that cannot be made
     put: Callable[[Path, SimulatedExposure, str, np.ndarray], None] = put_png
 
@@ -427,7 +408,7 @@ def planned(simulation: Simulation, facts: Mapping[str, object]) -> PlannedSeque
     identity = {
         "format": FORMAT,
         **facts,
-        **asdict(cameras),
+        **{name: getattr(cameras, name) for name in CAMERAS},
         "source_frames": len(frames),
         "source_bytes": frames.num_bytes,
         "frames_sha256": sample_sha256(frames.files),  # sizes of .bmp are always equal
@@ -446,7 +427,7 @@ def planned(simulation: Simulation, facts: Mapping[str, object]) -> PlannedSeque
 
 
 def simulated_description(
-    source: str, cameras: Cameras, sequences: Sequence[PlannedSequence]
+    source: str, cameras: SourceOptions, sequences: Sequence[PlannedSequence]
 ) -> DataDescription:
     """Return the description of a simulated data set; `source` says in words what it is."""
     height, width = common(sequence.spike_size for sequence in sequences) or (None, None)

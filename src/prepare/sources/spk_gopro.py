@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from src.data.description import DataDescription
-from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.errors import BadFileError, DataSetError, listed, problems_of
 from src.data.exposures import EXPOSURES_NAME, frame_index
 from src.data.frames import list_frames
 from src.data.parallel import run_parallel, worthwhile_workers
@@ -33,7 +33,6 @@ from src.data.spikes.spike_dat import (
     write_sidecar,
 )
 from src.paths import atomic_write
-from src.prepare.findings import listed
 from src.prepare.prepare import default_workers
 from src.prepare.sources.gopro import find_offset, parse_name
 from src.prepare.sources.plan import (
@@ -72,7 +71,6 @@ TICKS_PER_SECOND = float(SOURCE_FRAMES_PER_SECOND * TICKS_PER_SOURCE_FRAME)
 THRESHOLD = 2.0  # of the published spikes
 EXPOSURES_IN_TICKS = "frame_idx,t0[ticks],t1[ticks],t_sharp[ticks]"
 BYTES_PER_SEQUENCE = 24 << 20  # read to measure one offset: five frames of 720p and their spikes
-MAX_NAMED = 20
 # What says how to simulate, or how arrays lie.
 NOT_FOR_THIS = (
     *("threshold", "transfer", "downscale", "interpolator", "ticks_per_frame", "frames_averaged"),
@@ -104,22 +102,22 @@ class PublishedSequence:
 def plan(options: SourceOptions) -> SourcePlan:
     """Find all sequences and measure which ticks belong to which frame."""
     refuse_options(options, NOT_FOR_THIS, "frames and spikes are published, nothing is simulated")
-    roots = {name: find_downloaded(options.input, name) for name in DOWNLOADED}
+    downloads = {name: find_downloaded(options.input, name) for name in DOWNLOADED}
     problems = []
-    if roots[PAIRS] is None:
+    if downloads[PAIRS] is None:
         problems.append(f"no folder {PAIRS}; it holds the blurry and sharp frames")
-    if roots[SPIKE_STREAMS] is None and roots[SPIKES_PER_FRAME] is None:
+    if downloads[SPIKE_STREAMS] is None and downloads[SPIKES_PER_FRAME] is None:
         problems.append(
             f"no folder {SPIKES_PER_FRAME} or {SPIKE_STREAMS}; one of them must hold the spikes"
         )
     if problems:
         raise DataSetError(str(options.input), problems)
-    folders = sequence_folders(roots[PAIRS])
+    folders = sequence_folders(downloads[PAIRS])
     if not folders:
         reason = f"no sequences; {', '.join(OUR_SPLITS)} should hold folders GOPRxxxx_nn_zz"
-        raise DataSetError(str(roots[PAIRS]), [reason])
-    items = ((split, folder, roots, options.blur_kind) for split, folder in folders)
-    found = make_all(roots[PAIRS], _find_sequence, items)
+        raise DataSetError(str(downloads[PAIRS]), [reason])
+    items = ((split, folder, downloads, options.blur_kind) for split, folder in folders)
+    found = make_all(downloads[PAIRS], _find_sequence, items)
     workers = worthwhile_workers(default_workers(), BYTES_PER_SEQUENCE * len(found))
     tasks = run_parallel(_try_offset, found, workers, "matching spikes with sharp frames")
     results = [result for _, result in sorted(tasks, key=lambda task: task[0])]
@@ -128,9 +126,9 @@ def plan(options: SourceOptions) -> SourcePlan:
         raise DataSetError(str(options.input), problems)
     unused = [
         f"{split}/{folder.name}"
-        for root in (roots[SPIKE_STREAMS], roots[SPIKES_PER_FRAME])
+        for root in (downloads[SPIKE_STREAMS], downloads[SPIKES_PER_FRAME])
         for split, folder in ([] if root is None else sequence_folders(root))
-        if not (roots[PAIRS] / split / folder.name).is_dir()
+        if not (downloads[PAIRS] / split / folder.name).is_dir()
     ]
     notes = [f"not made, {PAIRS} has no such sequence: {listed(unused)}"] if unused else []
     notes += [note for _, offset_notes, _ in results for note in offset_notes]
@@ -143,7 +141,7 @@ def plan(options: SourceOptions) -> SourcePlan:
 
 
 def _find_sequence(
-    split: str, folder: Path, roots: Mapping[str, Path | None], blur_kind: str
+    split: str, folder: Path, downloads: Mapping[str, Path | None], blur_kind: str
 ) -> PublishedSequence:
     averaged, offset = parse_name(folder)
     pairs = find_pairs(folder, blur_kind, (".png",))
@@ -154,12 +152,14 @@ def _find_sequence(
         raise DataSetError(str(folder), [reason])
     place = f"{split}/{folder.name}"
     names = [blurry.stem for blurry, _ in pairs.values()]
-    parts, is_whole = _spike_files(folder, place, roots, names)
+    parts, is_whole = _spike_files(folder, place, downloads, names)
     spikes = tuple(parts.values())
-    root = roots[SPIKE_STREAMS if is_whole else SPIKES_PER_FRAME]
+    root = downloads[SPIKE_STREAMS if is_whole else SPIKES_PER_FRAME]
     geometry = _geometry_of(root, spikes[0], next(iter(pairs.values()))[0])
-    _check_sizes(spikes, geometry, TICKS_PER_SOURCE_FRAME * averaged, is_whole)
-    source_frames = None if roots[ALL_FRAMES] is None else roots[ALL_FRAMES] / place
+    stream = SpikeParts(spikes, geometry)
+    if not is_whole:
+        _check_lengths(stream, TICKS_PER_SOURCE_FRAME * averaged)
+    source_frames = None if downloads[ALL_FRAMES] is None else downloads[ALL_FRAMES] / place
     return PublishedSequence(
         where=f"{OUR_SPLITS[split]}/{folder.name}",
         averaged=averaged,
@@ -175,10 +175,10 @@ def _find_sequence(
 
 
 def _spike_files(
-    folder: Path, place: str, roots: Mapping[str, Path | None], names: Sequence[str]
+    folder: Path, place: str, downloads: Mapping[str, Path | None], names: Sequence[str]
 ) -> tuple[dict[str, Path], bool]:
     """Return the stream of a sequence and True, or its files, one per frame in order, and False."""
-    streams, per_frame = roots[SPIKE_STREAMS], roots[SPIKES_PER_FRAME]
+    streams, per_frame = downloads[SPIKE_STREAMS], downloads[SPIKES_PER_FRAME]
     if streams is not None:
         for path in (streams / place / STREAM_NAME, streams / place / "spike" / STREAM_NAME):
             if path.exists():
@@ -221,25 +221,19 @@ def _geometry_of(root: Path, spikes: Path, frame: Path) -> SpikeGeometry:
     return sidecar.geometry
 
 
-def _check_sizes(
-    files: Sequence[Path], geometry: SpikeGeometry, ticks: int, is_whole: bool
-) -> None:
+def _check_lengths(stream: SpikeParts, ticks: int) -> None:
     """Refuse parts that are not so many ticks long; only the last may end early."""
-    problems = []
-    for path in files:
-        num_bytes = file_size(path)
-        found, rest = divmod(num_bytes, geometry.tick_bytes)
-        is_short_end = not rest and 0 < found < ticks and path == files[-1]
-        if rest or not (is_whole or found == ticks or is_short_end):
-            problems.append(
-                f"{path.name}: {num_bytes} bytes are {num_bytes / geometry.tick_bytes:.2f} ticks "
-                f"of {geometry.height}x{geometry.width}; "
-                f"{'whole' if is_whole else ticks} ticks are needed"
-            )
-    if problems:
-        more = [f"and {len(problems) - MAX_NAMED} more"] if len(problems) > MAX_NAMED else []
-        advice = "the size comes from config.yaml beside the spikes, or is half that of the frames"
-        raise DataSetError(str(files[0].parent), [*problems[:MAX_NAMED], *more, advice])
+    *parts, last = stream.files
+    wrong = [part for part in parts if part.num_ticks != ticks]
+    wrong += [last] * (last.num_ticks > ticks)
+    if wrong:
+        size = f"{stream.geometry.height}x{stream.geometry.width}"
+        reason = (
+            f"{ticks} ticks of {size} are needed in each file, not "
+            f"{listed([f'{part.num_ticks} in {part.path.name}' for part in wrong])}; the size "
+            "comes from config.yaml beside the spikes, or is half that of the frames"
+        )
+        raise DataSetError(str(last.path.parent), [reason])
 
 
 # ---------------------------------------------------------------- which ticks are whose

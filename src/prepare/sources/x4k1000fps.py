@@ -22,9 +22,8 @@ from src.prepare.sources.plan import (
 )
 from src.prepare.sources.simulate import (
     VIDEO_EXTS,
-    Cameras,
     Simulation,
-    cameras_of,
+    completed,
     open_frames,
     planned,
     regular_exposures,
@@ -42,7 +41,7 @@ def plan(options: SourceOptions) -> SourcePlan:
     """Return what to make of X-TRAIN and X-TEST; `frames_averaged` and `stride` count ticks."""
     refuse_options(options, ARRAY_OPTIONS, "the sequences are frames, no spikes are read")
     refuse_other(options.input, X4K, X4K)
-    cameras = cameras_of(
+    cameras = completed(
         options,
         interpolator="none",
         frames_per_second=FRAMES_PER_SECOND,
@@ -65,7 +64,7 @@ def plan(options: SourceOptions) -> SourcePlan:
 
 
 def _sequence(
-    split: str, name: str, path: Path, cameras: Cameras, length: int, stride: int
+    split: str, name: str, path: Path, cameras: SourceOptions, length: int, stride: int
 ) -> PlannedSequence:
     frames = open_frames(path, first_number=0)
     if len(frames) != FRAMES_PER_SEQUENCE[split]:
