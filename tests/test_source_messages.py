@@ -30,22 +30,19 @@ def problems_of(source, root, **options):
     return caught.value.problems
 
 
-@pytest.fixture
-def gopro(tmp_path):
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory):
+    """Every data set, in folders of their own."""
+    root = tmp_path_factory.mktemp("downloaded")
     for clip in ("GOPR0384_11_00", "GOPR0385_11_01"):
-        write_gopro_clip(tmp_path, clip, all_frames=True)
-    return tmp_path
-
-
-@pytest.fixture
-def x4k(tmp_path):
-    for scene in ("002", "003"):
-        for clip in ("occ008.320", "occ009.100"):
-            write_png(
-                tmp_path / "X" / "train" / scene / clip / "0000.png",
-                moving_texture(1, (16, 16), 0)[0],
-            )
-    return tmp_path / "X"
+        write_gopro_clip(root / "gopro", clip, all_frames=True)
+    for name in ("GOPRO_Large", "GOPRO_Large_spike_seq", "GOPRO_Large_all"):
+        (root / "alone" / name).mkdir(parents=True)
+        (root / "alone" / name / name).symlink_to(root / "gopro" / name)
+    for clip in ("train/002/occ008.320", "train/003/occ009.100"):
+        write_png(root / "x4k" / clip / "0000.png", moving_texture(1, (16, 16), 0)[0])
+    write_recorded(root / "own" / "train" / "a")
+    return root
 
 
 @pytest.mark.parametrize(
@@ -72,55 +69,45 @@ def test_what_a_folder_looks_like_by_hand(tmp_path, paths, found):
     assert recognise(tmp_path) == found
 
 
-@pytest.mark.parametrize("source", ["x4k1000fps", "folders"])
-def test_pairs_of_gopro_are_not_another_data_set(gopro, source):
-    (problem,) = problems_of(source, gopro / "GOPRO_Large")
+LARGE, SPIKES, FRAMES = (
+    f"alone/{name}/{name}" for name in ("GOPRO_Large", "GOPRO_Large_spike_seq", "GOPRO_Large_all")
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "folder", "message"),
+    [
+        ("x4k1000fps", LARGE, "looks like GOPRO_Large (blurry and sharp frames"),
+        ("folders", LARGE, "looks like GOPRO_Large (blurry and sharp frames"),
+        ("gopro", LARGE, "this is not GOPRO_Large_all; it looks like GOPRO_Large (blurry"),
+        ("x4k1000fps", SPIKES, "use --source spk_gopro"),
+        ("folders", SPIKES, "use --source spk_gopro"),
+        ("gopro", SPIKES, "use --source spk_gopro"),
+        ("x4k1000fps", FRAMES, "use --source gopro"),
+        ("gopro", "x4k", "looks like X4K1000FPS: use --source x4k1000fps"),
+        ("folders", "x4k", "looks like X4K1000FPS: use --source x4k1000fps"),
+        ("gopro", "own", "use --source folders"),
+        ("x4k1000fps", "own", "use --source folders"),
+    ],
+)
+def test_another_data_set_is_recognised_and_its_source_named(downloaded, source, folder, message):
+    (problem,) = problems_of(source, downloaded / folder)
     assert problem.startswith("this is not ")
-    assert "looks like GOPRO_Large (blurry and sharp frames" in problem
-    assert "--source gopro" in problem
-
-
-def test_pairs_alone_are_not_all_frames(gopro):
-    (gopro / "GOPRO_Large_all").rename(gopro / "elsewhere")
-    (problem,) = problems_of("gopro", gopro / "GOPRO_Large")
-    assert "this is not GOPRO_Large_all; it looks like GOPRO_Large (blurry" in problem
-
-
-@pytest.mark.parametrize("source", ["x4k1000fps", "folders", "gopro"])
-def test_spikes_of_gopro_are_not_another_data_set(gopro, source):
-    for name in ("GOPRO_Large", "GOPRO_Large_all"):
-        (gopro / name).rename(gopro / f"{name} elsewhere")
-    (problem,) = problems_of(source, gopro / "GOPRO_Large_spike_seq")
-    assert "use --source spk_gopro" in problem
-
-
-def test_frames_of_gopro_are_not_x4k(gopro):
-    (problem,) = problems_of("x4k1000fps", gopro / "GOPRO_Large_all")
-    assert problem.endswith("use --source gopro")
-
-
-@pytest.mark.parametrize("source", ["gopro", "folders"])
-def test_x4k_is_not_another_data_set(x4k, source):
-    (problem,) = problems_of(source, x4k)
-    assert problem.endswith("looks like X4K1000FPS: use --source x4k1000fps")
+    assert message in problem
 
 
 @pytest.mark.parametrize("source", ["gopro", "x4k1000fps"])
-def test_own_recordings_are_not_another_data_set(tmp_path, source):
-    write_recorded(tmp_path / "train" / "a")
-    (problem,) = problems_of(source, tmp_path)
-    assert problem.endswith("use --source folders")
-
-
-@pytest.mark.parametrize("source", ["gopro", "x4k1000fps"])
-def test_options_of_arrays_are_refused(source, gopro):
-    problems = problems_of(source, gopro, axes="THW", key="spk", columns="xytp")
+def test_options_of_arrays_are_refused(downloaded, source):
+    problems = problems_of(source, downloaded / "gopro", axes="THW", key="spk", columns="xytp")
     assert [line.split()[0] for line in problems] == ["--axes", "--key", "--columns"]
 
 
-def test_a_size_that_is_stated_wrongly_is_named_once(gopro):
-    (gopro / "GOPRO_Large_spike_seq" / "config.yaml").write_text("spike_h: 48\nspike_w: 32\n")
-    (problem,) = problems_of("spk_gopro", gopro)
+def test_a_size_that_is_stated_wrongly_is_named_once(tmp_path):
+    for clip in ("GOPR0384_11_00", "GOPR0385_11_01"):
+        write_gopro_clip(tmp_path, clip)
+    config = tmp_path / "GOPRO_Large_spike_seq" / "config.yaml"
+    config.write_text("spike_h: 48\nspike_w: 32\n")
+    (problem,) = problems_of("spk_gopro", tmp_path)
     assert "config.yaml: says height 48 and width 32" in problem
     assert "correct it to 32 and 48" in problem
     assert "python scripts/inspect_spikes.py /" in problem
