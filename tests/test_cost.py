@@ -51,7 +51,7 @@ def test_settings_keep_the_effective_batch_and_lower_the_crop_last(memory_gb, fi
 @pytest.fixture(name="trainer")
 def _trainer(tmp_path):
     batch = {"TRAIN__BATCH_SIZE": 2, "TRAIN__GRADIENT_ACCUMULATION_STEPS": 2}
-    return make_trainer(write_run(tmp_path, TRAIN__EMA_DECAY=0.5, DATA__CROP_SIZE=64, **batch))
+    return make_trainer(write_run(tmp_path, TRAIN__EMA_DECAY=0.5, **batch))
 
 
 def test_memory_is_measured_on_a_second_model_and_the_run_is_unchanged(trainer, monkeypatch):
@@ -62,7 +62,7 @@ def test_memory_is_measured_on_a_second_model_and_the_run_is_unchanged(trainer, 
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: next(peaks))
     law = measure_law(trainer, batch, recomputes=True)
-    averaged, pixels = sum(value.nbytes for value in before.values()), 2 * 64 * 64
+    averaged, pixels = sum(value.nbytes for value in before.values()), 2 * 32 * 32
     assert law(pixels) == pytest.approx(400 + averaged)
     assert law(4 * pixels) == pytest.approx(800 + averaged)
     assert trainer.progress.step == 0
