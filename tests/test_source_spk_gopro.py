@@ -1,6 +1,7 @@
 """GOPRO_Large with published spikes: cut where the data say, in every kind of clip."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,31 @@ from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro import plan
 from tests.data_cases import settings_of
 from tests.source_cases import read_stream, tick_errors
-from tests.spike_source_cases import GEOMETRY, write_gopro_clip
+from tests.spike_cases import random_spikes
+from tests.spike_source_cases import GEOMETRY, SPIKE_SIZE, write_gopro_clip
+
+CLIP = "GOPR0384_11_00"
+PAIRS, PARTS = "GOPRO_Large", "GOPRO_Large_spike_seq"
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_gopro_clip(tmp_path, CLIP)
+    return tmp_path
+
+
+def frames(root, kind):
+    return root / PAIRS / "train" / CLIP / kind
+
+
+def spikes(root):
+    return root / PARTS / "train" / CLIP / "spike"
+
+
+def refused(root, message, **options):
+    with pytest.raises(DataSetError, match=message) as caught:
+        plan(SourceOptions(root, **options))
+    return caught.value.problems
 
 
 def prepare(root, output, **options):
@@ -84,58 +109,46 @@ def test_the_data_decide_and_not_the_name(tmp_path):
     """A clip that was renamed: the name says 0, frames and spikes say 3."""
     write_gopro_clip(tmp_path / "in", "GOPR0384_11_03")
     for folder in list((tmp_path / "in").glob("*/train/GOPR0384_11_03")):
-        folder.rename(folder.with_name("GOPR0384_11_00"))
+        folder.rename(folder.with_name(CLIP))
     planned, _ = prepare(tmp_path / "in", tmp_path / "out")
     assert planned.description.offsets == (("train/GOPR0384_11_00", 3),)
     assert "states an offset of 0 source frames, the data show 3" in planned.notes[0] + str(
         planned.notes
     )
-    found = tick_errors(tmp_path / "out" / "train" / "GOPR0384_11_00")
+    found = tick_errors(tmp_path / "out" / "train" / CLIP)
     assert max(map(abs, found.values())) <= 0.5
 
 
 def test_spikes_of_another_clip_are_refused(tmp_path):
-    write_gopro_clip(tmp_path, "GOPR0384_11_00")
+    write_gopro_clip(tmp_path, CLIP)
     write_gopro_clip(tmp_path / "other", "GOPR0385_11_01")
     place = "GOPRO_Large_spike_seq/train"
     for path in (tmp_path / "other" / place / "GOPR0385_11_01" / "spike").iterdir():
-        path.replace(tmp_path / place / "GOPR0384_11_00" / "spike" / path.name)
-    with pytest.raises(DataSetError, match=r"GOPR0384_11_00: .*do not show 000002\.png"):
-        plan(SourceOptions(tmp_path))
+        path.replace(tmp_path / place / CLIP / "spike" / path.name)
+    refused(tmp_path, rf"{CLIP}: .*do not show 000002\.png")
 
 
 @pytest.mark.parametrize("late", [1, 40])
 def test_f34_a_stream_that_begins_elsewhere_is_refused(tmp_path, late):
     """Spikes of the first ticks are lost: no whole source frame, or too many of them."""
-    write_gopro_clip(tmp_path, "GOPR0384_11_00", whole=True, per_frame=False, frames=5)
-    path = tmp_path / "Spike_GOPRO_Large_all" / "train" / "GOPR0384_11_00" / "spike.dat"
+    write_gopro_clip(tmp_path, CLIP, whole=True, per_frame=False, frames=5)
+    path = tmp_path / "Spike_GOPRO_Large_all" / "train" / CLIP / "spike.dat"
     path.write_bytes(path.read_bytes()[4 * late * GEOMETRY.tick_bytes :])
     message = "fit no offset of 0 to 5" if late == 1 else "do not show|fit no offset|ticks, its 5"
-    with pytest.raises(DataSetError, match=message):
-        plan(SourceOptions(tmp_path))
-
-
-def test_bits_that_are_stored_in_another_order_become_ours(tmp_path):
-    write_gopro_clip(tmp_path / "in", "GOPR0384_11_00")
-    folder = tmp_path / "in/GOPRO_Large_spike_seq/train/GOPR0384_11_00/spike"
-    (folder / "spike.yaml").write_text("height: 32\nwidth: 48\nbit_order: big\nflip_rows: false\n")
-    for path in folder.glob("*.dat"):
-        spikes = SpikeFile(path, GEOMETRY).read(0, 88)
-        write_spikes(path, spikes, SpikeGeometry(32, 48, "big", flip_rows=False))
-    prepare(tmp_path / "in", tmp_path / "out")
-    found = tick_errors(tmp_path / "out/train/GOPR0384_11_00")
-    assert max(map(abs, found.values())) <= 0.5
+    refused(tmp_path, message)
 
 
 @pytest.mark.parametrize("change", ["bit_order: big", "flip_rows: false"])
-def test_f35_bits_that_are_read_in_the_wrong_order(tmp_path, change):
-    """The wrong bit order still looks like a picture; the frame fits the right one better."""
-    write_gopro_clip(tmp_path, "GOPR0384_11_00")
-    sidecar = f"height: 32\nwidth: 48\n{change}\n"
-    folder = tmp_path / "GOPRO_Large_spike_seq" / "train" / "GOPR0384_11_00" / "spike"
-    (folder / "spike.yaml").write_text(sidecar)
-    with pytest.raises(DataSetError, match="state the latter|do not show"):
-        plan(SourceOptions(tmp_path))
+def test_f35_bits_that_are_read_in_the_wrong_order(root, tmp_path, change):
+    """The wrong order still looks like a picture; the frame fits the right one better."""
+    (spikes(root) / "spike.yaml").write_text(f"height: 32\nwidth: 48\n{change}\n")
+    refused(root, "state the latter|do not show")
+    order = {"bit_order": "big"} if "big" in change else {"flip_rows": False}
+    for path in spikes(root).glob("*.dat"):  # now they are what the file says, and become ours
+        write_spikes(path, SpikeFile(path, GEOMETRY).read(0, 88), SpikeGeometry(32, 48, **order))
+    prepare(root, tmp_path / "out")
+    found = tick_errors(tmp_path / "out" / "train" / CLIP)
+    assert max(map(abs, found.values())) <= 0.5
 
 
 def test_source_frames_and_spikes_must_agree(tmp_path):
@@ -145,42 +158,33 @@ def test_source_frames_and_spikes_must_agree(tmp_path):
     folder = tmp_path / "GOPRO_Large_all" / "train" / clip
     (folder / "000001.png").unlink()  # now the first sharp frame is one source frame earlier
     message = "source frames with an offset of 4, its spikes show them with one of 3"
-    with pytest.raises(DataSetError, match=message):
-        plan(SourceOptions(tmp_path))
+    refused(tmp_path, message)
     for path in folder.iterdir():
         write_png(path, np.zeros((64, 96, 3), np.uint8))
-    with pytest.raises(DataSetError, match="equals none of the first 6 source frames"):
-        plan(SourceOptions(tmp_path))
+    refused(tmp_path, "equals none of the first 6 source frames")
 
 
-def test_a_still_clip_is_taken_by_its_name_and_says_so(tmp_path):
-    write_gopro_clip(tmp_path, "GOPR0384_11_02", still=True)
-    planned = plan(SourceOptions(tmp_path))
-    assert planned.sequences[0].identity["offset"] == 2
-    assert "too still for its spikes to show the offset; 2 is taken from its name" in str(
-        planned.notes
-    )
-
-
-def rename_spikes(root, clip):
-    folder = root / "GOPRO_Large_spike_seq" / "train" / clip / "spike"
+def rename_spikes(folder):
     for number, path in enumerate(sorted(folder.iterdir())):
         path.rename(folder / f"{700 + number:06d}.dat")
 
 
-def test_other_names_are_joined_by_order_where_the_data_confirm_it(tmp_path):
-    write_gopro_clip(tmp_path / "in", "GOPR0384_11_01")
-    rename_spikes(tmp_path / "in", "GOPR0384_11_01")
-    prepare(tmp_path / "in", tmp_path / "out")
-    found = tick_errors(tmp_path / "out" / "train" / "GOPR0384_11_01")
+def test_a_still_clip_is_taken_by_its_name_if_the_files_are_named_like_its_frames(root, tmp_path):
+    shutil.rmtree(root / PAIRS)
+    write_gopro_clip(tmp_path, CLIP, still=True)
+    planned = plan(SourceOptions(tmp_path))
+    assert "too still for its spikes to show the offset; 0 is taken from its name" in str(
+        planned.notes
+    )
+    rename_spikes(spikes(root))
+    refused(root, "different names, and the scene is too still")
+
+
+def test_other_names_are_joined_by_order_where_the_data_confirm_it(root, tmp_path):
+    rename_spikes(spikes(root))
+    prepare(root, tmp_path / "out")
+    found = tick_errors(tmp_path / "out" / "train" / CLIP)
     assert max(map(abs, found.values())) <= 0.5
-
-
-def test_other_names_of_a_still_clip_are_refused(tmp_path):
-    write_gopro_clip(tmp_path, "GOPR0384_11_01", still=True)
-    rename_spikes(tmp_path, "GOPR0384_11_01")
-    with pytest.raises(DataSetError, match="different names, and the scene is too still"):
-        plan(SourceOptions(tmp_path))
 
 
 def test_identity_changes_with_what_the_output_depends_on(tmp_path):
@@ -199,13 +203,177 @@ def test_identity_changes_with_what_the_output_depends_on(tmp_path):
 
 @pytest.mark.parametrize("byte", [0, 255])
 def test_f35_a_stream_that_never_or_always_fires(tmp_path, byte):
-    write_gopro_clip(tmp_path, "GOPR0384_11_00", per_frame=False, whole=True)
-    path = tmp_path / "Spike_GOPRO_Large_all" / "train" / "GOPR0384_11_00" / "spike.dat"
+    write_gopro_clip(tmp_path, CLIP, per_frame=False, whole=True)
+    path = tmp_path / "Spike_GOPRO_Large_all" / "train" / CLIP / "spike.dat"
     (sequence,) = plan(SourceOptions(tmp_path)).sequences
     path.write_bytes(bytes([byte]) * path.stat().st_size)
     message = r"spike\.dat: has (no spike at all|nothing but spikes) in \d+ ticks"
-    with pytest.raises(DataSetError, match=message):
-        plan(SourceOptions(tmp_path))
+    refused(tmp_path, message)
     with pytest.raises(BadFileError, match=message):  # damaged after it was planned
         sequence.write(tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.dat"))
+
+
+# ---------------------------------------------------------------- what is missing or does not fit
+
+
+def test_f34_missing_files_are_named(root):
+    (frames(root, "sharp") / "000003.png").unlink()
+    refused(root, "1 without a sharp frame of that name: 000003")
+    (frames(root, "blur") / "000003.png").unlink()
+    refused(root, r"1 frame\(s\) missing in the middle: 000003")
+
+
+def test_f34_missing_spike_files_are_named(root):
+    (spikes(root) / "000002.dat").unlink()
+    refused(root, "4 frames, 3 spike files; frames without a spike file: 000002; .*frame: none")
+    for path in spikes(root).iterdir():
+        path.unlink()
+    refused(root, r"no \.dat files in .*GOPR0384_11_00/spike")
+
+
+def test_all_clips_are_looked_at_before_anything_is_refused(root):
+    write_gopro_clip(root, "GOPR0385_11_01", split="test")
+    (frames(root, "sharp") / "000003.png").unlink()
+    (root / PARTS / "test" / "GOPR0385_11_01" / "spike" / "000001.dat").unlink()
+    (root / PAIRS / "test" / "notes").mkdir()
+    problems = refused(root, "3 problem")
+    assert [name for name in (CLIP, "GOPR0385", "notes") if name not in str(problems)] == []
+
+
+@pytest.mark.parametrize("num_bytes", [1, 192, 192 * 87])
+def test_f35_a_part_that_is_not_one_exposure(root, num_bytes):
+    path = spikes(root) / "000002.dat"
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    message = rf"000002\.dat: {num_bytes} bytes are .* ticks of 32x48"
+    if num_bytes % 192 == 0:
+        message = rf"88 ticks of 32x48 are needed in each file, not {num_bytes // 192} in 000002\.d"
+    refused(root, message)
+
+
+def test_f35_the_size_of_another_sensor(root):
+    config = root / PARTS / "config.yaml"
+    config.write_text("spike_h: 250\nspike_w: 400\n")
+    refused(root, r"config\.yaml: says height 250 and width 400 .*correct it to 32 and 48")
+    config.write_text("spike_h: 32\n")
+    refused(root, "config.yaml: spike_w is missing; spike_h and spike_w are needed")
+    config.write_text("spike_h: 64\nspike_w: 96\n")
+    refused(root, r"88 ticks of 64x96 are needed in each file, not 22 in 000001\.dat, 22 in")
+    config.unlink()
+    assert plan(SourceOptions(root)).sequences[0].spike_size == SPIKE_SIZE  # half of the frames
+
+
+def test_the_last_part_may_end_early_and_loses_its_frame(root, tmp_path):
+    path = spikes(root) / "000004.dat"
+    path.write_bytes(path.read_bytes()[: 192 * 81])
+    (sequence,) = plan(SourceOptions(root)).sequences
+    assert sequence.num_exposures == 3
+    notes = sequence.write(tmp_path / "out")
+    assert notes == [
+        f"train/{CLIP}: 000004 is left out: its exposure ends after tick 345, the end of the spikes"
+    ]
+    assert not (tmp_path / "out" / "blur" / "000004.png").exists()
+
+
+def test_f35_a_clip_whose_stream_is_cut_short(tmp_path):
+    write_gopro_clip(tmp_path, CLIP, whole=True, per_frame=False, frames=6)
+    path = tmp_path / "Spike_GOPRO_Large_all" / "train" / CLIP / "spike.dat"
+    path.write_bytes(path.read_bytes()[: 192 * 300])
+    refused(tmp_path, "have 300 ticks, its 6 frames of 88 need 528")
+
+
+def test_missing_folders_are_named(tmp_path):
+    refused(tmp_path, "no folder GOPRO_Large;(.|\n)*no folder GOPRO_Large_spike_seq or Spike_GOPRO")
+    (tmp_path / PAIRS).mkdir()
+    (tmp_path / PARTS).mkdir()
+    refused(tmp_path, "no sequences; train, test should hold folders")
+
+
+def test_a_blur_kind_that_was_not_downloaded(root):
+    for path in frames(root, "blur_gamma").iterdir():
+        path.unlink()
+    refused(root, r"no images \(\.png\) in blur_gamma; --blur_kind", blur_kind="blur_gamma")
+
+
+def test_names_that_say_nothing_or_cannot_be(root):
+    frames(root, "blur").parent.rename(root / PAIRS / "train" / "GOPR0384_10_00")
+    refused(root, "10 source frames have no middle one")
+
+
+def test_options_of_simulating_do_not_apply(root):
+    problems = refused(root, "options", frames_per_second=240.0, axes="SHW", threshold=1.0, seed=3)
+    assert [problem.split()[0] for problem in problems] == [
+        "--threshold",
+        "--frames_per_second",
+        "--seed",
+        "--axes",
+    ]
+
+
+def test_f36_links_that_lead_to_themselves_are_named(root):
+    (spikes(root) / "000002.dat").unlink()
+    (spikes(root) / "000002.dat").symlink_to("000002.dat")
+    refused(root, r"000002\.dat: .*Too many levels of symbolic links")
+    (root / PAIRS / "test").symlink_to("test")
+    refused(root, r"000002\.dat")
+
+
+def test_f36_frames_that_are_no_images_are_named(root):
+    for path in frames(root, "sharp").iterdir():
+        path.write_bytes(b"")
+    refused(root, r"000002\.png: truncated or not an image")
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_parts_are_one_stream(tmp_path):
+    """Any range over any edge is what the whole has."""
+    whole = random_spikes(23, 4, 8)
+    geometry, paths = SpikeGeometry(4, 8), []
+    for start, stop in ((0, 5), (5, 6), (6, 20), (20, 23)):
+        paths.append(tmp_path / f"{start}.dat")
+        write_spikes(paths[-1], whole[start:stop], geometry)
+    parts = SpikeParts(paths, geometry)
+    assert parts.num_ticks == 23
+    for start in range(23):
+        for stop in range(start + 1, 24):
+            assert (parts.read(start, stop) == whole[start:stop]).all()
+    for start, stop in ((-1, 3), (5, 5), (20, 24)):
+        with pytest.raises(ValueError, match=r"the file has \[0, 23\)"):
+            parts.read(start, stop)
+    assert parts.join_into(tmp_path / "all.dat") == pytest.approx(whole.mean())
+    assert (SpikeFile(tmp_path / "all.dat", geometry).read(0, 23) == whole).all()
+
+
+@pytest.mark.parametrize("kind", ["blur", "sharp"])
+def test_f33_a_frame_that_is_cut_short_and_not_sampled(root, tmp_path, kind):
+    """Frames 2 to 4 of 4 are compared with their spikes, the first never is."""
+    path = frames(root, kind) / "000001.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    (sequence,) = plan(SourceOptions(root)).sequences
+    with pytest.raises(DataSetError, match=rf"{kind}/000001\.png: empty, or its end is missing"):
+        sequence.write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_spikes_of_the_same_size_are_another_identity(root):
+    path = spikes(root) / "000002.dat"
+    before = plan(SourceOptions(root)).sequences[0].identity
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    after = plan(SourceOptions(root)).sequences[0].identity
+    assert [key for key in before if before[key] != after[key]] == ["spikes_sha256"]
+
+
+def test_spikes_without_frames_are_named(root):
+    shutil.copytree(spikes(root), root / PARTS / "test" / "GOPR0385_11_01" / "spike")
+    notes = plan(SourceOptions(root)).notes
+    assert "not made, GOPRO_Large has no such sequence: test/GOPR0385_11_01" in notes
+
+
+def test_a_clip_of_one_frame_that_begins_too_early_is_no_short_file(tmp_path):
+    write_gopro_clip(tmp_path, "GOPR0384_11_05", frames=1)
+    with pytest.raises(DataSetError, match="all its 1 frames begin before the recording"):
+        plan(SourceOptions(tmp_path))

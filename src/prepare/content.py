@@ -591,13 +591,14 @@ def _unlike_all(
     exposure show; a uniform blurry frame shows none.
     """
     usual = median(fit.correlations[0] for fit in fits.values() if fit.best is not None)
+    if usual < SHOWN:
+        return []
     names = []
-    for i in (i for i, fit in fits.items() if max(fit.correlations.values()) < UNLIKE):
-        grey = cv2.cvtColor(read_image(frames[i].blurry), cv2.COLOR_RGB2GRAY)
-        has_picture = grey.std() >= MIN_CONTRAST * 255 and frames[i].spikes.num_ticks != 1
-        if usual >= SHOWN and has_picture:
-            halves = map(_details, _counts(frames[i], num_bins, 2))
-            names += [frames[i].name] if correlation(*halves) >= SHOWN else []
+    for frame in (frames[i] for i, f in fits.items() if max(f.correlations.values()) < UNLIKE):
+        grey = cv2.cvtColor(read_image(frame.blurry), cv2.COLOR_RGB2GRAY)
+        if grey.std() >= MIN_CONTRAST * 255 and frame.spikes.num_ticks != 1:
+            halves = map(_details, _counts(frame, num_bins, 2))
+            names += [frame.name] if correlation(*halves) >= SHOWN else []
     return names
 
 

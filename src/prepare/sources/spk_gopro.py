@@ -281,13 +281,12 @@ def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
         )
     if problem is not None:
         raise DataSetError(found.where, [problem])
-    deviations = [frame.deviation(offset) for frame in shown]
     notes = [
         f"its spikes show {frame.sharp.name} at tick {frame.tick:.1f}, {ticks:.1f} ticks from "
         f"where the other frames put it (uncertain by {frame.error:.1f}); its scene moves too "
         "little there"
-        for frame, ticks in zip(shown, deviations, strict=True)
-        if ticks > MAX_DEVIATION_TICKS
+        for frame in shown
+        if (ticks := frame.deviation(offset)) > MAX_DEVIATION_TICKS
     ]
     if offset != name:
         notes.append(
@@ -296,9 +295,8 @@ def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
         )
     elif offset:
         notes.append(
-            f"exposures begin {offset} source frame(s) early, as name and data say (spikes within "
-            f"{max(deviations):.1f} ticks); published files are cut "
-            f"{TICKS_PER_SOURCE_FRAME * offset} ticks late"
+            f"exposures begin {offset} source frame(s) early, as name and data say; published "
+            f"files are cut {TICKS_PER_SOURCE_FRAME * offset} ticks late"
         )
     return offset, notes
 
