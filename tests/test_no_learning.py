@@ -12,7 +12,8 @@ from src.comparison.no_learning import (
     choose_spike_image,
     sharp_instants,
 )
-from src.data.spikes.reconstruct import difference_image, gaussian_blur, tfp, window_rate
+from src.data.spikes.rates import difference_image, gaussian_blur, window_rate
+from src.data.spikes.reconstruct import tfp
 from src.metrics.psnr_ssim import psnr
 from src.pictures.sequence_view import open_sequence
 from tests.data_cases import write_miniature

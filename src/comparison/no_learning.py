@@ -15,7 +15,8 @@ import torch
 from src.data.exposures import EXPOSURES_NAME, read_exposures
 from src.data.recordings import Recording
 from src.data.simulation.simulator import BT601
-from src.data.spikes.reconstruct import difference_image, gaussian_blur, tfi, window_rate
+from src.data.spikes.rates import difference_image, gaussian_blur, window_rate
+from src.data.spikes.reconstruct import tfi
 from src.data.spikes.spike_dat import SpikeFile
 
 FIT_FRAMES = 24
