@@ -251,12 +251,16 @@ def _cross_checks(cfg: CfgNode) -> Iterator[str]:
     if cfg.LOSS.CHARBONNIER.WEIGHT == 0 and cfg.LOSS.VGG_PERCEPTUAL.WEIGHT == 0:
         yield "LOSS: both weights are 0, there is nothing to minimise"
     for part in train.FREEZE:
-        group = train.GROUPS[part.upper()]
-        if group.FREEZE_STEPS or group.LR_MULTIPLIER != 1.0:
+        if _has_rule(train.GROUPS[part.upper()]):
             yield (
                 f"TRAIN.GROUPS.{part.upper()}: {part} is in TRAIN.FREEZE and never trained; remove "
                 "it there, or leave FREEZE_STEPS 0 and LR_MULTIPLIER 1"
             )
+    if _has_rule(train.GROUPS.REFINEMENT):
+        if not cfg.MODEL.FIRST_ESTIMATE:
+            yield "TRAIN.GROUPS.REFINEMENT: MODEL.FIRST_ESTIMATE is 0, there is nothing to refine"
+        if train.FREEZE or sum(map(_has_rule, train.GROUPS.values())) > 1:
+            yield "TRAIN.GROUPS.REFINEMENT: cannot be combined with SPYNET, DEFORM, TRAIN.FREEZE"
     if train.SCHED.ETA_MIN > train.OPTIM.LR:
         yield f"TRAIN.SCHED.ETA_MIN: {train.SCHED.ETA_MIN} is above OPTIM.LR {train.OPTIM.LR}"
 
@@ -272,6 +276,10 @@ def _model_checks(model: CfgNode) -> Iterator[str]:
     for name, strides in model.SPIKE_ENCODER.items():
         if len(strides) != model.LAYERS - 1:
             yield f"MODEL.SPIKE_ENCODER.{name}: {strides} needs one entry for each of scales 2-4"
+
+
+def _has_rule(group: CfgNode) -> bool:
+    return group.FREEZE_STEPS > 0 or group.LR_MULTIPLIER != 1.0
 
 
 def _missing_paths(cfg: CfgNode) -> Iterator[str]:

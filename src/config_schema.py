@@ -31,9 +31,9 @@ class Key:
     spellings: Mapping[str, Value] = field(default_factory=dict)
 
 
-def one_of(*choices: str) -> tuple[str, Callable[[Value], bool]]:
+def one_of(*choices: Value) -> tuple[str, Callable[[Value], bool]]:
     """Return the rule that a value is one of `choices`."""
-    return f"one of {', '.join(choices)}", lambda value: value in choices
+    return f"one of {', '.join(map(str, choices))}", lambda value: value in choices
 
 
 POSITIVE = ("a number > 0", lambda v: v > 0)
@@ -77,9 +77,11 @@ def _chunking() -> dict[str, Key]:
     }
 
 
-def _part() -> dict[str, Key]:
+def _part(what: str = "") -> dict[str, Key]:
+    what = f"; {what}" if what else ""
+    meaning = f"Steps before which this part of the model is not trained{what}."
     return {
-        "FREEZE_STEPS": Key(0, "Steps before which this part of VRT is not trained.", NOT_NEGATIVE),
+        "FREEZE_STEPS": Key(0, meaning, NOT_NEGATIVE),
         "LR_MULTIPLIER": Key(1.0, "Its learning rate as a multiple of the schedule's.", POSITIVE),
     }
 
@@ -180,6 +182,16 @@ SCHEMA: dict[str, Any] = {
                 NOT_NEGATIVE,
             ),
         },
+        "PIXEL_UNSHUFFLE": Key(
+            1,
+            "VRT works on frames of 1/r the size with 3 r^2 channels; for coarser spikes.",
+            one_of(1, 2, 4),
+        ),
+        "FIRST_ESTIMATE": Key(
+            0,
+            "Channels of a small network that restores every frame before VRT; 0: none.",
+            NOT_NEGATIVE,
+        ),
         "OUTPUT_GAIN": Key(
             1.0,
             "Factor on the initial weights of VRT's last convolution; 0 starts as the identity.",
@@ -215,7 +227,11 @@ SCHEMA: dict[str, Any] = {
         ),
         "GRAD_CLIP": Key(1.0, "Largest norm of the whole gradient; 0: no limit.", NOT_NEGATIVE),
         "FREEZE": Key([""], "Parts of VRT that are never trained.", FREEZABLE),
-        "GROUPS": {"SPYNET": _part(), "DEFORM": _part()},
+        "GROUPS": {
+            "SPYNET": _part(),
+            "DEFORM": _part(),
+            "REFINEMENT": _part("everything but FIRST_ESTIMATE; it does not run before"),
+        },
         "EMA_DECAY": Key(
             0.0,
             "Decay of the moving average of the weights, which is then validated; 0: none.",

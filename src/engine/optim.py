@@ -14,7 +14,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from yacs.config import CfgNode
 
 # How the parameters of a part are recognised in a state dict.
-PARTS = {"spynet": "spynet.", "deform": "pa_deform."}
+PARTS = {
+    "spynet": lambda name: "spynet." in name,
+    "deform": lambda name: "pa_deform." in name,
+    "refinement": lambda name: "first_estimate." not in name,
+}
 REST = "rest"
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ def read_rules(cfg: CfgNode) -> list[PartRule]:
 def freeze(model: nn.Module, parts: list[str]) -> None:
     """Exclude the named parts of VRT (`spynet`, `deform`) from training for the whole run."""
     for name, parameter in model.named_parameters():
-        if any(PARTS[part] in name for part in parts):
+        if any(PARTS[part](name) for part in parts):
             parameter.requires_grad_(requires_grad=False)
 
 
@@ -62,7 +66,7 @@ def optimizer_groups(model: nn.Module, rules: list[PartRule], lr: float) -> list
         return [{"params": list(named.values()), "lr": lr}]
     groups = []
     for rule in rules:
-        names = [name for name in named if PARTS[rule.part] in name]
+        names = [name for name in named if PARTS[rule.part](name)]
         if not names:
             raise ValueError(
                 f"TRAIN.GROUPS.{rule.part.upper()}: the model has no trained parameters of that "
@@ -95,6 +99,14 @@ def drop_frozen(optimizer: Optimizer, rules: Sequence[PartRule], step: int) -> N
                 parameter.grad = None
         elif step == first > 0:
             logger.info("step %d: %s is trained from here on", step, group["name"])
+
+
+def skip_frozen(model: nn.Module, rules: Sequence[PartRule], step: int) -> None:
+    """Let a model with a first estimate run without its refinement while that is frozen."""
+    joins_at = {rule.part: rule.freeze_steps for rule in rules}.get("refinement", 0)
+    for module in model.modules():
+        if hasattr(module, "refines"):
+            module.refines = step >= joins_at
 
 
 def clip_gradients(optimizer: Optimizer, max_norm: float) -> Tensor:

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.engine.checkpoint import Progress
 from src.engine.log import Clock, StepOutcome
-from src.engine.optim import PartRule, clip_gradients, drop_frozen
+from src.engine.optim import PartRule, clip_gradients, drop_frozen, skip_frozen
 from src.engine.processes import Ranks
 from src.paths import atomic_write
 from src.run_directory import RunDirectory
@@ -160,6 +160,7 @@ class TrainingStep:
         Raises:
             StepMemoryError: It does not fit into memory, and cannot be cut.
         """
+        skip_frozen(self.model, self.rules, step)
         while True:
             parts = [part for batch in batches for part in split_batch(batch, self.pieces)]
             try:

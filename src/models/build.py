@@ -55,6 +55,10 @@ def build_model(
     if vrt_arguments is None:
         vrt_arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
     model_cfg = cfg.MODEL
+    before_vrt = {
+        "pixel_unshuffle": model_cfg.PIXEL_UNSHUFFLE,
+        "first_estimate": model_cfg.FIRST_ESTIMATE,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SEED)
         vrt = build_vrt(cfg, vrt_arguments, read_weights=read_weights)
@@ -68,9 +72,10 @@ def build_model(
                 **_attention_arguments("tsa", model_cfg.SPIKE_TSA),
                 **_attention_arguments("fuse", model_cfg.FUSE),
                 fuse_time_slope=model_cfg.FUSE.TIME_SLOPE,
+                **before_vrt,
             )
         else:
-            model = RGBOnly(vrt)
+            model = RGBOnly(vrt, **before_vrt)
     set_recomputation(model, attn=model_cfg.USE_CHECKPOINT_ATTN, ffn=model_cfg.USE_CHECKPOINT_FFN)
     if read_weights and model_cfg.PRETRAINED:
         load_weights(model, model_cfg.PRETRAINED)
@@ -84,6 +89,13 @@ def build_vrt(
     arguments = dict(vrt_arguments)
     arguments["use_checkpoint_attn"] = cfg.MODEL.USE_CHECKPOINT_ATTN
     arguments["use_checkpoint_ffn"] = cfg.MODEL.USE_CHECKPOINT_FFN
+    if cfg.MODEL.PIXEL_UNSHUFFLE > 1:
+        if cfg.MODEL.SPYNET != NO_FLOW:
+            raise ValueError(
+                f"MODEL.PIXEL_UNSHUFFLE is {cfg.MODEL.PIXEL_UNSHUFFLE}: the flow estimator needs "
+                "frames of three channels; set MODEL.SPYNET none, or PIXEL_UNSHUFFLE 1"
+            )
+        arguments["in_chans"] = arguments["out_chans"] = 3 * cfg.MODEL.PIXEL_UNSHUFFLE**2
     if not read_weights or cfg.MODEL.SPYNET == NO_FLOW:
         arguments.pop("spynet_path", None)
     if read_weights and not cfg.MODEL.PRETRAINED:  # which holds the flow estimator too

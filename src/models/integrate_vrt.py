@@ -15,11 +15,12 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from src.models.first_estimate import FirstEstimate, shuffle, unshuffle
 from src.models.fusion.cross_attn_temporal import TIME_SLOPE, MultiScaleTemporalCrossAttnFuse
 from src.models.padding import NUM_SCALES, pad_clip, pad_spikes, size_rule_of
 from src.models.spike_encoder3d import SpikeEncoder3D
 from src.models.spike_temporal_sa import SpikeTemporalSA
-from src.utils.attention import ChunkConfig, require_ints
+from src.utils.attention import ChunkConfig, require_int, require_ints
 
 AfterStage = Callable[[int, torch.Tensor], torch.Tensor]
 
@@ -127,26 +128,121 @@ def check_scales(vrt: nn.Module, channels: Sequence[int], spatial_strides: Seque
             )
 
 
-class _StageFusion:
-    """The fusion of one call; an ordinary object, so VRT does not take it for a submodule."""
+class _AfterStages:
+    """What happens to VRT's features in one call; an ordinary object, so that VRT does not take it
+    for a submodule.
+
+    Args:
+        added: features [B, T, C, H, W] that are added after stage 1, or None.
+        fuse: the fusion of every scale, or None for VRT without spikes.
+        spike_maps: one map [B, C_i, T_i, H_i, W_i] per scale.
+    """
 
     def __init__(
-        self, fuse: MultiScaleTemporalCrossAttnFuse, spike_maps: Sequence[torch.Tensor]
+        self,
+        added: torch.Tensor | None = None,
+        fuse: MultiScaleTemporalCrossAttnFuse | None = None,
+        spike_maps: Sequence[torch.Tensor] = (),
     ) -> None:
-        self.fuse = fuse
-        self.spike_maps = spike_maps
+        self.added, self.fuse, self.spike_maps = added, fuse, spike_maps
 
     def __call__(self, index: int, features: torch.Tensor) -> torch.Tensor:
-        fused = self.fuse.fuse_blocks[index](
-            features.transpose(1, 2), self.spike_maps[index].transpose(1, 2)
-        )
-        return fused.transpose(1, 2)
+        features = features.transpose(1, 2)
+        if index == 0 and self.added is not None:
+            features = features + self.added
+        if self.fuse is not None:
+            spikes = self.spike_maps[index].transpose(1, 2)
+            features = self.fuse.fuse_blocks[index](features, spikes)
+        return features.transpose(1, 2)
 
 
-class VRTWithSpike(nn.Module):
+class _Restorer(nn.Module):
+    """Sizes, the first estimate and VRT: what models with and without spikes share.
+
+    Attributes:
+        refines: whether VRT runs after the first estimate; training sets it to false for the steps
+            that train the estimate alone.
+    """
+
+    def _set_up(
+        self, vrt: nn.Module, pixel_unshuffle: int, first_estimate: int, spike_bins: int
+    ) -> None:
+        require_int("MODEL.PIXEL_UNSHUFFLE", pixel_unshuffle)
+        self.pixel_unshuffle = pixel_unshuffle
+        self.size_rule = size_rule_of(vrt).scaled(pixel_unshuffle)
+        self.refines = True
+        self.vrt = vrt
+        self.first_estimate = self.estimate_features = None
+        if first_estimate:
+            channels = 3 * pixel_unshuffle**2
+            self.first_estimate = FirstEstimate(channels, spike_bins, first_estimate)
+            width = vrt.state_dict()["stage1.linear1.weight"].shape[0]
+            self.estimate_features = nn.Conv2d(first_estimate, width, 1)
+            nn.init.zeros_(self.estimate_features.weight)
+            nn.init.zeros_(self.estimate_features.bias)
+            if not isinstance(vrt, SpikeOpened):
+                open_vrt(vrt)
+
+    def _restore(self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None) -> torch.Tensor:
+        _, frames, _, *size = rgb_clip.shape
+        extent = self.size_rule.padded(frames, *size)
+        clip = unshuffle(pad_clip(rgb_clip, extent), self.pixel_unshuffle)
+        voxels = None if spike_vox is None else pad_spikes(spike_vox, size, extent)
+        estimate, features = self.first_estimate, None
+        if estimate is not None and (voxels is not None or not estimate.spike_bins):
+            clip, features = estimate(clip, voxels)
+        if features is None or self.refines:
+            clip = self._refine(clip, features, voxels)
+        elif torch.is_grad_enabled():  # every parameter gets a gradient: DDP waits for it
+            clip = clip + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
+        return crop_clip(shuffle(clip, self.pixel_unshuffle), rgb_clip, extent)
+
+    def _refine(
+        self, clip: torch.Tensor, features: torch.Tensor | None, voxels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Run VRT on unshuffled frames, with what is added to its features on the way."""
+        if features is not None:
+            features = self.estimate_features(features.flatten(0, 1))
+            features = features.unflatten(0, clip.shape[:2])
+        if features is None and voxels is None:
+            return self.vrt(clip)
+        return self.vrt.forward_opened(clip, self._after_stages(features, voxels))
+
+    def _after_stages(
+        self, features: torch.Tensor | None, voxels: torch.Tensor | None
+    ) -> _AfterStages:
+        del voxels
+        return _AfterStages(features)
+
+
+class RGBOnly(_Restorer):
+    """Plain VRT behind the interface of `VRTWithSpike`: it ignores the spikes.
+
+    Args:
+        vrt_backbone: a VRT, this project's or the upstream's.
+        pixel_unshuffle: as in `VRTWithSpike`.
+        first_estimate: as in `VRTWithSpike`, of the blurry frames alone.
+    """
+
+    def __init__(
+        self, vrt_backbone: nn.Module, pixel_unshuffle: int = 1, first_estimate: int = 0
+    ) -> None:
+        super().__init__()
+        self._set_up(vrt_backbone, pixel_unshuffle, first_estimate, spike_bins=0)
+
+    def forward(
+        self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Restore a clip [B, T, 3, H, W]; `spike_vox` is ignored."""
+        del spike_vox
+        return self._restore(rgb_clip, None)
+
+
+class VRTWithSpike(_Restorer):
     """VRT whose encoder features are fused with spike features at four scales.
 
-    A new model computes exactly what its VRT computes: every fusion block starts as the identity.
+    A new model computes exactly what its VRT computes: every fusion block starts as the identity,
+    and so does a first estimate.
 
     Args:
         vrt_backbone: a VRT, this project's or the upstream's; it is opened, see `open_vrt`.
@@ -163,6 +259,11 @@ class VRTWithSpike(nn.Module):
         fuse_mlp_ratio: hidden width of its FFN, in channels.
         fuse_chunk_cfg: how it cuts pixels into chunks.
         fuse_time_slope: how strongly a frame prefers its own spikes, see `time_bias`.
+        pixel_unshuffle: r; frames are rearranged to 1/r of their size and 3 r^2 channels, which
+            must be the `in_chans` and `out_chans` of the VRT. Every pixel of VRT then costs r^2
+            times less; meant for spikes that are r times coarser than the frames.
+        first_estimate: width of a network that restores every frame before VRT, see
+            `FirstEstimate`; 0: none.
 
     Raises:
         ValueError: channels, strides or heads that do not fit.
@@ -185,6 +286,8 @@ class VRTWithSpike(nn.Module):
         fuse_mlp_ratio: float = 2,
         fuse_chunk_cfg: ChunkConfig = None,
         fuse_time_slope: float = TIME_SLOPE,
+        pixel_unshuffle: int = 1,
+        first_estimate: int = 0,
     ) -> None:
         super().__init__()
         check_scales(vrt_backbone, channels_per_scale, spatial_strides)
@@ -202,9 +305,8 @@ class VRTWithSpike(nn.Module):
             fuse_chunk_cfg,
             fuse_time_slope,
         )
-        self.size_rule = size_rule_of(vrt_backbone)
         open_vrt(vrt_backbone)
-        self.vrt = vrt_backbone
+        self._set_up(vrt_backbone, pixel_unshuffle, first_estimate, spike_bins)
 
     def forward(
         self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None
@@ -222,41 +324,24 @@ class VRTWithSpike(nn.Module):
         Raises:
             ValueError: the two do not belong together.
         """
-        batch, frames, _, *size = rgb_clip.shape
-        extent = self.size_rule.padded(frames, *size)
-        padded = pad_clip(rgb_clip, extent)
-        if spike_vox is None:
-            return crop_clip(self.vrt(padded), rgb_clip, extent)
-        if spike_vox.ndim != 5 or spike_vox.shape[:2] != (batch, frames):
+        batch, frames = rgb_clip.shape[:2]
+        if spike_vox is not None and (
+            spike_vox.ndim != 5 or spike_vox.shape[:2] != (batch, frames)
+        ):
             raise ValueError(
                 f"the clip has shape {list(rgb_clip.shape)}, the voxel grids "
                 f"{list(spike_vox.shape)}; needed are grids [B={batch}, T={frames}, K, Hs, Ws]"
             )
-        spike_maps = self.encode_spikes(pad_spikes(spike_vox, size, extent))
-        restored = self.vrt.forward_opened(padded, _StageFusion(self.cross_attn_fuse, spike_maps))
-        return crop_clip(restored, rgb_clip, extent)
+        return self._restore(rgb_clip, spike_vox)
+
+    def _after_stages(
+        self, features: torch.Tensor | None, voxels: torch.Tensor | None
+    ) -> _AfterStages:
+        return _AfterStages(features, self.cross_attn_fuse, self.encode_spikes(voxels))
 
     def encode_spikes(self, spike_vox: torch.Tensor) -> list[torch.Tensor]:
         """Return the spike features that are fused, one map [B, C_i, T_i, H_i, W_i] per scale."""
         return self.spike_temporal_sa(self.spike_encoder(spike_vox))
-
-
-class RGBOnly(nn.Module):
-    """Plain VRT behind the interface of `VRTWithSpike`: it ignores the spikes."""
-
-    def __init__(self, vrt_backbone: nn.Module) -> None:
-        super().__init__()
-        self.vrt = vrt_backbone
-        self.size_rule = size_rule_of(vrt_backbone)
-
-    def forward(
-        self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Restore a clip [B, T, 3, H, W]; `spike_vox` is ignored."""
-        del spike_vox
-        _, frames, _, height, width = rgb_clip.shape
-        extent = self.size_rule.padded(frames, height, width)
-        return crop_clip(self.vrt(pad_clip(rgb_clip, extent)), rgb_clip, extent)
 
 
 def crop_clip(

@@ -23,6 +23,10 @@ class SizeRule:
         height, width = (-(-max(x, self.min_size_px) // unit) * unit for x in (height, width))
         return max(frames, self.min_frames), height, width
 
+    def scaled(self, factor: int) -> "SizeRule":
+        """Return the rule for frames that are `factor` times as large as what VRT sees."""
+        return SizeRule(self.min_frames, self.min_size_px * factor, self.multiple_px * factor)
+
 
 def size_rule_of(vrt: nn.Module) -> SizeRule:
     """Derive the rule from the shapes in a VRT's state dict.

@@ -1,0 +1,82 @@
+"""A first estimate of the sharp frames: a small U-Net from voxels and blurry frame to sharp frame.
+
+VRT learns slowly, and a step of it is expensive. A few convolutions that see the raw voxels beside
+the blurry frame learn most of the restoration in a fraction of the time. With MODEL.FIRST_ESTIMATE
+they run first, frame by frame, at the resolution of `MODEL.PIXEL_UNSHUFFLE`; VRT starts from their
+result and their features, and adds what other frames know.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from src.models.fusion.cross_attn_temporal import resize_frames
+
+
+def unshuffle(clip: torch.Tensor, factor: int) -> torch.Tensor:
+    """Move pixels of [B, T, C, H, W] into channels: [B, T, C r^2, H / r, W / r], r = `factor`."""
+    return F.pixel_unshuffle(clip, factor) if factor > 1 else clip
+
+
+def shuffle(clip: torch.Tensor, factor: int) -> torch.Tensor:
+    """Move channels back into pixels, the inverse of `unshuffle`."""
+    return F.pixel_shuffle(clip, factor) if factor > 1 else clip
+
+
+class FirstEstimate(nn.Module):
+    """A U-Net of three levels, applied to each frame; the last layer starts at zero.
+
+    Args:
+        frame_channels: channels of an unshuffled frame, 3 * factor^2.
+        spike_bins: K, bins of a voxel grid; 0 for a network that sees the frames alone.
+        width: channels of the finest level; 2 and 4 times as many of the others.
+    """
+
+    def __init__(self, frame_channels: int, spike_bins: int, width: int) -> None:
+        super().__init__()
+        self.spike_bins = spike_bins
+        self.fine = _two_convolutions(frame_channels + spike_bins, width)
+        self.middle = _two_convolutions(width, 2 * width)
+        self.coarse = _two_convolutions(2 * width, 4 * width)
+        self.to_middle = nn.Conv2d(4 * width, 8 * width, 1)
+        self.up_middle = _two_convolutions(4 * width, 2 * width)
+        self.to_fine = nn.Conv2d(2 * width, 4 * width, 1)
+        self.up_fine = _two_convolutions(2 * width, width)
+        self.to_frame = nn.Conv2d(width, frame_channels, 3, padding=1)
+        nn.init.zeros_(self.to_frame.weight)
+        nn.init.zeros_(self.to_frame.bias)
+
+    def forward(
+        self, frames: torch.Tensor, voxels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Estimate the sharp frames.
+
+        Args:
+            frames: unshuffled blurry frames in 0..1, [B, T, C, h, w], sides a multiple of 4.
+            voxels: normalised voxel grids [B, T, K, hs, ws] of the same region, resized to h, w;
+                None where K is 0.
+
+        Returns:
+            The estimate, shaped like `frames`, and its features, [B, T, width, h, w].
+        """
+        x = frames - 0.5
+        if voxels is not None:
+            x = torch.cat([resize_frames(voxels, frames.shape[-2:]), x], dim=2)
+        x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        fine = self.fine(x)
+        middle = self.middle(F.max_pool2d(fine, 2))
+        up = F.pixel_shuffle(self.to_middle(self.coarse(F.max_pool2d(middle, 2))), 2)
+        up = self.up_middle(torch.cat([up, middle], dim=1))
+        up = F.pixel_shuffle(self.to_fine(up), 2)
+        features = self.up_fine(torch.cat([up, fine], dim=1))
+        estimate = frames + self.to_frame(features).view_as(frames)
+        return estimate, features.unflatten(0, frames.shape[:2])
+
+
+def _two_convolutions(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(outputs, outputs, 3, padding=1),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,153 @@
+"""The network before VRT and frames unshuffled into channels: equal to the steps done by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from src.config import ConfigError, load_config
+from src.models.build import build_model
+from src.models.first_estimate import FirstEstimate, shuffle, unshuffle
+from src.models.integrate_vrt import RGBOnly
+from src.models.padding import SizeRule
+from tests.model_cases import build_tiny_vrt, build_with_spike, clip_and_voxels, wake_up
+from tests.training_cases import make_trainer, read_checkpoint, write_run
+
+UNSHUFFLED = {"in_chans": 12, "out_chans": 12}
+ESTIMATING = {
+    "TRAIN__FREEZE": [],
+    "MODEL__SPYNET": "none",
+    "MODEL__PIXEL_UNSHUFFLE": 2,
+    "MODEL__FIRST_ESTIMATE": 4,
+    "TRAIN__GROUPS__REFINEMENT__FREEZE_STEPS": 2,
+}
+
+
+def without_flow(vrt):
+    vrt.spynet = None
+    return vrt
+
+
+def build(**settings):
+    """Return a model on unshuffled frames whose parts all have values."""
+    vrt = without_flow(build_tiny_vrt(**UNSHUFFLED))
+    model = wake_up(build_with_spike(vrt, pixel_unshuffle=2, first_estimate=4, **settings)).eval()
+    generator = torch.Generator().manual_seed(7)
+    for layer in (model.first_estimate.to_frame, model.estimate_features):
+        layer.weight.data.normal_(0, 0.1, generator=generator)
+    return model
+
+
+def test_unshuffling_moves_pixels_into_channels():
+    frame = torch.arange(8.0).view(1, 1, 1, 2, 4)
+    channels = unshuffle(frame, 2)
+    assert channels.flatten(2).tolist() == [[[0, 2, 1, 3, 4, 6, 5, 7]]]
+    assert torch.equal(shuffle(channels, 2), frame)
+    assert unshuffle(frame, 1) is frame
+
+
+def test_the_steps_by_hand():
+    model = build()
+    rgb, voxels = clip_and_voxels(size=(32, 48), spike_size=(16, 24))
+    estimate, features = model.first_estimate(unshuffle(rgb, 2), voxels)
+    added = torch.stack([model.estimate_features(frames) for frames in features.unbind(1)], 1)
+    maps = model.encode_spikes(voxels)
+
+    def after_stage(index, x):
+        x = x.transpose(1, 2) + (added if index == 0 else 0)
+        return model.cross_attn_fuse.fuse_blocks[index](x, maps[index].transpose(1, 2)).transpose(
+            1, 2
+        )
+
+    want = shuffle(model.vrt.forward_opened(estimate, after_stage), 2)
+    torch.testing.assert_close(model(rgb, voxels), want)
+    assert not torch.allclose(want, shuffle(estimate, 2), atol=1e-3)
+
+
+@pytest.mark.parametrize("first_estimate", [0, 4])
+def test_a_new_model_is_its_vrt_on_unshuffled_frames(first_estimate):
+    vrt = without_flow(build_tiny_vrt(**UNSHUFFLED)).eval()
+    rgb, voxels = clip_and_voxels(size=(32, 48), spike_size=(16, 24))
+    want = shuffle(vrt(unshuffle(rgb, 2)), 2)
+    settings = {"pixel_unshuffle": 2, "first_estimate": first_estimate}
+    model = build_with_spike(vrt, **settings).eval()
+    torch.testing.assert_close(model(rgb, voxels), want)
+    torch.testing.assert_close(model(rgb), want)  # without spikes: plain VRT
+    again = without_flow(build_tiny_vrt(**UNSHUFFLED)).eval()
+    torch.testing.assert_close(RGBOnly(again, **settings).eval()(rgb), want)
+
+
+@pytest.mark.parametrize("spike_size", [(25, 37), (13, 19), (9, 9)])
+def test_any_size_of_frames_and_spikes(spike_size):
+    model = build()
+    rgb, voxels = clip_and_voxels(frames=3, size=(25, 37), spike_size=spike_size)
+    assert model(rgb, voxels).shape == rgb.shape
+    assert model.size_rule == SizeRule(2, 32, 16)
+
+
+def test_the_estimate_alone():
+    """VRT and the fusion do not run, and still every parameter has a gradient, which is zero."""
+    model = build()
+    rgb, voxels = clip_and_voxels(size=(32, 32), spike_size=(16, 16))
+    model.refines = False
+    model(rgb, voxels).sum().backward()
+    want = shuffle(model.first_estimate(unshuffle(rgb, 2), voxels)[0], 2)
+    with torch.no_grad():
+        for parameter in model.vrt.parameters():
+            parameter.fill_(1e3)
+        torch.testing.assert_close(model(rgb, voxels), want)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any() == name.startswith("first_estimate."), name
+
+
+def test_the_estimate_learns_what_the_voxels_show():
+    """Frames are grey; the sharp frames are one bin of the voxels."""
+    torch.manual_seed(0)
+    net = FirstEstimate(frame_channels=3, spike_bins=2, width=4)
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+    blurry = torch.full((1, 2, 3, 16, 16), 0.5)
+    losses = []
+    for _ in range(60):
+        voxels = torch.randn(1, 2, 2, 16, 16)
+        sharp = 0.5 + 0.2 * voxels[:, :, 1:].expand_as(blurry)
+        loss = nn.functional.l1_loss(net(blurry, voxels)[0], sharp)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert sum(losses[-5:]) < 0.4 * sum(losses[:5])
+
+
+def test_the_refinement_is_trained_from_its_step_on(tmp_path):
+    path = write_run(tmp_path, **ESTIMATING)
+    before = build_model(load_config(path)).state_dict()
+    for settings in (("TRAIN.MAX_STEPS", "2", "EXP_NAME", "two"), ()):
+        make_trainer(path, *settings).fit()
+    moved = {}
+    for name in ("two", "run"):
+        after = read_checkpoint(tmp_path, name)["model"]
+        moved[name] = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved["two"]
+    assert all(key.startswith("first_estimate.") for key in moved["two"])
+    assert "cross_attn_fuse.fuse_blocks.0.ffn.2.weight" in moved["run"]
+    assert "vrt.stage1.linear1.weight" in moved["run"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"MODEL__FIRST_ESTIMATE": 0}, "TRAIN.GROUPS.REFINEMENT: MODEL.FIRST_ESTIMATE is 0"),
+        ({"TRAIN__FREEZE": ["deform"]}, "cannot be combined with"),
+        ({"MODEL__PIXEL_UNSHUFFLE": 3}, "MODEL.PIXEL_UNSHUFFLE: expected one of 1, 2, 4, got 3"),
+    ],
+)
+def test_settings_that_contradict_each_other(tmp_path, changes, message):
+    path = write_run(tmp_path, **ESTIMATING | changes)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_a_flow_estimator_needs_three_channels(tmp_path):
+    path = write_run(tmp_path, **ESTIMATING | {"MODEL__SPYNET": ""})
+    with pytest.raises(ValueError, match=r"set MODEL\.SPYNET none, or PIXEL_UNSHUFFLE 1"):
+        make_trainer(path)
