@@ -44,9 +44,8 @@ from yacs.config import CfgNode
 
 from src.comparison.runs import TrainedRival
 from src.config import ConfigError, load_config
-from src.data.build import build_train_dataset
+from src.data.build import build_train_dataset, build_train_loader
 from src.data.description import describe_root
-from src.data.loader import build_train_loader
 from src.engine.checkpoint import load_checkpoint
 from src.engine.processes import choose_device
 from src.engine.signals import StopSignals, exit_code

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from src.data.loader import ClipBatchSampler, epoch_order
+from src.data.build import ClipBatchSampler, epoch_order
 from src.data.transforms import sample_generator
 
 

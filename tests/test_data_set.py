@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from src.data.build import ClipBatchSampler, init_worker
 from src.data.collate_fns import collate_clips
 from src.data.datasets.spike_deblur_dataset import (
     Clip,
@@ -16,7 +17,6 @@ from src.data.datasets.spike_deblur_dataset import (
 from src.data.errors import BadSample, DataSetError
 from src.data.exposures import read_alignment
 from src.data.frames import read_image, write_png
-from src.data.loader import ClipBatchSampler, init_worker
 from src.data.normalization import Normalization
 from src.data.recordings import Recording
 from src.data.scanning import scan_split

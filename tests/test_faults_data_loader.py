@@ -11,11 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.data import errors, loader
-from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
-from src.data.errors import BadFileError
-from src.data.exposures import read_alignment
-from src.data.loader import (
+from src.data import build, errors
+from src.data.build import (
     WatchedDataset,
     WorkerError,
     describe_death,
@@ -23,6 +20,9 @@ from src.data.loader import (
     shared_memory_bytes,
     workers_that_fit,
 )
+from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
+from src.data.errors import BadFileError
+from src.data.exposures import read_alignment
 from src.data.recordings import Recording
 from src.data.scanning import scan_split
 from src.data.voxel_counts import count_source, open_voxels
@@ -143,7 +143,7 @@ def test_f37_messages_of_torch_by_hand():
 
 def test_f37_a_queue_that_breaks_before_the_signal_comes(recordings, monkeypatch):
     """The end of a process can be seen first in what it sent: then the missing one is named."""
-    monkeypatch.setattr(loader, "SECONDS_FOR_SIGNAL", 0.0)
+    monkeypatch.setattr(build, "SECONDS_FOR_SIGNAL", 0.0)
     dataset = watched(recordings)
     dataset.notes[:] = [2**22 + 1, 4, -1, -1]  # no process has the first number
 
@@ -212,9 +212,9 @@ def test_f38_ranks_of_a_machine_share_its_memory(monkeypatch):
 
 def test_f38_a_full_shared_memory_trains_without_loader_processes(tmp_path, monkeypatch, caplog):
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: free)
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda _: free)
     trainer = make_trainer(write_run(tmp_path, TRAIN__NUM_WORKERS=2, TRAIN__MAX_STEPS=1))
     trainer.fit()
     assert trainer.progress.step == 1
     assert "using 0. In Docker give --shm-size" in caplog.text
-    assert 60 <= loader.LOADER_TIMEOUT_S <= 1800
+    assert 60 <= build.LOADER_TIMEOUT_S <= 1800

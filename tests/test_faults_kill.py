@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.data.loader import epoch_order
+from src.data.build import epoch_order
 from src.paths import REPO_ROOT
 from tests.forked import Forked
 from tests.training_cases import (

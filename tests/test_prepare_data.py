@@ -3,9 +3,8 @@ import pytest
 import yaml
 
 from src.config import load_config
-from src.data.build import build_train_dataset, build_val_recordings
+from src.data.build import build_train_dataset, build_train_loader, build_val_recordings
 from src.data.exposures import read_alignment
-from src.data.loader import build_train_loader
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.data.voxel_counts import read_index
 from src.prepare import counting

@@ -89,7 +89,7 @@ def with_patience(path: str | Path, action: Callable[[], Result]) -> Result:
 
     Only calls that return an error can be repeated. Bytes of a memory-mapped file (`.npy`) are read
     when they are touched; where the drive fails then, the system ends the process with SIGBUS, and
-    `src/data/loader.py` reports the loader process and the clip it was reading.
+    `src/data/build.py` reports the loader process and the clip it was reading.
     """
     for pause in RETRY_PAUSES_S:
         try:

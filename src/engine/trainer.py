@@ -11,8 +11,13 @@ from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from src.data.build import build_train_dataset, build_val_recordings
-from src.data.loader import WatchedDataset, build_train_loader, run_watched
+from src.data.build import (
+    WatchedDataset,
+    build_train_dataset,
+    build_train_loader,
+    build_val_recordings,
+    run_watched,
+)
 from src.data.normalization import Normalization
 from src.engine.alignment_watch import AlignmentWatch
 from src.engine.checkpoint import BEST, LAST, Checkpoints, Progress, identity_of
