@@ -82,6 +82,8 @@ class PlainUNet(nn.Module):
         self.up2 = _Block(6 * WIDTH, 2 * WIDTH)
         self.up1 = _Block(3 * WIDTH, WIDTH)
         self.last = nn.Conv2d(WIDTH, pixels, 3, padding=1)
+        nn.init.zeros_(self.last.weight)  # a new network returns the blurry frame
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, blurry: Tensor, voxels: Tensor) -> Tensor:
         """Return [B, T, 3, H, W] from blurry frames of that shape and voxels [B, T, K, h, w]."""
@@ -115,8 +117,8 @@ class _Block(nn.Module):
         self.third = nn.Conv2d(outputs, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.relu(self.first(x))
-        return functional.relu(x + self.third(functional.relu(self.second(x))))
+        x = functional.gelu(self.first(x))
+        return x + self.third(functional.gelu(self.second(x)))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from itertools import repeat
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import plain_unet
 from benchmarks.plain_unet import (
@@ -42,11 +43,10 @@ def same(first, second):
 )
 def test_any_size_goes_through(factor, size, spikes):
     model = PlainUNet(5, factor)
-    blurry = torch.rand(1, 2, 3, *size)
-    assert model(blurry, torch.rand(1, 2, 5, *spikes)).shape == blurry.shape
-    for parameter in model.last.parameters():
-        parameter.data.zero_()
-    assert torch.equal(model(blurry, torch.rand(1, 2, 5, *spikes)), blurry)
+    blurry, voxels = torch.rand(1, 2, 3, *size), torch.rand(1, 2, 5, *spikes)
+    assert torch.equal(model(blurry, voxels), blurry)  # a new one restores nothing
+    nn.init.ones_(model.last.bias)
+    assert torch.equal(model(blurry, voxels), blurry + 1)
 
 
 def test_its_size_is_as_documented():
