@@ -180,6 +180,16 @@ def test_a_still_clip_is_taken_by_its_name_if_the_files_are_named_like_its_frame
     refused(root, "different names, and the scene is too still")
 
 
+def test_numbers_without_leading_zeros_keep_their_order(tmp_path):
+    """As text 10 comes before 8 and 9."""
+    write_gopro_clip(tmp_path, CLIP, first=8)
+    folders = [frames(tmp_path, kind) for kind in ("blur", "sharp")]
+    for path in [path for folder in (*folders, spikes(tmp_path)) for path in folder.iterdir()]:
+        path.rename(path.with_stem(str(int(path.stem))))
+    prepare(tmp_path, tmp_path / "out")
+    assert max(map(abs, tick_errors(tmp_path / "out" / "train" / CLIP).values())) <= 0.5
+
+
 def test_other_names_are_joined_by_order_where_the_data_confirm_it(root, tmp_path):
     rename_spikes(spikes(root))
     prepare(root, tmp_path / "out")

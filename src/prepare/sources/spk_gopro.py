@@ -197,7 +197,7 @@ def _spike_files(
             f"{without}; spike files without a frame: {stray}"
         )
         raise DataSetError(str(folder), [reason])
-    return parts, False
+    return ({name: parts[name] for name in names} if set(parts) == set(names) else parts), False
 
 
 def _geometry_of(root: Path, spikes: Path, frame: Path) -> SpikeGeometry:
