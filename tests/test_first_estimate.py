@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from src.config import ConfigError, load_config
 from src.models.build import build_model
@@ -84,8 +84,15 @@ def test_any_size_of_frames_and_spikes(spike_size):
     assert model.size_rule == SizeRule(2, 32, 16)
 
 
-def test_the_estimate_alone():
-    """VRT and the fusion do not run, and still every parameter has a gradient, which is zero."""
+@pytest.fixture
+def one_rank():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def test_the_estimate_alone(one_rank):
+    """VRT and the fusion do not run; with ranks every parameter still has a gradient, of zeros."""
     model = build()
     rgb, voxels = clip_and_voxels(size=(32, 32), spike_size=(16, 16))
     model.refines = False

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import nn
+from torch import distributed, nn
 
 from src.models.first_estimate import FirstEstimate, shuffle, unshuffle
 from src.models.fusion.cross_attn_temporal import TIME_SLOPE, MultiScaleTemporalCrossAttnFuse
@@ -193,7 +193,9 @@ class _Restorer(nn.Module):
             clip, features = estimate(clip, voxels)
         if features is None or self.refines:
             clip = self._refine(clip, features, voxels)
-        elif torch.is_grad_enabled():  # every parameter gets a gradient: DDP waits for it
+        elif (
+            torch.is_grad_enabled() and distributed.is_initialized()
+        ):  # DDP waits for all gradients
             clip = clip + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         return crop_clip(shuffle(clip, self.pixel_unshuffle), rgb_clip, extent)
 
