@@ -68,7 +68,7 @@ def test_memory_is_measured_on_a_second_model_and_the_run_is_unchanged(trainer, 
     assert trainer.progress.step == 0
     assert all(torch.equal(before[k], v) for k, v in trainer.model.state_dict().items())
     assert torch.equal(small_batch(batch, 3)["spike_vox"][2], batch["spike_vox"][0])
-    batch = {**batch, "blur": batch["blur"].repeat(1, 1, 1, 2, 2)}
+    batch = {**batch, "blur": batch["blur"].repeat(1, 1, 1, 4, 4)}
     assert small_batch(batch, 1)["blur"].shape[-1] == 64
     assert small_batch(batch, 1)["spike_vox"].shape[-1] == batch["spike_vox"].shape[-1] // 2
 

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from tests.vrt_cases import largest_difference, small_net, smooth_clip
+from tests.vrt_cases import largest_difference, small_net, smallest_net, smooth_clip
 from third_party.VRT.models.blocks import MAX_PLANS, Group
 
 
@@ -131,7 +131,7 @@ def test_compiled_stage(recompute):
 
 @pytest.mark.nightly
 def test_compiled_module():
-    net, x = small_net().double(), smooth_clip(2, 32, 32, dtype=torch.float64)
+    net, x = smallest_net().double(), smooth_clip(2, 16, 16, dtype=torch.float64)
     compiled = torch.compile(net, backend="eager")
     with torch.no_grad():
         assert largest_difference(compiled(x), net(x)) < 1e-10
