@@ -49,7 +49,7 @@ def counting(data: BenchmarkData, rounds: int) -> list[Row]:
     def ours() -> np.ndarray:
         return voxelize_packed(file, 0, scale.num_ticks, scale.num_bins)
 
-    _must_be_equal(obvious(), ours())
+    must_be_equal(obvious(), ours())
     grid = ours()
     copy = np.empty_like(grid)
     ways = {
@@ -77,7 +77,7 @@ def _counting_events(data: BenchmarkData, rounds: int) -> list[Row]:
         "np.add.at, three indices": lambda: voxelize_twin(events, *window),
         "voxelize (float32)": lambda: voxelize(events, *window),
     }
-    _must_be_equal(*(way() for way in ways.values()))
+    must_be_equal(*(way() for way in ways.values()))
     return compare(f"{scale.num_events} events to voxels", ways, rounds)
 
 
@@ -131,7 +131,7 @@ def _frame_ways(data: BenchmarkData) -> dict[str, Way]:
             [data.store.read(path, crop) for path in _clip_files(data, start)]
         ),
     }
-    _must_be_equal(*(readers[name](0, data.crops()()[1]) for name in ("PNG", "frame cache")))
+    must_be_equal(*(readers[name](0, data.crops()()[1]) for name in ("PNG", "frame cache")))
     return _over_random_clips(data, readers)
 
 
@@ -159,7 +159,7 @@ def _sample_ways(data: BenchmarkData) -> dict[str, Way]:
         "frame cache + uint8 cache": data.dataset(data.cached, data.store),
     }
     samples = [dataset[3, 0]["spike_vox"].numpy() for dataset in datasets.values()]
-    _must_be_equal(*samples)
+    must_be_equal(*samples)
 
     def call(dataset: torch.utils.data.Dataset) -> Way:
         keys = iter((epoch, epoch % len(dataset)) for epoch in range(10**6))
@@ -247,7 +247,8 @@ def forget(data: BenchmarkData) -> None:
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _must_be_equal(first: np.ndarray, *others: np.ndarray) -> None:
+def must_be_equal(first: np.ndarray, *others: np.ndarray) -> None:
+    """Raise where two implementations give different results."""
     for other in others:
         if not np.array_equal(first, other):
             raise AssertionError("two ways to the same result differ")

@@ -58,6 +58,6 @@ def test_ways_run_in_turn_and_the_first_round_does_not_count():
 
 def test_a_way_that_gives_something_else_is_an_error():
     same = np.arange(3)
-    benchmark._must_be_equal(same, same.copy())
+    benchmark.must_be_equal(same, same.copy())
     with pytest.raises(AssertionError, match="two ways to the same result differ"):
-        benchmark._must_be_equal(same, same + 1)
+        benchmark.must_be_equal(same, same + 1)

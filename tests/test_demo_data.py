@@ -139,7 +139,7 @@ def test_the_view_never_leaves_the_photograph():
         duration = 3 * sequence.num_averaged / 240
         corners = np.array([[0, 0, 1], [96, 0, 1], [0, 64, 1], [96, 64, 1]]).T
         for seconds in np.linspace(0, duration, 300):
-            world = np.linalg.inv(scene._screen_from_world(seconds)) @ corners
+            world = np.linalg.inv(scene.screen_from_world(seconds)) @ corners
             assert np.abs(world[:2] * scene.photo_px).max() <= 512 / 2
 
 

@@ -54,7 +54,7 @@ def test_both_paths_equal_the_twin(threshold, dtype):
 
 
 def test_the_path_without_noise_is_for_sensors_without_noise(monkeypatch):
-    monkeypatch.setattr(SpikeSimulator, "_expose_noiseless", None)
+    monkeypatch.setattr(SpikeSimulator, "expose_noiseless", None)
     with pytest.raises(TypeError):
         SpikeSimulator(3, 4, seed=5).expose(moving_intensity(5))
     SpikeSimulator(3, 4, seed=5, noise=SpikeNoise(sensor_seed=1)).expose(moving_intensity(5))

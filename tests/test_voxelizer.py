@@ -185,7 +185,7 @@ def test_events_in_order_equal_events_in_any_order(dtype, num_ticks, num_bins, m
         expected = voxelize_twin(inside, *window)
         assert np.array_equal(voxelize(shuffled, *window, "drop"), expected)
         with monkeypatch.context() as patch:
-            patch.setattr(voxelizer, "_bins", None)  # the fast path does without
+            patch.setattr(voxelizer, "bins_of", None)  # the fast path does without
             assert np.array_equal(voxelize(ascending, *window, "drop"), expected)
         if len(inside) < 300:
             assert caplog.messages[-1].startswith(f"dropped {300 - len(inside)} of 300 events")

@@ -233,7 +233,7 @@ class Scene:
     ) -> np.ndarray:
         """Render at `samples` per RGB pixel: uint8 [samples*H, samples*W(, C)]."""
         height, width = self.size
-        screen_from_world = self._screen_from_world(seconds)
+        screen_from_world = self.screen_from_world(seconds)
         world_from_pixel = np.linalg.inv(screen_from_world) @ np.diag([1 / samples] * 2 + [1.0])
         photo_from_world = _photo_from_layer(background, self.photo_px)
         image = _sample(
@@ -255,7 +255,7 @@ class Scene:
             image[y0:y1, x0:x1] = blend_over(image[y0:y1, x0:x1], layer)
         return image
 
-    def _screen_from_world(self, seconds: float) -> np.ndarray:
+    def screen_from_world(self, seconds: float) -> np.ndarray:
         """Return the camera's matrix with the origin of the screen at its top left corner."""
         height, width = self.size
         return _shift(width / 2, height / 2) @ pose_matrix(self.camera.at(seconds))
@@ -266,7 +266,7 @@ class Scene:
         corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
         reach = np.zeros(2)
         for seconds in np.linspace(0, duration, 512):
-            world = np.linalg.inv(self._screen_from_world(seconds)) @ corners
+            world = np.linalg.inv(self.screen_from_world(seconds)) @ corners
             reach = np.maximum(reach, np.abs(world[:2]).max(axis=1))
         photo_height, photo_width = self._grey.shape
         fit = min((photo_width - 2) / 2 / reach[0], (photo_height - 2) / 2 / reach[1])

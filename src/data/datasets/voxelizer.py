@@ -117,7 +117,7 @@ def _parts_in_window(
         part = events[start : start + EVENTS_TOGETHER]
         inside = (part[:, 0] >= t0) & (part[:, 0] < t1)
         part = part if inside.all() else part[inside]
-        yield part, _bins(part[:, 0], t0, t1, num_bins)
+        yield part, bins_of(part[:, 0], t0, t1, num_bins)
 
 
 def _is_whole(events: np.ndarray, t0: float, t1: float) -> bool:
@@ -211,7 +211,7 @@ def _empty_counts(
     return np.empty(shape, dtype=dtype)
 
 
-def _bins(t: np.ndarray, t0: float, t1: float, num_bins: int) -> np.ndarray:
+def bins_of(t: np.ndarray, t0: float, t1: float, num_bins: int) -> np.ndarray:
     """Return the bin of each time inside [t0, t1): int64 [N]."""
     if _is_whole(t, t0, t1):
         bins = t.astype(np.int64)
