@@ -39,14 +39,6 @@ READS_PER_LOG_LINE = 10_000
 
 
 @dataclass(frozen=True)
-class FrameArray:
-    """The files of one folder of frames, and the array that holds them decoded."""
-
-    files: tuple[Path, ...]
-    path: Path
-
-
-@dataclass(frozen=True)
 class StoredFrame:
     """Where a decoded frame lies: from byte `start` of the file at `path`, height and width."""
 
@@ -82,24 +74,22 @@ class FrameStore:
         return np.array(pixels[y : y + height, x : x + width], subok=False)
 
 
-def frame_arrays(files: Iterable[Path]) -> list[FrameArray]:
-    """Return one array for the files of each folder, to lie beside the folder."""
-    folders: dict[Path, list[Path]] = {}
+def _arrays_of(files: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Return the array that lies beside each folder -> the files of that folder."""
+    arrays: dict[Path, list[Path]] = {}
     for path in files:
-        folders.setdefault(path.parent, []).append(path)
-    return [
-        FrameArray(tuple(files), folder.parent / FOLDER / f"{folder.name}.npy")
-        for folder, files in folders.items()
-    ]
+        array = path.parents[1] / FOLDER / f"{path.parent.name}.npy"
+        arrays.setdefault(array, []).append(path)
+    return arrays
 
 
 def decoded_bytes(files: Iterable[Path]) -> int:
     """Return the bytes of all frames, from the first one of each folder that can be decoded."""
     total = 0
-    for array in frame_arrays(files):
-        for path in array.files:
+    for folder in _arrays_of(files).values():
+        for path in folder:
             try:
-                total += len(array.files) * read_image(path).nbytes
+                total += len(folder) * read_image(path).nbytes
                 break
             except BadFileError:
                 continue
@@ -117,20 +107,20 @@ def store_frames(
     Returns:
         What is stored now, and what was done or why not, one line each.
     """
-    arrays = frame_arrays(files)
-    stale = [array for array in arrays if _stored(array) is None]
+    arrays = _arrays_of(files)
+    stale = {array: files for array, files in arrays.items() if _stored(array, files) is None}
     lines = _make(stale, root, workers) if stale else []
     frames: dict[Path, StoredFrame] = {}
-    for array in arrays:
-        frames.update(_stored(array) or {})
+    for array, files in arrays.items():
+        frames.update(_stored(array, files) or {})
     if not stale:
         lines.append(f"frame cache: {len(frames)} frames up to date")
     return FrameStore(frames), lines
 
 
-def _make(arrays: list[FrameArray], root: Path, workers: int) -> list[str]:
+def _make(arrays: Mapping[Path, list[Path]], root: Path, workers: int) -> list[str]:
     """Write arrays where the disk has room for all of them; say what was done."""
-    needed = decoded_bytes(path for array in arrays for path in array.files)
+    needed = decoded_bytes(path for files in arrays.values() for path in files)
     free = shutil.disk_usage(root).free
     what = f"frame cache: {len(arrays)} arrays of {needed / 1e9:.2f} GB below {root}"
     if needed + RESERVED_BYTES > free:
@@ -142,7 +132,7 @@ def _make(arrays: list[FrameArray], root: Path, workers: int) -> list[str]:
     problems: list[str] = []
     workers = worthwhile_workers(workers, needed)
     for wait in (False, True):  # first what no other process holds
-        tasks = [(array, wait) for array in arrays]
+        tasks = [(array, files, wait) for array, files in arrays.items()]
         results = [why for _, why in run_parallel(_write, tasks, workers, "decoding frames")]
         problems = [why for why in results if why is not None]
         if not problems:
@@ -150,33 +140,33 @@ def _make(arrays: list[FrameArray], root: Path, workers: int) -> list[str]:
     return [f"frame cache: {why}; frames are decoded at every reading" for why in problems]
 
 
-def _write(task: tuple[FrameArray, bool]) -> str | None:
+def _write(task: tuple[Path, list[Path], bool]) -> str | None:
     """Write an array that is not fresh; return why it is not there, or None where it is."""
-    array, wait = task
+    array, files, wait = task
     try:
-        with locked(array.path.with_suffix(".lock"), wait=wait) as is_mine:
+        with locked(array.with_suffix(".lock"), wait=wait) as is_mine:
             if not is_mine:
-                return f"{array.path}: another process is writing it"
-            if _stored(array) is None:
-                _decode_all(array)
+                return f"{array}: another process is writing it"
+            if _stored(array, files) is None:
+                _decode_all(array, files)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        return f"{array.path}: {error.strerror}"
+        return f"{array}: {error.strerror}"
     return None
 
 
-def _decode_all(array: FrameArray) -> None:
+def _decode_all(array: Path, files: list[Path]) -> None:
     """Decode the files one after the other into the array, then write what it was made from.
 
     A file that is left out has byte 0 in the index, and a black frame pads the array's end.
     """
-    for left_over in array.path.parent.glob(f".partial-*-{array.path.name}"):
+    for left_over in array.parent.glob(f".partial-*-{array.name}"):
         left_over.unlink()  # of a process that was killed: this one holds the lock
     entries: dict[str, list[int]] = {}
     size, num_bytes = None, 0
-    with atomic_write(array.path) as partial, partial.open("wb") as handle:
-        for path in array.files:
+    with atomic_write(array) as partial, partial.open("wb") as handle:
+        for path in files:
             entries[path.name] = [*_identity(path), 0]
             try:
                 image = read_image(path)
@@ -185,32 +175,31 @@ def _decode_all(array: FrameArray) -> None:
             if size is None:
                 size = image.shape[:2]
                 header = {"descr": "|u1", "fortran_order": False}
-                header["shape"] = (len(array.files), *image.shape)
+                header["shape"] = (len(files), *image.shape)
                 np.lib.format.write_array_header_1_0(handle, header)
-                num_bytes = handle.tell() + len(array.files) * image.nbytes
+                num_bytes = handle.tell() + len(files) * image.nbytes
             if image.shape[:2] == size:
                 entries[path.name][2] = handle.tell()
                 handle.write(image.data)
         handle.truncate(num_bytes)
-    index = {"format": FORMAT, "size": size, "num_bytes": array.path.stat().st_size}
-    with atomic_write(array.path.with_suffix(".json")) as partial:
+    index = {"format": FORMAT, "size": size, "num_bytes": array.stat().st_size}
+    with atomic_write(array.with_suffix(".json")) as partial:
         partial.write_text(json.dumps({**index, "files": entries}, indent=0), encoding="utf-8")
 
 
-def _stored(array: FrameArray) -> dict[Path, StoredFrame] | None:
+def _stored(array: Path, files: list[Path]) -> dict[Path, StoredFrame] | None:
     """Return where the frames of an array lie, without those left out; None if it is not fresh."""
-    path = array.path.with_suffix(".json")
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        if index["format"] != FORMAT or array.path.stat().st_size != index["num_bytes"]:
+        index = json.loads(array.with_suffix(".json").read_text(encoding="utf-8"))
+        if index["format"] != FORMAT or array.stat().st_size != index["num_bytes"]:
             return None
         frames = {}
-        for file in array.files:
+        for file in files:
             *identity, start = index["files"][file.name]
             if identity != _identity(file):
                 return None
             if start:
-                frames[file] = StoredFrame(array.path, start, tuple(index["size"]))
+                frames[file] = StoredFrame(array, start, tuple(index["size"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return frames

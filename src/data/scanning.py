@@ -34,12 +34,11 @@ class ScanSettings:
     """Where things lie below the data root.
 
     Attributes:
-        root: DATA_ROOT.
         num_bins: K.
         image_exts: endings of image files.
         spike_dir: folder of a sequence with `.dat` files.
         voxel_dir: folder of a sequence with voxel counts.
-        use_voxel_cache: read counts from `voxel_dir`; False: count the bits at every reading.
+        use_voxel_cache: read counts from `voxel_dir`; False: count the bits at every use.
     """
 
     root: Path

@@ -31,14 +31,11 @@ from src.prepare.findings import Findings, merged
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What to prepare.
+    """What to prepare, and for which configuration file.
 
     Attributes:
-        scan: where things lie.
-        train_split, val_split: folders of the splits.
         alignment_log: file to write.
         config: YAML file that gets mean and deviation.
-        workers: processes.
         frame_cache: decode the frames of the training split onto the disk.
         gain, bin_normalize: how counts enter mean and deviation, `DATA.GAIN`, `DATA.BIN_NORMALIZE`.
     """
@@ -107,23 +104,20 @@ def check_prepared_content(
         return known, Findings()
     splits = scan_splits(settings)
     findings = check_content(splits, description, settings.scan.num_bins, settings.workers)
-    findings.notes = merged([*findings.notes, *_without_bits(splits)])
-    content = "passed"
-    if findings.problems:
-        content = "failed" if accepted is None else f"{ACCEPTED}{accepted}"
-    if content != known:
-        write_content(root, content)
-    return content, findings
-
-
-def _without_bits(splits: list[PreparedSplit]) -> list[str]:
-    return [
+    without_bits = [
         f"{split.split}/{scan.name}: voxels without bits, so bit order, flip, threshold and ticks "
         "are not checked"
         for split in splits
         for scan in split.scans
         if any(frame.spikes.geometry is None for frame in scan.frames)
     ]
+    findings.notes = merged([*findings.notes, *without_bits])
+    content = "passed"
+    if findings.problems:
+        content = "failed" if accepted is None else f"{ACCEPTED}{accepted}"
+    if content != known:
+        write_content(root, content)
+    return content, findings
 
 
 def refuse_log_of_another_root(settings: PrepareSettings) -> None:
