@@ -143,6 +143,9 @@ SCHEMA: dict[str, Any] = {
             "FLIP": Key(True, "Random horizontal and vertical flips of a clip."),
             "TRANSPOSE": Key(True, "Random exchange of height and width."),
             "REVERSE": Key(False, "Random reversal of time: of frames and of voxel bins."),
+            "SPIKES": Key(
+                False, "Random defects of the spike camera: fewer or more spikes, bad pixels."
+            ),
         },
     },
     "MODEL": {

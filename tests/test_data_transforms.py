@@ -4,8 +4,11 @@ import pytest
 from src.data.transforms import (
     AugmentSettings,
     Orientation,
+    SpikeDefects,
     crop_grid,
+    damage_counts,
     draw_crop,
+    draw_defects,
     draw_orientation,
     orient_frames,
     orient_voxels,
@@ -146,3 +149,71 @@ def test_one_setting_does_not_change_another():
     assert any(o.reverse for o in both)
     assert not any(o.reverse or o.transpose for o in flips)
     assert set(draw()) == {Orientation()}
+
+
+# ---------------------------------------------------------------- defects of spikes
+
+TICKS = np.tile(np.array([3, 2, 3, 2], np.int32), (2, 1))  # [T, K]
+
+
+def counts_up_to_ticks(seed=0, size=(60, 80), dtype=np.uint8):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, TICKS[..., None, None] + 1, (2, 4, *size)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_thinning_keeps_each_spike_with_one_probability(dtype):
+    counts = counts_up_to_ticks(dtype=dtype)
+    before = counts.copy()
+    thin = damage_counts(np.random.default_rng(1), counts, TICKS, SpikeDefects(kept=0.7))
+    assert thin.dtype == dtype
+    assert np.array_equal(counts, before)
+    assert (thin <= counts).all()
+    assert thin.sum() / counts.sum() == pytest.approx(0.7, abs=0.01)
+    kept = thin[counts == 3]  # binomial: mean 2.1, variance 3 * 0.7 * 0.3
+    assert (kept.mean(), kept.var()) == pytest.approx((2.1, 0.63), abs=0.04)
+
+
+def test_a_rate_scales_the_mean_and_respects_the_ticks():
+    counts = counts_up_to_ticks()
+    few = damage_counts(np.random.default_rng(1), counts, TICKS, SpikeDefects(rate=0.6))
+    assert few.sum() / counts.sum() == pytest.approx(0.6, abs=0.01)
+    assert set(np.unique(few[counts == 2])) == {1, 2}  # 1.2 is rounded to one of them
+    many = damage_counts(np.random.default_rng(1), counts, TICKS, SpikeDefects(rate=2.0))
+    assert np.array_equal(many, np.minimum(2 * counts, TICKS[..., None, None]))
+    unknown = damage_counts(np.random.default_rng(1), counts, 0 * TICKS, SpikeDefects(rate=2.0))
+    assert np.array_equal(unknown, 2 * counts)
+    full = np.full_like(counts, 200)
+    assert (
+        damage_counts(np.random.default_rng(1), full, 0 * TICKS, SpikeDefects(rate=2.0)) == 255
+    ).all()
+    real = counts * np.float32(0.5)
+    scaled = damage_counts(np.random.default_rng(1), real, 0 * TICKS, SpikeDefects(0.5, 1.5))
+    assert np.allclose(scaled, 0.75 * real)
+
+
+def test_bad_pixels_are_the_same_in_a_whole_clip():
+    counts = counts_up_to_ticks()
+    damaged = damage_counts(
+        np.random.default_rng(1), counts, TICKS, SpikeDefects(dead=0.05, hot=0.03)
+    )
+    changed = (damaged != counts).any(axis=(0, 1))
+    is_dead = (damaged == 0).all(axis=(0, 1))
+    is_hot = (damaged == TICKS[..., None, None]).all(axis=(0, 1))
+    assert (is_dead | is_hot | ~changed).all()
+    assert is_dead.mean() == pytest.approx(0.05, abs=0.012)
+    assert is_hot.mean() == pytest.approx(0.03, abs=0.01)
+
+
+def test_defects_are_drawn_within_their_limits():
+    drawn = [draw_defects(np.random.default_rng(seed)) for seed in range(400)]
+    for name, none, low, high in (
+        ("kept", 1.0, 0.5, 1.0),
+        ("rate", 1.0, 0.5, 2.0),
+        ("dead", 0.0, 0.0, 5e-3),
+        ("hot", 0.0, 0.0, 1e-3),
+    ):
+        values = np.array([getattr(defects, name) for defects in drawn])
+        assert np.mean(values == none) == pytest.approx(0.5, abs=0.1)
+        assert low <= values.min() < low + 0.1 * (high - low)
+        assert high - 0.1 * (high - low) < values.max() <= high

@@ -162,17 +162,18 @@ def root(tmp_path_factory):
     return write_miniature(tmp_path_factory.mktemp("norm"), sequences=1, val_sequences=0, frames=4)
 
 
-def dataset_of(root, **changes):
+def dataset_of(root, spikes=False, **changes):
     settings = settings_of(root, use_voxel_cache=False)
     log = read_alignment([align(root, root / "log.txt", ("train",))])
     recordings = scan_split(settings, "train", log)
-    augment = AugmentSettings(flip=True, transpose=True, reverse=True)
+    augment = AugmentSettings(flip=True, transpose=True, reverse=True, spikes=spikes)
     return SpikeDeblurDataset(recordings, ClipSettings(2, 32, augment), seed=3, **changes)
 
 
+@pytest.mark.parametrize("spikes", [False, True])
 @pytest.mark.parametrize("norm", NORMS)
-def test_device_path_equals_the_float_path(root, norm):
-    floats, raw = dataset_of(root, norm=norm), dataset_of(root, norm=norm, as_uint8=True)
+def test_device_path_equals_the_float_path(root, norm, spikes):
+    floats, raw = (dataset_of(root, spikes, norm=norm, as_uint8=raw) for raw in (False, True))
     keys = [(epoch, 1) for epoch in range(8)]
     batch = collate_clips([raw[key] for key in keys])
     assert batch["bin_ticks"].shape == (8, 2, K)
@@ -189,6 +190,23 @@ def test_device_path_equals_the_float_path(root, norm):
     assert batch["meta"] == [floats[key]["meta"] for key in keys]
     assert torch.allclose(voxels, expected, rtol=1e-6, atol=1e-6)
     assert torch.allclose(as_on_a_device, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_defects_change_the_spikes_of_training_and_nothing_else(root):
+    plain, damaged = dataset_of(root, as_uint8=True), dataset_of(root, True, as_uint8=True)
+    pairs = [(plain[epoch, 1], damaged[epoch, 1]) for epoch in range(8)]
+    for before, after in pairs:
+        assert all(
+            torch.equal(before[name], after[name]) for name in ("blur", "sharp", "bin_ticks")
+        )
+        assert before["meta"] == after["meta"]
+        assert after["spike_vox"].dtype == torch.uint8
+    changed = [not torch.equal(a["spike_vox"], b["spike_vox"]) for a, b in pairs]
+    assert 4 <= sum(changed) <= 8  # one of eight clips gets no defect
+    again = dataset_of(root, True, as_uint8=True)
+    assert all(
+        torch.equal(again[e, 1]["spike_vox"], b["spike_vox"]) for e, (_, b) in enumerate(pairs)
+    )
 
 
 def test_bins_of_unknown_length_cannot_be_normalized(tmp_path):

@@ -22,6 +22,7 @@ from yacs.config import CfgNode
 
 from src.data.collate_fns import collate_clips
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
+from src.data.errors import DataSetError
 from src.data.exposures import read_alignment
 from src.data.frame_cache import FrameCache, available_memory_bytes, preload, store_frames
 from src.data.frames import ImageReader, read_image
@@ -77,14 +78,23 @@ def build_train_dataset(cfg: CfgNode, *, as_uint8: bool = True) -> SpikeDeblurDa
         for line in lines:
             logger.log(logging.INFO if len(store) == len(files) else logging.WARNING, line)
         recordings = [recording.with_store(store) for recording in recordings]
-    augment = AugmentSettings(data.AUGMENT.FLIP, data.AUGMENT.TRANSPOSE, data.AUGMENT.REVERSE)
-    return SpikeDeblurDataset(
+    flags = data.AUGMENT
+    augment = AugmentSettings(flags.FLIP, flags.TRANSPOSE, flags.REVERSE, flags.SPIKES)
+    dataset = SpikeDeblurDataset(
         recordings,
         ClipSettings(data.CLIP_LEN, data.CROP_SIZE, augment),
         norm=normalization_from(cfg),
         seed=cfg.SEED,
         as_uint8=as_uint8,
     )
+    sizes = sorted(dataset.spike_crop_sizes)
+    if len(sizes) > 1 and cfg.TRAIN.BATCH_SIZE > 1:
+        problem = (
+            f"crops have different sizes in spike pixels, {sizes}, which do not fit into one "
+            "batch; set TRAIN.BATCH_SIZE 1, and TRAIN.GRADIENT_ACCUMULATION_STEPS to what it was"
+        )
+        raise DataSetError("crops", [problem])
+    return dataset
 
 
 def build_val_recordings(cfg: CfgNode) -> list[Recording]:

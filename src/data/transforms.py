@@ -1,5 +1,7 @@
 """Crops, flips, transposition and time reversal, the same for RGB frames and spikes.
 
+Spikes alone can also get the defects of another sensor: fewer or more of them, dead and hot pixels.
+
 Everything is drawn from the generator of the sample; nothing is kept. Each draw takes the same
 numbers from it whatever is switched on, so that one setting does not change another.
 """
@@ -14,6 +16,8 @@ from src.data.voxel_counts import Crop
 
 FLIP_CODES = {(True, False): 0, (False, True): 1, (True, True): -1}  # rows, columns -> cv2.flip
 ORDER_STREAM, SAMPLE_STREAM = 0, 1  # keep the two uses of a seed apart
+LEAST_KEPT, LARGEST_RATE = 0.5, 2.0  # of the spikes
+MOST_DEAD, MOST_HOT = 5e-3, 1e-3  # parts of the pixels
 
 Key = tuple[int, int]  # epoch, index
 Size = tuple[int, int]  # height, width in pixels
@@ -26,11 +30,15 @@ def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """Which random changes are allowed: flips in both directions, transposition, time reversal."""
+    """Which random changes are allowed: flips in both directions, transposition, time reversal.
+
+    `spikes` allows what `draw_defects` draws.
+    """
 
     flip: bool = False
     transpose: bool = False
     reverse: bool = False
+    spikes: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,3 +151,67 @@ def _orient_plane(array: np.ndarray, orientation: Orientation) -> np.ndarray:
         else:
             cv2.flip(plane, FLIP_CODES[flips], target)
     return result
+
+
+@dataclass(frozen=True)
+class SpikeDefects:
+    """What another sensor would have recorded, drawn for one clip.
+
+    Attributes:
+        kept: probability of each spike to stay.
+        rate: factor on the counts, as of more light or a lower threshold.
+        dead: part of the pixels that never fire.
+        hot: part of the pixels that fire at every tick.
+    """
+
+    kept: float = 1.0
+    rate: float = 1.0
+    dead: float = 0.0
+    hot: float = 0.0
+
+
+def draw_defects(rng: np.random.Generator) -> SpikeDefects:
+    """Draw defects; each of thinning, rate and damaged pixels with probability one half."""
+    has_thinning, has_rate, has_damage = (bool(value) for value in rng.integers(2, size=3))
+    kept, exponent, dead, hot = rng.uniform([LEAST_KEPT, -1, 0, 0], [1, 1, MOST_DEAD, MOST_HOT])
+    return SpikeDefects(
+        kept=kept if has_thinning else 1.0,
+        rate=LARGEST_RATE**exponent if has_rate else 1.0,
+        dead=dead if has_damage else 0.0,
+        hot=hot if has_damage else 0.0,
+    )
+
+
+def damage_counts(
+    rng: np.random.Generator, counts: np.ndarray, bin_ticks: np.ndarray, defects: SpikeDefects
+) -> np.ndarray:
+    """Return counts [T, K, H, W] with defects, of the same dtype; pixels keep theirs over a clip.
+
+    No bin gets more spikes than it has ticks. Whole numbers stay whole: a factor on them is rounded
+    up or down at random, right in the mean.
+
+    Args:
+        rng: where from.
+        counts: spikes per voxel.
+        bin_ticks: ticks of each bin [T, K]; all 0 where they are not known.
+        defects: what to do.
+    """
+    is_whole, is_known = counts.dtype.kind != "f", bin_ticks.any()
+    largest = np.iinfo(counts.dtype).max if is_whole else np.inf
+    ticks = np.minimum(bin_ticks[..., None, None] if is_known else counts.max(initial=0), largest)
+    ticks = np.broadcast_to(ticks, counts.shape)
+    has_spikes = counts > 0
+    values = counts[has_spikes]
+    if not is_whole:
+        values = values * (defects.kept * defects.rate)
+    elif defects.kept < 1:
+        values = rng.binomial(values, defects.kept)
+    if is_whole and defects.rate != 1:
+        values = np.floor(values * defects.rate + rng.random(values.shape))
+    damaged = counts.copy()
+    damaged[has_spikes] = np.minimum(values, ticks[has_spikes] if is_known else largest)
+    place = rng.random(counts.shape[-2:])
+    damaged[..., place < defects.dead] = 0
+    is_hot = place > 1 - defects.hot
+    damaged[..., is_hot] = ticks[..., is_hot]
+    return damaged

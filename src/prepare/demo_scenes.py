@@ -40,14 +40,14 @@ class CutOut:
     photo_px: float = 1.5
 
 
-def load_photograph(name: str) -> np.ndarray:
-    """Read a photograph of the scikit-image package: uint8 RGB [H, W, 3]."""
-    package = find_spec("skimage")
-    path = Path(package.origin if package else "scikit-image").parent / "data" / name
+def load_photograph(name: str, package: str = "skimage", folder: str = "data") -> np.ndarray:
+    """Read a photograph that lies inside an installed package: uint8 RGB [H, W, 3]."""
+    found = find_spec(package)
+    path = Path(found.origin if found else package).parent / folder / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: scikit-image is missing or does not carry the photograph; run: pip install "
-            "'scikit-image>=0.24'"
+            f"{path}: {package} is missing or does not carry the photograph; run: pip install "
+            "-r requirements.txt"
         )
     return read_image(path)
 
@@ -236,7 +236,7 @@ class Scene:
         screen_from_world = self.screen_from_world(seconds)
         world_from_pixel = np.linalg.inv(screen_from_world) @ np.diag([1 / samples] * 2 + [1.0])
         photo_from_world = _photo_from_layer(background, self.photo_px)
-        image = _sample(
+        image = sample_box(
             background,
             photo_from_world @ world_from_pixel,
             (0, 0, samples * width, samples * height),
@@ -247,18 +247,18 @@ class Scene:
             photo_from_object = _photo_from_layer(pixels, piece.photo_px)
             photo_from_pixel = photo_from_object @ np.linalg.inv(world_from_object)
             photo_from_pixel = photo_from_pixel @ world_from_pixel
-            box = _covered_box(np.linalg.inv(photo_from_pixel), pixels.shape, image.shape)
+            box = covered_box(np.linalg.inv(photo_from_pixel), pixels.shape, image.shape)
             if box is None:
                 continue
             x0, y0, x1, y1 = box
-            layer = _sample(pixels, photo_from_pixel, box, cv2.BORDER_CONSTANT)
+            layer = sample_box(pixels, photo_from_pixel, box, cv2.BORDER_CONSTANT)
             image[y0:y1, x0:x1] = blend_over(image[y0:y1, x0:x1], layer)
         return image
 
     def screen_from_world(self, seconds: float) -> np.ndarray:
         """Return the camera's matrix with the origin of the screen at its top left corner."""
         height, width = self.size
-        return _shift(width / 2, height / 2) @ pose_matrix(self.camera.at(seconds))
+        return shift_matrix(width / 2, height / 2) @ pose_matrix(self.camera.at(seconds))
 
     def _fit(self, duration: float) -> float:
         """Return the photograph pixels per RGB pixel that keep the view inside."""
@@ -276,14 +276,15 @@ class Scene:
 def _photo_from_layer(photograph: np.ndarray, photo_px: float) -> np.ndarray:
     """Return the matrix from a layer's own coordinates, around its middle, to its photograph's."""
     height, width = photograph.shape[:2]
-    return _shift(width / 2, height / 2) @ np.diag([photo_px, photo_px, 1.0])
+    return shift_matrix(width / 2, height / 2) @ np.diag([photo_px, photo_px, 1.0])
 
 
-def _shift(x: float, y: float) -> np.ndarray:
+def shift_matrix(x: float, y: float) -> np.ndarray:
+    """Return p -> p + (x, y): float64 [3, 3]."""
     return np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]])
 
 
-def _covered_box(
+def covered_box(
     pixel_from_photo: np.ndarray, photo_shape: tuple[int, ...], image_shape: tuple[int, ...]
 ) -> tuple[int, int, int, int] | None:
     """Return the pixels (x0, y0, x1, y1) that a piece may cover, or None if it is out of sight."""
@@ -295,7 +296,7 @@ def _covered_box(
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def _sample(
+def sample_box(
     photograph: np.ndarray,
     photo_from_pixel: np.ndarray,
     box: tuple[int, int, int, int],
@@ -304,6 +305,6 @@ def _sample(
     """Sample a photograph bilinearly at the pixels of a box (x0, y0, x1, y1) of the picture."""
     x0, y0, x1, y1 = box
     # OpenCV counts from pixel centres, the matrices from pixel corners.
-    matrix = (_shift(-0.5, -0.5) @ photo_from_pixel @ _shift(x0 + 0.5, y0 + 0.5))[:2]
+    matrix = (shift_matrix(-0.5, -0.5) @ photo_from_pixel @ shift_matrix(x0 + 0.5, y0 + 0.5))[:2]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(photograph, matrix, (x1 - x0, y1 - y0), flags=flags, borderMode=border)

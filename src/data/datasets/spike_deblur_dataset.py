@@ -22,7 +22,9 @@ from src.data.transforms import (
     Key,
     Orientation,
     crop_grid,
+    damage_counts,
     draw_crop,
+    draw_defects,
     draw_orientation,
     orient_frames,
     orient_voxels,
@@ -126,6 +128,11 @@ class SpikeDeblurDataset(Dataset):
         frames = [frame.index for frame in self._frames(clip)]
         return f"{self.recordings[clip.recording].name} frames {frames}"
 
+    @property
+    def spike_crop_sizes(self) -> set[tuple[int, int]]:
+        """Heights and widths of random crops in spike pixels; several cannot be in one batch."""
+        return {grid.spike_crop_size for grid in self._grids if isinstance(grid, CropGrid)}
+
     def _sample(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
         recording = self.recordings[clip.recording]
         frame_crop = spike_crop = None
@@ -140,6 +147,8 @@ class SpikeDeblurDataset(Dataset):
         sharp = np.stack([recording.read_sharp(i, frame_crop) for i in times])
         counts = recording.read_clip_counts(times, spike_crop)  # [T, K, Hs, Ws]
         ticks = np.stack([recording.bin_ticks(i) for i in times])  # [T, K]
+        if self.settings.augment.spikes:
+            counts = damage_counts(rng, counts, ticks, draw_defects(rng))
         order = slice(None, None, -1 if orientation.reverse else 1)
         bin_ticks = torch.from_numpy(ticks[order, order].copy())
         frames = self._frames(clip)[order]
@@ -207,12 +216,6 @@ def _crop_grids(
             grids.append(error)
         except ValueError as error:
             problems.append(f"{recording.name}: {error}")
-    sizes = {grid.spike_crop_size for grid in grids if isinstance(grid, CropGrid)}
-    if len(sizes) > 1:
-        problems.append(
-            f"crops have different sizes in spike pixels, {sorted(sizes)}; sequences of different "
-            "ratio of RGB to spike resolution cannot be trained together"
-        )
     if problems:
         raise DataSetError("crops", problems)
     return grids

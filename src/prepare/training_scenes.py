@@ -1,0 +1,493 @@
+"""Training scenes: photographs in random motion, seen by random RGB and spike cameras.
+
+Scene i of a split depends on (seed, split, i) alone. Its pictures are rendered at every tick of the
+spike camera: a blurry frame is the mean of the ticks of its exposure, its sharp counterpart is one
+of them, and the spike camera integrates them. `scene.yaml` of a scene says what was drawn.
+"""
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from src.data.description import (
+    ACCEPTED,
+    FILE_NAME,
+    DataDescription,
+    fingerprint_data,
+    read_description,
+    write_content,
+    write_description,
+)
+from src.data.errors import DataSetError
+from src.data.exposures import EXPOSURES_NAME, Exposure, write_exposures
+from src.data.frames import write_png
+from src.data.parallel import locked, run_parallel
+from src.data.simulation.simulator import SpikeNoise, SpikeSimulator, rgb_to_intensity
+from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
+from src.metrics.psnr_ssim import psnr
+from src.prepare.demo import SPLITS, TICKS_PER_SECOND
+from src.prepare.demo_scenes import (
+    SmoothMotion,
+    blend_over,
+    covered_box,
+    load_photograph,
+    pose_matrix,
+    premultiply,
+    sample_box,
+    shift_matrix,
+)
+
+VERSION = 1  # to be raised whenever the same seed gives other bytes than before
+SCENE_NAME, LOCK_NAME = "scene.yaml", ".making"
+SPIKE_SCALES = {"mixed": (2, 1), "half": (2, 2), "full": (1, 1)}  # usual and other RGB pixels
+TRANSFERS = {1.0: "encoded", 2.2: "linear"}  # what the spikes integrate, by the RGB camera's gamma
+CONTENT = (
+    f"{ACCEPTED}frames and spikes are renderings of one scene; their comparison fails where the "
+    "sharp frame is the first or last tick"
+)
+# What the demo validates on is no part of the training split either.
+PHOTOGRAPHS = {
+    "train": (
+        *("astronaut.png", "camera.png", "cell.png", "chelsea.png", "china.jpg", "coins.png"),
+        *("grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg"),
+        "rocket.jpg",
+    ),
+    "val": (
+        *("brick.png", "coffee.png", "flower.jpg", "motorcycle_left.png", "motorcycle_right.png"),
+        "text.png",
+    ),
+}
+OF_SCIKIT_LEARN = ("china.jpg", "flower.jpg")  # the others are scikit-image's
+LARGEST_PART_PX = 640  # of a photograph; a scene shows less
+DEAD_LEAVES = 0.25  # part of the training split's textures that are drawn shapes
+_PLAN, _LAYERS, _SPIKES, _CAMERA = range(4)  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class ScenePlan:
+    """What was drawn for one scene.
+
+    Attributes:
+        split, index: which scene.
+        size: (height, width) of the RGB frames.
+        num_frames: blurry frames.
+        ticks: length of an exposure.
+        stride: ticks from the start of one exposure to the next; below `ticks` they overlap.
+        sharp_tick: tick of the sharp frame in its exposure.
+        gamma: 1.0: blur and spikes are of encoded values; 2.2: of light.
+        softness_px: standard deviation of the optical blur, in RGB pixels.
+        camera_px, object_px: root-mean-square shift of the camera and of each object during one
+            exposure, in RGB pixels.
+        downscale: RGB pixels per spike pixel in each direction.
+        threshold, light: the spike camera fires light * intensity / threshold times per tick.
+        noise: of the spike camera.
+        dead, hot: parts of the spike pixels that never fire, and that always do.
+        shot: variance of the RGB camera's noise per unit of light; 1 is full scale.
+        read: standard deviation of its noise in the dark.
+        jpeg_quality: of the blurry frames; 0: no JPEG.
+    """
+
+    split: str
+    index: int
+    size: tuple[int, int]
+    num_frames: int
+    ticks: int
+    stride: int
+    sharp_tick: int
+    gamma: float
+    softness_px: float
+    camera_px: float
+    object_px: tuple[float, ...]
+    downscale: int
+    threshold: float
+    light: float
+    noise: SpikeNoise
+    dead: float
+    hot: float
+    shot: float
+    read: float
+    jpeg_quality: int
+
+    @property
+    def spike_size(self) -> tuple[int, int]:
+        """Height and width of the spike camera."""
+        return self.size[0] // self.downscale, self.size[1] // self.downscale
+
+    @property
+    def name(self) -> str:
+        """Folder of the scene below the data root."""
+        return f"{self.split}/scene_{self.index:05d}"
+
+    @property
+    def text(self) -> str:
+        """What `scene.yaml` holds."""
+        values = asdict(self) | {"size": list(self.size), "object_px": list(self.object_px)}
+        return yaml.safe_dump(values, sort_keys=False)
+
+
+def draw_plan(seed: int, split: str, index: int, spike_scale: str = "mixed") -> ScenePlan:
+    """Draw what a scene is; `spike_scale` restricts the spike camera to one resolution."""
+    rng = _generator(seed, split, index, _PLAN)
+    ticks = round(_log_uniform(rng, 16, 160))
+    gap, overlap = rng.uniform(1.05, 2.5), rng.uniform(0.5, 0.95)
+    stride = rng.choice([1.0, gap, overlap], p=[0.5, 0.3, 0.2])
+    sharp = rng.choice([rng.normal(0.5, 0.04), 0.0, 1.0], p=[0.8, 0.1, 0.1])
+    moves, is_noisy, is_damaged, is_jpeg = (rng.random(4) < (0.75, 0.7, 0.5, 0.3)).tolist()
+    noise = SpikeNoise(
+        gain_sigma=is_noisy * _rounded(rng.uniform(0, 0.06)),
+        dark_mean=is_noisy * _rounded(rng.uniform(0, 0.01)),
+        dark_sigma=is_noisy * _rounded(rng.uniform(0, 0.01)),
+        temporal_sigma=is_noisy * _log_uniform(rng, 0.003, 0.1),
+        sensor_seed=int(rng.integers(2**31)),
+    )
+    return ScenePlan(
+        split=split,
+        index=index,
+        size=(int(rng.choice([128, 144, 160])), int(rng.choice(range(128, 209, 16)))),
+        num_frames=int(rng.integers(8, 13)),
+        ticks=ticks,
+        stride=round(ticks * stride),
+        sharp_tick=min(round(ticks * sharp), ticks - 1),
+        gamma=float(rng.choice(list(TRANSFERS))),
+        softness_px=_rounded(rng.uniform(0.4, 1.2)),
+        camera_px=moves * _log_uniform(rng, 1, 20),
+        object_px=tuple(
+            (rng.random() > 0.1) * _log_uniform(rng, 2, 20) for _ in range(rng.integers(1, 5))
+        ),
+        downscale=SPIKE_SCALES[spike_scale][int(rng.random() > 0.7)],
+        threshold=_log_uniform(rng, 1, 4),
+        light=_rounded(rng.uniform(0.75, 1.0)),
+        noise=noise,
+        dead=is_damaged * _log_uniform(rng, 1e-4, 3e-3),
+        hot=is_damaged * _log_uniform(rng, 1e-4, 1e-3),
+        shot=_log_uniform(rng, 1e-5, 5e-4),
+        read=_log_uniform(rng, 1e-4, 1e-3),
+        jpeg_quality=int(is_jpeg) * int(rng.integers(60, 97)),
+    )
+
+
+# ---------------------------------------------------------------- the data set
+
+
+@dataclass(frozen=True)
+class SceneReport:
+    """What came out: PSNR of blurry against sharp in dB, and spikes per pixel and tick."""
+
+    plan: ScenePlan
+    blurry_psnr_db: float
+    spike_rate: float
+
+
+def make_training_scenes(
+    output: str | Path,
+    seed: int,
+    counts: Mapping[str, int],
+    spike_scale: str = "mixed",
+    num_workers: int = 1,
+    on_done: Callable[[SceneReport], None] = lambda report: None,
+) -> int:
+    """Write the scenes of each split that are not there yet; return how many were written.
+
+    A scene is written into a hidden folder and renamed, so a run that was stopped can be repeated.
+    More scenes are added to those that are there, fewer delete nothing. A DataSetError says that
+    `output` holds other data or a scene that was changed, or that another process writes to it.
+    `on_done` is called after each scene.
+    """
+    output = Path(output)
+    description = DataDescription(
+        f"training scenes version {VERSION}, seed {seed}, spikes {spike_scale}",
+        ticks_per_second=float(TICKS_PER_SECOND),
+    )
+    _refuse_other_data(output, description.source)
+    with locked(output / LOCK_NAME, wait=False) as is_free:
+        if not is_free:
+            raise DataSetError(str(output), ["another process is writing scenes there; wait"])
+        if read_description(output) is None:
+            write_description(output, description)
+        plans = [
+            draw_plan(seed, split, index, spike_scale)
+            for split in SPLITS
+            for index in range(counts[split])
+        ]
+        missing = [plan for plan in plans if not _is_there(output, plan)]
+        make = functools.partial(simulate_scene, output, seed)
+        for _, report in run_parallel(make, missing, num_workers, "scenes"):
+            on_done(report)
+        if missing or not read_description(output).fingerprint:
+            splits = [split for split in SPLITS if (output / split).is_dir()]
+            fingerprint = fingerprint_data(output, splits)
+            write_description(output, replace(description, fingerprint=fingerprint))
+            write_content(output, CONTENT)
+    return len(missing)
+
+
+def _refuse_other_data(output: Path, source: str) -> None:
+    there = [path for path in output.glob("*") if path.name != LOCK_NAME]
+    found = read_description(output)
+    if output.is_file() or (there and found is None):
+        problem = f"is no folder with a {FILE_NAME}, so it is not known whose data these are"
+    elif found is not None and found.source != source:
+        problem = f"holds other data ({found.source!r}), wanted is {source!r}"
+    else:
+        return
+    raise DataSetError(str(output), [f"{problem}; choose another --output, nothing was changed"])
+
+
+def _is_there(root: Path, plan: ScenePlan) -> bool:
+    """Return whether the scene is there, whole and as drawn; a DataSetError where it is changed."""
+    folder = root / plan.name
+    if not folder.exists():
+        return False
+    file, n = folder / SCENE_NAME, plan.num_frames
+    found = [len(list((folder / name).glob("[!.]*"))) for name in ("blur", "sharp", "spike")]
+    is_same = file.is_file() and file.read_text(encoding="utf-8") == plan.text
+    if is_same and found == [n, n, n + 1] and (folder / EXPOSURES_NAME).is_file():
+        return True
+    problem = "was changed after it was made; delete that folder and run this again"
+    raise DataSetError(str(folder), [problem])
+
+
+def simulate_scene(root: Path, seed: int, plan: ScenePlan) -> SceneReport:
+    """Render, simulate and write one scene below `root`; see the module's first lines."""
+    cv2.setNumThreads(1)
+    folder = root / plan.name
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
+    threshold = _rounded(plan.threshold / plan.light)
+    sidecar = SpikeSidecar(*plan.spike_size, float(TICKS_PER_SECOND), threshold)
+    write_sidecar(partial / "spike", sidecar)
+    (partial / SCENE_NAME).write_text(plan.text, encoding="utf-8")
+    rng = _generator(seed, plan.split, plan.index, _CAMERA)
+    exposures, scores, rates = {}, [], []
+    for k, (pictures, spikes) in enumerate(expose(seed, plan)):
+        sharp = pictures[plan.sharp_tick]
+        blurry = photograph(mean_light(pictures, plan.gamma), plan, rng)
+        write_png(partial / "blur" / f"{k:06d}.png", blurry)
+        write_png(partial / "sharp" / f"{k:06d}.png", sharp)
+        write_spikes(partial / "spike" / f"{k:06d}.dat", spikes, sidecar.geometry)
+        times = k * plan.stride + np.array([0, plan.ticks, plan.sharp_tick])
+        t0, t1, t_sharp = (times / TICKS_PER_SECOND).tolist()
+        exposures[k] = Exposure(t0, t1, t_sharp=t_sharp)
+        scores.append(psnr(blurry, sharp))
+        rates.append(spikes.mean())
+    write_exposures(partial / EXPOSURES_NAME, exposures)
+    partial.replace(folder)
+    return SceneReport(plan, float(np.mean(scores)), float(np.mean(rates)))
+
+
+# ---------------------------------------------------------------- the cameras
+
+
+def expose(seed: int, plan: ScenePlan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pictures uint8 [S, H, W, 3] and spikes uint8 [S, h, w] of each exposure.
+
+    Ticks that exposures share are rendered once; those between exposures are left out, and the
+    spike camera keeps its charge meanwhile.
+    """
+    scene = TrainingScene(seed, plan)
+    rng = _generator(seed, plan.split, plan.index, _SPIKES)
+    sensor = SpikeSimulator(
+        *plan.spike_size,
+        seed=int(rng.integers(2**31)),
+        threshold=plan.threshold,
+        gain=plan.light,
+        noise=plan.noise,
+    )
+    place = rng.random(plan.spike_size)
+    pictures = spikes = None
+    for start in range(0, plan.num_frames * plan.stride, plan.stride):
+        known = max(0, plan.ticks - plan.stride) if start else 0
+        ticks = range(start + known, start + plan.ticks)
+        new = np.stack([scene.rgb(tick / plan.ticks) for tick in ticks])
+        bits = sensor.expose(rgb_to_intensity(new, TRANSFERS[plan.gamma], plan.downscale))
+        bits[:, place < plan.dead] = 0
+        bits[:, place > 1 - plan.hot] = 1
+        pictures = np.concatenate([pictures[-known:], new]) if known else new
+        spikes = np.concatenate([spikes[-known:], bits]) if known else bits
+        yield pictures, spikes
+
+
+def mean_light(pictures: np.ndarray, gamma: float) -> np.ndarray:
+    """Return the mean of (value / 255) ** gamma over pictures uint8 [S, H, W, 3]: [H, W, 3]."""
+    table = ((np.arange(256) / 255) ** gamma).astype(np.float32)
+    total = np.zeros(pictures.shape[1:], np.float32)
+    for picture in pictures:
+        cv2.accumulate(cv2.LUT(picture, table), total)
+    return total / len(pictures)
+
+
+def photograph(light: np.ndarray, plan: ScenePlan, rng: np.random.Generator) -> np.ndarray:
+    """Return what the RGB camera makes of light [H, W, 3] in 0..1: noise, curve, 8 bits, JPEG."""
+    deviation = np.sqrt(plan.shot * light + plan.read**2)
+    noisy = light + deviation * rng.standard_normal(light.shape, dtype=np.float32)
+    image = np.rint(255 * noisy.clip(0, 1) ** (1 / plan.gamma)).astype(np.uint8)
+    if not plan.jpeg_quality:
+        return image
+    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, plan.jpeg_quality])[1]
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+
+
+# ---------------------------------------------------------------- what is seen
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A texture uint8 [h, w, 3] or, premultiplied with its opacity, [h, w, 4], and its motion.
+
+    `texture_from_own` leads from RGB pixels around the layer's middle to those of the texture.
+    """
+
+    texture: np.ndarray
+    texture_from_own: np.ndarray
+    motion: SmoothMotion
+
+
+class TrainingScene:
+    """A background, 1 to 4 objects before it, and a moving camera; time is in exposures."""
+
+    def __init__(self, seed: int, plan: ScenePlan) -> None:
+        rng = _generator(seed, plan.split, plan.index, _LAYERS)
+        self.size = plan.size
+        duration = (plan.num_frames - 1) * plan.stride / plan.ticks + 1
+        self.background, scale, place = soft_texture(rng, plan, margin_px=max(plan.size) / 2)
+        own = pose_matrix([*place, -np.log(scale), rng.uniform(-np.pi, np.pi)])
+        self.background_from_world = own @ np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
+        self.camera = draw_motion(rng, plan.camera_px, duration, largest_turn=0.06)
+        self.objects = []
+        for shift_px in plan.object_px:
+            motion = draw_motion(rng, shift_px, duration, largest_turn=0.3)
+            x, y = rng.uniform(-0.45, 0.45, 2) * plan.size[::-1]
+            texture, own = cut_blob(rng, plan)
+            self.objects.append(Layer(texture, own, replace(motion, rest=np.array([x, y, 0, 0]))))
+
+    def rgb(self, exposures: float) -> np.ndarray:
+        """Return the picture at a time: uint8 [H, W, 3]."""
+        height, width = self.size
+        view = pose_matrix(self.camera.at(exposures))
+        world_from_pixel = np.linalg.inv(shift_matrix(width / 2, height / 2) @ view)
+        matrix, whole = self.background_from_world @ world_from_pixel, (0, 0, width, height)
+        image = sample_box(self.background, matrix, whole, cv2.BORDER_REFLECT_101)
+        for layer in self.objects:
+            own_from_world = np.linalg.inv(pose_matrix(layer.motion.at(exposures)))
+            matrix = layer.texture_from_own @ own_from_world @ world_from_pixel
+            box = covered_box(np.linalg.inv(matrix), layer.texture.shape, image.shape)
+            if box is not None:
+                x0, y0, x1, y1 = box
+                piece = sample_box(layer.texture, matrix, box, cv2.BORDER_CONSTANT)
+                image[y0:y1, x0:x1] = blend_over(image[y0:y1, x0:x1], piece)
+        return image
+
+
+def draw_motion(
+    rng: np.random.Generator, shift_px: float, duration: float, largest_turn: float
+) -> SmoothMotion:
+    """Draw a slow swing with a shake that accelerates within an exposure; time is in exposures.
+
+    `shift_px` is the root-mean-square shift in one exposure, `largest_turn` the amplitude of the
+    rotation in radians; slow motions turn and zoom less.
+    """
+    frequencies = np.array([rng.uniform(0.05, 0.2), rng.uniform(0.3, 0.8)])
+    amplitudes = np.zeros((2, 4))
+    amplitudes[:, :2] = rng.uniform(0.3, 1.0, (2, 2)) * [[1.0], [rng.uniform(0, 0.15)]]
+    amplitudes[0, 2:] = rng.uniform(0, [0.15, largest_turn]) * min(1.0, shift_px / 8)
+    phases = rng.uniform(0, 2 * np.pi, (2, 4))
+    motion = SmoothMotion(frequencies, amplitudes, phases, np.zeros(4))
+    return motion.with_speed(shift_px, duration)
+
+
+def cut_blob(rng: np.random.Generator, plan: ScenePlan) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a blob with a smooth outline out of a texture: see `Layer`'s texture and matrix."""
+    source, scale, place = soft_texture(rng, plan)
+    detail = min(max(1.0, 1 / scale), 2.0)  # texture pixels per RGB pixel
+    radii = _log_uniform(rng, 0.07, 0.3) * plan.size[0] * np.exp(rng.uniform(-0.5, 0.5, 2))
+    side = 2 * int(np.ceil(1.7 * radii.max() * detail + 4))
+    own = shift_matrix(side / 2, side / 2) @ np.diag([detail, detail, 1.0])
+    source_from_own = pose_matrix([*place, -np.log(scale), rng.uniform(-np.pi, np.pi)])
+    source_from_texture = source_from_own @ np.linalg.inv(own)
+    colours = sample_box(source, source_from_texture, (0, 0, side, side), cv2.BORDER_REFLECT_101)
+    y, x = (np.mgrid[:side, :side] + 0.5 - side / 2) / detail / radii[::-1, None, None]
+    angle, outline = np.arctan2(y, x), 1.0
+    for lobes in range(2, 6):
+        shift = rng.uniform(0, 2 * np.pi)
+        outline = outline + rng.normal(0, 0.18 / lobes) * np.sin(lobes * angle + shift)
+    inside = (outline - np.hypot(x, y)) * radii.min() * detail  # texture pixels
+    opacity = (255 * np.clip(inside + 0.5, 0, 1)).astype(np.uint8)
+    opacity = cv2.GaussianBlur(opacity, (0, 0), plan.softness_px * detail)
+    return premultiply(colours, opacity), own
+
+
+def soft_texture(
+    rng: np.random.Generator, plan: ScenePlan, margin_px: float = 0
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Draw a texture as the optics show it, its RGB pixels per texture pixel, and a place in it.
+
+    Of three places (x, y), at least `margin_px` RGB pixels from the border where the texture is
+    large enough, it is the one around which there is most to see.
+    """
+    is_drawn = rng.random() < DEAD_LEAVES and plan.split == "train"
+    names = PHOTOGRAPHS[plan.split]
+    texture = _photograph_of(names[rng.integers(len(names))])
+    texture = dead_leaves(rng, texture) if is_drawn else texture
+    y, x = (int(rng.integers(max(1, n - LARGEST_PART_PX))) for n in texture.shape[:2])
+    texture = texture[y : y + LARGEST_PART_PX, x : x + LARGEST_PART_PX]
+    scale = _log_uniform(rng, 0.5, 2)
+    soft = cv2.GaussianBlur(texture, (0, 0), plan.softness_px / scale).astype(np.float32)
+    grey = soft.mean(axis=2, keepdims=True)
+    detail = cv2.blur(np.abs(cv2.Laplacian(grey, cv2.CV_32F)), (65, 65))
+    middle = np.array(detail.shape[::-1]) / 2
+    free = np.clip(middle - margin_px / scale, 0, middle - 1)
+    places = middle + rng.uniform(-1, 1, (3, 2)) * free
+    place = max(places, key=lambda xy: detail[int(xy[1]), int(xy[0])])
+    colours = grey + rng.uniform(0.5, 1.4) * (soft - grey)  # saturation, contrast, brightness,
+    colours = grey.mean() + rng.uniform(0.7, 1.3) * (colours - grey.mean()) + rng.uniform(-25, 25)
+    colours = (colours * rng.uniform(0.8, 1.2, 3)).clip(0, 255).astype(np.uint8)  # white balance
+    return colours, scale, place
+
+
+def dead_leaves(rng: np.random.Generator, photo: np.ndarray, side: int = 512) -> np.ndarray:
+    """Return shapes and letters over each other in colours of a photograph: uint8 [side, side, 3].
+
+    Their density falls with the cube of their size, as in natural images: edges at every scale.
+    """
+    image, count = np.zeros((side, side, 3), np.uint8), 1500
+    sizes = (3.0**-2 + rng.random(count) * (150.0**-2 - 3.0**-2)) ** -0.5
+    colours = photo.reshape(-1, 3)[rng.integers(photo.size // 3, size=count)].tolist()
+    places = rng.integers(side, size=(count, 2)).tolist()
+    letters = rng.integers(33, 127, (count, 5), dtype=np.uint8)
+    shapes, turns = rng.uniform(0.3, 1, count), rng.uniform(0, 180, count)
+    for i in np.argsort(-sizes * rng.uniform(0.3, 1, count)):
+        axes = max(1, int(sizes[i])), max(1, int(sizes[i] * shapes[i]))
+        if i % 4 == 0 and sizes[i] > 6:
+            text, scale, thickness = letters[i].tobytes().decode(), sizes[i] / 20, int(axes[1] / 8)
+            cv2.putText(image, text, places[i], 0, scale, colours[i], 1 + thickness, cv2.LINE_AA)
+        elif i % 2:
+            cv2.ellipse(image, places[i], axes, turns[i], 0, 360, colours[i], -1)
+        else:
+            corners = cv2.boxPoints((places[i], (2.0 * axes[0], 2.0 * axes[1]), turns[i]))
+            cv2.fillConvexPoly(image, corners.astype(np.int32), colours[i])
+    return image
+
+
+@functools.cache
+def _photograph_of(name: str) -> np.ndarray:
+    place = ("sklearn", "datasets/images") if name in OF_SCIKIT_LEARN else ("skimage", "data")
+    return load_photograph(name, *place)
+
+
+def _generator(seed: int, split: str, index: int, stream: int) -> np.random.Generator:
+    return np.random.default_rng([seed, SPLITS.index(split), index, stream])
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return _rounded(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _rounded(value: float) -> float:
+    """Return a value with the digits that scene.yaml holds."""
+    return float(f"{value:.6g}")
