@@ -221,7 +221,7 @@ def preparing(data: BenchmarkData, _rounds: int) -> list[Row]:
     """Downloaded GoPro clips to blur, sharp and spikes, by one process and by one for each clip."""
     clips = data.scale.num_clips
     plan = SOURCES["gopro"](SourceOptions(data.downloaded(clips)))
-    num_frames = sum(job.num_inputs for job in plan.sequences)
+    num_frames = sum(sequence.num_inputs for sequence in plan.sequences)
 
     def made_by(workers: int) -> Way:
         def make() -> None:

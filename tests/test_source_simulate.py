@@ -139,7 +139,7 @@ def test_streaming_equals_the_twin(tmp_path, name):
         assert np.abs(sharp[index] - twin_sharp[index]).max() <= 0.5 + 1e-6
 
 
-def test_a_frame_stands_exactly_at_its_tick(tmp_path, monkeypatch):
+def test_a_frame_is_exactly_at_its_tick(tmp_path, monkeypatch):
     seen = []
     original = SpikeSimulator.expose
 

@@ -154,6 +154,19 @@ def common(values: Iterable[Item]) -> Item | None:
     return distinct.pop() if len(distinct) == 1 else None
 
 
+def collected(sequences: Sequence[PlannedSequence]) -> dict[str, object]:
+    """Return what a description collects from the sequences of a source."""
+    facts = {sequence.where: sequence.identity for sequence in sequences}
+    offsets = sorted((where, fact.get("offset", 0)) for where, fact in facts.items())
+    height, width = common(sequence.spike_size for sequence in sequences) or (None, None)
+    return {
+        "frames_averaged": tuple(sorted({fact["frames_averaged"] for fact in facts.values()})),
+        "offsets": tuple((where, offset) for where, offset in offsets if offset),
+        "spike_height": height,
+        "spike_width": width,
+    }
+
+
 # ---------------------------------------------------------------- which data set a folder is
 
 GOPRO_NAME = re.compile(r"(?:GOPR|GP)\d+_(\d\d)_(\d\d)")

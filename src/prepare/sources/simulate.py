@@ -29,7 +29,7 @@ from src.prepare.sources.plan import (
     STREAM_NAME,
     PlannedSequence,
     SourceOptions,
-    common,
+    collected,
     sample_sha256,
 )
 
@@ -430,18 +430,12 @@ def simulated_description(
     source: str, cameras: SourceOptions, sequences: Sequence[PlannedSequence]
 ) -> DataDescription:
     """Return the description of a simulated data set; `source` says in words what it is."""
-    height, width = common(sequence.spike_size for sequence in sequences) or (None, None)
-    facts = {sequence.where: sequence.identity for sequence in sequences}
-    offsets = ((where, fact.get("offset", 0)) for where, fact in facts.items())
     return DataDescription(
         source=source,
         blur_kind=cameras.blur_kind,
-        frames_averaged=tuple(sorted({fact["frames_averaged"] for fact in facts.values()})),
         transfer=cameras.transfer,
         threshold=float(cameras.threshold),
         ticks_per_second=float(cameras.ticks_per_second),
-        spike_height=height,
-        spike_width=width,
         interpolator=cameras.interpolator,
-        offsets=tuple(sorted((where, offset) for where, offset in offsets if offset)),
+        **collected(sequences),
     )

@@ -46,7 +46,7 @@ from src.prepare.sources.plan import (
     PlannedSequence,
     SourceOptions,
     SourcePlan,
-    common,
+    collected,
     copy_file,
     file_size,
     find_downloaded,
@@ -119,7 +119,7 @@ def plan(options: SourceOptions) -> SourcePlan:
     items = ((split, folder, downloads, options.blur_kind) for split, folder in folders)
     found = make_all(downloads[PAIRS], _find_sequence, items)
     workers = worthwhile_workers(default_workers(), BYTES_PER_SEQUENCE * len(found))
-    tasks = run_parallel(_try_offset, found, workers, "matching spikes with sharp frames")
+    tasks = run_parallel(_try_to_plan, found, workers, "matching spikes with sharp frames")
     results = [result for _, result in sorted(tasks, key=lambda task: task[0])]
     problems = [problem for _, _, failures in results for problem in failures]
     if problems:
@@ -132,9 +132,17 @@ def plan(options: SourceOptions) -> SourcePlan:
     ]
     notes = [f"not made, {PAIRS} has no such sequence: {listed(unused)}"] if unused else []
     notes += [note for _, offset_notes, _ in results for note in offset_notes]
-    offsets = [offset for offset, _, _ in results]
-    sequences = tuple(map(_planned, found, offsets))
-    return SourcePlan(sequences, _describe(sequences, options.blur_kind), tuple(notes))
+    sequences = tuple(sequence for sequence, _, _ in results)
+    description = DataDescription(
+        source=f"{PAIRS} with the published spikes (Spk-GoPro)",
+        blur_kind=options.blur_kind,
+        transfer="encoded",
+        threshold=THRESHOLD,
+        ticks_per_second=TICKS_PER_SECOND,
+        interpolator=f"x{TICKS_PER_SOURCE_FRAME}, by the publishers of the spikes",
+        **collected(sequences),
+    )
+    return SourcePlan(sequences, description, tuple(notes))
 
 
 # ---------------------------------------------------------------- finding
@@ -239,14 +247,15 @@ def _check_lengths(stream: SpikeParts, ticks: int) -> None:
 # ---------------------------------------------------------------- which ticks are whose
 
 
-def _try_offset(found: PublishedSequence) -> tuple[int, list[str], list[str]]:
-    """Return the offset of a sequence, what the user should know of it, and what is wrong."""
+def _try_to_plan(
+    found: PublishedSequence,
+) -> tuple[PlannedSequence | None, list[str], list[str]]:
+    """Return the plan of a sequence, what the user should know of its offset, and what is wrong."""
     try:
         offset, notes = check_offset(found)
-        exposures_in_stream(found, offset)  # refuses a stream that is cut short
+        return _planned(found, offset), [f"{found.where}: {note}" for note in notes], []
     except (BadFileError, DataSetError) as error:
-        return 0, [], [placed(found.where, line) for line in problems_of(error)]
-    return offset, [f"{found.where}: {note}" for note in notes], []
+        return None, [], [placed(found.where, line) for line in problems_of(error)]
 
 
 def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
@@ -386,21 +395,3 @@ def write_published(found: PublishedSequence, offset: int, folder: Path) -> list
     with atomic_write(folder / EXPOSURES_NAME) as path:
         path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return notes
-
-
-def _describe(sequences: Sequence[PlannedSequence], blur_kind: str) -> DataDescription:
-    height, width = common(sequence.spike_size for sequence in sequences) or (None, None)
-    offsets = {sequence.where: sequence.identity["offset"] for sequence in sequences}
-    averaged = {sequence.identity["frames_averaged"] for sequence in sequences}
-    return DataDescription(
-        source=f"{PAIRS} with the published spikes (Spk-GoPro)",
-        blur_kind=blur_kind,
-        frames_averaged=tuple(sorted(averaged)),
-        transfer="encoded",
-        threshold=THRESHOLD,
-        ticks_per_second=TICKS_PER_SECOND,
-        spike_height=height,
-        spike_width=width,
-        interpolator=f"x{TICKS_PER_SOURCE_FRAME}, by the publishers of the spikes",
-        offsets=tuple((where, offset) for where, offset in offsets.items() if offset),
-    )
