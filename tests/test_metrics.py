@@ -52,19 +52,11 @@ def noisy(image: np.ndarray) -> np.ndarray:
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
-# psnr, ssim, psnr_y, ssim_y
-GOLDENS = {
-    ("astronaut", quantized): (29.389083884, 0.888683645, 31.490091380, 0.960219666),
-    ("astronaut", smeared): (20.581639640, 0.726684555, 22.058573828, 0.768554297),
-    ("chelsea", noisy): (26.687725276, 0.688314620, 31.429451906, 0.834226728),
-    ("coffee", smeared): (20.947117388, 0.641734107, 22.568623957, 0.668178466),
-}
-
-
 @pytest.mark.parametrize(
-    ("name", "degrade"), GOLDENS, ids=lambda v: v if type(v) is str else v.__name__
+    ("name", "degrade"),
+    [("astronaut", quantized), ("astronaut", smeared), ("chelsea", noisy), ("coffee", smeared)],
 )
-def test_scores_equal_scikit_image_and_stored_numbers(name, degrade):
+def test_scores_equal_those_of_scikit_image(name, degrade):
     sharp = photograph(name)
     image = degrade(sharp)
     ours = psnr(image, sharp), ssim(image, sharp), psnr_y(image, sharp), ssim_y(image, sharp)
@@ -76,9 +68,6 @@ def test_scores_equal_scikit_image_and_stored_numbers(name, degrade):
         structural_similarity(*luma, **SSIM_SETTINGS),
     )
     assert ours == pytest.approx(theirs, abs=1e-9)
-    stored = GOLDENS[name, degrade]
-    assert ours[::2] == pytest.approx(stored[::2], abs=1e-4)
-    assert ours[1::2] == pytest.approx(stored[1::2], abs=1e-6)
 
 
 def test_psnr_by_hand():

@@ -1,6 +1,20 @@
+"""Strips and pages keep the pixels and proportions of what they show; text fits into its bar."""
+
+import cv2
 import numpy as np
 import pytest
 
+from src.pictures.panels import (
+    ALARM_COLOUR,
+    Panel,
+    draw_label,
+    draw_lines,
+    make_page,
+    scale_to_width,
+    to_grey,
+    write_page,
+)
+from src.pictures.panels import GAP_PX as PAGE_GAP_PX
 from src.pictures.strips import GAP_PX, ZOOM, Column, busiest_region, make_strip
 
 SCORES = {"psnr_rgb": 31.416, "ssim_rgb": 0.91234, "psnr_y": None, "ssim_y": None, "lpips": None}
@@ -59,3 +73,78 @@ def test_columns_of_different_sizes_are_refused():
         make_strip([Column("a", grey(0)), Column("b", grey(0, (240, 400)))])
     with pytest.raises(ValueError, match="got none"):
         make_strip([])
+
+
+def test_many_columns_take_several_rows():
+    columns = [Column("", grey(10 * k, (20, 320))) for k in range(7)]
+    strip, row = make_strip(columns, 4), make_strip(columns[:4])
+    assert strip.shape == (2 * row.shape[0] + GAP_PX, row.shape[1], 3)
+    second = strip[row.shape[0] + GAP_PX + 30]  # in the frames
+    assert second[:: 320 + GAP_PX, 0].tolist() == [40, 50, 60, 255]
+
+
+def test_panels_lie_in_rows_below_their_captions():
+    page = make_page(
+        [
+            [Panel("a", grey(10, (30, 40))), Panel("b", grey(20, (30, 40)))],
+            [Panel("c", grey(30, (30, 40)))],
+        ],
+        160,
+    )
+    label, picture = 18, 120
+    assert page.shape == (3 * PAGE_GAP_PX + 2 * (label + picture), 2 * 160 + 3 * PAGE_GAP_PX, 3)
+    top = PAGE_GAP_PX + label
+    assert (page[top : top + picture, PAGE_GAP_PX : PAGE_GAP_PX + 160] == 10).all()
+    assert (page[top : top + picture, 2 * PAGE_GAP_PX + 160 : -PAGE_GAP_PX] == 20).all()
+    assert (
+        page[-PAGE_GAP_PX - picture : -PAGE_GAP_PX, PAGE_GAP_PX : PAGE_GAP_PX + 160] == 30
+    ).all()
+    assert (page[-PAGE_GAP_PX - picture :, 2 * PAGE_GAP_PX + 160 :] == 255).all()
+
+
+def test_lines_make_a_page_longer_and_warnings_are_red():
+    plain = make_page([[Panel("a", grey(0, (30, 40)))]], 200)
+    text = "six words that need several lines here " * 3
+    longer = make_page([[Panel("a", grey(0, (30, 40)))]], 200, [text, "! wrong"])
+    assert longer.shape[0] > plain.shape[0] + 4 * 11
+    is_red = (draw_lines(["! wrong"], 200, 12) == ALARM_COLOUR).all(axis=2)
+    assert is_red.any()
+    assert not (draw_lines(["right"], 200, 12) == ALARM_COLOUR).all(axis=2).any()
+
+
+@pytest.mark.parametrize("text", ["short", "a caption that is far too long for so narrow a panel"])
+def test_a_label_fits(text):
+    bar = draw_label(text, 200, 20)
+    assert bar.shape == (20, 200, 3)
+    ink = np.flatnonzero((bar < 128).all(axis=2).any(axis=0))
+    assert ink.min() >= 2
+    assert ink.max() < 198
+
+
+def test_scaling_keeps_proportions_and_square_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    assert np.array_equal(scale_to_width(image, 24), image.repeat(3, 0).repeat(3, 1))
+    assert scale_to_width(image, 12).shape == (9, 12, 3)
+    assert scale_to_width(image, 4)[0, 0, 0] == pytest.approx(image[:2, :2, 0].mean(), abs=1)
+
+
+def test_grey_levels():
+    assert to_grey(np.array([[-1, 0, 1, 2, 9]]), 2)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_files(tmp_path):
+    page = make_page([[Panel("a", grey(90, (60, 80)))]], 160)
+    for name in ("page.png", "page.jpg"):
+        write_page(tmp_path / name, page)
+        read = cv2.imread(str(tmp_path / name))[..., ::-1].astype(int)
+        assert np.abs(read - page).mean() < 2
+    with pytest.raises(ValueError, match=r"\.png or \.jpg"):
+        write_page(tmp_path / "page.gif", page)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.jpg", "page.png"]
+
+
+def test_what_cannot_be_a_page():
+    with pytest.raises(ValueError, match="at least one panel"):
+        make_page([[Panel("a", grey(0, (30, 40)))], []], 100)
+    with pytest.raises(ValueError, match="uint8"):
+        make_page([[Panel("a", grey(0, (30, 40)).astype(np.float32))]], 100)
