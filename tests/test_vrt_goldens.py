@@ -5,11 +5,12 @@ import torch
 
 from tests.vrt_cases import GOLDENS, INDEX, golden_net, largest_difference, load
 
-CLIPS = sorted(
+CLIPS = {
     n.removesuffix(".npz") for n, v in INDEX["files"].items() if v.get("kind") == "whole network"
-)
-QUICK = "flags_pa2_T3_64x64"
+}
 WITH_GRADIENTS = "deblur_pa2_T5_72x88"
+SAME_NETWORK = {"deblur_pa2_T2_64x64_B2", "deblur_pa2_T6_64x64"}
+QUICK = "flags_pa2_T3_64x64"
 LIMITS = {
     "output": 2e-4,
     "flows": 3e-5,
@@ -18,6 +19,10 @@ LIMITS = {
     "stage7": 2e-4,
     "stage8": 5e-4,
 }
+
+
+def nightly(names):
+    return [pytest.param(name, marks=pytest.mark.nightly) for name in sorted(names)]
 
 
 def watch(net):
@@ -42,7 +47,7 @@ def strided(key):
     return (name, int(step)) if name and step.isdigit() else (key, 1)
 
 
-@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize("name", [*sorted(CLIPS - SAME_NETWORK), *nightly(SAME_NETWORK)])
 def test_float32(name):
     golden = load(name)
     net = golden_net(INDEX["files"][f"{name}.npz"]["config"])
@@ -74,14 +79,7 @@ def test_float32(name):
     assert checked >= 10
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        clip if clip == QUICK else pytest.param(clip, marks=pytest.mark.nightly)
-        for clip in CLIPS
-        if clip != WITH_GRADIENTS
-    ],
-)
+@pytest.mark.parametrize("name", [QUICK, *nightly(CLIPS - {QUICK, WITH_GRADIENTS})])
 def test_float64(name):
     golden = load(name)
     net = golden_net(INDEX["files"][f"{name}.npz"]["config"]).double()
@@ -131,5 +129,5 @@ def test_gradients(dtype, limits):
 def test_goldens_are_all_used():
     stored = {path.stem for path in GOLDENS.glob("*.npz")} - {"tiling"}
     blocks = {name for name in stored if name.startswith("block_")}
-    assert stored - blocks == set(CLIPS)
+    assert stored - blocks == CLIPS
     assert len(blocks) == 24
