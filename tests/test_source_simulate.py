@@ -1,13 +1,16 @@
-"""Simulating against its slow twin, which holds all frames in memory and follows the formulas."""
+"""Reading high-speed frames, and simulating against a slow twin that follows the formulas."""
 
 import dataclasses
+import pickle
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from src.data.errors import BadFileError, DataSetError
 from src.data.exposures import read_exposures
-from src.data.frames import read_image
+from src.data.frames import read_image, write_png
 from src.data.simulation.blur import BlurAccumulator
 from src.data.simulation.simulator import BT601, SpikeSimulator
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
@@ -16,10 +19,12 @@ from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.simulate import (
     Simulation,
     frame_weights,
+    image_size,
+    open_frames,
     regular_exposures,
     sequence_seed,
 )
-from tests.source_cases import Drift
+from tests.source_cases import Drift, write_video
 
 SIZE = (32, 48)
 CAMERAS = SourceOptions(
@@ -217,3 +222,91 @@ def test_exposures_are_written_with_the_instant_of_the_sharp_frame(tmp_path):
 def test_another_number_of_frames_than_planned(tmp_path, count):
     with pytest.raises(ValueError, match=rf"{count} frames, 14 were planned"):
         run(plan_of(14, regular_exposures(14, 7, 7, 8), frames=frames_of(count)), tmp_path / "a")
+
+
+# ---------------------------------------------------------------- frames of a recording
+
+
+def write_folder(folder, names):
+    for j, name in enumerate(names):
+        write_png(folder / f"{name}.png", Drift(0, SIZE).at(j))
+    return folder
+
+
+def test_frames_come_in_order_of_their_numbers(tmp_path):
+    names = [f"shot_{number}" for number in (8, 9, 10, 11)]  # as text 10 comes before 8
+    found = open_frames(write_folder(tmp_path / "a", names))
+    assert [path.stem for path in found.files] == names
+    assert (len(found), found.size) == (4, SIZE)
+    assert found.num_bytes == sum(path.stat().st_size for path in found.files)
+    assert all(np.array_equal(a, b) for a, b in zip(found, frames_of(4), strict=True))
+    again = pickle.loads(pickle.dumps(found))  # noqa: S301 (our own bytes)
+    assert np.array_equal(next(iter(again)), frames_of(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("names", "first", "message"),
+    [
+        ([], None, "no images"),
+        (["first", "second"], None, "does not end in a number"),
+        (["a_1", "b_1"], None, r"numbers \[1\] exist under several names"),
+        (["47", "48", "50", "55"], 47, "images 49, 51 to 54 are missing between 47 and 55"),
+        ([f"{2 * i:03d}" for i in range(20)], 0, "19 and 9 more are missing"),
+        (["0001", "0002"], 0, "the first image has number 1, 0 is needed"),
+    ],
+)
+def test_f34_folders_that_are_no_recording(tmp_path, names, first, message):
+    (tmp_path / "a").mkdir()
+    write_folder(tmp_path / "a", names)
+    with pytest.raises(DataSetError, match=message):
+        open_frames(tmp_path / "a", first)
+
+
+@pytest.mark.parametrize("fault", ["f33 truncated", "f36 another size"])
+def test_f33_f36_a_broken_frame_is_named_when_it_comes(tmp_path, fault):
+    folder = write_folder(tmp_path / "a", ["0", "1", "2"])
+    message = r"1\.png: truncated PNG"
+    if fault == "f33 truncated":
+        (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:300])
+    else:
+        message = r"1\.png: is \(32, 64\), the first frame"
+        write_png(folder / "1.png", Drift(1, (32, 64)).at(0))
+    reader = iter(open_frames(folder))
+    next(reader)
+    with pytest.raises(BadFileError, match=message):
+        next(reader)
+
+
+def test_size_without_decoding(tmp_path):
+    write_folder(tmp_path, ["1"])
+    assert image_size(tmp_path / "1.png") == SIZE
+    cv2.imwrite(str(tmp_path / "2.jpg"), frames_of(1)[0])
+    assert image_size(tmp_path / "2.jpg") == SIZE
+    (tmp_path / "3.png").write_bytes(b"no image")
+    with pytest.raises(BadFileError, match="not an image"):
+        image_size(tmp_path / "3.png")
+
+
+def test_a_video_is_read_in_rgb(tmp_path):
+    path = tmp_path / "a.mp4"
+    red = np.zeros((*SIZE, 3), np.uint8)
+    red[..., 0] = 200
+    write_video(path, [*frames_of(6), red])
+    found = open_frames(path)
+    assert (len(found), found.size) == (7, SIZE)
+    read = list(found)
+    assert np.abs(read[3].astype(int) - frames_of(4)[3]).mean() < 12  # lossy
+    assert read[6][..., 0].mean() > 150
+    assert read[6][..., 2].mean() < 50
+    assert len(list(pickle.loads(pickle.dumps(found)))) == 7  # noqa: S301 (our own bytes)
+
+
+def test_f54_a_video_that_is_none_or_has_other_frames_than_it_states(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"nothing" * 100)
+    with pytest.raises(BadFileError, match=r"a\.mp4: cannot be decoded as a video"):
+        open_frames(path)
+    write_video(path, frames_of(6))
+    for stated, message in ((9, "states 9 frames, but only 6"), (4, "states 4 frames, but more")):
+        with pytest.raises(BadFileError, match=message):
+            list(dataclasses.replace(open_frames(path), num_frames=stated))

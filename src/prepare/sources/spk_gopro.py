@@ -124,13 +124,13 @@ def plan(options: SourceOptions) -> SourcePlan:
     problems = [problem for _, _, failures in results for problem in failures]
     if problems:
         raise DataSetError(str(options.input), problems)
-    unused = [
-        f"{split}/{folder.name}"
+    unused = {
+        f"{split}/{folder.name}": None
         for root in (downloads[SPIKE_STREAMS], downloads[SPIKES_PER_FRAME])
         for split, folder in ([] if root is None else sequence_folders(root))
         if not (downloads[PAIRS] / split / folder.name).is_dir()
-    ]
-    notes = [f"not made, {PAIRS} has no such sequence: {listed(unused)}"] if unused else []
+    }
+    notes = [f"not made, {PAIRS} has no such sequence: {listed(list(unused))}"] if unused else []
     notes += [note for _, offset_notes, _ in results for note in offset_notes]
     sequences = tuple(sequence for sequence, _, _ in results)
     description = DataDescription(
