@@ -84,13 +84,10 @@ def get_defaults() -> CfgNode:
 def load_config(
     path: str | Path, overrides: list[str] | None = None, *, check_paths: bool = True
 ) -> CfgNode:
-    """Return the frozen configuration of a YAML file with `KEY VALUE` overrides.
+    """Return the frozen configuration of a YAML file with overrides `[KEY, VALUE, KEY, ...]`.
 
-    Args:
-        path: The YAML file; relative paths are taken from the current directory, then from the
-            repository root.
-        overrides: A flat list `[KEY, VALUE, KEY, VALUE, ...]`; keys are dotted.
-        check_paths: Also require that the folders and files named in it exist.
+    A relative path is taken from the current directory, then from the repository root. With
+    `check_paths` the folders and files named in the file must exist.
 
     Raises:
         ConfigError: Everything that is wrong, in one message.

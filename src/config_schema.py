@@ -94,11 +94,7 @@ SCHEMA: dict[str, Any] = {
     "EXP_NAME": Key(
         "", "Name of the run's folders; empty: the name of the YAML file.", OPTIONAL_NAME
     ),
-    "DEVICE": Key(
-        "auto",
-        "Device; auto is CUDA if there is a GPU.",
-        one_of("auto", "cuda", "cpu"),
-    ),
+    "DEVICE": Key("auto", "Device; auto is CUDA if there is a GPU.", one_of("auto", "cuda", "cpu")),
     "DATA": {
         "ROOT": Key(
             "data/gopro_spike", "Data root: the folder with the splits; see DATALOADER_GUIDE."
@@ -225,8 +221,7 @@ SCHEMA: dict[str, Any] = {
             spellings={"true": "auto", "false": "fp32"},
         ),
         "OOM_RETRY": Key(
-            True,
-            "Halve micro-batches when memory runs out, at the same effective batch (1 rank).",
+            True, "Halve micro-batches when memory runs out, at the same effective batch (1 rank)."
         ),
         "GRAD_CLIP": Key(1.0, "Largest norm of the whole gradient; 0: no limit.", NOT_NEGATIVE),
         "FREEZE": Key([""], "Parts of VRT that are never trained.", FREEZABLE),
@@ -262,8 +257,7 @@ SCHEMA: dict[str, Any] = {
             False, "launch_train.sh also trains the RGB-only twin and compares the two."
         ),
         "RIVAL_UNET": Key(
-            False,
-            "With RGB_TWIN, also trains a plain U-Net for the seconds that the run took.",
+            False, "With RGB_TWIN, also trains a plain U-Net for the seconds that the run took."
         ),
     },
     "VAL": {

@@ -55,8 +55,7 @@ from src.data.frames import write_png
 from src.data.recordings import Recording, require_known_ticks
 from src.data.scanning import InputFolders, scan_inputs, scan_settings
 from src.engine.log import start_logging
-from src.engine.processes import choose_device
-from src.engine.step import choose_precision
+from src.engine.processes import choose_device, choose_precision
 from src.inference.evaluate import build_lpips, evaluate_recordings, peak_memory_gib
 from src.inference.load import LoadedModel, compare_data, load_model
 from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError, build_restorer

@@ -91,28 +91,21 @@ class Named:
         self.name = name
 
 
-def tile_clip(net, clip, settings, scale=1):
-    """Return `net(clip)` computed tile by tile; for any network on frames, without spikes.
+def tile_clip(net, clip, settings):
+    """Return `net(clip)` computed tile by tile, [B, T, C', H, W] on the CPU.
 
-    Args:
-        net: Takes [B, t, C, h, w], returns [B, t, C', h * scale, w * scale].
-        clip: Frames [B, T, C, H, W].
-        settings: How to cut.
-        scale: Enlargement by the network.
-
-    Returns:
-        [B, T, C', H * scale, W * scale] on the CPU.
+    `net` takes frames [B, t, C, h, w] without spikes.
     """
     num_frames, _, height, width = clip.shape[1:]
     clip_plan, indices = plan_time(num_frames, settings)
     size = padded_size((height, width), settings)
     padded = mirror_to(clip, size)
-    rows, columns = plan_space(size, settings, scale=scale)
+    rows, columns = plan_space(size, settings)
 
     def run_clip(frames: list[int]) -> torch.Tensor:
         part = padded[:, frames]
         whole = blend_tiles(lambda y, x: net(part[..., y, x]), rows, columns)
-        return whole[..., : height * scale, : width * scale].transpose(0, 1)
+        return whole[..., :height, :width].transpose(0, 1)
 
     frames = list(blend_clips(run_clip, clip_plan, indices))[:num_frames]
     return torch.stack(frames, dim=1)

@@ -24,7 +24,7 @@ from src.engine.checkpoint import (
     weight_differences,
 )
 from src.engine.processes import Ranks
-from src.models.torch_file import read_torch_file
+from src.models.weights import read_torch_file
 from src.paths import REPO_ROOT, atomic_write
 from src.run_directory import RunDirectory
 from tests.training_cases import (

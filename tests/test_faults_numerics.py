@@ -10,7 +10,7 @@ import torch
 
 from src.engine.checkpoint import Progress, load_checkpoint, named_tensors, save_checkpoint
 from src.engine.log import StepOutcome
-from src.engine.step import Precision
+from src.engine.processes import Precision
 from tests.test_ranks import FAULTY, write_two_rank_run
 from tests.test_training_step import Mixer, batch_of, make_step
 from tests.training_cases import (

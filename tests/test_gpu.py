@@ -17,8 +17,8 @@ from src.config import load_config
 from src.data.normalization import Normalization, normalize_counts
 from src.engine.cost import measure_law
 from src.engine.optim import WarmupCosine
-from src.engine.processes import Ranks
-from src.engine.step import BatchPlacer, TrainingStep, choose_precision
+from src.engine.processes import Ranks, choose_precision
+from src.engine.step import BatchPlacer, TrainingStep
 from src.engine.trainer import Trainer
 from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings

@@ -9,14 +9,12 @@ from torch import nn
 
 from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.engine.optim import WarmupCosine, freeze
-from src.engine.processes import Ranks
+from src.engine.processes import Precision, Ranks, choose_precision
 from src.engine.step import (
     BatchPlacer,
     DroppedClips,
-    Precision,
     StepMemoryError,
     TrainingStep,
-    choose_precision,
     seed_micro_batch,
     split_batch,
 )

@@ -33,8 +33,7 @@ from src.config import config_from_text, config_to_text, lookup, walk_schema
 from src.data.description import description_to_text, read_description, text_differences
 from src.engine.processes import Ranks
 from src.models.build import NO_FLOW
-from src.models.torch_file import read_torch_file
-from src.models.weights import convert_keys, name_some
+from src.models.weights import convert_keys, name_some, read_torch_file
 from src.paths import atomic_write, flush_folder, resolve
 from src.run_directory import RunDirectory, link_or_copy
 
@@ -272,11 +271,7 @@ class Checkpoints:
         return {name: part.state_dict() for name, part in self.parts.items()} | self.identity
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the run in the state of a checkpoint.
-
-        Raises:
-            ValueError: It would become another run; what differs is named.
-        """
+        """Put the run in the state of a checkpoint, unless it would become another run."""
         conflicts = resume_conflicts(state, self.state_dict())
         if conflicts:
             raise ValueError(
@@ -319,10 +314,6 @@ class Checkpoints:
         """Resume from what `choice` names: `auto` (this run's checkpoint), `never`, or a path.
 
         A start that torchrun or SLURM repeats resumes from the checkpoint of the first one.
-
-        Raises:
-            OSError: There is no room for the checkpoints to come.
-            ValueError: The checkpoint cannot be read, or belongs to another run.
         """
         if choice != "auto" and self.ranks.gather(is_repeated_start(self.run))[0]:
             logger.info("restarted: --resume %s is replaced by --resume auto", choice)

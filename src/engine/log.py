@@ -241,16 +241,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one step did. Losses are means over this rank's micro-batches.
+    """What one step did."""
 
-    `learning_rates` are those that the step used, by parameter group, in their order.
-    """
-
-    losses: dict[str, float]
+    losses: dict[str, float]  # means over this rank's micro-batches
     grad_norm: float
     is_finite: bool
     names: tuple[str, ...]  # of the clips
-    learning_rates: dict[str, float]
+    learning_rates: dict[str, float]  # that the step used, by parameter group, in their order
     broken: tuple[str, ...] = ()  # parameters whose gradients are not finite
 
 
@@ -285,10 +282,7 @@ class StepLog:
         scalars: Scalars,
         reaches: dict[str, Reach],
     ) -> None:
-        """Write the line and the scalars of the interval that ends with `step`, and start over.
-
-        `reaches` is what the alignment watch measured in this last step.
-        """
+        """Write the line and the scalars of the interval that ends with `step`, and start over."""
         means = {name: value / self._updates for name, value in self._sums.items()}
         parts = {name: value / self._steps for name, value in self.clock.take().items()}
         gib, whose = peak_memory_gib(self.clock.device)

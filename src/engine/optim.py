@@ -138,14 +138,9 @@ def learning_rate_factor(step: int, warmup_steps: int, total_steps: int, floor: 
 
 
 class WarmupCosine(LambdaLR):
-    """Linear warm-up, then a half cosine; each group keeps its own multiple of the rate.
+    """Linear warm-up, then a half cosine from `peak` to `eta_min`.
 
-    Args:
-        optimizer: Its groups have their own peak as learning rate.
-        peak: The rate that the floor is relative to.
-        warmup_steps: Steps of the warm-up.
-        total_steps: Steps of the whole run.
-        eta_min: The rate of the last step.
+    Each group of the optimiser keeps its own multiple of the rate.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The processes of a run: one per GPU through torchrun, or a single one."""
+"""The processes of a run: one per GPU through torchrun, or a single one; device and precision."""
 
 import inspect
 import os
@@ -26,21 +26,12 @@ SHARE_SECONDS = 300.0  # in which the others leave a validation, after a signal
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process among the processes of the run.
-
-    Attributes:
-        rank: Its number; 0 is the main rank, the only one that writes files.
-        world_size: How many there are.
-        device: Where it computes.
-        watch: Publishes the position of this rank; None for a single rank.
-        store: What the ranks share; None for a single rank.
-        stop: The stop signals of this rank.
-    """
+    """One process among the processes of the run; rank 0, the main one, writes files."""
 
     rank: int
     world_size: int
     device: torch.device
-    watch: StallWatch | None = None
+    watch: StallWatch | None = None  # none for a single rank, as the store
     store: Store | None = None
     stop: StopSignals = field(default_factory=StopSignals)
 
@@ -120,18 +111,50 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+@dataclass(frozen=True)
+class Precision:
+    """The format in which the model's blocks compute; parameters stay float32."""
+
+    name: str
+    device_type: str
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The autocast format, or None for float32."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[self.name]
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """Return the precision that TRAIN.AMP means on `device`.
+
+    Raises:
+        ValueError: The device cannot compute in that format.
+    """
+    if device.type == "cpu":
+        if name in ("fp16", "bf16"):
+            # bf16: torch's 3D convolutions on CPUs then give gradients of small maps that hold
+            # whatever was in memory before (seen with torch 2.15; the first ones are infinite).
+            raise ValueError(f"TRAIN.AMP {name} needs a GPU; on a CPU use auto or fp32")
+        return Precision("fp32", "cpu")
+    has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    if name == "bf16" and not has_bf16:
+        raise ValueError(
+            f"TRAIN.AMP bf16 is not supported by {torch.cuda.get_device_name(device)}; "
+            "use auto or fp16"
+        )
+    if name == "auto":
+        name = "bf16" if has_bf16 else "fp16"
+    return Precision(name, "cuda")
+
+
 @contextmanager
 def join_ranks(device: torch.device, stall_minutes: float, stop: StopSignals) -> Iterator[Ranks]:
     """Join the process group that torchrun describes in the environment; leave it at the end.
 
     Without torchrun there is one rank. Gloo carries CPU runs, NCCL carries CUDA runs. After an
     error the group is not left in order: the other ranks would have to take part and wait for this
-    one. torchrun ends them when this process has ended.
-
-    Args:
-        device: Of this rank.
-        stall_minutes: Limit of the stall watch, see `stall.py`; 0: a hanging run waits forever.
-        stop: The stop signals of this rank.
+    one. torchrun ends them when this process has ended. `stall_minutes` is the limit of the stall
+    watch; 0: a hanging run waits forever.
 
     Raises:
         StoppedError: A signal came before the other ranks did.

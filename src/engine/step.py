@@ -23,7 +23,7 @@ from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.engine.checkpoint import Progress
 from src.engine.log import Clock, StepOutcome
 from src.engine.optim import PartRule, clip_gradients, drop_frozen, skip_frozen
-from src.engine.processes import Ranks
+from src.engine.processes import Precision, Ranks
 from src.paths import atomic_write
 from src.run_directory import RunDirectory
 
@@ -37,42 +37,6 @@ Batch = dict[str, Any]  # what the loader collates
 
 class StepMemoryError(RuntimeError):
     """A training step does not fit into memory; the message has the settings and the numbers."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """The format in which the model's blocks compute; parameters stay float32."""
-
-    name: str
-    device_type: str
-
-    @property
-    def autocast_dtype(self) -> torch.dtype | None:
-        """The autocast format, or None for float32."""
-        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[self.name]
-
-
-def choose_precision(name: str, device: torch.device) -> Precision:
-    """Return the precision that TRAIN.AMP means on `device`.
-
-    Raises:
-        ValueError: The device cannot compute in that format.
-    """
-    if device.type == "cpu":
-        if name in ("fp16", "bf16"):
-            # bf16: torch's 3D convolutions on CPUs then give gradients of small maps that hold
-            # whatever was in memory before (seen with torch 2.15; the first ones are infinite).
-            raise ValueError(f"TRAIN.AMP {name} needs a GPU; on a CPU use auto or fp32")
-        return Precision("fp32", "cpu")
-    has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
-    if name == "bf16" and not has_bf16:
-        raise ValueError(
-            f"TRAIN.AMP bf16 is not supported by {torch.cuda.get_device_name(device)}; "
-            "use auto or fp16"
-        )
-    if name == "auto":
-        name = "bf16" if has_bf16 else "fp16"
-    return Precision(name, "cuda")
 
 
 @dataclass(frozen=True)
@@ -292,25 +256,17 @@ def count_clips(batch: Batch) -> int:
 class DroppedClips:
     """Samples that could not be read, against the share of them that a run tolerates.
 
-    Attributes:
-        max_fraction: DATA.MAX_BAD_FRACTION.
-        at_least: The least number of samples that the share is taken of: those of one epoch, so
-            that one bad file among the first few does not stop the run.
-        batch_size: Samples of one micro-batch.
-        progress: Holds the counts, so that they are saved with the run.
+    The share is taken of `at_least` samples, those of one epoch, so that one bad file among the
+    first few does not stop the run. The counts are saved with the run.
     """
 
-    max_fraction: float
+    max_fraction: float  # DATA.MAX_BAD_FRACTION
     at_least: int
     batch_size: int
     progress: Progress = field(default_factory=Progress)
 
     def count(self, batches: list[Batch]) -> None:
-        """Count the micro-batches of one step.
-
-        Raises:
-            RuntimeError: Too many samples of this process could not be read; some are named.
-        """
+        """Count the micro-batches of one step; raise if too many samples could not be read."""
         bad = [sample for batch in batches for sample in batch["dropped"]]
         self.progress.dropped_clips += len(bad)
         self.progress.seen_clips += len(batches) * self.batch_size
@@ -339,8 +295,7 @@ class SkippedSteps:
     def judge(self, outcome: StepOutcome) -> None:
         """Record a step that was counted already; every rank does it for every step.
 
-        Raises:
-            FloatingPointError: Too many steps in a row; what they held is written to a file.
+        After too many in a row it writes what they held to a file and raises.
         """
         progress = self.progress
         if outcome.is_finite:

@@ -23,7 +23,7 @@ from src.engine.alignment_watch import AlignmentWatch
 from src.engine.checkpoint import BEST, LAST, Checkpoints, Progress, identity_of
 from src.engine.log import Scalars, StepLog, StepOutcome
 from src.engine.optim import WeightAverage, build_optimizer, build_schedule, freeze, read_rules
-from src.engine.processes import Ranks, wrap_model
+from src.engine.processes import Ranks, choose_precision, wrap_model
 from src.engine.signals import StoppedError, ignore_first_stop
 from src.engine.stall import AFTER_VALIDATION
 from src.engine.step import (
@@ -32,7 +32,6 @@ from src.engine.step import (
     DroppedClips,
     SkippedSteps,
     TrainingStep,
-    choose_precision,
 )
 from src.engine.validation import Validation
 from src.losses.build import build_loss
@@ -43,17 +42,11 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One run on one rank.
-
-    Attributes:
-        progress: Its counters.
-        total_steps: Optimiser steps of the whole schedule.
-        clips_per_step: Clips of all ranks in one optimiser step.
-        stopped_by: The signal that ended the run early, on any rank; 0 for none.
-    """
+    """One run on one rank: `resume` and `fit`."""
 
     def __init__(self, cfg: CfgNode, ranks: Ranks, run: RunDirectory) -> None:
-        self.cfg, self.ranks, self.run, self.stopped_by = cfg, ranks, run, 0
+        self.cfg, self.ranks, self.run = cfg, ranks, run
+        self.stopped_by = 0  # the signal that ended the run early, on any rank
         train, self.progress = cfg.TRAIN, Progress()
         self.dataset = build_train_dataset(cfg)
         self.clips = WatchedDataset(self.dataset, train.NUM_WORKERS)
@@ -98,10 +91,7 @@ class Trainer:
         self.log = StepLog(run.name, self.clock)
 
     def fit(self) -> int:
-        """Train from the current step to the last one; return the signal that ended it early or 0.
-
-        `resume` before it loads a checkpoint.
-        """
+        """Train from the current step to the last one; return the signal that ended it, or 0."""
         step, progress = self.progress.step, self.progress
         if self._is_unfinished():
             self.describe()
@@ -161,12 +151,7 @@ class Trainer:
             yield group
 
     def step(self, batches: list[Batch]) -> StepOutcome:
-        """Do one optimiser step and count it.
-
-        Raises:
-            FloatingPointError: Too many steps in a row had gradients that are not finite.
-            StepMemoryError: The step does not fit into memory.
-        """
+        """Do one optimiser step and count it."""
         self.ranks.at("computing a step", self.progress.step)
         is_observed = self._is_due("LOG_EVERY", self.progress.step + 1)
         with self.alignment.observing() if is_observed else nullcontext():

@@ -43,13 +43,9 @@ def evaluate_recordings(
         clips: Of each recording the consecutive clips whose frames count; None: whole ones.
         score: False: only restore; nothing sharp is read and the report has no rows.
         score_blurry: Also score the blurry input.
-        lpips: The metric if its weights were found; None leaves it out.
+        lpips: None leaves this metric out.
         on_frame: Called for every frame in order, for pictures and progress.
         notes: Remarks for the report, such as why LPIPS is missing.
-
-    Raises:
-        NonFiniteOutputError: Naming the recording.
-        ValueError: A frame whose restored and sharp sizes differ, named.
     """
     given, rows = restorer.settings, []
     parts = [None] * len(recordings) if clips is None else clips

@@ -19,8 +19,7 @@ from src.data.description import (
     description_to_text,
 )
 from src.models.build import build_model
-from src.models.torch_file import read_torch_file
-from src.models.weights import NESTED_UNDER, convert_keys, load_weights
+from src.models.weights import NESTED_UNDER, convert_keys, load_weights, read_torch_file
 from src.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -57,9 +56,7 @@ def load_model(
 
     Raises:
         FileNotFoundError: No such checkpoint.
-        ConfigError: A configuration that cannot be used.
-        ValueError: Not a file of weights, weights that do not fit, no configuration given, or
-            averaged weights requested that the file does not hold.
+        ValueError: A configuration or weights that are missing or cannot be used.
     """
     if checkpoint is None:
         if config is None:
@@ -104,9 +101,6 @@ def compare_data(trained_on: str, tested_on: DataDescription | None) -> dict[str
 
     Which sequences they are does not matter: a test set is another one. What matters is how blur
     and spikes were recorded. `trained_on` is empty if the checkpoint has no description.
-
-    Raises:
-        DescriptionError: The text is no description.
     """
     differences = []
     if trained_on and tested_on is not None:

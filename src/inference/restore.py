@@ -1,7 +1,7 @@
 """Restores any number of frames of any size in bounded memory.
 
 Clips stream through time; inside a clip tiles cover the frame. Frames and spike counts travel to
-the device tile by tile as small integers and are normalised there; results come back to the CPU.
+the device tile by tile as small integers and are normalised there; results return to the CPU.
 """
 
 import logging
@@ -43,17 +43,13 @@ class TileMemoryError(RuntimeError):
 class Restorer:
     """A model with everything that is needed to run it on whole videos.
 
-    Args:
+    Attributes:
         model: Called as `model(rgb [1, t, 3, h, w], spikes [1, t, K, hs, ws])` with float32 on
             `device`, returns [1, t, 3, h, w].
-        settings: How videos are cut.
+        settings: How videos are cut; tiles become smaller if the device runs out of memory.
         norm: How counts are normalised.
-        device: Where the model is.
         autocast_dtype: Number format of the blocks; None: float32, without TF32.
         use_spikes: False: counts are not read and the model gets None instead.
-
-    Attributes:
-        settings: As given, or with smaller tiles after the device ran out of memory.
         before_tile: Called before each tile; what it raises ends the restoring.
         seconds: Time spent in the model, transfers and blending so far, without reading files.
     """
@@ -82,11 +78,6 @@ class Restorer:
 
         At most the frames of two overlapping clips are held. The model is in eval mode while this
         runs, and afterwards in its earlier mode.
-
-        Raises:
-            NonFiniteOutputError: The model returned a NaN or an infinity.
-            TileMemoryError: The smallest tile does not fit into memory.
-            ValueError: Frames or counts of different sizes, or tiles that do not fit the grid.
         """
         if len(source) == 0:
             return
@@ -179,13 +170,10 @@ class Restorer:
 
 def build_tile_settings(cfg: CfgNode) -> TileSettings:
     """Return how videos are cut, from the section `VAL`."""
-    return TileSettings(
-        frames=cfg.VAL.TILE_FRAMES,
-        size_px=cfg.VAL.TILE_SIZE,
-        overlap_frames=cfg.VAL.OVERLAP_FRAMES if cfg.VAL.TILE_FRAMES else 0,
-        overlap_px=cfg.VAL.OVERLAP_SIZE if cfg.VAL.TILE_SIZE else 0,
-        blend=cfg.VAL.BLEND,
-    )
+    val = cfg.VAL
+    overlap_frames = val.OVERLAP_FRAMES if val.TILE_FRAMES else 0
+    overlap_px = val.OVERLAP_SIZE if val.TILE_SIZE else 0
+    return TileSettings(val.TILE_FRAMES, val.TILE_SIZE, overlap_frames, overlap_px, val.BLEND)
 
 
 def build_restorer(
@@ -264,11 +252,7 @@ def on_spikes(pixels: slice, grid: tuple[int, int]) -> slice:
 
 
 def to_uint8(frame: torch.Tensor, name: str) -> np.ndarray:
-    """Return a frame [3, H, W] in 0..1 as uint8 [H, W, 3], clamped and rounded.
-
-    Raises:
-        NonFiniteOutputError: if the frame holds a NaN or an infinity.
-    """
+    """Return a finite frame [3, H, W] in 0..1 as uint8 [H, W, 3], clamped and rounded."""
     if not torch.isfinite(frame).all():
         raise NonFiniteOutputError(
             f"{name}: the model returned NaN or infinite values; the weights or the input are "

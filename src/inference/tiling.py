@@ -85,9 +85,9 @@ class AxisPlan:
     """Tiles along one axis.
 
     Attributes:
-        starts: First position of each tile, ascending, in input positions.
-        size: Length of every tile, in input positions.
-        weights: float32 [tiles, size * scale]; over all tiles they sum to one at every position.
+        starts: First position of each tile, ascending.
+        size: Length of every tile.
+        weights: float32 [tiles, size]; over all tiles they sum to one at every position.
     """
 
     starts: tuple[int, ...]
@@ -101,7 +101,6 @@ def plan_axis(
     overlap: int,
     *,
     blend: str = "smooth",
-    scale: int = 1,
     grid: int = 1,
     cut_borders: bool = True,
 ) -> AxisPlan:
@@ -114,7 +113,6 @@ def plan_axis(
         size: Positions per tile; 0: one tile.
         overlap: Positions that adjacent tiles share at least.
         blend: `smooth` or `reference`.
-        scale: Output positions per input position.
         grid: Starts and sizes are multiples of this; `length` must be one. With `smooth` the size
             and the step are rounded to it.
         cut_borders: In `reference`, cut half the overlap off at inner borders instead of averaging.
@@ -133,11 +131,10 @@ def plan_axis(
             "and its overlap, or blend 'smooth'"
         )
     if blend == "smooth":
-        weights = _fading_weights(starts, size, scale)
+        weights = _fading_weights(starts, size)
     else:
-        weights = _cut_weights(len(starts), size * scale, overlap if cut_borders else 0)
-    parts = [slice(start * scale, (start + size) * scale) for start in starts]
-    total = np.zeros(length * scale)
+        weights = _cut_weights(len(starts), size, overlap if cut_borders else 0)
+    parts, total = [slice(start, start + size) for start in starts], np.zeros(length)
     for part, row in zip(parts, weights, strict=True):
         total[part] += row
     if total.min() <= 0:
@@ -149,15 +146,15 @@ def plan_axis(
     return AxisPlan(starts, size, weights.astype(np.float32))
 
 
-def _fading_weights(starts: tuple[int, ...], size: int, scale: int) -> np.ndarray:
-    """Return [tiles, size * scale] weights that rise and fall as sin^2 over the overlap.
+def _fading_weights(starts: tuple[int, ...], size: int) -> np.ndarray:
+    """Return [tiles, size] weights that rise and fall as sin^2 over the overlap.
 
     sin^2 of one tile and cos^2 of the next sum to one; where the last tile was moved so far that
     three tiles meet, the division by the sum restores that.
     """
-    weights = np.ones((len(starts), size * scale))
+    weights = np.ones((len(starts), size))
     for i in range(1, len(starts)):
-        shared = (starts[i - 1] + size - starts[i]) * scale
+        shared = starts[i - 1] + size - starts[i]
         if shared > 0:
             ramp = np.sin(0.5 * np.pi * (np.arange(shared) + 0.5) / shared) ** 2
             weights[i, :shared] *= ramp
@@ -168,8 +165,7 @@ def _fading_weights(starts: tuple[int, ...], size: int, scale: int) -> np.ndarra
 def _cut_weights(num_tiles: int, size: int, overlap: int) -> np.ndarray:
     """Return [tiles, size] weights: 0 on the strips that are cut off at inner borders, else 1.
 
-    The strips count output positions and are not multiplied by the scale. Without overlap the
-    published rule cuts whole tiles away; here nothing is cut then.
+    Without overlap the published rule cuts whole tiles away; here nothing is cut then.
     """
     weights = np.ones((num_tiles, size))
     weights[1:, : overlap // 2] = 0
@@ -185,13 +181,10 @@ def blend_clips(
 ) -> Iterator[torch.Tensor]:
     """Yield the frames of a video in order, each one as soon as no later clip touches it.
 
-    Args:
-        run_clip: Takes the frame numbers of one clip, returns its result [t, ...].
-        plan: The clips, over positions in `frame_indices`.
-        frame_indices: Frame numbers in the order in which the clips see them.
-        clips: Yield only what these consecutive clips complete, see `frames_of_clips`; earlier
-            clips that reach into it are run too, so that the frames are those of the whole video
-            bit for bit. None: all.
+    `run_clip` takes the frame numbers of one clip and returns its result [t, ...]; `plan` has the
+    clips over positions in `frame_indices`. With `clips`, only what these consecutive ones complete
+    is yielded, see `frames_of_clips`; earlier clips that reach into it are run too, so that the
+    frames are those of the whole video bit for bit.
     """
     clips = range(len(plan.starts)) if clips is None else clips
     if not clips:
@@ -246,23 +239,22 @@ def share_out(num_clips: Sequence[int], rank: int, world_size: int) -> list[tupl
 def blend_tiles(
     run_tile: Callable[[slice, slice], torch.Tensor], rows: AxisPlan, columns: AxisPlan
 ) -> torch.Tensor:
-    """Return the result [..., H * scale, W * scale] of all tiles of one clip, on the CPU.
+    """Return the result [..., H, W] of all tiles of one clip, on the CPU.
 
-    `run_tile` takes the rows and columns of one tile in input pixels.
+    `run_tile` takes the rows and columns of one tile.
     """
-    scale = rows.weights.shape[1] // rows.size
     whole = None
     for i, top in enumerate(rows.starts):
         for j, left in enumerate(columns.starts):
-            tile = run_tile(slice(top, top + rows.size), slice(left, left + columns.size)).cpu()
+            bottom, right = top + rows.size, left + columns.size
+            tile = run_tile(slice(top, bottom), slice(left, right)).cpu()
             if len(rows.starts) == len(columns.starts) == 1:
                 return tile
             if whole is None:
                 height, width = rows.starts[-1] + rows.size, columns.starts[-1] + columns.size
-                whole = tile.new_zeros(*tile.shape[:-2], height * scale, width * scale)
+                whole = tile.new_zeros(*tile.shape[:-2], height, width)
             weight = torch.from_numpy(np.outer(rows.weights[i], columns.weights[j]))
-            bottom, right = top + rows.size, left + columns.size
-            whole[..., top * scale : bottom * scale, left * scale : right * scale] += tile * weight
+            whole[..., top:bottom, left:right] += tile * weight
     return whole
 
 
@@ -282,16 +274,12 @@ def plan_time(num_frames: int, settings: TileSettings) -> tuple[AxisPlan, list[i
 
 
 def plan_space(
-    size: tuple[int, int],
-    settings: TileSettings,
-    *,
-    grids: tuple[int, int] = (1, 1),
-    scale: int = 1,
+    size: tuple[int, int], settings: TileSettings, *, grids: tuple[int, int] = (1, 1)
 ) -> tuple[AxisPlan, AxisPlan]:
     """Return the plans of rows and columns for frames of `size` (H, W)."""
     tile, overlap, blend = settings.size_px, settings.overlap_px, settings.blend
     rows, columns = (
-        plan_axis(length, tile, overlap, blend=blend, scale=scale, grid=grid)
+        plan_axis(length, tile, overlap, blend=blend, grid=grid)
         for length, grid in zip(size, grids, strict=True)
     )
     return rows, columns

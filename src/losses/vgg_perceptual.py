@@ -8,7 +8,7 @@ from torch import nn
 
 from src.losses.charbonnier import check_images
 from src.models.downloads import fetch_weights
-from src.models.torch_file import UNREADABLE
+from src.models.weights import UNREADABLE
 from src.paths import resolve
 
 CONVOLUTIONS_PER_BLOCK = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}

@@ -14,8 +14,7 @@ from yacs.config import CfgNode
 
 from src.models.downloads import fetch_weights
 from src.models.integrate_vrt import RGBOnly, VRTWithSpike
-from src.models.torch_file import read_torch_file
-from src.models.weights import load_weights
+from src.models.weights import load_weights, read_torch_file
 from src.paths import resolve
 from src.utils.attention import ChunkSettings, set_recomputation
 from third_party.VRT.models.network_vrt import VRT
