@@ -85,7 +85,7 @@ class ScenePlan:
         camera_px, object_px: root-mean-square shift of the camera and of each object during one
             exposure, in RGB pixels.
         downscale: RGB pixels per spike pixel in each direction.
-        threshold, light: the spike camera fires light * intensity / threshold times per tick.
+        threshold: of the spike camera, which fires intensity / threshold times per tick.
         noise: of the spike camera.
         dead, hot: parts of the spike pixels that never fire, and that always do.
         shot: variance of the RGB camera's noise per unit of light; 1 is full scale.
@@ -106,7 +106,6 @@ class ScenePlan:
     object_px: tuple[float, ...]
     downscale: int
     threshold: float
-    light: float
     noise: SpikeNoise
     dead: float
     hot: float
@@ -161,8 +160,7 @@ def draw_plan(seed: int, split: str, index: int, spike_scale: str = "mixed") -> 
             (rng.random() > 0.1) * _log_uniform(rng, 2, 20) for _ in range(rng.integers(1, 5))
         ),
         downscale=SPIKE_SCALES[spike_scale][int(rng.random() > 0.7)],
-        threshold=_log_uniform(rng, 1, 4),
-        light=_rounded(rng.uniform(0.75, 1.0)),
+        threshold=_log_uniform(rng, 1, 5),
         noise=noise,
         dead=is_damaged * _log_uniform(rng, 1e-4, 3e-3),
         hot=is_damaged * _log_uniform(rng, 1e-4, 1e-3),
@@ -259,8 +257,7 @@ def simulate_scene(root: Path, seed: int, plan: ScenePlan) -> SceneReport:
     folder = root / plan.name
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
-    threshold = _rounded(plan.threshold / plan.light)
-    sidecar = SpikeSidecar(*plan.spike_size, float(TICKS_PER_SECOND), threshold)
+    sidecar = SpikeSidecar(*plan.spike_size, float(TICKS_PER_SECOND), plan.threshold)
     write_sidecar(partial / "spike", sidecar)
     (partial / SCENE_NAME).write_text(plan.text, encoding="utf-8")
     rng = _generator(seed, plan.split, plan.index, _CAMERA)
@@ -296,7 +293,6 @@ def expose(seed: int, plan: ScenePlan) -> Iterator[tuple[np.ndarray, np.ndarray]
         *plan.spike_size,
         seed=int(rng.integers(2**31)),
         threshold=plan.threshold,
-        gain=plan.light,
         noise=plan.noise,
     )
     place = rng.random(plan.spike_size)
