@@ -52,8 +52,9 @@ from yacs.config import CfgNode
 from src.config import config_to_text
 from src.data.description import find_description
 from src.data.frames import write_png
+from src.data.inputs import InputFolders, scan_inputs
 from src.data.recordings import Recording, require_known_ticks
-from src.data.scanning import InputFolders, scan_inputs, scan_settings
+from src.data.scanning import scan_settings
 from src.engine.log import start_logging
 from src.engine.processes import choose_device, choose_precision
 from src.inference.evaluate import build_lpips, evaluate_recordings, peak_memory_gib

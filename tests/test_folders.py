@@ -6,7 +6,8 @@ import pytest
 
 from src.data.description import DataDescription, write_description
 from src.data.errors import DataSetError
-from src.data.scanning import InputFolders, ScanSettings, scan_inputs
+from src.data.inputs import InputFolders, scan_inputs
+from src.data.scanning import ScanSettings
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
 from src.data.voxel_counts import count_frame, write_index
 from tests.folder_cases import (

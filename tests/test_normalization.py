@@ -16,6 +16,7 @@ from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurData
 from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.errors import DataSetError
 from src.data.exposures import read_alignment
+from src.data.inputs import InputFolders, scan_inputs
 from src.data.normalization import (
     Normalization,
     normalization_from,
@@ -23,7 +24,7 @@ from src.data.normalization import (
     to_unit,
 )
 from src.data.recordings import require_known_ticks
-from src.data.scanning import InputFolders, scan_inputs, scan_split
+from src.data.scanning import scan_split
 from src.data.transforms import AugmentSettings
 from src.data.voxel_counts import count_frame, normalization_of, write_index
 from src.engine.step import BatchPlacer

@@ -8,7 +8,7 @@ import pytest
 from src.data.description import DataDescription
 from src.data.errors import DataSetError
 from src.data.frames import write_png
-from src.data.spikes.find import stated_spikes
+from src.data.scanning import stated_spikes
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_spikes
 from src.prepare.sources.plan import (
     GOPRO_FRAMES,

@@ -14,7 +14,8 @@ from src import test as entry
 from src.config import config_to_text, load_config
 from src.data.description import DataDescription, write_description
 from src.data.frames import read_image, write_png
-from src.data.scanning import InputFolders, scan_inputs, scan_settings
+from src.data.inputs import InputFolders, scan_inputs
+from src.data.scanning import scan_settings
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.engine.checkpoint import save_checkpoint
 from src.inference.evaluate import build_lpips, evaluate_recordings

@@ -58,7 +58,7 @@ class Recording:
         frames: Sequence[FrameRecord],
         num_bins: int,
         read: ImageReader = read_image,
-        store: FrameStore = FrameStore({}),
+        store: FrameStore | None = None,
     ) -> None:
         self.name = name
         self.frames = tuple(frames)
@@ -165,7 +165,7 @@ class Recording:
         return ticks_per_bin(num_ticks, self.num_bins).astype(np.int32)
 
     def _read_image(self, path: Path, crop: Crop | None) -> np.ndarray:
-        is_stored = path in self._store
+        is_stored = self._store is not None and path in self._store
         image = None if is_stored else self._read(path)
         size = self._store.size_of(path) if is_stored else image.shape[:2]
         if size != self.frame_size:
@@ -180,7 +180,9 @@ class Recording:
         return image[y : y + height, x : x + width]
 
     def _size_of(self, path: Path) -> tuple[int, int]:
-        return self._store.size_of(path) if path in self._store else self._read(path).shape[:2]
+        if self._store is not None and path in self._store:
+            return self._store.size_of(path)
+        return self._read(path).shape[:2]
 
     def _first(self, size_of: Callable[[FrameRecord], tuple[int, int]]) -> tuple[int, int]:
         """Return the size of the first frame that has one."""

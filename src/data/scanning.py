@@ -1,32 +1,45 @@
-"""Find the sequences of a split and join what belongs to each frame, by name."""
+"""Find the sequences of a split and join what belongs to each frame, by name.
+
+Spikes of a frame are a range of ticks of a `.dat` file, or stored counts where there are no spikes.
+"""
 
 import logging
-import re
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from yacs.config import CfgNode
 
-from src.data.description import DataDescription, find_description, read_description
+from src.data.description import DataDescription, read_description
 from src.data.errors import BadFileError, DataSetError, file_state, listed, problems_of
 from src.data.exposures import (
     EXPOSURES_NAME,
+    SNAP_TICKS,
     AlignmentLog,
     Exposure,
     frame_index,
     read_exposures,
+    window_ticks,
 )
 from src.data.frames import ImageReader, list_frames, list_sequences, read_image
 from src.data.recordings import FrameRecord, Recording
-from src.data.spikes.find import PER_FRAME, STREAM, SequenceSpikes, find_spikes
-from src.data.voxel_counts import INDEX_NAME, SpikeSource, VoxelEntry, read_index, staleness
+from src.data.spikes.spike_dat import (
+    SIDECAR_NAME,
+    SpikeFile,
+    SpikeGeometry,
+    SpikeSidecar,
+    locate_sidecar,
+)
+from src.data.voxel_counts import SpikeSource, VoxelEntry, read_index, staleness
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)
 
 MAX_REASONS = 10  # in one line
+PER_FRAME, STREAM, VOXELS = "per frame", "stream", "voxels"
+STATED = ("height", "width", "ticks_per_second", "bit_order", "flip_rows")
 
 
 @dataclass(frozen=True)
@@ -171,7 +184,7 @@ def scan_sequence(
         records = read_exposures(folder / EXPOSURES_NAME, spikes.ticks_per_second)
     elif settings.use_voxel_cache:
         index = read_index(voxel_folder)
-    parts = _Parts(
+    parts = Parts(
         num_bins=settings.num_bins,
         sharp=list_frames(folder / "sharp", settings.image_exts),
         spikes=spikes,
@@ -179,7 +192,7 @@ def scan_sequence(
         voxel_folder=voxel_folder if settings.use_voxel_cache else None,
         index=index,
     )
-    frames, dropped = _join(folder.name, parts, blurry, indices)
+    frames, dropped = join_frames(folder.name, parts, blurry, indices)
     kinds = {"sharp frame": parts.sharp, spikes.kind_of_file: spikes.files}
     strays = [(name, kind) for kind, files in kinds.items() for name in files if name not in blurry]
     numbers = set(indices.values())
@@ -204,8 +217,204 @@ def summarize(split: str, scans: list[SequenceScan]) -> str:
     return line
 
 
+def number_frames(folder: Path, blurry: Mapping[str, Path]) -> dict[str, int]:
+    """Return the number at the end of the name of each blurry frame; each occurs once."""
+    if not blurry:
+        raise DataSetError(str(folder), ["no image files; blurry frames are needed there"])
+    try:
+        indices = {name: frame_index(name) for name in blurry}
+    except ValueError as error:
+        raise DataSetError(str(folder), [str(error)]) from error
+    twice = [index for index, count in Counter(indices.values()).items() if count > 1]
+    if twice:
+        raise DataSetError(str(folder), [f"frames numbered {twice} exist under several names"])
+    return indices
+
+
+def by_reason(entries: Iterable[Dropped]) -> str:
+    """Return `reason (names); reason (names)`, with a limit on the names of each reason."""
+    reasons: dict[str, list[str]] = {}
+    for entry in entries:
+        reasons.setdefault(entry.reason, []).append(f"{entry.sequence}/{entry.frame}")
+    parts = [f"{why} ({listed(names)})" for why, names in list(reasons.items())[:MAX_REASONS]]
+    if len(reasons) > MAX_REASONS:
+        parts.append(f"and {len(reasons) - MAX_REASONS} more reasons like these")
+    return "; ".join(parts)
+
+
+# ---------------------------------------------------------------- the spikes of a sequence
+
+
 @dataclass(frozen=True)
-class _Parts:
+class SequenceSpikes:
+    """The spikes of one sequence.
+
+    Attributes:
+        kind: "per frame" (each `.dat` covers exactly the exposure of the frame of its name),
+            "stream" (one `.dat` of the whole sequence) or "voxels" (`.npy` files, no spikes).
+        files: name without ending -> file; empty for a stream.
+        stream: the file of a stream.
+        geometry: how bits lie; None for voxels.
+        ticks_per_second: None where no file states it.
+        index: of voxels, the entries of the index beside them, by frame name.
+    """
+
+    kind: str
+    files: Mapping[str, Path]
+    stream: Path | None
+    geometry: SpikeGeometry | None
+    ticks_per_second: float | None
+    index: Mapping[str, VoxelEntry] = field(default_factory=dict)
+
+    @property
+    def kind_of_file(self) -> str:
+        """What one of the files is called in messages."""
+        return "voxel file" if self.kind == VOXELS else "spike file"
+
+    def source_of(self, name: str, exposure: Exposure | None) -> SpikeSource:
+        """Return where the spikes of a frame are.
+
+        Only a stream needs its exposure, in seconds from the start of the sequence. A ValueError
+        says that there is no file of this name or that it has not as many ticks, or that the
+        exposure leaves the stream; a BadFileError, that a file cannot be read as spikes.
+        """
+        if self.stream is None and name not in self.files:
+            raise ValueError(f"no {self.kind_of_file} of this name")
+        path = self.stream or self.files[name]
+        if self.kind == VOXELS:
+            entry = self.index.get(name)
+            is_of_it = entry is not None and entry.is_of(path)
+            ticks = (entry.start, entry.stop) if is_of_it else (0, 0)
+            return SpikeSource(path, None, *ticks)
+        try:
+            num_ticks = SpikeFile(path, self.geometry).num_ticks
+        except (OSError, ValueError) as error:
+            raise BadFileError(path, str(error)) from error
+        rate = self.ticks_per_second
+        if self.stream is None:
+            if exposure is not None and rate is not None:
+                expected = (exposure.t1 - exposure.t0) * rate
+                if abs(expected - num_ticks) >= 1 - SNAP_TICKS:  # may be rounded up or down
+                    raise ValueError(
+                        f"exposure and spike file differ in length: [{exposure.t0:g} s, "
+                        f"{exposure.t1:g} s) is {expected:.6g} ticks, the file has {num_ticks}"
+                    )
+            return SpikeSource(path, self.geometry, 0, num_ticks)
+        if rate is None:
+            raise ValueError(f"{path.name} is a stream, but ticks_per_second is not known")
+        start, stop = window_ticks(exposure.t0, exposure.t1, rate)
+        if start < 0 or stop > num_ticks:
+            raise ValueError(
+                f"exposure leaves the stream: [{exposure.t0:g} s, {exposure.t1:g} s) is ticks "
+                f"[{start}, {stop}) of {path.name}, which has [0, {num_ticks})"
+            )
+        return SpikeSource(path, self.geometry, start, stop)
+
+
+def find_spikes(
+    spike_folder: Path,
+    voxel_folder: Path,
+    description: DataDescription | None,
+    blurry_names: Collection[str],
+    size: tuple[int, int] | None = None,
+) -> SequenceSpikes:
+    """Return the spikes of a sequence; `size` as in `stated_spikes`.
+
+    A single `.dat` beside several blurry frames is the stream of the sequence; otherwise each
+    `.dat` belongs to the frame of its name. Without `.dat` the voxel files are the spikes.
+    """
+    files = list_frames(spike_folder, [".dat"])
+    if not files:
+        voxels = list_frames(voxel_folder, [".npy"])
+        if not voxels:
+            problem = (
+                f"no .dat files in {spike_folder.name} and no .npy files in {voxel_folder.name}"
+            )
+            raise DataSetError(str(spike_folder.parent), [problem])
+        rate = None if description is None else description.ticks_per_second
+        return SequenceSpikes(VOXELS, voxels, None, None, rate, read_index(voxel_folder))
+    first = next(iter(files.values()))
+    known = stated_spikes(first, description, size)
+    for path in files.values():
+        if path.with_suffix(".yaml").is_file() and stated_spikes(path, description, size) != known:
+            raise DataSetError(str(path), [f"its .yaml differs from that of {first.name}"])
+    if len(files) == 1 and set(files) != set(blurry_names):
+        return SequenceSpikes(STREAM, {}, first, known.geometry, known.ticks_per_second)
+    return SequenceSpikes(PER_FRAME, files, None, known.geometry, known.ticks_per_second)
+
+
+def stated_spikes(
+    path: Path, description: DataDescription | None, size: tuple[int, int] | None = None
+) -> SpikeSidecar:
+    """Return what is known about a `.dat`: from the file beside it, else from dataset.yaml.
+
+    These, and `size`, height and width that the user states, must not contradict each other.
+    """
+    try:
+        beside = locate_sidecar(path, entries_of(description))
+        overall = described_sidecar(description)
+        given = None if size is None else SpikeSidecar(*size, **entries_of(description))
+    except ValueError as error:
+        raise DataSetError(str(path), [str(error)]) from error
+    stated = [(str(beside[0]), beside[1], ())] if beside else []
+    stated += [("dataset.yaml of the data root", overall, STATED)] if overall else []
+    stated += [("--spike_size", given, ("height", "width"))] if given else []
+    if not stated:
+        raise DataSetError(
+            str(path),
+            [
+                "the size of the spike sensor is not known; a .dat file does not hold it. Write "
+                f"{path.parent / SIDECAR_NAME} with lines like 'height: 250', 'width: 400', "
+                "'ticks_per_second: 20000', or spike_height, spike_width and ticks_per_second "
+                "into dataset.yaml at the data root; src/test.py takes it as --spike_size "
+                "HEIGHT WIDTH too"
+            ],
+        )
+    file, first, _ = stated[0]
+    for other, sidecar, names in stated[1:]:
+        values = {name: (getattr(first, name), getattr(sidecar, name)) for name in names}
+        values = {name: v for name, v in values.items() if None not in v and v[0] != v[1]}
+        if values:
+            was, now = (
+                ", ".join(f"{name}: {_yaml(v[side])}" for name, v in values.items())
+                for side in (0, 1)
+            )
+            raise DataSetError(
+                str(path),
+                [
+                    f"{file} says {was}, {other} says {now}; correct the one that is wrong. python "
+                    f"scripts/inspect_spikes.py {shlex.quote(str(path))} shows what fits"
+                ],
+            )
+    return first
+
+
+def _yaml(value: object) -> str:
+    """Return a number, word or truth value as YAML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def described_sidecar(description: DataDescription | None) -> SpikeSidecar | None:
+    """Return what a description states of all spikes; None where it does not state their size."""
+    if description is None or description.spike_height is None or description.spike_width is None:
+        return None
+    size = description.spike_height, description.spike_width
+    return SpikeSidecar(*size, **entries_of(description))
+
+
+def entries_of(description: DataDescription | None) -> dict[str, object]:
+    """Return what a description states for sidecars that do not state it."""
+    names = ("ticks_per_second", "threshold", "bit_order", "flip_rows")
+    return {} if description is None else {name: getattr(description, name) for name in names}
+
+
+# ---------------------------------------------------------------- what belongs to a frame
+
+
+@dataclass(frozen=True)
+class Parts:
     """All of a sequence but its blurry frames, ready to be looked up by name.
 
     Attributes:
@@ -257,8 +466,8 @@ class _Parts:
         return path
 
 
-def _join(
-    sequence: str, parts: _Parts, blurry: Mapping[str, Path], indices: Mapping[str, int]
+def join_frames(
+    sequence: str, parts: Parts, blurry: Mapping[str, Path], indices: Mapping[str, int]
 ) -> tuple[tuple[FrameRecord, ...], tuple[Dropped, ...]]:
     """Return the frames that have all that belongs to them, by number, and those that have not."""
     frames, dropped = [], []
@@ -270,160 +479,3 @@ def _join(
         except ValueError as error:
             dropped.append(Dropped(sequence, name, str(error)))
     return tuple(frames), tuple(dropped)
-
-
-# ---------------------------------------------------------------- folders given for testing
-
-
-@dataclass(frozen=True)
-class InputFolders:
-    """What the user gives for testing.
-
-    Attributes:
-        blurry: folder of frames, of sequence folders, or of sequence folders with `blur` in them.
-        spikes: the same with `.npy` counts (`spike_vox`) or `.dat` spikes (`spike`).
-        sharp: the same with the ground truth (`sharp`).
-        spike_size: height and width of `.dat` spikes; None: as the files beside them say.
-    """
-
-    blurry: Path
-    spikes: Path | None = None
-    sharp: Path | None = None
-    spike_size: tuple[int, int] | None = None
-
-
-def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]:
-    """Return all sequences of the folders given for testing, sorted by name.
-
-    The rules are those of `scan_sequence`, but every frame must have spikes and a sharp frame where
-    these are given; a DataSetError names all that lack something. Files without a blurry frame of
-    their name do not count. Where stored counts in `SEQ/spike_vox` are out of date, the spikes in
-    `SEQ/spike` are counted.
-    """
-    images = settings.image_exts
-    blurry = _find_folders(inputs.blurry, ("blur",), images)
-    sharp = spikes = None
-    if inputs.sharp is not None:
-        sharp = _find_folders(inputs.sharp, ("sharp",), images)
-    if inputs.spikes is not None:
-        inner = dict.fromkeys((settings.voxel_dir, settings.spike_dir, "spike_vox", "spike"))
-        spikes = _find_folders(inputs.spikes, tuple(inner), (".npy", ".dat"))
-    problems: list[str] = []
-    recordings = []
-    for name, folder in blurry.items():
-        try:
-            frames = list_frames(folder, images)
-            indices = number_frames(folder, frames)
-            parts = _Parts(settings.num_bins)
-            if sharp is not None:
-                partner = _partner(name, blurry, sharp, inputs.sharp)
-                parts = replace(parts, sharp=list_frames(partner, images))
-            if spikes is not None:
-                partner = _partner(name, blurry, spikes, inputs.spikes)
-                parts = _with_spikes(parts, partner, frames, inputs.spike_size, settings)
-        except (BadFileError, DataSetError) as error:
-            problems += problems_of(error)
-            continue
-        found, dropped = _join(name, parts, frames, indices)
-        problems += [by_reason(dropped)] if dropped else []
-        recordings.append(Recording(name, found, settings.num_bins))
-    if problems:
-        raise DataSetError(str(inputs.blurry), problems)
-    return recordings
-
-
-def _with_spikes(
-    parts: _Parts,
-    folder: Path,
-    blurry: Mapping[str, Path],
-    size: tuple[int, int] | None,
-    settings: ScanSettings,
-) -> _Parts:
-    """Return the parts of a sequence with the spikes in a folder of `.npy` or `.dat` files."""
-    folder = folder.absolute()  # "." has no name and no parent
-    bits = folder.with_name(settings.spike_dir)
-    is_cache = (folder / INDEX_NAME).is_file() and bool(list_frames(bits, [".dat"]))
-    if not is_cache:  # what is given is all there is; voxels count before bits
-        bits = folder / "none" if list_frames(folder, [".npy"]) else folder
-    spikes = find_spikes(bits, folder, find_description(folder), blurry, size)
-    table = bits.parent / EXPOSURES_NAME
-    exposures = None
-    can_check_lengths = spikes.ticks_per_second is not None and table.is_file()
-    if spikes.kind == STREAM or (spikes.kind == PER_FRAME and can_check_lengths):
-        exposures = read_exposures(table, spikes.ticks_per_second)
-    parts = replace(parts, spikes=spikes, exposures=exposures)
-    if is_cache:
-        parts = replace(parts, voxel_folder=folder, index=read_index(folder), counts_stale=True)
-    return parts
-
-
-def _find_folders(
-    root: Path, inner_names: tuple[str, ...], endings: tuple[str, ...]
-) -> dict[str, Path]:
-    """Return sequence name -> folder that holds its files; one entry if `root` is a sequence."""
-    if not root.is_dir():
-        reason = "is a file; name the folder that holds it" if root.exists() else "no such folder"
-        raise DataSetError(str(root), [reason])
-    here = _folder_with_files(root, inner_names, endings)
-    if here is not None:
-        name = root.resolve().name
-        return {root.resolve().parent.name if name in inner_names else name: here}
-    entries = [entry for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."]
-    found = {
-        entry.name: folder
-        for entry in sorted(entries, key=_natural_order)
-        if (folder := _folder_with_files(entry, inner_names, endings)) is not None
-    }
-    if not found:
-        folders = [str(root), f"{root}/SEQ", *(f"{root}/SEQ/{n}" for n in inner_names)]
-        raise DataSetError(str(root), [f"no {', '.join(endings)} files in {' or '.join(folders)}"])
-    return found
-
-
-def _folder_with_files(
-    folder: Path, inner_names: tuple[str, ...], endings: tuple[str, ...]
-) -> Path | None:
-    for candidate in (folder, *(folder / name for name in inner_names)):
-        files = candidate.iterdir() if candidate.is_dir() else ()
-        if any(path.suffix.lower() in endings and path.name[0] != "." for path in files):
-            return candidate
-    return None
-
-
-def _partner(name: str, blurry: Mapping[str, Path], others: Mapping[str, Path], root: Path) -> Path:
-    """Return the folder that belongs to a sequence; a lone one belongs to a lone one."""
-    if len(blurry) == len(others) == 1:
-        return next(iter(others.values()))
-    if name not in others:
-        raise DataSetError(str(root), [f"sequence {name} is not in it; it has {', '.join(others)}"])
-    return others[name]
-
-
-def _natural_order(path: Path) -> list[tuple[str, int]]:
-    """Return a key that sorts `f2` before `f10`."""
-    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", path.name)]
-
-
-def number_frames(folder: Path, blurry: Mapping[str, Path]) -> dict[str, int]:
-    """Return the number at the end of the name of each blurry frame; each occurs once."""
-    if not blurry:
-        raise DataSetError(str(folder), ["no image files; blurry frames are needed there"])
-    try:
-        indices = {name: frame_index(name) for name in blurry}
-    except ValueError as error:
-        raise DataSetError(str(folder), [str(error)]) from error
-    twice = [index for index, count in Counter(indices.values()).items() if count > 1]
-    if twice:
-        raise DataSetError(str(folder), [f"frames numbered {twice} exist under several names"])
-    return indices
-
-
-def by_reason(entries: Iterable[Dropped]) -> str:
-    """Return `reason (names); reason (names)`, with a limit on the names of each reason."""
-    reasons: dict[str, list[str]] = {}
-    for entry in entries:
-        reasons.setdefault(entry.reason, []).append(f"{entry.sequence}/{entry.frame}")
-    parts = [f"{why} ({listed(names)})" for why, names in list(reasons.items())[:MAX_REASONS]]
-    if len(reasons) > MAX_REASONS:
-        parts.append(f"and {len(reasons) - MAX_REASONS} more reasons like these")
-    return "; ".join(parts)

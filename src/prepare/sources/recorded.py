@@ -24,9 +24,14 @@ from src.data.exposures import (
     write_exposures,
 )
 from src.data.frames import list_frames
-from src.data.scanning import ScanSettings, by_reason, scan_sequence
+from src.data.scanning import (
+    ScanSettings,
+    by_reason,
+    described_sidecar,
+    scan_sequence,
+    stated_spikes,
+)
 from src.data.spikes.arrays import ARRAY_SUFFIXES, DenseFile, EventFile, array_shape
-from src.data.spikes.find import described_sidecar, stated_spikes
 from src.data.spikes.spike_dat import (
     SpikeFile,
     SpikeGeometry,

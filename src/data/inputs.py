@@ -1,0 +1,152 @@
+"""Folders that the user gives for testing: their sequences, read by the rules of training."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from src.data.description import find_description
+from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.exposures import EXPOSURES_NAME, read_exposures
+from src.data.frames import list_frames
+from src.data.recordings import Recording
+from src.data.scanning import (
+    PER_FRAME,
+    STREAM,
+    Parts,
+    ScanSettings,
+    by_reason,
+    find_spikes,
+    join_frames,
+    number_frames,
+)
+from src.data.voxel_counts import INDEX_NAME, read_index
+
+
+@dataclass(frozen=True)
+class InputFolders:
+    """What the user gives for testing.
+
+    Attributes:
+        blurry: folder of frames, of sequence folders, or of sequence folders with `blur` in them.
+        spikes: the same with `.npy` counts (`spike_vox`) or `.dat` spikes (`spike`).
+        sharp: the same with the ground truth (`sharp`).
+        spike_size: height and width of `.dat` spikes; None: as the files beside them say.
+    """
+
+    blurry: Path
+    spikes: Path | None = None
+    sharp: Path | None = None
+    spike_size: tuple[int, int] | None = None
+
+
+def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]:
+    """Return all sequences of the folders given for testing, sorted by name.
+
+    The rules are those of `scan_sequence`, but every frame must have spikes and a sharp frame where
+    these are given; a DataSetError names all that lack something. Files without a blurry frame of
+    their name do not count. Where stored counts in `SEQ/spike_vox` are out of date, the spikes in
+    `SEQ/spike` are counted.
+    """
+    images = settings.image_exts
+    blurry = _find_folders(inputs.blurry, ("blur",), images)
+    sharp = spikes = None
+    if inputs.sharp is not None:
+        sharp = _find_folders(inputs.sharp, ("sharp",), images)
+    if inputs.spikes is not None:
+        inner = dict.fromkeys((settings.voxel_dir, settings.spike_dir, "spike_vox", "spike"))
+        spikes = _find_folders(inputs.spikes, tuple(inner), (".npy", ".dat"))
+    problems: list[str] = []
+    recordings = []
+    for name, folder in blurry.items():
+        try:
+            frames = list_frames(folder, images)
+            indices = number_frames(folder, frames)
+            parts = Parts(settings.num_bins)
+            if sharp is not None:
+                partner = _partner(name, blurry, sharp, inputs.sharp)
+                parts = replace(parts, sharp=list_frames(partner, images))
+            if spikes is not None:
+                partner = _partner(name, blurry, spikes, inputs.spikes)
+                parts = _with_spikes(parts, partner, frames, inputs.spike_size, settings)
+        except (BadFileError, DataSetError) as error:
+            problems += problems_of(error)
+            continue
+        found, dropped = join_frames(name, parts, frames, indices)
+        problems += [by_reason(dropped)] if dropped else []
+        recordings.append(Recording(name, found, settings.num_bins))
+    if problems:
+        raise DataSetError(str(inputs.blurry), problems)
+    return recordings
+
+
+def _with_spikes(
+    parts: Parts,
+    folder: Path,
+    blurry: Mapping[str, Path],
+    size: tuple[int, int] | None,
+    settings: ScanSettings,
+) -> Parts:
+    """Return the parts of a sequence with the spikes in a folder of `.npy` or `.dat` files."""
+    folder = folder.absolute()  # "." has no name and no parent
+    bits = folder.with_name(settings.spike_dir)
+    is_cache = (folder / INDEX_NAME).is_file() and bool(list_frames(bits, [".dat"]))
+    if not is_cache:  # what is given is all there is; voxels count before bits
+        bits = folder / "none" if list_frames(folder, [".npy"]) else folder
+    spikes = find_spikes(bits, folder, find_description(folder), blurry, size)
+    table = bits.parent / EXPOSURES_NAME
+    exposures = None
+    can_check_lengths = spikes.ticks_per_second is not None and table.is_file()
+    if spikes.kind == STREAM or (spikes.kind == PER_FRAME and can_check_lengths):
+        exposures = read_exposures(table, spikes.ticks_per_second)
+    parts = replace(parts, spikes=spikes, exposures=exposures)
+    if is_cache:
+        parts = replace(parts, voxel_folder=folder, index=read_index(folder), counts_stale=True)
+    return parts
+
+
+def _find_folders(
+    root: Path, inner_names: tuple[str, ...], endings: tuple[str, ...]
+) -> dict[str, Path]:
+    """Return sequence name -> folder that holds its files; one entry if `root` is a sequence."""
+    if not root.is_dir():
+        reason = "is a file; name the folder that holds it" if root.exists() else "no such folder"
+        raise DataSetError(str(root), [reason])
+    here = _folder_with_files(root, inner_names, endings)
+    if here is not None:
+        name = root.resolve().name
+        return {root.resolve().parent.name if name in inner_names else name: here}
+    entries = [entry for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."]
+    found = {
+        entry.name: folder
+        for entry in sorted(entries, key=_natural_order)
+        if (folder := _folder_with_files(entry, inner_names, endings)) is not None
+    }
+    if not found:
+        folders = [str(root), f"{root}/SEQ", *(f"{root}/SEQ/{n}" for n in inner_names)]
+        raise DataSetError(str(root), [f"no {', '.join(endings)} files in {' or '.join(folders)}"])
+    return found
+
+
+def _folder_with_files(
+    folder: Path, inner_names: tuple[str, ...], endings: tuple[str, ...]
+) -> Path | None:
+    for candidate in (folder, *(folder / name for name in inner_names)):
+        files = candidate.iterdir() if candidate.is_dir() else ()
+        if any(path.suffix.lower() in endings and path.name[0] != "." for path in files):
+            return candidate
+    return None
+
+
+def _partner(name: str, blurry: Mapping[str, Path], others: Mapping[str, Path], root: Path) -> Path:
+    """Return the folder that belongs to a sequence; a lone one belongs to a lone one."""
+    if len(blurry) == len(others) == 1:
+        return next(iter(others.values()))
+    if name not in others:
+        raise DataSetError(str(root), [f"sequence {name} is not in it; it has {', '.join(others)}"])
+    return others[name]
+
+
+def _natural_order(path: Path) -> list[tuple[str, int]]:
+    """Return a key that sorts `f2` before `f10`."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", path.name)]
