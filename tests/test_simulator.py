@@ -24,31 +24,31 @@ def moving_intensity(num_ticks, height=3, width=4, seed=0):
     return np.random.default_rng(seed).random((num_ticks, height, width))
 
 
-def simulate_twin(intensity, start, threshold, gain):
+def simulate_twin(intensity, start, threshold):
     """One pixel after the other, one tick after the other, in Python floats."""
     spikes = np.zeros(intensity.shape, np.uint8)
     for y, x in np.ndindex(intensity.shape[1:]):
         u = float(start[y, x])
         for q, value in enumerate(intensity[:, y, x]):
-            u += gain * float(value)
+            u += float(value)
             if u >= threshold:
                 spikes[q, y, x] = 1
                 u -= threshold
     return spikes
 
 
-@pytest.mark.parametrize(("threshold", "gain"), [(1.0, 0.3), (2.0, 1.0), (5.3, 1.7)])
+@pytest.mark.parametrize("threshold", [1.0, 2.0, 5.3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_both_paths_equal_the_twin(threshold, gain, dtype):
+def test_both_paths_equal_the_twin(threshold, dtype):
     intensity = moving_intensity(60).astype(dtype)
-    settings = {"seed": 5, "threshold": threshold, "gain": gain}
-    quick = SpikeSimulator(3, 4, **settings)
+    quick = SpikeSimulator(3, 4, seed=5, threshold=threshold)
     # A threshold of its own for every pixel, all of them the same: the path for noise.
-    general = SpikeSimulator(3, 4, **settings, noise=SpikeNoise(sensor_seed=1))
+    noise = SpikeNoise(sensor_seed=1)
+    general = SpikeSimulator(3, 4, seed=5, threshold=threshold, noise=noise)
     start = quick.membrane
     spikes = quick.expose(intensity)
     assert spikes.dtype == np.uint8
-    assert np.array_equal(spikes, simulate_twin(intensity, start, threshold, gain))
+    assert np.array_equal(spikes, simulate_twin(intensity, start, threshold))
     assert np.array_equal(spikes, general.expose(intensity))
     assert np.array_equal(quick.membrane, general.membrane)
 
@@ -175,7 +175,6 @@ def test_noise_does_not_pile_up_above_the_threshold():
         (lambda: simulate(np.zeros((2, 2))), r"intensity \[H, W\]"),
         (lambda: simulate(np.zeros((0, 2, 2))), "at least one intensity"),
         (lambda: simulate(np.full((1, 2, 2), 0.8), threshold=0.5), "0.8 exceeds the threshold 0.5"),
-        (lambda: SpikeSimulator(8, 8, seed=1, gain=-1.0), "all must be above 0"),
         (lambda: SpikeSimulator(2, 3, seed=1).expose(np.zeros((1, 3, 2))), r"\[S, 2, 3\]"),
         (lambda: SpikeSimulator(8, 8, seed=1, threshold=0.0), "all must be above 0"),
         (lambda: simulate(noise=SpikeNoise(threshold_sigma=0.9)), "gives a threshold below 0"),
