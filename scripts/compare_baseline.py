@@ -116,7 +116,7 @@ def write(comparison: Comparison) -> None:
         if rule.reason:
             print(f"{'':<11} {rule.reason}")
     reasons = {rule.reason for rule in comparison.rules}
-    for note in (note for note in comparison.notes if note not in reasons):
+    for note in (note for note in comparison.frames.notes if note not in reasons):
         print(f"{'note':<11} {note}")
     print(f"result  {overall(comparison.rules)}")
     print(f"page    {page}\ntable   {numbers}\npicture {picture}")

@@ -60,7 +60,7 @@ from src.engine.processes import choose_device, choose_precision
 from src.inference.evaluate import build_lpips, evaluate_recordings, peak_memory_gib
 from src.inference.load import LoadedModel, compare_data, load_model
 from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError, build_restorer
-from src.metrics.report import Report, format_table
+from src.metrics.report import BLURRY, Report, format_table
 from src.paths import atomic_write, free_name
 from src.run_directory import RunDirectory, git_commit
 
@@ -212,7 +212,7 @@ def _show(costs: dict[str, Any], report: Report, output: Path, path: Path) -> No
     for note in report.notes:
         logger.info(note)
     if report.frames:
-        rows = [("blurry input", report.blurry_means), ("restored", report.means)]
+        rows = [("blurry input", report.means(BLURRY)), ("restored", report.means())]
         logger.info("mean over frames\n%s", format_table(rows))
     logger.info("frames: %s", output)
     logger.info("report: %s", path)

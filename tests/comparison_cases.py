@@ -10,12 +10,10 @@ from src.comparison.scores import (
     SPIKE,
     TWIN,
     UNET,
-    ComparedFrame,
-    ComparedFrames,
 )
 from src.inference.restore import Normalization, Restorer
 from src.inference.tiling import TileSettings
-from src.metrics.report import EDGE_METRICS, METRICS
+from src.metrics.report import EDGE_METRICS, METRICS, FrameScores, Report
 from tests.inference_cases import Video
 
 
@@ -51,8 +49,8 @@ def compared(rows):
         known = dict.fromkeys((*METRICS, *EDGE_METRICS), 0.5) | {"lpips": None}
         psnrs = {BLURRY: 20.0, NO_LEARNING: 22.0, TWIN: twin, UNET: 28.0, SPIKE: spike, BOUND: 40.0}
         scores = {method: known | {"psnr_rgb": psnr} for method, psnr in psnrs.items()}
-        frames.append(ComparedFrame(sequence, f"{index:06d}", scores))
-    return ComparedFrames(frames, "0" * 64)
+        frames.append(FrameScores(sequence, f"{index:06d}", scores))
+    return Report(frames, "by hand")
 
 
 def grey(level, size=(40, 48)):

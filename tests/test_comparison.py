@@ -12,6 +12,7 @@ from src.data.description import DataDescription, description_to_text
 from src.inference.evaluate import evaluate_recordings
 from src.inference.tiling import TileSettings
 from src.metrics.motion_edges import find_motion_edges, score_motion_edges
+from src.metrics.report import METRICS, Report
 from src.paths import REPO_ROOT
 from src.run_directory import RunDirectory
 from tests.comparison_cases import NamedVideo, compared, restorer
@@ -27,13 +28,13 @@ def compare(videos, **restorers):
 def test_every_method_gets_the_scores_that_testing_gives_it():
     videos = [NamedVideo("a", seed=1), NamedVideo("b", 2, seed=2)]
     restorers = {"near": restorer(0.02), "far": restorer(0.1)}
-    found = compare(videos, **restorers)
+    found = Report(compare(videos, **restorers)[0], "p")
     assert found.methods == [BLURRY, "near", "far"]
     for name, one in restorers.items():
         alone = evaluate_recordings(one, videos, score_blurry=True)
         means = found.means(name)
-        assert {metric: means[metric] for metric in alone.means} == alone.means
-    assert {m: found.means(BLURRY)[m] for m in alone.means} == alone.blurry_means
+        assert {metric: means[metric] for metric in METRICS} == alone.means()
+    assert {m: found.means(BLURRY)[m] for m in METRICS} == alone.means("blurry")
     summary = found.summary("near")
     parts = [summary["sequences"][name]["psnr_rgb"] for name in "ab"]
     assert summary["mean_over_sequences"]["psnr_rgb"] == pytest.approx(sum(parts) / 2)
@@ -42,7 +43,7 @@ def test_every_method_gets_the_scores_that_testing_gives_it():
 
 def test_the_hash_names_the_frames():
     digests = [
-        compare([NamedVideo(name, 2, seed)]).inputs_sha256
+        compare([NamedVideo(name, 2, seed)])[1]
         for name, seed in (("a", 1), ("a", 1), ("a", 2), ("b", 1))
     ]
     assert digests[0] == digests[1]
@@ -57,7 +58,7 @@ def test_motion_is_looked_for_towards_the_frames_around(i, around):
         video.read_blurry(i), find_motion_edges(video.read_sharp(i), before, after)
     )
     assert expected["edge_error"] > 0
-    assert compare([video]).frames[i].scores[BLURRY].items() >= expected.items()
+    assert compare([video])[0][i].scores[BLURRY].items() >= expected.items()
 
 
 def test_models_that_are_cut_differently_are_not_compared():

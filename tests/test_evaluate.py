@@ -52,11 +52,11 @@ def test_evaluation_scores_what_is_restored():
         *(("other", f"00000{i}") for i in range(2)),
     ]
     first = score_frame(videos[0].read_blurry(0), videos[0].read_sharp(0))
-    assert report.frames[0].scores == first == report.frames[0].blurry_scores
-    assert report.means["psnr_rgb"] == pytest.approx(
+    assert report.frames[0].scores == {"restored": first, "blurry": first}
+    assert report.means()["psnr_rgb"] == pytest.approx(
         np.mean([psnr(v.read_blurry(i), v.read_sharp(i)) for v in videos for i in range(len(v))])
     )
-    assert report.means == report.blurry_means
+    assert report.means() == report.means("blurry")
     assert [(video.name, i) for video, i, _, _ in seen][3] == ("other", 0)
     assert seen[4][3] is report.frames[4]
     for words in ("border 0", "rounding", "BT.601", "3 frames overlap 1 x 16 px overlap 6"):
@@ -80,7 +80,7 @@ def test_without_scores_nothing_sharp_is_read():
     )
     assert seen == [None] * 3
     assert report.frames == []
-    assert report.means["psnr_rgb"] is None
+    assert report.means()["psnr_rgb"] is None
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])

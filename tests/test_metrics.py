@@ -22,7 +22,6 @@ from src.metrics.report import (
     format_table,
     merge_reports,
     score_frame,
-    summarize,
 )
 
 # The settings under which scikit-image computes what BasicSR and VRT compute.
@@ -122,12 +121,12 @@ def test_wrong_images_are_refused(metric):
 
 def row(sequence: str, frame: str, psnr_rgb: float, **others) -> FrameScores:
     scores = {"psnr_rgb": psnr_rgb, "ssim_rgb": 0.5, "psnr_y": 30.0, "ssim_y": 0.75, "lpips": None}
-    return FrameScores(sequence, frame, scores | others)
+    return FrameScores(sequence, frame, {"restored": scores | others})
 
 
 def test_means_over_frames_and_over_sequences_differ():
     rows = [row("a", "0", 10.0), row("a", "1", 20.0), row("a", "2", 30.0), row("b", "0", 40.0)]
-    result = summarize(rows)
+    result = Report(rows, "p").summary()
     means = result["mean_over_frames"], result["mean_over_sequences"], result["sequences"]["a"]
     assert [mean["psnr_rgb"] for mean in means] == [25.0, 30.0, 20.0]
 
@@ -135,7 +134,7 @@ def test_means_over_frames_and_over_sequences_differ():
 def test_a_metric_that_one_frame_lacks_has_no_mean_but_that_of_motion_edges():
     rows = [row("a", "0", 10.0, lpips=0.5, edge_error=1.0), row("a", "1", 10.0, edge_error=None)]
     for chosen, lpips in ((rows, None), (rows[:1], 0.5)):
-        means = summarize(chosen)["mean_over_frames"]
+        means = Report(chosen, "p").means()
         assert (means["lpips"], means["edge_error"]) == (lpips, 1.0)
 
 

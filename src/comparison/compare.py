@@ -24,8 +24,6 @@ from src.comparison.scores import (
     NO_LEARNING,
     SPIKE,
     TWIN,
-    ComparedFrame,
-    ComparedFrames,
     FrameImages,
     blurry_frames,
     compare_frames,
@@ -35,7 +33,7 @@ from src.engine.processes import choose_device
 from src.inference.evaluate import build_lpips, describe_protocol, peak_memory_gib
 from src.inference.restore import Restorer, build_restorer
 from src.metrics.paired import PairedDifference, paired_difference
-from src.metrics.report import EDGE_METRICS, METRICS, Scores, json_safe
+from src.metrics.report import EDGE_METRICS, METRICS, FrameScores, Report, Scores, json_safe
 from src.run_directory import git_commit
 
 MAX_PSNR_LOSS_DB = 0.05
@@ -113,10 +111,9 @@ class Comparison:
     twin: TrainedRun
     spike: TrainedRun
     rivals: dict[str, TrainedRival]
-    frames: ComparedFrames
+    frames: Report
+    inputs_sha256: str  # equal values: measured on the same frames
     seconds_per_frame: dict[str, float]  # of the networks, by method
-    protocol: str  # how the numbers came about
-    notes: list[str]  # what is missing and why, and what the rules do not say
     differences: dict[str, PairedDifference | None]  # by metric: VRT+Spike minus twin
     rules: list[Rule]
     examples: list[Example]
@@ -137,9 +134,9 @@ class Comparison:
             "commit": self.commit,
             "result": overall(self.rules),
             "rules": [{**vars(rule), "outcome": rule.outcome} for rule in self.rules],
-            "protocol": self.protocol,
-            "notes": self.notes,
-            "inputs_sha256": self.frames.inputs_sha256,
+            "protocol": self.frames.protocol,
+            "notes": self.frames.notes,
+            "inputs_sha256": self.inputs_sha256,
             "num_frames": len(self.frames.frames),
             "seed": self.seed,
             "runs": {
@@ -211,23 +208,25 @@ def compare_runs(
     total = sum(map(len, recordings))
     with tqdm(total=total, unit="frame", disable=not sys.stderr.isatty()) as bar:
 
-        def on_frame(frame: ComparedFrame, images: FrameImages) -> None:
+        def on_frame(frame: FrameScores, images: FrameImages) -> None:
             choice.take(frame, images)
             bar.update()
 
-        frames = compare_frames(methods, recordings, lpips=lpips, on_frame=on_frame)
+        rows, digest = compare_frames(methods, recordings, lpips=lpips, on_frame=on_frame)
     check_tiles(restorers[TWIN], restorers[SPIKE])
+    frames = Report(rows, protocol, notes)
+    rules = apply_rules(frames.means(TWIN), frames.means(SPIKE), notes=notes)
+    frames.notes = [*notes, *describe_rows(images), *remarks(frames)]
     memory, _ = peak_memory_gib(device)
     return Comparison(
         twin=twin,
         spike=spike,
         rivals=rivals,
         frames=frames,
+        inputs_sha256=digest,
         seconds_per_frame={name: r.seconds / max(1, total) for name, r in restorers.items()},
-        protocol=protocol,
-        notes=[*notes, *describe_rows(images), *remarks(frames)],
         differences=paired_differences(frames, cfg.SEED),
-        rules=apply_rules(frames.means(TWIN), frames.means(SPIKE), notes=notes),
+        rules=rules,
         examples=choice.examples,
         seed=cfg.SEED,
         device=f"{device}, {'?' if memory is None else f'{memory:.2f}'} GiB at most",
@@ -246,7 +245,7 @@ def describe_rows(images: list[SpikeImage]) -> list[str]:
     ]
 
 
-def paired_differences(frames: ComparedFrames, seed: int) -> dict[str, PairedDifference | None]:
+def paired_differences(frames: Report, seed: int) -> dict[str, PairedDifference | None]:
     """Return VRT+Spike minus twin by metric; None: not measured."""
     return {
         metric: paired_difference(
@@ -258,7 +257,7 @@ def paired_differences(frames: ComparedFrames, seed: int) -> dict[str, PairedDif
     }
 
 
-def remarks(frames: ComparedFrames) -> list[str]:
+def remarks(frames: Report) -> list[str]:
     """Return what the rules do not say: models worse than their input, rivals that are better."""
     psnr = {method: frames.means(method)["psnr_rgb"] for method in frames.methods}
     return [

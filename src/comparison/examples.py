@@ -8,8 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.comparison.scores import BLURRY, BOUND, SPIKE, TWIN, ComparedFrame, FrameImages
+from src.comparison.scores import BLURRY, BOUND, SPIKE, TWIN, FrameImages
 from src.data.frames import write_png
+from src.metrics.report import FrameScores
 from src.pictures.strips import (
     Column,
     busiest_region,
@@ -32,7 +33,7 @@ class Example:
     """A frame that is shown and why."""
 
     why: str
-    frame: ComparedFrame
+    frame: FrameScores
     images: FrameImages
 
     @property
@@ -47,7 +48,7 @@ class ExampleChoice:
     def __init__(self) -> None:
         self._best: dict[str, tuple[float, Example]] = {}
 
-    def take(self, frame: ComparedFrame, images: FrameImages) -> None:
+    def take(self, frame: FrameScores, images: FrameImages) -> None:
         """Look at one more frame."""
         blurry, twin, spike = (frame.scores[m]["psnr_rgb"] for m in (BLURRY, TWIN, SPIKE))
         gain = 0.0 if twin == spike else spike - twin

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from src.data.recordings import Recording
 from src.inference.restore import NonFiniteOutputError
 from src.metrics.lpips_metric import LpipsMetric
 from src.metrics.motion_edges import MotionEdges, find_motion_edges, score_motion_edges
-from src.metrics.report import FrameScores, Scores, score_frame, summarize
+from src.metrics.report import FrameScores, score_frame
 
 BLURRY, TWIN, SPIKE = "blurry input", "RGB-only twin", "VRT+Spike"
 NO_LEARNING, UNET, BOUND = "no learning", "plain U-Net", "bound at spike resolution"
@@ -29,49 +28,6 @@ class FrameImages:
     edges: MotionEdges
 
 
-@dataclass(frozen=True)
-class ComparedFrame:
-    """The scores of one frame: method to metric to value; None where it was not measured."""
-
-    sequence: str
-    frame: str
-    scores: dict[str, Scores]
-
-
-@dataclass(frozen=True)
-class ComparedFrames:
-    """All frames of a comparison, in the order of the recordings.
-
-    `inputs_sha256` is over names, blurry frames, sharp frames and spike counts: results with the
-    same value were measured on the same frames.
-    """
-
-    frames: list[ComparedFrame]
-    inputs_sha256: str
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods in the order of the table."""
-        return list(self.frames[0].scores) if self.frames else []
-
-    @property
-    def sequences(self) -> list[str]:
-        """To which recording each frame belongs."""
-        return [frame.sequence for frame in self.frames]
-
-    def values(self, method: str, metric: str) -> list[float | None]:
-        """Return one value per frame."""
-        return [frame.scores[method][metric] for frame in self.frames]
-
-    def summary(self, method: str) -> dict[str, Any]:
-        """Return the means of a method as `src.metrics.report.summarize` does."""
-        return summarize([FrameScores(f.sequence, f.frame, f.scores[method]) for f in self.frames])
-
-    def means(self, method: str) -> Scores:
-        """Return the means of a method over all frames."""
-        return self.summary(method)["mean_over_frames"]
-
-
 def blurry_frames(recording: Recording) -> Iterator[tuple[int, np.ndarray]]:
     """Yield what is to be restored, as the first of all methods."""
     yield from ((i, recording.read_blurry(i)) for i in range(len(recording)))
@@ -82,15 +38,19 @@ def compare_frames(
     recordings: Iterable[Recording],
     *,
     lpips: LpipsMetric | None,
-    on_frame: Callable[[ComparedFrame, FrameImages], None],
-) -> ComparedFrames:
-    """Restore every frame with all methods, side by side, and score it; hash the inputs.
+    on_frame: Callable[[FrameScores, FrameImages], None],
+) -> tuple[list[FrameScores], str]:
+    """Restore every frame with all methods, side by side, and score it.
 
     Args:
         methods: by name, in the order of the table; the first is `blurry_frames`.
         recordings: what to restore.
         lpips: the metric where its weights were found.
         on_frame: called for every frame, for pictures and progress.
+
+    Returns:
+        The scores, and a hash over names, blurry frames, sharp frames and spike counts: results
+        with the same hash were measured on the same frames.
 
     Raises:
         NonFiniteOutputError: naming the recording.
@@ -109,11 +69,11 @@ def compare_frames(
                     | score_motion_edges(image, images.edges)
                     for name, image in images.versions.items()
                 }
-                rows.append(ComparedFrame(recording.name, recording.frames[i].name, scores))
+                rows.append(FrameScores(recording.name, recording.frames[i].name, scores))
                 on_frame(rows[-1], images)
         except NonFiniteOutputError as error:
             raise NonFiniteOutputError(f"{recording.name}: {error}") from error
-    return ComparedFrames(rows, digest.hexdigest())
+    return rows, digest.hexdigest()
 
 
 def _with_edges(recording: Recording, i: int, versions: dict[str, np.ndarray]) -> FrameImages:

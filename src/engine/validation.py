@@ -21,7 +21,7 @@ from src.engine.stall import AFTER_VALIDATION
 from src.inference.evaluate import build_lpips, evaluate_recordings
 from src.inference.restore import Restorer, build_restorer
 from src.inference.tiling import share_out
-from src.metrics.report import FrameScores, Report, merge_reports
+from src.metrics.report import BLURRY, RESTORED, FrameScores, Report, merge_reports
 from src.paths import atomic_write
 from src.pictures.strips import Column, make_strip
 from src.run_directory import RunDirectory, git_commit
@@ -82,7 +82,7 @@ class Validation:
                 for name, strip in (pair for _, strips in gathered for pair in strips.items()):
                     scalars.add_image(step, f"val/{name}", strip)
                     write_png(self.run.visuals / f"step_{step:07d}" / f"{name}.png", strip)
-        return merged.means["psnr_rgb"]
+        return merged.means()["psnr_rgb"]
 
     def _evaluate(self, restorer: Restorer, strips: dict[str, np.ndarray] | None) -> Report | None:
         """Return the scores of this rank's share, None if it was asked to stop.
@@ -107,8 +107,8 @@ class Validation:
             if strips is not None and recording.name in shown and i == len(recording) // 2:
                 name = f"{recording.name}_{recording.frames[i].name}"
                 columns = [
-                    Column("blur", recording.read_blurry(i), scores.blurry_scores),
-                    Column("recon", image, scores.scores),
+                    Column("blur", recording.read_blurry(i), scores.scores[BLURRY]),
+                    Column("recon", image, scores.scores[RESTORED]),
                     Column("sharp", recording.read_sharp(i)),
                 ]
                 strips[name] = make_strip(columns)
@@ -132,7 +132,7 @@ class Validation:
         self.ranks.stop.raise_if_asked()
 
     def _log(self, report: Report, step: int, scalars: Scalars) -> None:
-        means, blurry = report.means, report.blurry_means
+        means, blurry = report.means(), report.means(BLURRY)
         scalars.add(step, {f"val/{name}": value for name, value in means.items()})
         logger.info(
             "%s validation at step %d: PSNR %.2f dB, SSIM %.4f (blurry input %.2f dB, %.4f)",

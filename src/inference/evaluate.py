@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from src.data.recordings import Recording
 from src.inference.restore import NonFiniteOutputError, Restorer
 from src.metrics.lpips_metric import LpipsMetric, LpipsUnavailableError
-from src.metrics.report import FrameScores, Report, score_frame
+from src.metrics.report import BLURRY, RESTORED, FrameScores, Report, score_frame
 from src.paths import resolve
 
 if sys.platform != "win32":
@@ -92,11 +92,12 @@ def _score(
 ) -> FrameScores:
     sharp, frame = recording.read_sharp(i), recording.frames[i].name
     try:
-        scores = score_frame(image, sharp, lpips)
-        blurry = score_frame(recording.read_blurry(i), sharp, lpips) if with_blurry else None
+        scores = {RESTORED: score_frame(image, sharp, lpips)}
+        if with_blurry:
+            scores[BLURRY] = score_frame(recording.read_blurry(i), sharp, lpips)
     except ValueError as error:
         raise ValueError(f"{recording.name}/{frame}: {error}") from error
-    return FrameScores(recording.name, frame, scores, blurry)
+    return FrameScores(recording.name, frame, scores)
 
 
 def peak_memory_gib(device: torch.device) -> tuple[float | None, str]:

@@ -12,65 +12,83 @@ from src.metrics.psnr_ssim import psnr, psnr_y, ssim, ssim_y
 
 METRICS = ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "lpips")
 EDGE_METRICS = ("edge_sharpness", "edge_error")  # only of frames where enough edges move
+RESTORED, BLURRY = "restored", "blurry"  # the methods of validation and testing
 Scores = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class FrameScores:
-    """Scores of one frame: PSNR in dB, `inf` for equal images; None: not measured."""
+    """Scores of one frame by method: PSNR in dB, `inf` for equal images; None: not measured."""
 
     sequence: str
     frame: str
-    scores: Scores
-    blurry_scores: Scores | None = None  # of the blurry input, where asked for
+    scores: dict[str, Scores]
 
     def __post_init__(self) -> None:
-        for name, value in [*self.scores.items(), *(self.blurry_scores or {}).items()]:
+        for name, value in (item for scores in self.scores.values() for item in scores.items()):
             if value is not None and math.isnan(value):
                 raise ValueError(f"{self.sequence}/{self.frame}: {name} is not a number")
 
 
 @dataclass
 class Report:
-    """Scores of all frames, in the order of the recordings."""
+    """Scores of all frames, in the order of the recordings, all by the same methods."""
 
     frames: list[FrameScores]
     protocol: str  # how the numbers came about, see `describe_protocol`
     notes: list[str] = field(default_factory=list)  # what is missing and why
 
     @property
-    def means(self) -> Scores:
-        """Metric to its mean over all frames; the project's main numbers."""
-        return summarize(self.frames)["mean_over_frames"]
+    def methods(self) -> list[str]:
+        """The methods in the order of the table."""
+        return list(self.frames[0].scores) if self.frames else []
 
     @property
-    def blurry_means(self) -> Scores | None:
-        """The same of the blurry input; None where it was not scored."""
-        return summarize(self._blurry)["mean_over_frames"] if self._blurry else None
+    def sequences(self) -> list[str]:
+        """To which recording each frame belongs."""
+        return [frame.sequence for frame in self.frames]
 
-    @property
-    def _blurry(self) -> list[FrameScores]:
-        return [
-            FrameScores(row.sequence, row.frame, row.blurry_scores)
-            for row in self.frames
-            if row.blurry_scores is not None
-        ]
+    def values(self, method: str, metric: str) -> list[float | None]:
+        """Return one value per frame."""
+        return [frame.scores[method][metric] for frame in self.frames]
+
+    def summary(self, method: str = RESTORED) -> dict[str, Any]:
+        """Return the means of all metrics over frames, over sequences (means of their means).
+
+        One frame with an infinite PSNR makes the mean infinite; `num_infinite` counts those frames.
+        A metric that any frame lacks has the mean None; those of moving edges are averaged over the
+        frames that have them.
+        """
+        rows = [frame.scores[method] for frame in self.frames]
+        sequences: dict[str, list[Scores]] = {}
+        for name, scores in zip(self.sequences, rows, strict=True):
+            sequences.setdefault(name, []).append(scores)
+        per_sequence = {name: _mean(rows) for name, rows in sequences.items()}
+        return {
+            "mean_over_frames": _mean(rows),
+            "mean_over_sequences": _mean(list(per_sequence.values())),
+            "sequences": per_sequence,
+            "num_infinite": sum(scores["psnr_rgb"] == math.inf for scores in rows),
+        }
+
+    def means(self, method: str = RESTORED) -> Scores:
+        """Return the means over all frames; the project's main numbers."""
+        return self.summary(method)["mean_over_frames"]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as values that strict JSON can hold; infinity is the string "inf"."""
-        frames = [
-            {"sequence": row.sequence, "frame": row.frame, **row.scores}
-            | ({} if row.blurry_scores is None else {"blurry": row.blurry_scores})
-            for row in self.frames
-        ]
+        others = [method for method in self.methods if method != RESTORED]
         result = {
             "protocol": self.protocol,
             "notes": self.notes,
             "num_frames": len(self.frames),
-            "num_sequences": len({row.sequence for row in self.frames}),
-            "restored": summarize(self.frames),
-            **({"blurry": summarize(self._blurry)} if self._blurry else {}),
-            "frames": frames,
+            "num_sequences": len(set(self.sequences)),
+            **{method: self.summary(method) for method in (RESTORED, *others)},
+            "frames": [
+                {"sequence": row.sequence, "frame": row.frame, **row.scores[RESTORED]}
+                | {method: row.scores[method] for method in others}
+                for row in self.frames
+            ],
         }
         return json_safe(result)
 
@@ -101,25 +119,6 @@ def score_frame(image: np.ndarray, sharp: np.ndarray, lpips: LpipsMetric | None 
         "psnr_y": psnr_y(image, sharp),
         "ssim_y": ssim_y(image, sharp),
         "lpips": None if lpips is None else lpips(image, sharp),
-    }
-
-
-def summarize(frames: list[FrameScores]) -> dict[str, Any]:
-    """Return the means of all metrics over frames, and over sequences (mean of each one's mean).
-
-    One frame with an infinite PSNR makes the mean infinite; `num_infinite` counts those frames. A
-    metric that any frame lacks has the mean None; those of moving edges are averaged over the
-    frames that have them.
-    """
-    sequences: dict[str, list[Scores]] = {}
-    for row in frames:
-        sequences.setdefault(row.sequence, []).append(row.scores)
-    per_sequence = {name: _mean(rows) for name, rows in sequences.items()}
-    return {
-        "mean_over_frames": _mean([row.scores for row in frames]),
-        "mean_over_sequences": _mean(list(per_sequence.values())),
-        "sequences": per_sequence,
-        "num_infinite": sum(row.scores["psnr_rgb"] == math.inf for row in frames),
     }
 
 
