@@ -132,7 +132,7 @@ def test_f55_a_thread_that_fails_is_reported_in_one_line(monkeypatch, caplog):
 
 
 LOSING = """
-import shutil
+import shutil, sys
 from src import train
 from src.engine.trainer import Trainer
 step = Trainer.step
@@ -146,14 +146,16 @@ sys.exit(train.main())
 """
 
 
-def test_f55_the_folder_of_logs_and_events_is_deleted_under_a_run(tmp_path):
+def test_f55_the_folder_of_logs_and_events_is_deleted_under_a_run(tmp_path, forks):
     config = write_run(tmp_path, LOG__TENSORBOARD=True, TRAIN__LOG_EVERY=1, TRAIN__MAX_STEPS=3)
-    done = run_script(LOSING, "--config", str(config))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert done.stdout.count("cannot be written") == 2  # the log file, and the events
-    assert "TensorBoard events cannot be written" in done.stdout
-    assert "validation at step 3" in done.stdout
+    script = tmp_path / "losing.py"
+    script.write_text(LOSING)
+    done = forks([script, "--config", config])
+    assert done.wait(150) == 0, done.output
+    assert "Traceback" not in done.output
+    assert done.output.count("cannot be written") == 2  # the log file, and the events
+    assert "TensorBoard events cannot be written" in done.output
+    assert "validation at step 3" in done.output
     assert read_checkpoint(tmp_path)["progress"]["step"] == 3
 
 

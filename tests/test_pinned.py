@@ -117,20 +117,24 @@ def write_dat(path: Path, bits: np.ndarray) -> None:
     path.write_bytes(np.packbits(bits[:, ::-1].reshape(-1), bitorder="little").tobytes())
 
 
+def write_frames(folder: Path, counts: dict[str, int], name: str, first: int = 0) -> None:
+    for seed, (clip, count) in enumerate(counts.items()):
+        for j, frame in enumerate(source_frames(count, seed), start=first):
+            write_picture(folder / clip / name.format(j), frame)
+
+
 def write_gopro(folder: Path) -> None:
-    for seed, clip in enumerate(
-        ("train/GOPR0372_07_00", "train/GOPR0374_11_03", "test/GOPR0384_07_01")
-    ):
-        for j, frame in enumerate(source_frames(24, seed)):
-            write_picture(folder / "GOPRO_Large_all" / clip / f"{j + 1:06d}.png", frame)
+    clips = ("train/GOPR0372_07_00", "train/GOPR0374_11_03", "test/GOPR0384_07_01")
+    write_frames(folder / "GOPRO_Large_all", dict.fromkeys(clips, 24), "{:06d}.png", first=1)
 
 
 def write_x4k(folder: Path) -> None:
-    for seed, (clip, count) in enumerate(
-        {"train/002/occ008.320": 65, "test/Type1/TEST01_003_f0433": 33}.items()
-    ):
-        for j, frame in enumerate(source_frames(count, seed)):
-            write_picture(folder / clip / f"{j:04d}.png", frame)
+    counts = {"train/002/occ008.320": 65, "test/Type1/TEST01_003_f0433": 33}
+    write_frames(folder, counts, "{:04d}.png")
+
+
+def write_sharp_frames(folder: Path) -> None:
+    write_frames(folder, {"train/a": 36, "val/b": 36}, "{:06d}.png")
 
 
 def write_spk_gopro(folder: Path) -> None:
@@ -150,12 +154,6 @@ def write_spk_gopro(folder: Path) -> None:
         "filename: GOPRO_Large_spike_seq\nspike_w: 48\nspike_h: 32\nis_labeled: true\n"
         "labeled_data_type: [1]\nlabeled_data_suffix: png\n"
     )
-
-
-def write_sharp_frames(folder: Path) -> None:
-    for seed, name in enumerate(("train/a", "val/b")):
-        for j, frame in enumerate(source_frames(36, seed)):
-            write_picture(folder / name / f"{j:06d}.png", frame)
 
 
 def write_recorded(folder: Path, frames: int = 5) -> None:

@@ -1,9 +1,6 @@
 """src/test.py from the command line to the files it leaves, with a very small VRT."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -94,16 +91,13 @@ def run(root, output, *arguments, expected=0):
     assert entry.main(given) == expected
 
 
-def test_command_line_restores_scores_and_reports(root, tmp_path):
+def test_command_line_restores_scores_and_reports(root, tmp_path, forks):
     split, checkpoint = root / "val", best_of(root, "spikes")
-    command = [sys.executable, REPO_ROOT / "src" / "test.py"]
+    command = [REPO_ROOT / "src" / "test.py"]
     command += ["--input_blur", split, "--input_spike_vox", split, "--input_sharp", split]
     command += ["--output", tmp_path / "out", "--ckpt", checkpoint]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums of the same order
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | threads, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = forks(command)
+    assert done.wait(120) == 0, done.output
     written = sorted(path.relative_to(tmp_path) for path in (tmp_path / "out").rglob("*.*"))
     assert [str(path) for path in written] == [
         f"out/{s}/{n}.png" for s in ("one", "two") for n in NAMES
@@ -116,9 +110,9 @@ def test_command_line_restores_scores_and_reports(root, tmp_path):
     assert 0.05 < report["peak_memory_gib"] < 50
     assert "2 frames overlap 1 x 32 px overlap 8, blend smooth" in report["protocol"]
     assert report["scores"]["blurry"]["mean_over_frames"]["psnr_rgb"] < 15
-    assert f"{report['scores']['restored']['mean_over_frames']['psnr_rgb']:.3f}" in done.stdout
+    assert f"{report['scores']['restored']['mean_over_frames']['psnr_rgb']:.3f}" in done.output
     assert "K: 4" in report["config"]
-    assert str(tmp_path / "out") in done.stdout
+    assert str(tmp_path / "out") in done.output
     assert report["scores"]["notes"] == report["notes"]
 
     # The same numbers as validation during training, from the written files too.
