@@ -10,12 +10,12 @@ import yaml
 from src.config import load_config
 from src.data.build import build_train_dataset, build_val_recordings
 from src.data.description import read_description
-from src.data.errors import BadFileError, BadSample, DataSetError
+from src.data.errors import BadFileError, BadSample
 from src.data.exposures import read_alignment
 from src.data.spikes.spike_dat import read_sidecar
 from src.data.voxel_counts import open_voxels
 from src.prepare.quick_check import quick_check
-from tests.data_cases import scan, write_miniature, write_sequence
+from tests.data_cases import write_miniature, write_sequence
 from tests.prepare_cases import run, write_config
 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
@@ -137,10 +137,3 @@ def test_f31_odd_names_are_names(tmp_path, monkeypatch):
         root in p.parents or (tmp_path / "out $(touch marker)") in (p, *p.parents) for p in new
     )
     assert not list(tmp_path.rglob("marker"))
-
-
-def test_frames_without_a_number_are_refused_by_name(tmp_path):
-    root = write_miniature(tmp_path / "mini", sequences=1, frames=3)
-    (root / "train/seq_000/blur/000001.png").rename(root / "train/seq_000/blur/$(x).png")
-    with pytest.raises(DataSetError, match=r"'\$\(x\)' does not end in a number"):
-        scan(root / "train/seq_000")
