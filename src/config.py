@@ -7,6 +7,7 @@ overrides are reported at once, each with the nearest valid key or the values th
 import difflib
 import logging
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,12 @@ def _moved_options(path: str) -> str:
     return new
 
 
+@cache
+def _sections() -> set[str]:
+    keys = [key for key, _ in walk_schema()]
+    return {key[:i] for key in keys for i, character in enumerate(key) if character == "."}
+
+
 def _flatten(
     given: dict[str, Any], problems: list[str], prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
@@ -174,7 +181,7 @@ def _flatten(
         dotted = f"{prefix}{name}"
         if isinstance(value, dict):
             yield from _flatten(value, problems, dotted + ".")
-        elif any(key.startswith(dotted + ".") for key, _ in walk_schema()):
+        elif dotted in _sections():
             problems.append(f"{dotted}: expected a section of keys, got {value!r}")
         else:
             yield dotted, value

@@ -145,7 +145,7 @@ def run_setup(clone: Path, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_set_up_replaces_a_incomplete_environment_and_keeps_a_whole_one(clone):
+def test_set_up_replaces_an_incomplete_environment_and_keeps_a_whole_one(clone):
     half = [sys.executable, "-m", "venv", "--without-pip", clone / ".venv"]  # killed before pip
     subprocess.run(half, check=True)
     marker = clone / ".venv" / "marker"
