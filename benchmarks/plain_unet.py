@@ -56,7 +56,7 @@ from src.paths import atomic_write
 from src.run_directory import RunDirectory
 
 WIDTH = 24
-CLIPS = 2  # of a step
+CLIPS = 2  # of a step; 1 where they have spikes of several resolutions
 LR, LR_END = 1e-3, 2e-5
 SAVE_SECONDS = 30.0
 COUNTERS = ("step", "compute_s", "loss")
@@ -94,8 +94,8 @@ class PlainUNet(nn.Module):
         pixels = functional.pad(images, padding, "replicate")
         pixels = functional.pixel_unshuffle(pixels, self.factor)
         size = (-(-height // self.factor), -(-width // self.factor))
-        if voxels.shape[-2:] != size:  # no whole number of pixels per spike pixel
-            voxels = functional.interpolate(voxels, size)
+        if voxels.shape[-2:] != size:  # finer, or no whole number of pixels per spike pixel
+            voxels = functional.interpolate(voxels, size, mode="area")
         padding = (0, pixels.shape[-1] - size[1], 0, pixels.shape[-2] - size[0])
         voxels = functional.pad(voxels, padding, "replicate")
         fine = self.down1(torch.cat([pixels, voxels], 1))
@@ -147,11 +147,12 @@ class Training:
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg.clone()
         self.cfg.defrost()
-        self.cfg.TRAIN.BATCH_SIZE, self.cfg.TRAIN.GRADIENT_ACCUMULATION_STEPS = CLIPS, 1
         self.device, self.dataset = choose_device(cfg.DEVICE), build_train_dataset(cfg)
+        clips = CLIPS if len(self.dataset.spike_crop_sizes) == 1 else 1
+        self.cfg.TRAIN.BATCH_SIZE, self.cfg.TRAIN.GRADIENT_ACCUMULATION_STEPS = clips, 1
         torch.manual_seed(cfg.SEED)
-        first = self.dataset.recordings[0]
-        self.factor = max(1, round(first.frame_size[0] / first.spike_size[0]))
+        ratios = [r.frame_size[0] / r.spike_size[0] for r in self.dataset.recordings]
+        self.factor = max(1, round(max(ratios)))
         self.model = PlainUNet(cfg.DATA.K, self.factor).to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), LR)
         self.step, self.compute_s, self.loss = 0, 0.0, math.inf

@@ -39,7 +39,7 @@ def same(first, second):
 
 @pytest.mark.parametrize(
     ("factor", "size", "spikes"),
-    [(2, (34, 46), (17, 23)), (1, (9, 8), (9, 8)), (3, (40, 64), (15, 24))],
+    [(2, (34, 46), (17, 23)), (1, (9, 8), (9, 8)), (3, (40, 64), (15, 24)), (2, (8, 16), (8, 16))],
 )
 def test_any_size_goes_through(factor, size, spikes):
     model = PlainUNet(5, factor)

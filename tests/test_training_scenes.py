@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.plain_unet import Training
 from scripts.make_training_scenes import main as script_main
 from scripts.prepare_data import main as prepare_main
 from src.config import load_config
@@ -276,6 +277,8 @@ def test_preparation_and_training_read_the_scenes(copy, tmp_path, capsys):
     dataset = build_train_dataset(cfg)
     sizes = {tuple(dataset[index]["spike_vox"].shape[-2:]) for index in range(len(dataset))}
     assert sizes == {(48, 48), (96, 96)} == dataset.spike_crop_sizes
+    rival = Training(load_config(config, overrides))
+    assert (rival.factor, rival.cfg.TRAIN.BATCH_SIZE) == (2, 1)
     cfg = load_config(config, [*overrides, "TRAIN.BATCH_SIZE", "2"])
     with pytest.raises(DataSetError, match="do not fit into one batch; set TRAIN.BATCH_SIZE 1"):
         build_train_dataset(cfg)
