@@ -45,7 +45,6 @@ from src.data.build import build_recordings, build_val_recordings
 from src.inference.restore import NonFiniteOutputError, TileMemoryError
 from src.metrics.report import format_table
 from src.paths import REPO_ROOT, atomic_write
-from src.run_directory import RunDirectory
 
 
 def main() -> int:
@@ -101,7 +100,7 @@ def find_rivals(cfg: CfgNode) -> dict[str, TrainedRival]:
 
 def write(comparison: Comparison) -> None:
     """Write page, numbers and picture; print the table, the result and where they lie."""
-    run: RunDirectory = comparison.spike.run
+    run, frames = comparison.spike.run, comparison.frames
     page, picture = run.metrics / f"compare_{run.name}.html", run.visuals / "comparison.png"
     numbers = page.with_suffix(".json")
     texts = json.dumps(comparison.to_json(), indent=1, allow_nan=False), render_page(comparison)
@@ -109,14 +108,14 @@ def write(comparison: Comparison) -> None:
         with atomic_write(path) as partial:
             partial.write_text(text, encoding="utf-8")
     write_example(picture, comparison.examples[0])
-    print(f"\n{run.name}: means over {len(comparison.frames.frames)} validation frames")
-    print(format_table(comparison.table))
+    print(f"\n{run.name}: means over {len(frames.frames)} validation frames")
+    print(format_table([(name, frames.means(name)) for name in frames.methods]))
     for rule in comparison.rules:
         print(f"{rule.outcome:<11} {rule.rule}: {rule.found}")
         if rule.reason:
             print(f"{'':<11} {rule.reason}")
     reasons = {rule.reason for rule in comparison.rules}
-    for note in (note for note in comparison.frames.notes if note not in reasons):
+    for note in (note for note in frames.notes if note not in reasons):
         print(f"{'note':<11} {note}")
     print(f"result  {overall(comparison.rules)}")
     print(f"page    {page}\ntable   {numbers}\npicture {picture}")

@@ -121,11 +121,6 @@ class Comparison:
     device: str  # with the largest memory
     commit: str  # of the code that compared
 
-    @property
-    def table(self) -> list[tuple[str, Scores]]:
-        """Method and its means over frames."""
-        return [(method, self.frames.means(method)) for method in self.frames.methods]
-
     def to_json(self) -> dict[str, Any]:
         """Return everything but pictures and curves, as strict JSON can hold it."""
         summaries = {method: self.frames.summary(method) for method in self.frames.methods}

@@ -34,11 +34,6 @@ class Exposed:
     spikes: np.ndarray | None  # [S, h, w]; None where there are voxels only
     instant: float  # part of the exposure that has passed at the sharp frame
 
-    @property
-    def num_ticks(self) -> int:
-        """Ticks of the exposure, bins where they are not known."""
-        return int(self.bin_ticks.sum()) or len(self.bin_ticks)
-
 
 @dataclass(frozen=True)
 class SpikeImage:
@@ -64,14 +59,15 @@ class SpikeImage:
 
     def parts(self, frame: Exposed) -> tuple[np.ndarray, np.ndarray]:
         """Return what the spikes do not change, [H, W, 3], and what the gain multiplies, [H, W]."""
-        centre = frame.instant * frame.num_ticks
+        num_ticks = _num_ticks(frame.bin_ticks)
+        centre = frame.instant * num_ticks
         window = (frame.counts, frame.bin_ticks, torch.tensor(centre), self.width)
         if self.kind == "difference":
             image = difference_image(*window, self.sigma)
         elif self.kind == "TFP":
             image = gaussian_blur(window_rate(*window), self.sigma)
         else:
-            tick = min(int(round(centre, 6)), frame.num_ticks - 1)
+            tick = min(int(round(centre, 6)), num_ticks - 1)
             rate, _ = tfi(frame.spikes, tick, 1.0)
             image = gaussian_blur(torch.from_numpy(rate), self.sigma)
         kept = 0 if self.kind == "difference" else luma(frame.blurry)[..., None]
@@ -88,10 +84,11 @@ def choose_spike_image(
     """
     places = [(r, i, at) for r in training for i, at in enumerate(sharp_instants(r))]
     places = places[:: max(1, len(places) // FIT_FRAMES)][:FIT_FRAMES]
-    frames = [read_exposed(*place) for place in places]
-    candidates = _candidates(frames, (*training, *tested))
+    exposures = [_num_ticks(recording.bin_ticks(i)) for recording, i, _ in places]
+    candidates = _candidates(float(np.median(exposures)), (*training, *tested))
     sums, num_values = np.zeros((len(candidates), 3)), 0
-    for frame, (recording, i, _) in zip(frames, places, strict=True):
+    for recording, i, instant in places:
+        frame = read_exposed(recording, i, instant)
         sharp = recording.read_sharp(i) / np.float32(255)
         num_values += sharp.size
         for number, candidate in enumerate(candidates):
@@ -111,8 +108,12 @@ def choose_spike_image(
     return sorted(kinds.values(), key=lambda found: -found.psnr_db)
 
 
-def _candidates(frames: Sequence[Exposed], recordings: Sequence[Recording]) -> list[SpikeImage]:
-    exposure = np.median([frame.num_ticks for frame in frames])
+def _num_ticks(bin_ticks: np.ndarray | torch.Tensor) -> int:
+    """Return the ticks of an exposure, its bins where they are not known."""
+    return int(bin_ticks.sum()) or len(bin_ticks)
+
+
+def _candidates(exposure: float, recordings: Sequence[Recording]) -> list[SpikeImage]:
     widths = sorted({max(1, round(part * exposure)) for part in WINDOWS})
     kinds = product(("difference", "TFP"), widths, SIGMAS)
     found = [SpikeImage(kind, width, sigma) for kind, width, sigma in kinds]
