@@ -61,7 +61,7 @@ LR, LR_END = 1e-3, 2e-5
 SAVE_SECONDS = 30.0
 COUNTERS = ("step", "compute_s", "loss")
 ENDLESS = 10**8
-VERSION = 1  # raise when equal inputs would give other weights
+VERSION = 2  # raise when equal inputs would give other weights
 
 
 class PlainUNet(nn.Module):
@@ -253,10 +253,12 @@ def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
 
 
 def load_trained(cfg: CfgNode) -> TrainedRival | None:
-    """Return the finished U-Net beside a run; None where there is none."""
+    """Return the finished U-Net beside a run; None where none has its data and settings."""
     path = weights_path(cfg)
     state = _read(path)
     if state is None or not state["is_finished"]:
+        return None
+    if {**state["inputs"], **vars(Budget())} != inputs_of(cfg):  # whatever time it had
         return None
     model = PlainUNet(state["bins"], state["factor"])
     model.load_state_dict(state["model"])

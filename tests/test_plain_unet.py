@@ -98,5 +98,6 @@ def test_it_is_trained_once_for_equal_inputs(config, capsys):
     rival = load_trained(cfg)
     assert rival.record["step"] == first["step"]
     assert len(rival.record["sha256"]) == 64
+    assert load_trained(load_config(config, ["EXP_NAME", "once", "DATA.NORM.MEAN", "0.9"])) is None
     assert trained(config, "once", Budget(steps=1))["step"] == 1
     assert "trained on other inputs or for another time" in capsys.readouterr().out
