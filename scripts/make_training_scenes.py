@@ -2,7 +2,7 @@
 
     python scripts/make_training_scenes.py --scenes N [--val_scenes M] [--seed S]
                                            [--output data/scenes] [--spike_scale mixed|half|full]
-                                           [--workers N]
+                                           [--threshold T] [--workers N]
 
 Needs no network: the photographs lie inside the packages scikit-image and scikit-learn. The same
 command again, with the same or more scenes, adds what is missing.
@@ -34,7 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.perf_counter()
     try:
         num_made = make_training_scenes(
-            output, options.seed, counts, options.spike_scale, options.workers, reports.append
+            output,
+            options.seed,
+            counts,
+            options.spike_scale,
+            options.threshold,
+            options.workers,
+            reports.append,
         )
     except (DataSetError, DescriptionError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -60,8 +66,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         default="mixed",
         help="spike resolution over RGB's",
     )
+    parser.add_argument("--threshold", type=float, help="of all spike cameras; default: 1 to 5")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     options = parser.parse_args(arguments)
+    if options.threshold is not None and not options.threshold >= 1:
+        parser.error(f"--threshold {options.threshold}: at least 1, as a pixel fires once per tick")
     for name, least in {"scenes": 1, "val_scenes": 1, "seed": 0, "workers": 1}.items():
         if getattr(options, name) < least:
             parser.error(f"--{name} {getattr(options, name)}: at least {least} is needed")

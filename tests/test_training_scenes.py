@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from benchmarks.plain_unet import Training
@@ -38,9 +39,9 @@ CONFIG = REPO_ROOT / "configs/deblur/scenes.yaml"
 drawn = draw_plan
 
 
-def small(seed: int, split: str, index: int, spike_scale: str = "mixed") -> ScenePlan:
+def small(seed: int, split: str, index: int, *options) -> ScenePlan:
     """The plan of a scene with fewer, shorter and certainly moving exposures."""
-    plan = drawn(seed, split, index, spike_scale)
+    plan = drawn(seed, split, index, *options)
     changes = {"num_frames": 4, "ticks": 24, "sharp_tick": 11, "stride": (24, 30, 18)[index % 3]}
     return replace(plan, **changes, camera_px=6.0, downscale=1 + (index + 1) % 2)
 
@@ -104,7 +105,9 @@ def test_plans_cover_what_they_promise():
     assert {draw_plan(0, "train", index, "half").downscale for index in range(40)} == {2}
     assert {draw_plan(0, "train", index, "full").downscale for index in range(40)} == {1}
     for plan in plans[:20]:  # the two options change nothing else
-        assert replace(draw_plan(0, "train", plan.index, "half"), downscale=plan.downscale) == plan
+        fixed = draw_plan(0, "train", plan.index, "half", 2)
+        assert fixed.threshold == 2.0
+        assert replace(fixed, downscale=plan.downscale, threshold=plan.threshold) == plan
 
 
 def test_photographs_of_validation_are_in_no_training_split():
@@ -232,6 +235,8 @@ def test_other_and_changed_data_are_refused(copy, tmp_path, capsys):
         make_training_scenes(copy, 4, counts)
     with pytest.raises(DataSetError, match="wanted is .*spikes half"):
         make_training_scenes(copy, SEED, counts, "half")
+    with pytest.raises(DataSetError, match="wanted is .*spikes mixed, threshold 2'"):
+        make_training_scenes(copy, SEED, counts, threshold=2)
     another = locked(copy / training_scenes.LOCK_NAME)
     with another, pytest.raises(DataSetError, match="another process is writing scenes there"):
         make_training_scenes(copy, SEED, counts)
@@ -256,14 +261,15 @@ def test_the_script_prints_rate_and_size(copy, capsys):
     printed = capsys.readouterr().out
     assert "1 scenes made, 3 were there" in printed
     assert "scenes per second, 4.0 frames and " in printed
-    with pytest.raises(SystemExit):
-        script_main(["--scenes", "0"])
+    for wrong in (["--scenes", "0"], ["--scenes", "1", "--threshold", "0.5"]):
+        with pytest.raises(SystemExit):
+            script_main(wrong)
 
 
 # ---------------------------------------------------------------- preparation and training
 
 
-def test_preparation_and_training_read_the_scenes(copy, tmp_path, capsys):
+def test_preparation_and_training_read_the_scenes(copy, tmp_path, capsys, monkeypatch):
     config = tmp_path / "scenes.yaml"
     shutil.copy(CONFIG, config)
     overrides = ["DATA.ROOT", str(copy), "LOG.SAVE_DIR", str(tmp_path / "out")]
@@ -277,6 +283,7 @@ def test_preparation_and_training_read_the_scenes(copy, tmp_path, capsys):
     dataset = build_train_dataset(cfg)
     sizes = {tuple(dataset[index]["spike_vox"].shape[-2:]) for index in range(len(dataset))}
     assert sizes == {(48, 48), (96, 96)} == dataset.spike_crop_sizes
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *_: None)  # its import takes seconds
     rival = Training(load_config(config, overrides))
     assert (rival.factor, rival.cfg.TRAIN.BATCH_SIZE) == (2, 1)
     cfg = load_config(config, [*overrides, "TRAIN.BATCH_SIZE", "2"])

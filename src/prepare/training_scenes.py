@@ -130,8 +130,14 @@ class ScenePlan:
         return yaml.safe_dump(values, sort_keys=False)
 
 
-def draw_plan(seed: int, split: str, index: int, spike_scale: str = "mixed") -> ScenePlan:
-    """Draw what a scene is; `spike_scale` restricts the spike camera to one resolution."""
+def draw_plan(
+    seed: int, split: str, index: int, spike_scale: str = "mixed", threshold: float | None = None
+) -> ScenePlan:
+    """Draw what a scene is.
+
+    `spike_scale` restricts the spike camera to one resolution, `threshold` to one threshold; they
+    change nothing else.
+    """
     rng = _generator(seed, split, index, _PLAN)
     ticks = round(_log_uniform(rng, 16, 160))
     gap, overlap = rng.uniform(1.05, 2.5), rng.uniform(0.5, 0.95)
@@ -145,7 +151,7 @@ def draw_plan(seed: int, split: str, index: int, spike_scale: str = "mixed") -> 
         temporal_sigma=is_noisy * _log_uniform(rng, 0.003, 0.1),
         sensor_seed=int(rng.integers(2**31)),
     )
-    return ScenePlan(
+    plan = ScenePlan(
         split=split,
         index=index,
         size=(int(rng.choice([128, 144, 160])), int(rng.choice(range(128, 209, 16)))),
@@ -168,6 +174,7 @@ def draw_plan(seed: int, split: str, index: int, spike_scale: str = "mixed") -> 
         read=_log_uniform(rng, 1e-4, 1e-3),
         jpeg_quality=int(is_jpeg) * int(rng.integers(60, 97)),
     )
+    return plan if threshold is None else replace(plan, threshold=float(threshold))
 
 
 # ---------------------------------------------------------------- the data set
@@ -187,6 +194,7 @@ def make_training_scenes(
     seed: int,
     counts: Mapping[str, int],
     spike_scale: str = "mixed",
+    threshold: float | None = None,
     num_workers: int = 1,
     on_done: Callable[[SceneReport], None] = lambda report: None,
 ) -> int:
@@ -198,9 +206,10 @@ def make_training_scenes(
     `on_done` is called after each scene.
     """
     output = Path(output)
+    source = f"training scenes version {VERSION}, seed {seed}, spikes {spike_scale}"
+    source += "" if threshold is None else f", threshold {float(threshold):g}"
     description = DataDescription(
-        f"training scenes version {VERSION}, seed {seed}, spikes {spike_scale}",
-        ticks_per_second=float(TICKS_PER_SECOND),
+        source, threshold=threshold, ticks_per_second=float(TICKS_PER_SECOND)
     )
     _refuse_other_data(output, description.source)
     with locked(output / LOCK_NAME, wait=False) as is_free:
@@ -209,7 +218,7 @@ def make_training_scenes(
         if read_description(output) is None:
             write_description(output, description)
         plans = [
-            draw_plan(seed, split, index, spike_scale)
+            draw_plan(seed, split, index, spike_scale, threshold)
             for split in SPLITS
             for index in range(counts[split])
         ]
