@@ -60,8 +60,8 @@ def test_it_learns_one_clip(config, monkeypatch):
     )
     training = Training(load_config(config))
     losses = []
-    training.run(Budget(steps=30), lambda: losses.append(training.loss) or True)
-    assert len(losses) == 30
+    training.run(Budget(steps=60), lambda: losses.append(training.loss) or True)
+    assert len(losses) == 60
     assert losses[-1] < 0.8 * losses[0]
 
 
