@@ -52,6 +52,7 @@ from src.engine.signals import StopSignals, exit_code
 from src.engine.step import BatchPlacer
 from src.losses.charbonnier import charbonnier
 from src.models.downloads import sha256_of
+from src.models.weights import read_torch_file
 from src.paths import atomic_write
 from src.run_directory import RunDirectory
 
@@ -59,9 +60,8 @@ WIDTH = 24
 CLIPS = 2  # of a step; 1 where they have spikes of several resolutions
 LR, LR_END = 1e-3, 2e-5
 WARMUP_STEPS = 20
-GRAD_CLIP = (
-    0.2  # usual norms are 0.04; without it and with torch's betas a run broke off at step 480
-)
+# Usual norms are 0.04. Without this limit and with torch's betas a run broke off at step 480.
+GRAD_CLIP = 0.2
 SAVE_SECONDS = 30.0
 COUNTERS = ("step", "compute_s", "loss")
 ENDLESS = 10**8
@@ -295,7 +295,7 @@ def seconds_of(cfg: CfgNode) -> float:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+    return read_torch_file(path, "a plain U-Net") if path.exists() else None
 
 
 def main() -> int:
@@ -305,6 +305,8 @@ def main() -> int:
     try:
         cfg = load_config(args.config, args.overrides)
         budget = Budget(args.seconds, args.steps)
+        if min(value for value in (args.seconds, args.steps, 1) if value is not None) <= 0:
+            raise ValueError("--seconds and --steps must be above 0")
         if budget == Budget():
             budget = Budget(seconds_of(cfg))
         train_beside(cfg, budget, stop)

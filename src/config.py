@@ -260,11 +260,7 @@ def _cross_checks(cfg: CfgNode) -> Iterator[str]:
                 f"TRAIN.GROUPS.{part.upper()}: {part} is in TRAIN.FREEZE and never trained; remove "
                 "it there, or leave FREEZE_STEPS 0 and LR_MULTIPLIER 1"
             )
-    if _has_rule(train.GROUPS.REFINEMENT):
-        if not cfg.MODEL.FIRST_ESTIMATE:
-            yield "TRAIN.GROUPS.REFINEMENT: MODEL.FIRST_ESTIMATE is 0, there is nothing to refine"
-        if train.FREEZE or sum(map(_has_rule, train.GROUPS.values())) > 1:
-            yield "TRAIN.GROUPS.REFINEMENT: cannot be combined with SPYNET, DEFORM, TRAIN.FREEZE"
+    yield from _refinement_checks(cfg)
     if train.SCHED.ETA_MIN > train.OPTIM.LR:
         yield f"TRAIN.SCHED.ETA_MIN: {train.SCHED.ETA_MIN} is above OPTIM.LR {train.OPTIM.LR}"
 
@@ -280,6 +276,21 @@ def _model_checks(model: CfgNode) -> Iterator[str]:
     for name, strides in model.SPIKE_ENCODER.items():
         if len(strides) != model.LAYERS - 1:
             yield f"MODEL.SPIKE_ENCODER.{name}: {strides} needs one entry for each of scales 2-4"
+
+
+def _refinement_checks(cfg: CfgNode) -> Iterator[str]:
+    groups, model = cfg.TRAIN.GROUPS, cfg.MODEL
+    if not _has_rule(groups.REFINEMENT):
+        return
+    if not model.FIRST_ESTIMATE:
+        yield "TRAIN.GROUPS.REFINEMENT: MODEL.FIRST_ESTIMATE is 0, there is nothing to refine"
+    if groups.REFINEMENT.FREEZE_STEPS and model.OUTPUT_GAIN:
+        yield (
+            "TRAIN.GROUPS.REFINEMENT.FREEZE_STEPS: needs MODEL.OUTPUT_GAIN 0, so that an "
+            "untrained VRT leaves the first estimate as it is"
+        )
+    if cfg.TRAIN.FREEZE or sum(map(_has_rule, groups.values())) > 1:
+        yield "TRAIN.GROUPS.REFINEMENT: cannot be combined with SPYNET, DEFORM, TRAIN.FREEZE"
 
 
 def _has_rule(group: CfgNode) -> bool:

@@ -42,12 +42,12 @@ def restorer(amount, settings=None):
     return Restorer(Towards(amount), settings, Normalization(0.0, 1.0), "cpu")
 
 
-def compared(rows):
+def compared(rows, unet=28.0):
     """Return compared frames from (sequence, PSNR of the twin, PSNR of VRT+Spike) rows."""
     frames = []
     for index, (sequence, twin, spike) in enumerate(rows):
         known = dict.fromkeys((*METRICS, *EDGE_METRICS), 0.5) | {"lpips": None}
-        psnrs = {BLURRY: 20.0, NO_LEARNING: 22.0, TWIN: twin, UNET: 28.0, SPIKE: spike, BOUND: 40.0}
+        psnrs = {BLURRY: 20.0, NO_LEARNING: 22.0, TWIN: twin, UNET: unet, SPIKE: spike, BOUND: 40.0}
         scores = {method: known | {"psnr_rgb": psnr} for method, psnr in psnrs.items()}
         frames.append(FrameScores(sequence, f"{index:06d}", scores))
     return Report(frames, "by hand")

@@ -71,6 +71,8 @@ def test_a_model_that_does_not_beat_its_input_is_named():
     (remark,) = remarks(compared([("a", 20.0, 31.0)]))
     assert remark.startswith("RGB-only twin does not restore: its PSNR 20.00 dB is not above")
     assert remarks(compared([("a", 21.0, 31.0)])) == []
+    (remark,) = remarks(compared([("a", 21.0, 31.0)], unet=20.000001))  # it changes nothing
+    assert remark.startswith("plain U-Net does not restore: its PSNR 20.00 dB is not above")
 
 
 def test_a_rival_that_is_better_is_named():

@@ -18,6 +18,7 @@ ESTIMATING = {
     "MODEL__SPYNET": "none",
     "MODEL__PIXEL_UNSHUFFLE": 2,
     "MODEL__FIRST_ESTIMATE": 4,
+    "MODEL__OUTPUT_GAIN": 0.0,
     "TRAIN__GROUPS__REFINEMENT__FREEZE_STEPS": 2,
 }
 
@@ -128,8 +129,13 @@ def test_the_estimate_learns_what_the_voxels_show():
 def test_the_refinement_is_trained_from_its_step_on(tmp_path):
     path = write_run(tmp_path, **ESTIMATING)
     before = build_model(load_config(path)).state_dict()
-    for settings in (("TRAIN.MAX_STEPS", "2", "EXP_NAME", "two"), ()):
-        make_trainer(path, *settings).fit()
+    for settings, runs_of_vrt in ((("TRAIN.MAX_STEPS", "2", "EXP_NAME", "two"), 0), ((), 2)):
+        trainer, steps_with_vrt = make_trainer(path, *settings), []
+        trainer.model.vrt.register_forward_hook(
+            lambda vrt, *_, seen=steps_with_vrt: seen.append(1) if vrt.training else None
+        )
+        trainer.fit()
+        assert len(steps_with_vrt) == runs_of_vrt  # it is not computed while it is frozen
     moved = {}
     for name in ("two", "run"):
         after = read_checkpoint(tmp_path, name)["model"]
@@ -145,6 +151,7 @@ def test_the_refinement_is_trained_from_its_step_on(tmp_path):
     [
         ({"MODEL__FIRST_ESTIMATE": 0}, "TRAIN.GROUPS.REFINEMENT: MODEL.FIRST_ESTIMATE is 0"),
         ({"TRAIN__FREEZE": ["deform"]}, "cannot be combined with"),
+        ({"MODEL__OUTPUT_GAIN": 0.1}, "REFINEMENT.FREEZE_STEPS: needs MODEL.OUTPUT_GAIN 0"),
         ({"MODEL__PIXEL_UNSHUFFLE": 3}, "MODEL.PIXEL_UNSHUFFLE: expected one of 1, 2, 4, got 3"),
     ],
 )

@@ -103,10 +103,11 @@ def drop_frozen(optimizer: Optimizer, rules: Sequence[PartRule], step: int) -> N
 
 def skip_frozen(model: nn.Module, rules: Sequence[PartRule], step: int) -> None:
     """Let a model with a first estimate run without its refinement while that is frozen."""
-    joins_at = {rule.part: rule.freeze_steps for rule in rules}.get("refinement", 0)
-    for module in model.modules():
-        if hasattr(module, "refines"):
-            module.refines = step >= joins_at
+    for rule in rules:
+        if rule.part == "refinement":
+            for module in model.modules():
+                if hasattr(module, "refines"):
+                    module.refines = step >= rule.freeze_steps
 
 
 def clip_gradients(optimizer: Optimizer, max_norm: float) -> Tensor:

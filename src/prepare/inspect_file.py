@@ -37,7 +37,7 @@ MIN_DEVIATIONS = 8.0
 MOST_PIXELS = 1 << 24
 ROWS_FIRST = (
     "rows are taken to come before columns: a picture and its mirror image along the diagonal "
-    "cannot be told apart by numbers; look at the picture"
+    "cannot be distinguished by numbers; look at the picture"
 )
 # First bytes of files that are no bare bits, whatever their ending says.
 SIGNATURES = {
