@@ -13,7 +13,8 @@ Each step has a limit of seconds, all together one of nine minutes, and a log of
 `gpu.json` there holds the exit status and seconds of every step, and is written after each,
 `vrt.jsonl` the measurements of 2. A step that fails does not keep the others from running. With
 --miniature every step is so small that it runs on a CPU in a minute or two, without limits that
-matter and without compiling: a test calls it, so that a typing error is found before a GPU is there.
+matter and without compiling: a test calls it, so that a typing error is found before a GPU is
+there.
 """
 
 import argparse
