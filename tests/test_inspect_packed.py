@@ -173,15 +173,9 @@ def test_numbers_are_no_spikes():
 
 def test_unfit_files(tmp_path):
     path = tmp_path / "spikes.dat"
-    for content, message in (
-        (b"", "is empty"),
-        (b"\x89PNG\r\n", "is a PNG image"),
-        (b"\0\0\0\x18ftypisom", "is an MP4 video"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(BadFileError, match=message):
-            inspect_file(Question(path))
-    for name, message in (("missing.dat", "no such file"), (".", "is a folder")):
+    path.touch()
+    cases = (("spikes.dat", "is empty"), ("missing.dat", "no such file"), (".", "is a folder"))
+    for name, message in cases:
         with pytest.raises(BadFileError, match=message):
             inspect_file(Question(tmp_path / name))
     odd = tmp_path / "spikes.xyz"

@@ -16,6 +16,7 @@ import numpy as np
 
 from src.data.datasets.voxelizer import ticks_per_bin, voxelize_packed
 from src.data.errors import BadFileError, file_state, with_patience
+from src.data.kinds import refuse_other_kind
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import atomic_write
 
@@ -134,6 +135,7 @@ def staleness(
 
 def count_frame(source: SpikeSource, num_bins: int, npy_path: Path | None) -> VoxelEntry:
     """Count one frame, store the counts at `npy_path` where one is given, return its entry."""
+    refuse_other_kind(source.path)
     identity = _identity(source, num_bins)
     counts = count_source(source, num_bins)
     npy_bytes = 0

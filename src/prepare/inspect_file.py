@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from src.data.errors import BadFileError
+from src.data.kinds import refuse_other_kind
 from src.data.spikes.arrays import (
     ARRAY_SUFFIXES,
     array_shape,
@@ -39,17 +40,6 @@ ROWS_FIRST = (
     "rows are taken to come before columns: a picture and its mirror image along the diagonal "
     "cannot be distinguished by numbers; look at the picture"
 )
-# First bytes of files that are no bare bits, whatever their ending says.
-SIGNATURES = {
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"BM": "a BMP image",
-    b"RIFF": "an AVI or WebP file",
-    b"\x89HDF": "an HDF5 file; name it .h5",
-    b"PK\x03\x04": "a ZIP archive; name it .npz if it is one",
-    b"\x93NUMPY": "a NumPy array; name it .npy",
-    b"\x1f\x8b": "packed with gzip; unpack it first",
-}
 PACKED_ENDINGS = (".dat", ".bin", ".raw")
 
 
@@ -67,7 +57,9 @@ def inspect_file(question: Question) -> Inspection:
         raise BadFileError(path, "is a folder" if path.is_dir() else "no such file")
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return inspect_array(question)
-    _refuse_known_kinds(path)
+    refuse_other_kind(path)
+    if not path.stat().st_size:
+        raise BadFileError(path, "is empty; copy it again")
     measured, warnings = [], []
     beside = read_sidecar(path)
     if beside is not None:
@@ -85,20 +77,6 @@ def inspect_file(question: Question) -> Inspection:
     found = inspect_bytes(np.memmap(path, np.uint8, "r"), question)
     measured, warnings = (*measured, *found.measured), (*warnings, *found.warnings)
     return replace(found, measured=measured, warnings=warnings)
-
-
-def _refuse_known_kinds(path: Path) -> None:
-    try:
-        with path.open("rb") as handle:
-            start = handle.read(12)
-    except OSError as error:
-        raise BadFileError(path, f"cannot be read: {error.strerror}") from error
-    if not start:
-        raise BadFileError(path, "is empty; copy it again")
-    kinds = [name for signature, name in SIGNATURES.items() if start.startswith(signature)]
-    kinds += ["an MP4 video"] if start[4:8] == b"ftyp" else []
-    if kinds:
-        raise BadFileError(path, f"is {kinds[0]}, not packed spikes")
 
 
 def inspect_array(question: Question) -> Inspection:

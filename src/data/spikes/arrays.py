@@ -15,6 +15,7 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
+from src.data.kinds import other_kind
 from src.data.spikes.spike_dat import check_binary, check_range
 
 H5_SUFFIXES = (".h5", ".hdf5")
@@ -90,11 +91,12 @@ def open_h5(path: str | Path, key: str | None = None) -> Iterator[h5py.Dataset]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in what libraries raise about it."""
+    """Name the file, and what it is instead of an array, in what libraries raise about it."""
     try:
         yield
     except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: {error}") from error
+        kind = other_kind(path)
+        raise ValueError(f"{path}: {error if kind is None else f'is {kind}'}") from error
 
 
 def _choose(names: list[str], key: str | None) -> str:

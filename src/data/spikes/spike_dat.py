@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 
 from src.data.errors import BadFileError
+from src.data.kinds import other_kind, refuse_other_kind
 from src.data.yaml_text import load_plain_mapping
 from src.paths import atomic_write
 
@@ -90,6 +91,8 @@ class SpikeFile:
         size = self.path.stat().st_size
         self.num_ticks, rest = divmod(size, geometry.tick_bytes)
         if rest or self.num_ticks == 0:
+            if (kind := other_kind(self.path)) is not None:
+                raise ValueError(f"{self.path}: is {kind}")
             raise ValueError(f"{self.path}: {_why_no_whole_ticks(size, geometry)}")
 
     def packed(
@@ -160,6 +163,7 @@ class SpikeParts:
         self.geometry = geometry
         self.files = []
         for path in paths:
+            refuse_other_kind(path)
             try:
                 self.files.append(SpikeFile(path, geometry))
             except (OSError, ValueError) as error:

@@ -24,6 +24,7 @@ from src.data.exposures import (
     write_exposures,
 )
 from src.data.frames import list_frames
+from src.data.kinds import refuse_other_kind
 from src.data.scanning import (
     ScanSettings,
     by_reason,
@@ -176,6 +177,7 @@ class RecordedSequence:
         if self.spikes.layout == DAT and stated == ours:
             SpikeParts([path], stated).join_into(target)
             return
+        refuse_other_kind(path)
         try:
             source = self.spikes.open(path)
             if isinstance(source, EventFile):
