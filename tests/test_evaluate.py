@@ -39,6 +39,21 @@ def test_f44_broken_output_is_an_error_before_it_becomes_pixels():
         evaluate_recordings(restorer, [Video()])
 
 
+def test_a_sequence_that_is_too_small_for_a_metric_lacks_only_that():
+    small, middle = Video(1, (10, 10), (5, 5), seed=1), Video(1, (31, 40), (15, 20), seed=2)
+    videos = [small, middle, Video(1)]
+    small.name, middle.name = "small", "middle"
+    restorer = Restorer(Identity(), WHOLE, Normalization(), "cpu")
+    report = evaluate_recordings(restorer, videos, score_blurry=True, lpips=lambda *_: 0.5)
+    has = [[v is not None for v in row.scores["restored"].values()] for row in report.frames]
+    assert has == [[True, False] * 2 + [False], [True] * 4 + [False], [True] * 5]
+    assert report.means()["psnr_rgb"] > 0
+    assert report.means()["ssim_rgb"] is None
+    assert "SSIM needs 11 x 11 pixels: not measured for small, so" in report.notes[0]
+    assert "LPIPS needs 32 x 32 pixels: not measured for small, middle, so" in report.notes[1]
+    assert report.to_json()["frames"][0]["ssim_rgb"] is None
+
+
 def test_evaluation_scores_what_is_restored():
     videos = [Video(3, seed=1), Video(2, seed=2)]
     videos[1].name = "other"

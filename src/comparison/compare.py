@@ -33,7 +33,15 @@ from src.engine.processes import choose_device
 from src.inference.evaluate import build_lpips, describe_protocol, peak_memory_gib
 from src.inference.restore import Restorer, build_restorer
 from src.metrics.paired import PairedDifference, paired_difference
-from src.metrics.report import EDGE_METRICS, METRICS, FrameScores, Report, Scores, json_safe
+from src.metrics.report import (
+    EDGE_METRICS,
+    METRICS,
+    FrameScores,
+    Report,
+    Scores,
+    json_safe,
+    notes_on_sizes,
+)
 from src.run_directory import git_commit
 
 MAX_PSNR_LOSS_DB = 0.05
@@ -210,6 +218,7 @@ def compare_runs(
 
         rows, digest = compare_frames(methods, recordings, lpips=lpips, on_frame=on_frame)
     check_tiles(restorers[TWIN], restorers[SPIKE])
+    notes = [*notes, *notes_on_sizes(rows, has_lpips=lpips is not None)]
     frames = Report(rows, protocol, notes)
     rules = apply_rules(frames.means(TWIN), frames.means(SPIKE), notes=notes)
     frames.notes = [*notes, *describe_rows(images), *remarks(frames)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from src.comparison.scores import BLURRY, BOUND, SPIKE, TWIN, FrameImages
 from src.data.frames import write_png
-from src.metrics.report import FrameScores
+from src.metrics.report import FrameScores, number_text
 from src.pictures.strips import (
     Column,
     busiest_region,
@@ -73,7 +73,8 @@ def pictures_of(example: Example) -> list[list[tuple[str, str]]]:
     region = motion_region(images)
     factor = math.ceil(ZOOM_WIDTH_PX / (region[1].stop - region[1].start))
     captions = {
-        name: f"{name}: {scores[name]['psnr_rgb']:.2f} dB, SSIM {scores[name]['ssim_rgb']:.4f}"
+        name: f"{name}: {scores[name]['psnr_rgb']:.2f} dB, "
+        f"SSIM {number_text(scores[name]['ssim_rgb'], 4)}"
         for name in images.versions
     }
     everything = (images.versions | {"sharp": images.sharp}).items()

@@ -21,7 +21,7 @@ from src.engine.stall import AFTER_VALIDATION
 from src.inference.evaluate import build_lpips, evaluate_recordings
 from src.inference.restore import Restorer, build_restorer
 from src.inference.tiling import share_out
-from src.metrics.report import BLURRY, RESTORED, FrameScores, Report, merge_reports
+from src.metrics.report import BLURRY, RESTORED, FrameScores, Report, merge_reports, number_text
 from src.paths import atomic_write
 from src.pictures.strips import Column, make_strip
 from src.run_directory import RunDirectory, git_commit
@@ -135,9 +135,9 @@ class Validation:
         means, blurry = report.means(), report.means(BLURRY)
         scalars.add(step, {f"val/{name}": value for name, value in means.items()})
         logger.info(
-            "%s validation at step %d: PSNR %.2f dB, SSIM %.4f (blurry input %.2f dB, %.4f)",
-            *(self.run.name, step, means["psnr_rgb"], means["ssim_rgb"]),
-            *(blurry["psnr_rgb"], blurry["ssim_rgb"]),
+            "%s validation at step %d: PSNR %.2f dB, SSIM %s (blurry input %.2f dB, %s)",
+            *(self.run.name, step, means["psnr_rgb"], number_text(means["ssim_rgb"], 4)),
+            *(blurry["psnr_rgb"], number_text(blurry["ssim_rgb"], 4)),
         )
 
     @contextmanager

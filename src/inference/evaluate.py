@@ -11,7 +11,14 @@ from yacs.config import CfgNode
 from src.data.recordings import Recording
 from src.inference.restore import NonFiniteOutputError, Restorer
 from src.metrics.lpips_metric import LpipsMetric, LpipsUnavailableError
-from src.metrics.report import BLURRY, RESTORED, FrameScores, Report, score_frame
+from src.metrics.report import (
+    BLURRY,
+    RESTORED,
+    FrameScores,
+    Report,
+    notes_on_sizes,
+    score_frame,
+)
 from src.paths import resolve
 
 if sys.platform != "win32":
@@ -59,7 +66,7 @@ def evaluate_recordings(
                     on_frame(recording, i, image, row)
         except NonFiniteOutputError as error:
             raise NonFiniteOutputError(f"{recording.name}: {error}") from error
-    notes = list(notes)
+    notes = [*notes, *notes_on_sizes(rows, has_lpips=lpips is not None)]
     if restorer.settings != given:
         notes.append(f"the device ran out of memory; {restorer.settings.describe()} was used")
     return Report(rows, describe_protocol(restorer, given.describe()), notes)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from src.metrics.lpips_metric import LpipsMetric
-from src.metrics.psnr_ssim import psnr, psnr_y, ssim, ssim_y
+from src.data.errors import listed
+from src.metrics.lpips_metric import MIN_SIDE_PX, LpipsMetric
+from src.metrics.psnr_ssim import SSIM_WINDOW_PX, psnr, psnr_y, ssim, ssim_y
 
 METRICS = ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "lpips")
 EDGE_METRICS = ("edge_sharpness", "edge_error")  # only of frames where enough edges move
@@ -112,14 +113,35 @@ def merge_reports(reports: Iterable[Report]) -> Report:
 
 
 def score_frame(image: np.ndarray, sharp: np.ndarray, lpips: LpipsMetric | None = None) -> Scores:
-    """Return all metrics of a uint8 image against the sharp one, both [H, W, 3] RGB."""
+    """Return all metrics of a uint8 image against the sharp one, both [H, W, 3] RGB.
+
+    A metric that such a small image does not have is None; `notes_on_sizes` says why.
+    """
+    side = min(sharp.shape[:2])
+    has_ssim, has_lpips = side >= SSIM_WINDOW_PX, lpips is not None and side >= MIN_SIDE_PX
     return {
         "psnr_rgb": psnr(image, sharp),
-        "ssim_rgb": ssim(image, sharp),
+        "ssim_rgb": ssim(image, sharp) if has_ssim else None,
         "psnr_y": psnr_y(image, sharp),
-        "ssim_y": ssim_y(image, sharp),
-        "lpips": None if lpips is None else lpips(image, sharp),
+        "ssim_y": ssim_y(image, sharp) if has_ssim else None,
+        "lpips": lpips(image, sharp) if has_lpips else None,
     }
+
+
+def notes_on_sizes(rows: Iterable[FrameScores], *, has_lpips: bool) -> list[str]:
+    """Name the sequences whose frames are too small for a metric; `has_lpips`: it is measured."""
+    rows, notes = list(rows), []
+    for metric, name, side in (
+        ("ssim_rgb", "SSIM", SSIM_WINDOW_PX),
+        *([("lpips", "LPIPS", MIN_SIDE_PX)] if has_lpips else []),
+    ):
+        lacking = (r.sequence for r in rows if None in (s[metric] for s in r.scores.values()))
+        if sequences := list(dict.fromkeys(lacking)):
+            notes.append(
+                f"{name} needs {side} x {side} pixels: not measured for {listed(sequences)}, so "
+                "the mean over all frames is missing, too"
+            )
+    return notes
 
 
 def json_safe(value: Any) -> Any:
@@ -144,12 +166,14 @@ def format_table(rows: list[tuple[str, Scores]]) -> str:
     width = max([len("method"), *(len(label) for label, _ in rows)])
     lines = [f"{'method':<{width}}" + "".join(f"  {name:>9}" for name in METRICS)]
     for label, means in rows:
-        cells = (
-            "-" if means[name] is None else f"{means[name]:.{3 if 'psnr' in name else 4}f}"
-            for name in METRICS
-        )
+        cells = (number_text(means[name], decimals=3 if "psnr" in name else 4) for name in METRICS)
         lines.append(f"{label:<{width}}" + "".join(f"  {cell:>9}" for cell in cells))
     return "\n".join(lines)
+
+
+def number_text(value: float | None, decimals: int) -> str:
+    """Return a score as text, "-" where it was not measured."""
+    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def _mean(rows: list[Scores]) -> Scores:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from src.metrics.report import number_text
 from src.pictures.panels import BACKGROUND, draw_label
 
 ZOOM = 3  # how many enlarged regions fit into a side of a frame
@@ -28,7 +29,7 @@ class Column:
         if self.scores is None:
             return self.caption
         psnr, ssim = self.scores["psnr_rgb"], self.scores["ssim_rgb"]
-        return f"{self.caption}  {psnr:.2f} dB  {ssim:.3f}"
+        return f"{self.caption}  {psnr:.2f} dB  {number_text(ssim, 3)}"
 
 
 def make_strip(columns: list[Column], per_row: int | None = None) -> np.ndarray:
