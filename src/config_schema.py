@@ -270,9 +270,9 @@ SCHEMA: dict[str, Any] = {
             "smooth: seamless ramps; reference: the published test procedure.",
             one_of("smooth", "reference"),
         ),
-        "LPIPS": Key(True, "Also compute LPIPS if its weights are found."),
+        "LPIPS": Key(True, "Also compute LPIPS, if its weights are there or can be downloaded."),
         "LPIPS_WEIGHTS": Key(
-            "", "AlexNet weights for LPIPS; empty: torch's hub cache.", optional_path=True
+            "", "AlexNet weights; empty: torch's hub cache, or a download.", optional_path=True
         ),
     },
     "LOSS": {

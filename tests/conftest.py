@@ -22,6 +22,7 @@ MARK = "VRT_SPIKE_TEST"
 
 torch.set_num_threads(1)  # two threads on a busy machine take ten times as long
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+os.environ["https_proxy"] = "http://127.0.0.1:9"  # no test downloads weights, LPIPS's for example
 
 
 class Starter(Protocol):

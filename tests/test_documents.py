@@ -17,9 +17,9 @@ EACH = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_t
 
 WRITTEN_BY_THE_READER = {"configs/deblur/mine.yaml", "my_run.yaml", "mine.yaml"}
 SHOWN_AS_WRONG = {"DATA.CLIP_LENGHT"}
-FOREIGN_FLAGS = {"--shm-size", "--options"}
+FOREIGN_FLAGS = {"--shm-size", "--options", "--no-index", "--find-links"}
 FOREIGN_FLAGS |= {"--nodes", "--gpus-per-node", "--time", "--signal"}  # of sbatch
-NOT_KEYS = {"DATA_ROOT", "CUDA_VISIBLE_DEVICES"}
+NOT_KEYS = {"DATA_ROOT", "CUDA_VISIBLE_DEVICES", "TORCH_HOME", "UV_NO_INDEX", "UV_FIND_LINKS"}
 # The files with the options of a command, if it is not the command itself.
 LAUNCHERS = ("launch_train.sh", "launch_train.ps1", "train_multi_gpu.sh")
 OPTIONS_OF = {f"scripts/{name}": ["scripts/launch.py"] for name in LAUNCHERS} | {

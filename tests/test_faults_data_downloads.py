@@ -1,6 +1,6 @@
 """What arrives from the network is checked, or it does not stay.
 
-The project downloads two kinds of files, the weights of VGG and of the flow estimator, and unpacks
+The project downloads files of weights and unpacks
 no archive: `.npz` and `.pth` files are archives that are read in place, and nothing calls
 `extract`, `extractall`, `tarfile` or `shutil.unpack_archive`, which the last test pins. So a member
 of an archive cannot be written outside its folder.
@@ -10,28 +10,33 @@ import hashlib
 import http.client
 import io
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 
-from src.metrics.lpips_metric import LpipsUnavailableError, find_weights
+from scripts import fetch_weights as command
+from src.metrics.lpips_metric import find_weights
 from src.models import downloads
 from src.models.downloads import WEIGHT_FILES, WeightFile, fetch_weights
 from src.paths import REPO_ROOT
 
 
 class BrokenStream(io.BytesIO):
-    """A connection that ends with an error after some bytes."""
+    """A connection that ends after some bytes, with an error if there is one."""
+
+    length, error = None, None
 
     def read(self, *size):
         block = super().read(*size)
-        if not block:
+        if not block and self.error:
             raise self.error
         return block
 
 
 def deliver(monkeypatch, content, error=None):
-    stream = BrokenStream(content) if error else io.BytesIO(content)
+    stream = BrokenStream(content)
     stream.error = error
     monkeypatch.setattr(
         downloads.urllib.request,
@@ -49,8 +54,8 @@ def hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "error", "words"),
     [
-        (b"a page that asks to log in", None, "what arrived has the SHA-256"),
-        (b"", None, "what arrived has the SHA-256"),
+        (b"a page that asks to log in", None, "what arrived is another file"),
+        (b"", None, "what arrived is another file"),
         (b"x" * 5000, ConnectionResetError("reset by peer"), "reset by peer"),
         (b"x" * 5000, http.client.IncompleteRead(b"x", 10), "IncompleteRead"),
         (b"x" * 5000, TimeoutError("timed out"), "timed out"),
@@ -64,7 +69,7 @@ def test_f32_a_broken_download_leaves_nothing(hub, monkeypatch, content, error, 
         assert f"Get {file.url}" in str(caught.value)
         assert str(hub / "checkpoints" / file.name) in str(caught.value)
         assert "or turn it off" in str(caught.value)
-    assert [path for path in hub.rglob("*") if path.is_file()] == []
+    assert list(hub.rglob("*.pth")) == []  # only .part, which the next attempt completes
 
 
 def test_f32_a_whole_download_is_kept_and_not_fetched_again(hub, monkeypatch):
@@ -79,22 +84,97 @@ def test_f32_a_whole_download_is_kept_and_not_fetched_again(hub, monkeypatch):
     assert [found.name for found in hub.rglob("*.pth")] == ["net.pth"]
 
 
-def test_f32_machines_that_share_a_cache_download_at_the_same_time(hub, monkeypatch):
-    """Their processes may have equal numbers, so this one counts as both."""
-    file = WeightFile("https://example.org/net.pth", hashlib.sha256(b"weights").hexdigest())
-    monkeypatch.setitem(WEIGHT_FILES, "net", file)
+class Server(BaseHTTPRequestHandler):
+    """Serves `CONTENT`, its first answer cut in the middle; `asked` lists the ranges."""
 
-    class Slow(io.BytesIO):
-        def read(self, *size):
-            if not file.cached.exists():
-                deliver(monkeypatch, b"weights")
-                fetch_weights("net", "")  # the other one is faster
-            return super().read(*size)
+    CONTENT = bytes(range(256)) * 40
+    asked: list[str | None]
 
-    slow = Slow(b"weights")
-    monkeypatch.setattr(downloads.urllib.request, "urlopen", lambda url, timeout: slow)
-    assert fetch_weights("net", "").read_bytes() == b"weights"
-    assert [found.name for found in hub.rglob("*.pth")] == ["net.pth"]
+    def do_GET(self):  # noqa: N802
+        wanted = self.headers["Range"]
+        is_first = not self.asked
+        self.asked.append(wanted)
+        start = int(wanted[6:-1]) if wanted else 0
+        if start >= len(self.CONTENT):
+            self.send_error(416)
+            return
+        self.send_response(206 if wanted else 200)
+        self.send_header("Content-Length", str(len(self.CONTENT) - start))
+        self.end_headers()
+        self.wfile.write(self.CONTENT[start : start + 5000 if is_first else None])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """A file on a server of this machine, and the list of requests for it."""
+    monkeypatch.setattr(Server, "asked", [], raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    digest = hashlib.sha256(Server.CONTENT).hexdigest()
+    url = f"http://127.0.0.1:{server.server_port}/net.pth"
+    monkeypatch.setitem(WEIGHT_FILES, "alexnet", WeightFile(url, digest))
+    yield Server.asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_f32_an_interrupted_download_resumes_where_it_ended(hub, served, capsys):
+    assert command.main(["alexnet"]) == 1
+    assert "get http://127.0.0.1" in capsys.readouterr().err
+    assert [p.stat().st_size for p in hub.rglob("*.part")] == [5000]
+    assert command.main(["alexnet"]) == command.main(["alexnet"]) == 0
+    assert served == [None, "bytes=5000-"]
+    assert WEIGHT_FILES["alexnet"].cached.read_bytes() == Server.CONTENT
+    assert list(hub.rglob("*.part")) == []
+
+
+@pytest.mark.parametrize("left", [b"x" * 5000, b"x" * 20000])  # the second is longer than the file
+def test_f32_a_wrong_beginning_is_thrown_away(hub, served, left):
+    part = WEIGHT_FILES["alexnet"].cached.with_suffix(".pth.part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(left)
+    served.append("a first answer that was whole")
+    assert command.main(["alexnet"]) == (0 if len(left) > len(Server.CONTENT) else 1)
+    assert command.main(["alexnet"]) == 0
+    assert served[-1] is None
+
+
+def test_f32_processes_that_share_a_cache_download_once(hub, served):
+    served.append("a first answer that was whole")
+    threads = [threading.Thread(target=fetch_weights, args=("alexnet", "")) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert find_weights().read_bytes() == Server.CONTENT
+    assert sorted(path.name for path in hub.rglob("*")) == [
+        ".net.pth.lock",
+        "checkpoints",
+        "net.pth",
+    ]
+
+
+def test_weights_travel_in_a_folder_to_a_machine_without_network(hub, served, tmp_path, capsys):
+    served.append("a first answer that was whole")
+    assert command.main(["alexnet", "--to", str(tmp_path / "usb")]) == 0
+    assert command.main(["--list"]) == 0
+    assert "alexnet: missing" in capsys.readouterr().out
+    assert not hub.exists()
+    assert command.main(["alexnet", "--from", str(tmp_path / "usb")]) == 0
+    assert command.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "alexnet: there" in listed
+    assert "size 244,408,911 bytes" in listed
+    (hub / "checkpoints/net.pth").write_bytes(b"half of it")
+    (tmp_path / "usb/net.pth").write_bytes(b"half of it")
+    assert command.main(["alexnet"]) == 1
+    (hub / "checkpoints/net.pth").unlink()
+    assert command.main(["alexnet", "--from", str(tmp_path / "usb")]) == 1
+    assert capsys.readouterr().err.count("damaged or another") == 2
+    assert len(served) == 2
 
 
 def test_f32_a_damaged_file_in_the_cache_is_named_and_kept(hub):
@@ -104,12 +184,6 @@ def test_f32_a_damaged_file_in_the_cache_is_named_and_kept(hub):
     with pytest.raises(RuntimeError, match=r"is damaged or another file.*Delete it and get"):
         fetch_weights("vgg16", "")
     assert file.cached.read_bytes() == b"half of it"
-
-
-def test_f32_lpips_weights_are_never_downloaded(hub):
-    with pytest.raises(LpipsUnavailableError, match="does not exist; download https://"):
-        find_weights()
-    assert not hub.exists()
 
 
 def test_f32_no_archive_is_unpacked():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from src.metrics.lpips_metric import WEIGHTS_FILE
 from src.models.downloads import WEIGHT_FILES
 from src.pictures.animation import write_pages
 from tests.training_cases import make_trainer, train_command, write_run
@@ -41,7 +40,7 @@ def test_f54_without_lpips_weights_a_run_trains_and_reports_why_there_is_no_scor
     report = json.loads((tmp_path / "outputs" / "metrics" / "val_run_0000001.json").read_text())
     assert [frame["lpips"] for frame in report["frames"]] == [None] * 5
     (note,) = [note for note in report["notes"] if "LPIPS" in note]
-    assert str(hub / WEIGHTS_FILE) in note
+    assert str(hub / WEIGHT_FILES["alexnet"].name) in note
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The training losses; VGG with small random files, never the network."""
 
 import hashlib
+import io
 import math
 import urllib.error
 
@@ -158,7 +159,7 @@ def test_without_weights_and_network_the_message_says_what_to_do(tmp_path):
         "Name or service not known",
     ):
         assert part in message
-    assert list((tmp_path / "hub/checkpoints").iterdir()) == [], "nothing half-written stays"
+    assert not (tmp_path / "hub").exists(), "nothing half-written stays"
 
 
 def use_as_official(monkeypatch, file):
@@ -177,11 +178,15 @@ def test_the_hub_cache_is_used_and_its_hash_checked(tmp_path, monkeypatch, extra
     VGGPerceptualLoss()
 
 
+class Answer(io.BytesIO):
+    length = None
+
+
 def test_a_download_is_checked_and_kept(tmp_path, monkeypatch, extract):
     monkeypatch.setattr(
-        downloads.urllib.request, "urlopen", lambda url, timeout: extract.open("rb")
+        downloads.urllib.request, "urlopen", lambda url, timeout: Answer(extract.read_bytes())
     )
-    with pytest.raises(RuntimeError, match=r"what arrived has the SHA-256"):
+    with pytest.raises(RuntimeError, match=r"what arrived is another file"):
         VGGPerceptualLoss()
     use_as_official(monkeypatch, extract)
     VGGPerceptualLoss()

@@ -1,7 +1,7 @@
-"""LPIPS with the AlexNet trunk; the trunk's weights are found on disk, never downloaded here.
+"""LPIPS with the AlexNet trunk.
 
-The `lpips` package brings its linear layers. The trunk is torchvision's ImageNet AlexNet, which
-must lie in torch's hub cache or be given as a path.
+The `lpips` package brings its linear layers. The trunk is torchvision's ImageNet AlexNet: a given
+file, or the published one from torch's hub cache, which is downloaded once.
 """
 
 import contextlib
@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.models.downloads import sha256_of
+from src.models.downloads import WEIGHT_FILES, fetch_weights, sha256_of
 
-WEIGHTS_FILE = "alexnet-owt-7be5be79.pth"
-WEIGHTS_URL = f"https://download.pytorch.org/models/{WEIGHTS_FILE}"
-WEIGHTS_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
+ALEXNET = WEIGHT_FILES["alexnet"]
 MIN_SIDE_PX = 32  # AlexNet's strides leave nothing of a smaller image
 
 
@@ -41,13 +39,13 @@ class LpipsMetric:
         self,
         weights: str | Path = "",
         device: str | torch.device = "cpu",
-        sha256: str = WEIGHTS_SHA256,
+        sha256: str = ALEXNET.sha256,
     ) -> None:
         path = find_weights(weights)
         if (found := sha256_of(path)) != sha256:
             raise LpipsUnavailableError(
-                f"{path} is not the published {WEIGHTS_FILE}: its sha256 is {found}, "
-                f"expected {sha256}; download {WEIGHTS_URL} again"
+                f"{path} is not the published {ALEXNET.name}: its SHA-256 is {found}, "
+                f"expected {sha256}; download {ALEXNET.url} again"
             )
         self.device = torch.device(device)
         self.network = _build(path).to(self.device)
@@ -66,18 +64,21 @@ class LpipsMetric:
 
 
 def find_weights(weights: str | Path = "") -> Path:
-    """Return the file with AlexNet's weights; by default the published one in torch's hub cache.
+    """Return the file with AlexNet's weights; by default the published one, from the network.
 
     Raises:
-        LpipsUnavailableError: there is no such file.
+        LpipsUnavailableError: there is no such file and it cannot be downloaded.
     """
-    path = Path(weights) if str(weights) else Path(torch.hub.get_dir(), "checkpoints", WEIGHTS_FILE)
-    if not path.is_file():
+    if not str(weights):
+        try:
+            return fetch_weights("alexnet", "or give its path as VAL.LPIPS_WEIGHTS")
+        except RuntimeError as error:
+            raise LpipsUnavailableError(f"LPIPS needs AlexNet: {error}") from error
+    if not Path(weights).is_file():
         raise LpipsUnavailableError(
-            f"LPIPS needs {WEIGHTS_FILE}, and {path} does not exist; download {WEIGHTS_URL} "
-            f"and put it there, or give its path as VAL.LPIPS_WEIGHTS"
+            f"VAL.LPIPS_WEIGHTS: {weights} does not exist; get {ALEXNET.url}, or leave it empty"
         )
-    return path
+    return Path(weights)
 
 
 def _build(path: Path) -> nn.Module:
