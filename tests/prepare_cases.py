@@ -45,6 +45,11 @@ def touch_later(path):
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
 
 
+def flip_bits(path):
+    path.write_bytes(bytes(255 - byte for byte in path.read_bytes()))
+    touch_later(path)
+
+
 def silence(path):
     path.write_bytes(bytes(path.stat().st_size))
 

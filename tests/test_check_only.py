@@ -9,7 +9,7 @@ import pytest
 
 from src.data.frames import read_image, write_png
 from src.prepare.findings import merged
-from tests.prepare_cases import rewrite, run, silence, state_of, touch_later
+from tests.prepare_cases import flip_bits, rewrite, run, silence, state_of
 
 RGB = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
 LOG = "out/logs/align_mini.txt"
@@ -62,7 +62,7 @@ FAULTS = {
         "train/seq_001: windows have 56 ticks but 000003 50",
     ),
     "changed spikes": (
-        lambda r, c: touch_later(r / "train/seq_001/spike/000001.dat"),
+        lambda r, c: flip_bits(r / "train/seq_001/spike/000001.dat"),
         "train/seq_001: its voxels were made from other spikes",
     ),
     "cut voxels": (

@@ -1,10 +1,14 @@
 import dataclasses
+import re
 
 import pytest
 
 from src.data.description import (
     DataDescription,
     DescriptionError,
+    _fingerprint,
+    _recorded,
+    changed_files,
     description_differences,
     description_from_text,
     description_to_text,
@@ -13,6 +17,7 @@ from src.data.description import (
     read_description,
     text_differences,
     write_description,
+    write_file_list,
 )
 
 FULL = DataDescription(
@@ -96,9 +101,37 @@ def test_errors_name_file_and_key(tmp_path, text, expected):
 def test_fingerprint_sees_changes(tmp_path, change, field):
     fill(tmp_path)
     before = fingerprint_data(tmp_path, ["train"])
+    write_file_list(tmp_path, ["train"], (".png",))
+    assert changed_files(tmp_path, ["train"], (".png",)) == ""
     change(tmp_path / "train" / "a")
     differences = fingerprint_differences(before, fingerprint_data(tmp_path, ["train"]))
     assert any(field in line for line in differences), differences
+    named = changed_files(tmp_path, ["train"], (".png",))
+    assert re.match(r"(new|gone|changed): train/a/(blur|sharp|spike|exposures)", named)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"train": {"a": 3}}', '{"train": []}'])
+def test_a_list_of_files_that_cannot_be_used_names_nothing(tmp_path, text):
+    fill(tmp_path)
+    if text is not None:
+        (tmp_path / "dataset_files.json").write_text(text)
+    assert changed_files(tmp_path, ["train"], (".png",)) == ""
+
+
+def test_what_file_managers_leave_is_no_change(tmp_path):
+    """Also where a version that counted all files wrote the fingerprint with such files in it."""
+    fill(tmp_path)
+    before = fingerprint_data(tmp_path, ["train"])
+    for folder in ("blur", "sharp", "spike"):
+        for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "notes.txt"):
+            (tmp_path / "train/a" / folder / name).write_text("x")
+    now = fingerprint_data(tmp_path, ["train"])
+    assert now == before
+    older = _fingerprint("train", _recorded(tmp_path, "train", None))
+    assert older.frames == 6
+    assert fingerprint_data(tmp_path, ["train"], old=[older]) == (older,)
+    (tmp_path / "train/a/blur/000001.png").unlink()
+    assert fingerprint_data(tmp_path, ["train"], old=[older])[0].frames == 2
 
 
 def test_a_fingerprint_of_an_older_version_is_compared_in_what_it_has(tmp_path):

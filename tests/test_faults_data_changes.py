@@ -12,13 +12,8 @@ from src.data.errors import BadSample
 from src.data.exposures import read_alignment
 from src.data.scanning import scan_split
 from tests.data_cases import align, settings_of, write_miniature
-from tests.prepare_cases import run, touch_later
+from tests.prepare_cases import flip_bits, run, touch_later
 from tests.training_cases import make_trainer, write_run
-
-
-def flip_bits(path):
-    path.write_bytes(bytes(255 - byte for byte in path.read_bytes()))
-    touch_later(path)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.data.description import find_description
 from src.data.spikes.spike_dat import (
     SpikeFile,
     SpikeGeometry,
@@ -225,6 +226,17 @@ def test_the_nearest_sidecar_wins(tmp_path):
     (folder / "000001.yaml").write_text("height: 8\nwidth: 40\n")
     assert read_sidecar(dat).width == 40
     assert read_sidecar(folder / "000002.dat").width == 32
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"a: &a [x]\nb: *a\n", b"a: !!python/name:os.system\n", b"\xff\xfe\0", b"[" * 999],
+)
+def test_yaml_of_other_programs_is_passed_over(tmp_path, text):
+    (tmp_path / "config.yaml").write_bytes(text)
+    (tmp_path / "dataset.yaml").write_bytes(text)
+    assert read_sidecar(tmp_path / "a.dat") is None
+    assert find_description(tmp_path) is None
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from src.data.voxel_counts import (
     write_index,
 )
 from tests.data_cases import scan
+from tests.prepare_cases import flip_bits
 
 K = 32
 
@@ -80,12 +81,16 @@ def test_anything_the_counts_depend_on_makes_them_stale(frame, change):
     assert "made from other spikes" in staleness(entry, *change(frame.spikes), frame.voxels)
 
 
-def test_f40_changed_source_is_seen(frame):
-    entry = count_frame(frame.spikes, K, frame.voxels)
-    status = frame.spikes.path.stat()
-    os.utime(frame.spikes.path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+def test_f40_changed_source_is_seen_and_a_copy_is_not_one(frame):
+    """`cp -r` gives every file a new time; indices of older versions know nothing but the time."""
+    path, entry = frame.spikes.path, count_frame(frame.spikes, K, frame.voxels)
+    older = dataclasses.replace(entry, source_crc32=None)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert staleness(entry, frame.spikes, K, frame.voxels) is None
+    assert "made from other spikes" in staleness(older, frame.spikes, K, frame.voxels)
+    flip_bits(path)
     assert "made from other spikes" in staleness(entry, frame.spikes, K, frame.voxels)
-    frame.spikes.path.unlink()
+    path.unlink()
     with pytest.raises(BadFileError, match=r"000001\.dat: cannot be read"):
         staleness(entry, frame.spikes, K, frame.voxels)
 

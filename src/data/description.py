@@ -7,18 +7,20 @@ only when their descriptions agree, so it holds everything that changes the task
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from src.data.frames import list_sequences
-from src.data.yaml_text import load_plain_mapping, replace_entry
+from src.data.errors import listed
+from src.data.frames import IMAGE_EXTS, list_sequences
+from src.data.yaml_text import load_plain_mapping, replace_entry, states_key
 from src.paths import atomic_write, resolve
 
 FILE_NAME = "dataset.yaml"
+LIST_NAME = "dataset_files.json"  # beside it: what the fingerprint was computed from, by file
 BLUR_KINDS = ("blur", "blur_gamma", "recorded", "unknown")
 TRANSFERS = ("encoded", "linear", "unknown")
 BIT_ORDERS = ("little", "big")
@@ -39,14 +41,11 @@ class SplitFingerprint:
 
     Attributes:
         split: folder below the data root.
-        sequences: number of sequence folders.
-        frames: number of blurry frames.
-        names_sha256: hash of the sorted names of all blurry frames, as `SEQ/NAME`.
-        ends_sha256: hash of size and content of the first and last file of every sequence's
-            blur, sharp and spike folder (of long files only their first and last MiB), of the
-            .yaml files there and of its exposures.csv.
-        sizes_sha256: hash of names and sizes of all files of these folders, so that a picture that
-            was replaced in the middle is noticed; "" in descriptions of older versions.
+        sequences, frames: numbers of sequence folders and of blurry frames.
+        names_sha256: of the sorted names of all blurry frames, as `SEQ/NAME`.
+        ends_sha256: of size and content (first and last MiB) of the first and last file of every
+            folder, of the .yaml files beside the spikes and of exposures.csv.
+        sizes_sha256: of names and sizes of all files; "" in descriptions of older versions.
     """
 
     split: str
@@ -162,13 +161,13 @@ def describe_root(root: str | Path) -> str:
 def find_description(folder: str | Path) -> DataDescription | None:
     """Return the description of the data root that a folder lies in; None where there is none.
 
-    The folder may be `SEQ/blur`, `SEQ`, `SPLIT` or the root itself.
+    The folder may be `SEQ/blur`, `SEQ`, `SPLIT` or the root itself. A file of this name without
+    an entry `source` is that of another program.
     """
     folder = Path(folder).resolve()
     for level in (folder, *list(folder.parents)[:LEVELS_ABOVE]):
-        description = read_description(level)
-        if description is not None:
-            return description
+        if states_key(level / FILE_NAME, "source"):
+            return read_description(level)
     return None
 
 
@@ -249,13 +248,26 @@ def text_differences(old: str, new: str, names: tuple[str, str]) -> list[str]:
     )
 
 
-def fingerprint_data(root: str | Path, splits: Iterable[str]) -> tuple[SplitFingerprint, ...]:
+def fingerprint_data(
+    root: str | Path,
+    splits: Iterable[str],
+    exts: Iterable[str] = IMAGE_EXTS,
+    old: Iterable[SplitFingerprint] = (),
+) -> tuple[SplitFingerprint, ...]:
     """Fingerprint the splits of a data root in the given order; reads a few files per sequence.
 
-    What preparation writes (`spike_vox` beside `spike`) does not count, so preparing data does not
-    change its fingerprint.
+    Only files that a scan reads count, with images of the endings `exts`: neither what preparation
+    writes (`spike_vox` beside `spike`) nor what file managers leave. Older versions counted
+    every file; an entry of `old` that is right by their rule is returned as it is.
     """
-    return tuple(_fingerprint_split(Path(root), split) for split in splits)
+    before, entries = {entry.split: entry for entry in old}, []
+    for split in splits:
+        entry, known = _fingerprint(split, _recorded(Path(root), split, exts)), before.get(split)
+        if known is not None and fingerprint_differences([known], [entry]):
+            everything = _fingerprint(split, _recorded(Path(root), split, None))
+            entry = entry if fingerprint_differences([known], [everything]) else known
+        entries.append(entry)
+    return tuple(entries)
 
 
 def fingerprint_differences(
@@ -269,8 +281,36 @@ def fingerprint_differences(
         for field in dataclasses.fields(SplitFingerprint):
             was, now = (getattr(side[split], field.name) for side in (before, after))
             if was != now and "" not in (was, now):  # older versions know fewer hashes
-                lines.append(f"{split}: {field.name} was {was}, is {now}")
+                lines.append(f"{split}: {field.name} was {str(was)[:8]}, is {str(now)[:8]}")
     return lines
+
+
+def write_file_list(root: str | Path, splits: Iterable[str], exts: Iterable[str]) -> None:
+    """Keep size and hash of the files behind a fingerprint, so that a change can name them."""
+    path = Path(root) / LIST_NAME
+    files = {split: _facts(Path(root), split, exts) for split in splits}
+    text = json.dumps(files, indent=0, sort_keys=True)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with atomic_write(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def changed_files(root: str | Path, splits: Iterable[str], exts: Iterable[str]) -> str:
+    """Name the files that are new, gone or changed since the list was written; "" where unknown."""
+    try:
+        stored = json.loads((Path(root) / LIST_NAME).read_text(encoding="utf-8"))
+        was = {name: tuple(fact) for split in splits for name, fact in stored[split].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    now = {name: fact for split in splits for name, fact in _facts(Path(root), split, exts).items()}
+    kinds = {
+        "new": now.keys() - was.keys(),
+        "gone": was.keys() - now.keys(),
+        "changed": {name for name in now.keys() & was.keys() if now[name] != was[name]},
+    }
+    return "; ".join(
+        f"{kind}: {listed(sorted(found), 5)}" for kind, found in kinds.items() if found
+    )
 
 
 def write_fingerprint(root: str | Path, fingerprint: Iterable[SplitFingerprint]) -> Path:
@@ -333,16 +373,36 @@ def _mapping(values: Mapping[str, Any], key: str, expected: str) -> Mapping:
     return value
 
 
-def _fingerprint_split(root: Path, split: str) -> SplitFingerprint:
-    sequences = list_sequences(root / split)
+Recorded = list[tuple[Path, list[list[Path]]]]  # per sequence: its folder, files by kind
+
+
+def _recorded(root: Path, split: str, exts: Iterable[str] | None) -> Recorded:
+    """Return the files of each sequence that count; with `exts` None all that are visible."""
+    images = None if exts is None else tuple(exts)
+    found = []
+    for sequence in list_sequences(root / split):
+        kinds = {"blur": images, "sharp": images, "spike": images and (".dat", ".yaml")}
+        if not (sequence / "spike").is_dir():  # else voxels are a cache that preparation writes
+            kinds["spike_vox"] = images and (".npy",)
+        files = [_visible_files(sequence / name, endings) for name, endings in kinds.items()]
+        found.append((sequence, files))
+    return found
+
+
+def _visible_files(folder: Path, endings: tuple[str, ...] | None) -> list[Path]:
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        path
+        for path in files
+        if path.name[0] != "." and (endings is None or path.suffix.lower() in endings)
+        if path.is_file()
+    ]
+
+
+def _fingerprint(split: str, recorded: Recorded) -> SplitFingerprint:
     names, ends, sizes = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    num_frames = 0
-    for sequence in sequences:
-        # Voxels are the recording where there are no spikes, else a cache that preparation writes.
-        recorded = ["blur", "sharp", "spike"]
-        recorded += [] if (sequence / "spike").is_dir() else ["spike_vox"]
-        folders = [_visible_files(sequence / name) for name in recorded]
-        num_frames += len(folders[0])
+    for sequence, folders in recorded:
+        root = sequence.parents[1]
         for path in folders[0]:
             names.update(f"{sequence.name}/{path.name}\n".encode())
         for path in (path for files in folders for path in files if path.suffix != ".json"):
@@ -350,29 +410,35 @@ def _fingerprint_split(root: Path, split: str) -> SplitFingerprint:
         for path in _end_files(sequence, folders):
             ends.update(_name_and_size(root, path))
             ends.update(_read_ends(path))
+    num_frames = sum(len(folders[0]) for _, folders in recorded)
     hashes = (digest.hexdigest() for digest in (names, ends, sizes))
-    return SplitFingerprint(split, len(sequences), num_frames, *hashes)
+    return SplitFingerprint(split, len(recorded), num_frames, *hashes)
+
+
+def _facts(root: Path, split: str, exts: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """Return by name what the fingerprint depends on: size, and a hash where content counts."""
+    facts = {}
+    for sequence, folders in _recorded(root, split, exts):
+        ends = list(_end_files(sequence, folders))
+        for path in (*ends, *(path for files in folders for path in files)):
+            name = path.relative_to(root).as_posix()
+            content = hashlib.sha256(_read_ends(path)).hexdigest()[:16] if path in ends else ""
+            facts.setdefault(name, (path.stat().st_size, content))
+    return facts
 
 
 def _name_and_size(root: Path, path: Path) -> bytes:
     return f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode()
 
 
-def _end_files(sequence: Path, folders: Iterable[list[Path]]) -> list[Path]:
-    """First and last file of each recorded folder, then the exposures table."""
-    chosen: list[Path] = []
+def _end_files(sequence: Path, folders: Iterable[list[Path]]) -> Iterator[Path]:
+    """Yield first and last file of each recorded folder, how the bits lie, and the exposures."""
     for files in folders:
         recorded = [path for path in files if path.suffix not in (".yaml", ".json")]
-        chosen += recorded[:1] + recorded[1:][-1:]
-        chosen += [path for path in files if path.suffix == ".yaml"]  # how the bits lie
-    exposures = sequence / "exposures.csv"
-    return [*chosen, exposures] if exposures.is_file() else chosen
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        yield from recorded[:1] + recorded[1:][-1:]
+        yield from (path for path in files if path.suffix == ".yaml")
+    if (sequence / "exposures.csv").is_file():
+        yield sequence / "exposures.csv"
 
 
 def _read_ends(path: Path) -> bytes:

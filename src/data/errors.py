@@ -120,9 +120,12 @@ def file_state(path: Path) -> FileState:
 
 
 def refuse_changed(path: Path, seen: FileState) -> None:
-    """Raise a BadFileError for a file that is not the one that was seen when the run began."""
+    """Raise a BadFileError for a file that is not the one that was seen when the run began.
+
+    Times are compared in whole seconds: network drives round them after a while.
+    """
     now = file_state(path)
-    if now != seen:
+    if (now.num_bytes, now.mtime_ns // 10**9) != (seen.num_bytes, seen.mtime_ns // 10**9):
         rewritten = ", written again since" if seen.num_bytes == now.num_bytes else ""
         raise BadFileError(
             path,

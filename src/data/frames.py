@@ -1,70 +1,136 @@
 """Image files: reading, listing, writing."""
 
 import os
+import re
+import struct
+import zlib
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from src.data.errors import BadFileError, DataSetError, refuse_undecodable, with_patience
+from src.data.kinds import other_kind
 from src.paths import atomic_write
 
 ImageReader = Callable[[Path], np.ndarray]
 
-PNG_SIGNATURE = b"\x89PNG"
-PNG_END_SEARCH_BYTES = 4096
+IMAGE_EXTS = (".png", ".jpg", ".jpeg", ".bmp")
+
+PNG_SIGNATURE, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-JPEG_END_SEARCH_BYTES = 1 << 16  # cameras may append notes of their own
+JPEG_SCAN = 0xDA
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # neither a stuffed byte nor a restart
 BMP_START, BMP_SIZE = b"BM", slice(2, 6)  # little endian
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an 8 bit image as RGB: uint8 [H, W, 3].
+    """Read an 8 bit image as RGB: uint8 [H, W, 3]; everything that reads frames does it here.
 
     Grey images become three equal channels. An alpha channel is accepted where it is opaque
-    everywhere, and left out. Orientation tags are ignored, the pixels are taken as stored.
+    everywhere, and left out. Orientation tags are ignored, the pixels are taken as stored. Bytes
+    after the end of the image do not count. What a decoder only warns of is an error.
     """
     path = Path(path)
     try:
         data = with_patience(path, path.read_bytes)
     except OSError as error:
         raise BadFileError(path, f"cannot be read: {error.strerror}") from error
-    if data[:4] == PNG_SIGNATURE and b"IEND" not in data[-PNG_END_SEARCH_BYTES:]:
-        raise BadFileError(path, f"truncated PNG file of {len(data)} bytes; copy it again")
-    image = None
-    if data:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    found = f"({len(data)} bytes, starts with {data[:8]!r})"
+    if data and not _is_whole(BytesIO(data), check_pixels=True):
+        kind = {PNG_SIGNATURE[:2]: "PNG", JPEG_START[:2]: "JPEG"}.get(data[:2], "BMP")
+        raise BadFileError(path, f"truncated {kind}, or damaged inside {found}; copy it again")
+    if data.startswith(JPEG_START):  # OpenCV drops the warnings of the same decoder
+        try:
+            return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        except ValueError as error:
+            raise BadFileError(path, f"damaged image {found}: {error}; copy it again") from error
+    array = np.frombuffer(data, np.uint8)
+    image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED) if data else None
     if image is None:
-        raise BadFileError(
-            path, f"truncated or not an image ({len(data)} bytes, starts with {data[:8]!r})"
-        )
+        other = other_kind(path)
+        raise BadFileError(path, f"is {other}" if other else f"truncated or not an image {found}")
     return _as_rgb(path, image)
 
 
 def is_cut_short(path: str | Path) -> bool:
-    """Tell from its first and last bytes whether an image is empty, cut short, or unreadable.
+    """Tell, without decoding it, whether a PNG, JPEG or BMP file is empty, cut short or unreadable.
 
-    Known are PNG, JPEG and BMP files. Pixels are not decoded, so False does not promise that they
-    can be.
+    A file that ends as its kind must end is taken as whole; of others the parts are walked.
     """
     try:
         with Path(path).open("rb") as handle:
-            start = handle.read(BMP_SIZE.stop)
-            size = handle.seek(0, os.SEEK_END)
-            is_jpeg = start.startswith(JPEG_START)
-            search_bytes = JPEG_END_SEARCH_BYTES if is_jpeg else PNG_END_SEARCH_BYTES
-            handle.seek(max(0, size - search_bytes))
-            end = handle.read()
+            return not _is_whole(handle)
     except OSError:
         return True
-    if start.startswith(PNG_SIGNATURE):
-        return b"IEND" not in end
-    if is_jpeg:
-        return JPEG_END not in end
+
+
+def _is_whole(file: BinaryIO, *, check_pixels: bool = False) -> bool:
+    """Whether an image of a known kind is there up to its end; True for another that is not empty.
+
+    With `check_pixels` the checksums of all parts of a PNG are computed, too.
+    """
+    start = file.read(len(PNG_SIGNATURE))
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - len(PNG_END), 0))
+    end = file.read()
+    try:
+        if start == PNG_SIGNATURE:
+            return (end == PNG_END and not check_pixels) or _walk_png(file, check_pixels)
+        if start.startswith(JPEG_START):
+            return _walk_jpeg(file, end.endswith(JPEG_END))
+    except struct.error:  # it ends too early
+        return False
     if start.startswith(BMP_START):
-        return size < int.from_bytes(start[BMP_SIZE], "little")
-    return size == 0
+        return size >= int.from_bytes(start[BMP_SIZE], "little")
+    return size > 0
+
+
+def _walk_png(file: BinaryIO, check_pixels: bool) -> bool:
+    """Whether the chunks of a PNG follow each other up to the one that ends it, undamaged."""
+    file.seek(len(PNG_SIGNATURE))
+    kind = b""
+    while kind != b"IEND":
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if check_pixels:
+            content = file.read(length)
+            if zlib.crc32(content, zlib.crc32(kind)) != struct.unpack(">I", file.read(4))[0]:
+                return False
+        else:
+            file.seek(length + 4, os.SEEK_CUR)
+    return True
+
+
+def _walk_jpeg(file: BinaryIO, ends_as_one: bool) -> bool:
+    """Whether the segments of a JPEG lead to the one that ends it.
+
+    A thumbnail in one of them is a JPEG of its own, so their lengths are followed. Where the file
+    ends as a JPEG, that is believed from the beginning of the pixels on.
+    """
+    file.seek(2)
+    while True:
+        mark, code = struct.unpack("BB", file.read(2))
+        if mark != 0xFF:
+            return False
+        while code == 0xFF:  # fill bytes
+            (code,) = file.read(1) or b"\0"
+        if code == JPEG_END[1]:
+            return True
+        (length,) = struct.unpack(">H", file.read(2))
+        file.seek(length - 2, os.SEEK_CUR)
+        if code != JPEG_SCAN:
+            continue
+        if ends_as_one:
+            return True
+        begin, pixels = file.tell(), file.read()
+        found = JPEG_MARKER.search(pixels)
+        if found is None:
+            return False
+        file.seek(begin + found.start())
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:

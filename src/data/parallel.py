@@ -20,6 +20,9 @@ from tqdm import tqdm
 
 from src.data.errors import DataSetError
 
+if sys.platform != "win32":
+    import fcntl
+
 logger = logging.getLogger(__name__)
 
 Task = TypeVar("Task")
@@ -93,8 +96,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file at `path`; yield whether it could be had.
 
     A process that ends in any way gives its locks up. Where the file system has no locks a warning
-    is logged, and the work goes ahead without one. Where the system does not know `flock` at all
-    (ENOSYS), `filelock` takes the existence of the file for the lock and gives a UserWarning.
+    is logged, and the work goes ahead without one.
 
     Args:
         path: the lock file; it is made, and stays.
@@ -103,6 +105,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
+        _try_flock(path)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         yield False
@@ -119,6 +122,16 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _try_flock(path: Path) -> None:
+    """Raise the OSError of a system without `flock`, for which `filelock` has a lock of its own.
+
+    That one is the existence of the file, which outlives a killed process.
+    """
+    if sys.platform != "win32":
+        with path.open("a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # disturbs no other process
 
 
 def is_locked(path: Path) -> bool:

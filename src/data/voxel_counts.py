@@ -8,6 +8,7 @@ only, no spikes, the `.npy` files are the source themselves and the index holds 
 import json
 import logging
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,6 +65,7 @@ class VoxelEntry:
             numbers below 65536.
         source, source_bytes, source_mtime_ns, start, stop, geometry, num_bins: see `_identity`.
         npy_bytes: size of the stored file, 0 where only the sums were wanted.
+        source_crc32: of the bytes that were counted; None in indices of older versions.
     """
 
     num_voxels: int
@@ -79,6 +81,7 @@ class VoxelEntry:
     geometry: str
     num_bins: int
     npy_bytes: int
+    source_crc32: int | None = None
 
     def is_of(self, path: Path) -> bool:
         """Whether a `.npy` file has the size of the one that this entry was written for."""
@@ -122,7 +125,10 @@ def staleness(
     """
     if entry is None:
         return "its voxels were not made yet"
-    if not _identity(source, num_bins).items() <= asdict(entry).items():
+    now = _identity(source, num_bins)
+    names = [name for name, value in now.items() if getattr(entry, name) != value]
+    is_copy = names == ["source_mtime_ns"] and entry.source_crc32 == _crc32(source)
+    if names and not is_copy:
         return "its voxels were made from other spikes, another window or number of bins"
     if npy_path is None or source.geometry is None:
         return None
@@ -144,7 +150,7 @@ def count_frame(source: SpikeSource, num_bins: int, npy_path: Path | None) -> Vo
             np.save(partial, counts, allow_pickle=False)
         npy_bytes = npy_path.stat().st_size
     sums = _sums_of(counts, source.num_ticks)
-    return VoxelEntry(**sums, **identity, npy_bytes=npy_bytes)
+    return VoxelEntry(**sums, **identity, npy_bytes=npy_bytes, source_crc32=_crc32(source))
 
 
 def count_source(
@@ -225,6 +231,21 @@ def _identity(source: SpikeSource, num_bins: int) -> dict[str, object]:
         else f"{bits.height}x{bits.width} {bits.bit_order} flip_rows={bits.flip_rows}",
         "num_bins": num_bins,
     }
+
+
+def _crc32(source: SpikeSource) -> int:
+    """Return the checksum of the bytes of a window, or of a whole file of voxels."""
+
+    def read() -> bytes:
+        with source.path.open("rb") as file:
+            tick_bytes = source.geometry.tick_bytes if source.geometry else 0
+            file.seek(source.start * tick_bytes)
+            return file.read((source.stop - source.start) * tick_bytes or -1)
+
+    try:
+        return zlib.crc32(with_patience(source.path, read))
+    except OSError as error:
+        raise BadFileError(source.path, f"cannot be read: {error.strerror}") from error
 
 
 def _as_counts(path: str | Path, grid: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Small YAML texts: read plain lines of unknown origin, change single values and keep comments."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -27,6 +29,16 @@ def load_plain_mapping(text: str, where: str) -> dict[str, object]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"{where}: expected lines 'key: value', got {type(values).__name__}")
     return values
+
+
+def states_key(path: Path, *keys: str) -> bool:
+    """Whether a text file, of another program perhaps, has a line for one of the keys."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as handle:
+            text = handle.read(MAX_CHARACTERS)
+    except OSError:
+        return False
+    return re.search(rf"^[\"']?({'|'.join(keys)})[\"']?\s*:", text, re.MULTILINE) is not None
 
 
 def set_value(text: str, keys: Sequence[str], value: str) -> str:

@@ -13,6 +13,7 @@ from src.data.description import (
     FILE_NAME,
     DataDescription,
     DescriptionError,
+    changed_files,
     fingerprint_data,
     fingerprint_differences,
     read_description,
@@ -61,7 +62,7 @@ def check(settings: PrepareSettings, cfg: CfgNode) -> Findings:
         findings.problems += check_log_names(log, settings.scan.root, settings.splits)
     if is_whole:  # else mean and deviation are of the rest
         findings.problems += check_normalization(splits, cfg)
-    findings.problems += check_description(settings.scan.root, settings.splits, description)
+    findings.problems += check_description(settings.scan, settings.splits, description)
     findings.notes = merged(findings.notes)
     return findings
 
@@ -260,20 +261,23 @@ def check_normalization(splits: list[PreparedSplit], cfg: CfgNode) -> list[str]:
 
 
 def check_description(
-    root: Path, splits: tuple[str, ...], description: DataDescription | None
+    settings: ScanSettings, splits: tuple[str, ...], description: DataDescription | None
 ) -> Iterable[str]:
     """Compare the description with the files as they are."""
+    root, exts = settings.root, settings.image_exts
     if description is None:
         yield f"{root / FILE_NAME}: missing; {RUN_PREPARE}"
         return
     try:
-        now = fingerprint_data(root, splits)
+        now = fingerprint_data(root, splits, exts, description.fingerprint)
     except FileNotFoundError:
         return  # named before
-    for change in fingerprint_differences(description.fingerprint, now):
+    changes = fingerprint_differences(description.fingerprint, now)
+    files = changed_files(root, splits, exts) if changes else ""
+    for change in changes:
         yield (
-            f"{root / FILE_NAME}: {change}; if the change is meant, {RUN_PREPARE}, else bring the "
-            "old files back"
+            f"{root / FILE_NAME}: {change}{f' ({files})' if files else ''}; if the change is "
+            f"meant, {RUN_PREPARE}, else bring the old files back"
         )
     present = _sequence_names(root, splits)
     gone = [

@@ -16,6 +16,7 @@ from src.data.description import (
     fingerprint_differences,
     read_description,
     write_content,
+    write_file_list,
     write_fingerprint,
 )
 from src.data.errors import BadFileError, DataSetError
@@ -200,8 +201,9 @@ def write_normalization(splits: list[PreparedSplit], settings: PrepareSettings) 
 def _bring_description_up_to_date(settings: PrepareSettings) -> str:
     root = settings.scan.root
     description = read_description(root)
-    now = fingerprint_data(root, settings.splits)
     before = () if description is None else description.fingerprint
+    now = fingerprint_data(root, settings.splits, settings.scan.image_exts, before)
+    write_file_list(root, settings.splits, settings.scan.image_exts)
     changes = fingerprint_differences(before, now)
     if description is not None and not changes:
         return f"{root / FILE_NAME}: up to date"

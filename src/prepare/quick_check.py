@@ -68,7 +68,7 @@ def quick_check(cfg: CfgNode) -> list[str]:
         problems += check_log_names(log, settings.root, splits)
     if is_whole:  # else mean and deviation are of the rest
         problems += check_normalization(prepared, cfg)
-    changes = list(check_description(settings.root, splits, description))
+    changes = list(check_description(settings, splits, description))
     return problems + (changes or content_problems(description, str(settings.root)))
 
 

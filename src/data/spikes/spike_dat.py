@@ -20,7 +20,7 @@ import yaml
 
 from src.data.errors import BadFileError
 from src.data.kinds import other_kind, refuse_other_kind
-from src.data.yaml_text import load_plain_mapping
+from src.data.yaml_text import load_plain_mapping, states_key
 from src.paths import atomic_write
 
 SIDECAR_NAME = "spike.yaml"
@@ -319,15 +319,14 @@ def locate_sidecar(
             return path, _parse_sidecar(path, _read_mapping(path), otherwise or {})
     for folder in list(dat_path.absolute().parents)[:3]:
         path = folder / SPIKECV_NAME
-        if not path.is_file():
+        if not states_key(path, *SPIKECV_SIZES):  # another program's
             continue
         entries = _read_mapping(path)
         missing = [key for key in SPIKECV_SIZES if key not in entries]
-        if len(missing) == 1:
+        if missing:
             raise ValueError(f"{path}: {missing[0]} is missing; spike_h and spike_w are needed")
-        if not missing:
-            sizes = {ours: entries[theirs] for theirs, ours in SPIKECV_SIZES.items()}
-            return path, _parse_sidecar(path, sizes, otherwise or {})
+        sizes = {ours: entries[theirs] for theirs, ours in SPIKECV_SIZES.items()}
+        return path, _parse_sidecar(path, sizes, otherwise or {})
     return None
 
 
