@@ -30,7 +30,7 @@ from src.data.errors import BadFileError, DataSetError
 from src.data.scanning import alignment_paths, scan_settings
 from src.paths import resolve
 from src.prepare.checks import check
-from src.prepare.findings import Findings
+from src.prepare.frame_checks import Findings
 from src.prepare.overlay import overlay_splits
 from src.prepare.prepare import (
     PrepareSettings,
@@ -161,7 +161,7 @@ def other_root(settings: PrepareSettings, options: argparse.Namespace) -> list[s
 
 def report_check(settings: PrepareSettings, cfg: CfgNode) -> int:
     """Check, print what was seen, what to know and what is wrong; return the exit status."""
-    findings = check(settings, cfg)
+    findings = check(cfg, settings.workers)
     print("\n".join(findings.seen + _notes(findings)))
     if not findings.problems:
         print(f"{settings.scan.root}: no problem found")

@@ -20,7 +20,7 @@ from src.data.errors import BadFileError, DataSetError
 from src.paths import resolve
 from src.pictures.animation import ANIMATIONS, STRIPS, VIDEOS, Written, write_small
 from src.pictures.sequence_view import SequenceView, draw_frames, draw_strip, open_sequence
-from src.prepare.findings import sample_places
+from src.prepare.frame_checks import sample_places
 
 ENDINGS = {"strip": ".jpg", "video": ".mp4", "gif": ".gif", "webp": ".webp"}
 STRIP_FRAMES = 3

@@ -65,7 +65,7 @@ from src.engine.log import log_thread_error, start_logging
 from src.engine.processes import Ranks, choose_device, join_ranks
 from src.engine.trainer import Trainer
 from src.paths import free_name
-from src.prepare.quick_check import quick_check
+from src.prepare.checks import quick_check
 from src.run_directory import RunDirectory, write_run_record
 
 logger = logging.getLogger("train")

@@ -270,7 +270,7 @@ def test_correlations_by_hand(root):
     """The picture of the rate correlates with the sharp frame as numpy says, in every order."""
     frame = scan(root / "train/a").frames[2]
     source, sharp = frame.spikes, grey_at_spike_size(read_image(frame.sharp), (32, 48))
-    (fit,) = sample_bits((frame,))
+    fit = sample_bits((frame,))
     assert len(fit.correlations) == 4
     for geometry, found in fit.correlations.items():
         counts = SpikeFile(source.path, geometry).read(source.start, source.stop).sum(axis=0)

@@ -14,7 +14,7 @@ from src.data.errors import BadFileError, BadSample
 from src.data.exposures import read_alignment
 from src.data.spikes.spike_dat import read_sidecar
 from src.data.voxel_counts import open_voxels
-from src.prepare.quick_check import quick_check
+from src.prepare.checks import quick_check
 from tests.data_cases import write_miniature, write_sequence
 from tests.prepare_cases import run, write_config
 

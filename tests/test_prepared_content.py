@@ -16,7 +16,7 @@ from src.data.description import (
     read_description,
 )
 from src.prepare import prepare
-from src.prepare.quick_check import content_problems, quick_check
+from src.prepare.checks import content_problems, quick_check
 from tests.data_cases import copy_root
 from tests.prepare_cases import rewrite, run, state_of, write_config
 from tests.timed_cases import write_timed

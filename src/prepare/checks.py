@@ -1,8 +1,14 @@
-"""Verify a prepared data set: everything that would make training wrong, all at once."""
+"""Verify a prepared data set: everything that would make training wrong, all at once.
+
+`check` looks into every file. `quick_check` runs before a training, in seconds: it compares names,
+sizes, times of change and what preparation wrote down, the result of its check of the content
+included, and decodes no picture and counts no spike.
+"""
 
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,99 +16,133 @@ import numpy as np
 from yacs.config import CfgNode
 
 from src.data.description import (
+    ACCEPTED,
     FILE_NAME,
     DataDescription,
     DescriptionError,
     changed_files,
+    content_of,
     fingerprint_data,
     fingerprint_differences,
     read_description,
 )
 from src.data.errors import BadFileError, DataSetError, listed, problems_of
-from src.data.exposures import AlignmentLog, Exposure, read_alignment
-from src.data.frames import list_sequences
+from src.data.exposures import Exposure, read_alignment
+from src.data.frames import is_cut_short, list_sequences
 from src.data.recordings import FrameRecord, Recording
-from src.data.scanning import ScanSettings, SequenceScan, by_reason, scan_folders, summarize
+from src.data.scanning import (
+    ScanSettings,
+    SequenceScan,
+    alignment_paths,
+    by_reason,
+    scan_folders,
+    scan_settings,
+    summarize,
+)
 from src.data.transforms import crop_grid
 from src.data.voxel_counts import VoxelEntry, count_source, read_voxels
 from src.data.yaml_text import number_text
 from src.prepare.content import check_content
 from src.prepare.counting import PreparedSplit, normalization_texts, sort_by_freshness
-from src.prepare.findings import Findings, merged
-from src.prepare.frame_checks import check_files
-from src.prepare.prepare import PrepareSettings
+from src.prepare.frame_checks import Findings, check_files, merged
 
 logger = logging.getLogger(__name__)
 
 RUN_PREPARE = "run scripts/prepare_data.py with this configuration"
 NORM_UNSET = (number_text(0.0), number_text(1.0))  # the defaults of DATA.NORM
 HIGHEST_RATE, LOWEST_RATE = 0.98, 0.001  # spikes per pixel and tick
+READERS = 16  # a network drive answers many at the same time
 
 
-def check(settings: PrepareSettings, cfg: CfgNode) -> Findings:
+def check(cfg: CfgNode, workers: int) -> Findings:
     """Verify the data set against itself and the configuration; nothing is written."""
     try:
-        description = read_description(settings.scan.root)
+        findings, splits, description = _check_records(cfg)
     except DescriptionError as error:
         return Findings(problems=[str(error)])
-    findings = Findings()
-    log = read_log([settings.alignment_log], findings.problems)
-    splits, is_whole = [], True
-    for split in settings.splits:
-        scans, problems = scan_folders(settings.scan, split, description)
-        splits.append(PreparedSplit(split, scans))
-        findings.problems += problems
-        is_whole = is_whole and not (problems and split == settings.train_split)
-        findings.seen.append(summarize(split, scans))
-    findings.include(check_files(splits, settings.workers))
+    settings, names = scan_settings(cfg), [split.split for split in splits]
+    findings.seen += [summarize(split.split, split.scans) for split in splits]
+    findings.include(check_files(splits, workers))
     for split in splits:
-        findings.include(_check_split(split, settings, cfg, log))
-    findings.include(check_content(splits, description, settings.scan.num_bins, settings.workers))
-    if log is not None:
-        findings.problems += check_log_names(log, settings.scan.root, settings.splits)
-    if is_whole:  # else mean and deviation are of the rest
-        findings.problems += check_normalization(splits, cfg)
-    findings.problems += check_description(settings.scan, settings.splits, description)
+        for scan in split.scans:
+            findings.problems += _check_scan(split, scan, settings)
+            if split.split == cfg.DATA.TRAIN_SPLIT:
+                findings.problems += _check_crops(scan, cfg)
+    findings.include(check_content(splits, description, settings.num_bins, workers))
+    findings.problems += _check_description(settings, names, description)
     findings.notes = merged(findings.notes)
     return findings
 
 
-def _check_split(
-    split: PreparedSplit, settings: PrepareSettings, cfg: CfgNode, log: AlignmentLog | None
-) -> Findings:
-    findings = Findings()
-    for scan in split.scans:
-        where = f"{split.split}/{scan.name}"
-        if scan.dropped:
-            reasons = by_reason(scan.dropped)
-            findings.problems.append(
-                f"{where}: dropped: {reasons}; add what is missing or delete the frames"
-            )
-        if scan.strays:
-            findings.problems.append(
-                f"{where}: without a blurry frame: {by_reason(scan.strays)}; add the blurry frames "
-                "or delete these"
-            )
-        findings.problems += [f"{where}: {line}" for line in check_windows(scan)]
-        findings.problems += check_stored(split, scan, settings.scan, log)
-        recounted = _recount_sample(split, scan, settings.scan)
-        findings.problems += [f"{where}: {line}" for line in recounted]
-        findings.include(check_rates(where, scan.frames, split.entries[scan.name]))
-        if split.split == settings.train_split:
-            findings.problems += _check_crops(scan, cfg)
-    return findings
+def quick_check(cfg: CfgNode) -> list[str]:
+    """Return what would make a training wrong, each with the way out; an empty list is good.
 
-
-def read_log(paths: Iterable[Path], problems: list[str]) -> AlignmentLog | None:
-    """Return the alignment logs; None where one cannot be read, which is added to the problems."""
+    Frames that are left out because something of them is missing are no problem here: the line
+    that scanning logs about each split counts and names them.
+    """
     try:
-        return read_alignment(paths)
+        findings, splits, description = _check_records(cfg)
+    except DescriptionError as error:
+        return [str(error)]
+    settings, names = scan_settings(cfg), [split.split for split in splits]
+    problems = [*findings.problems, *_cut_short(splits)]
+    changes = list(_check_description(settings, names, description))
+    return problems + (changes or content_problems(description, str(settings.root)))
+
+
+def _check_records(
+    cfg: CfgNode,
+) -> tuple[Findings, list[PreparedSplit], DataDescription | None]:
+    """Check names, exposures, counts, alignment log and DATA.NORM, all without opening a frame."""
+    settings, findings, log = scan_settings(cfg), Findings(), None
+    description = read_description(settings.root)
+    try:
+        log = read_alignment(alignment_paths(cfg))
     except BadFileError as error:
-        problems.append(str(error))
-        return None
+        findings.problems.append(str(error))
+    splits, is_whole = [], True
+    for name in dict.fromkeys((cfg.DATA.TRAIN_SPLIT, cfg.DATA.VAL_SPLIT)):
+        scans, found = scan_folders(settings, name, description)
+        splits.append(PreparedSplit(name, scans))
+        findings.problems += found
+        is_whole = is_whole and not (found and name == cfg.DATA.TRAIN_SPLIT)
+        for scan in scans:
+            where = f"{name}/{scan.name}"
+            splits[-1].entries[scan.name], stale = sort_by_freshness(scan, settings)
+            entries = splits[-1].entries[scan.name]
+            lines = [*_check_windows(scan), *_grouped(stale)]
+            if log is not None:
+                lines += _check_log(scan, entries, log.of_sequence(name, scan.name))
+            findings.problems += [f"{where}: {line}" for line in lines]
+            findings.include(check_rates(where, scan.frames, entries))
+    if log is not None:
+        there = _sequence_names(settings.root, [split.split for split in splits])
+        gone = sorted(set(log.records) - there - {name.partition("/")[2] for name in there})
+        logs = ", ".join(map(str, log.paths))
+        if gone:
+            findings.problems.append(f"{logs}: sequences {gone} do not exist; {RUN_PREPARE}")
+    if is_whole:  # else mean and deviation are of the rest
+        findings.problems += _check_normalization(splits, cfg)
+    return findings, splits, description
 
 
-def check_windows(scan: SequenceScan) -> Iterable[str]:
+def _check_scan(split: PreparedSplit, scan: SequenceScan, settings: ScanSettings) -> Iterable[str]:
+    """Name frames that are left out, files without a frame, and counts that are wrong."""
+    where = f"{split.split}/{scan.name}"
+    if scan.dropped:
+        yield (
+            f"{where}: dropped: {by_reason(scan.dropped)}; add what is missing or delete the frames"
+        )
+    if scan.strays:
+        yield (
+            f"{where}: without a blurry frame: {by_reason(scan.strays)}; add the blurry frames or "
+            "delete these"
+        )
+    for line in _recount_sample(split.entries[scan.name], scan, settings):
+        yield f"{where}: {line}"
+
+
+def _check_windows(scan: SequenceScan) -> Iterable[str]:
     """Name windows of other lengths than the others of the sequence, and those that go back."""
     back = [after.name for before, after in pairwise(scan.frames) if after.t0 < before.t0]
     if back:
@@ -114,24 +154,13 @@ def check_windows(scan: SequenceScan) -> Iterable[str]:
         yield f"windows have {usual} ticks but {listed(odd)}; correct exposures.csv"
 
 
-def check_stored(
-    split: PreparedSplit, scan: SequenceScan, settings: ScanSettings, log: AlignmentLog | None
-) -> list[str]:
-    """Compare cache and alignment log of a sequence with its files; fill `split.entries`."""
-    split.entries[scan.name], stale = sort_by_freshness(scan, settings)
-    problems = [f"{_grouped(stale)}; {RUN_PREPARE}"] if stale else []
-    if log is not None:
-        problems += _check_records(split, scan, log.of_sequence(split.split, scan.name))
-    return [f"{split.split}/{scan.name}: {line}" for line in problems]
-
-
 def _recount_sample(
-    split: PreparedSplit, scan: SequenceScan, settings: ScanSettings
+    entries: Mapping[str, VoxelEntry], scan: SequenceScan, settings: ScanSettings
 ) -> Iterable[str]:
     """Count the first, a middle and the last frame anew and compare with what is stored."""
     numbers = sorted({0, len(scan.frames) // 2, len(scan.frames) - 1}) if scan.frames else []
     for frame in (scan.frames[i] for i in numbers):
-        entry = split.entries[scan.name].get(frame.name)
+        entry = entries.get(frame.name)
         if entry is None:
             continue
         stored = None
@@ -152,12 +181,13 @@ def _recount_sample(
             yield f"{frame.voxels}: differs from the spikes; delete it, then {RUN_PREPARE}"
 
 
-def _grouped(reasons: Mapping[str, str]) -> str:
-    """Return `reason (names); reason (names)`."""
+def _grouped(reasons: Mapping[str, str]) -> list[str]:
+    """Return `reason (names); reason (names); what to do` in one line, none where all is right."""
     names: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         names.setdefault(reason, []).append(name)
-    return "; ".join(f"{reason} ({listed(frames)})" for reason, frames in names.items())
+    lines = [f"{reason} ({listed(frames)})" for reason, frames in names.items()]
+    return ["; ".join([*lines, RUN_PREPARE])] if lines else []
 
 
 def check_rates(
@@ -217,21 +247,13 @@ def _check_crops(scan: SequenceScan, cfg: CfgNode) -> Iterable[str]:
         yield f"{scan.folder}: {error}"
 
 
-def check_log_names(log: AlignmentLog, root: Path, splits: Iterable[str]) -> list[str]:
-    """Name the sequences of the alignment log that are no longer there."""
-    names = _sequence_names(root, splits)
-    gone = sorted(set(log.records) - names - {name.partition("/")[2] for name in names})
-    logs = ", ".join(map(str, log.paths))
-    return [f"{logs}: sequences {gone} do not exist; {RUN_PREPARE}"] if gone else []
-
-
 def _sequence_names(root: Path, splits: Iterable[str]) -> set[str]:
     """Return `SPLIT/SEQUENCE` of all sequences that are there."""
     there = [split for split in splits if (root / split).is_dir()]
     return {f"{split}/{folder.name}" for split in there for folder in list_sequences(root / split)}
 
 
-def check_normalization(splits: list[PreparedSplit], cfg: CfgNode) -> list[str]:
+def _check_normalization(splits: list[PreparedSplit], cfg: CfgNode) -> list[str]:
     """Compare DATA.NORM with mean and deviation of what was counted.
 
     A model that starts from weights of another data set keeps the numbers of that one: then a
@@ -260,8 +282,8 @@ def check_normalization(splits: list[PreparedSplit], cfg: CfgNode) -> list[str]:
     return [f"{difference}; {RUN_PREPARE}"]
 
 
-def check_description(
-    settings: ScanSettings, splits: tuple[str, ...], description: DataDescription | None
+def _check_description(
+    settings: ScanSettings, splits: list[str], description: DataDescription | None
 ) -> Iterable[str]:
     """Compare the description with the files as they are."""
     root, exts = settings.root, settings.image_exts
@@ -292,11 +314,10 @@ def check_description(
         )
 
 
-def _check_records(
-    split: PreparedSplit, scan: SequenceScan, records: Mapping[int, Exposure]
+def _check_log(
+    scan: SequenceScan, entries: Mapping[str, VoxelEntry], records: Mapping[int, Exposure]
 ) -> Iterable[str]:
     """Compare the alignment log with exposures and counts as they are now."""
-    entries = split.entries[scan.name]
     wrong: dict[str, str] = {}
     for frame in scan.frames:
         record = records.get(frame.index)
@@ -310,7 +331,41 @@ def _check_records(
                 f"{entries[frame.name].event_count}"
             )
     extra = sorted(set(records) - {frame.index for frame in scan.frames})
-    if wrong:
-        yield f"{_grouped(wrong)}; {RUN_PREPARE}"
+    yield from _grouped(wrong)
     if extra:
         yield f"the alignment log has records of frames {extra} that cannot be used; {RUN_PREPARE}"
+
+
+def content_problems(description: DataDescription | None, where: str) -> list[str]:
+    """Return what keeps a training from data whose content failed its check or was never checked.
+
+    Problems that a person accepted are logged as a warning.
+    """
+    content = "unknown" if description is None else content_of(description)
+    if content == "failed":
+        return [
+            f"{where}/{FILE_NAME}: blur, sharp and spikes do not belong together; "
+            "scripts/prepare_data.py --check_only says where; to train on them nevertheless, run "
+            'it with --accept "REASON" in place of --check_only'
+        ]
+    if content == "unknown":
+        return [
+            f"{where}/{FILE_NAME}: not checked yet whether blur, sharp and spikes belong together; "
+            "run scripts/prepare_data.py once, it takes seconds"
+        ]
+    if content.startswith(ACCEPTED):
+        logger.warning("%s: problems of the data were %s", where, content)
+    return []
+
+
+def _cut_short(splits: list[PreparedSplit]) -> Iterable[str]:
+    """Find images whose end is missing, by their last bytes."""
+    paths = [path for split in splits for scan in split.scans for path in scan.files]
+    with ThreadPoolExecutor(READERS) as pool:
+        broken = [
+            str(path)
+            for path, is_broken in zip(paths, pool.map(is_cut_short, paths), strict=True)
+            if is_broken
+        ]
+    if broken:
+        yield f"images that are cut short or cannot be read: {listed(broken)}; copy them again"

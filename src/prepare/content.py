@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 
@@ -35,8 +35,7 @@ from src.data.spikes.matching import TfpMatch, best_tfp_centre, grey_at_spike_si
 from src.data.spikes.spike_dat import SIDECAR_NAME, SpikeFile, SpikeGeometry
 from src.data.voxel_counts import count_source, open_voxels
 from src.prepare.counting import PreparedSplit
-from src.prepare.findings import Findings, sample_places
-from src.prepare.frame_checks import check_pairs
+from src.prepare.frame_checks import Findings, check_pairs, sample_places
 
 MAX_SEEN = 50  # lines about sequences that are right
 
@@ -110,20 +109,20 @@ def check_sequence(
     for counts without bits.
     """
     findings = check_pairs(where, frames)
-    fits = sample_bits(frames)
-    better = better_bits(fits)
+    fit = sample_bits(frames)
+    better = better_bits(fit)
     if better is not None:  # then a picture at another time means nothing
-        findings.problems.append(f"{where}: {_other_bits(better, frames[0], fits)}")
+        findings.problems.append(f"{where}: {_other_bits(fit, better, frames[0].spikes.path)}")
         return findings
-    other_threshold = _other_threshold(fits, description)
-    findings.notes += [f"{where}: {other_threshold}"] if other_threshold else []
+    unlike = _unlike(fit)
+    if other := _other_threshold(fit, description):
+        findings.notes.append(f"{where}: {other}")
     timing = check_timing(where, frames, ticks_per_second, description)
-    findings.include(timing)
-    unlike = _unlike(fits)
     exposures = check_exposures(where, frames, num_bins, is_doubtful=unlike is not None)
     if timing.seen or timing.problems:  # to the tick, in most frames: that says more
         exposures.seen.clear()
         exposures.notes = [line for line in exposures.notes if TOO_STILL not in line]
+    findings.include(timing)
     findings.include(exposures)
     if unlike and not (timing.problems or exposures.problems):  # a shifted window looks unlike, too
         findings.problems.append(f"{where}: {unlike}")
@@ -135,27 +134,29 @@ def check_sequence(
 
 @dataclass(frozen=True)
 class BitFit:
-    """How the spikes of one exposure look like its sharp frame."""
+    """How the spikes of a sample of exposures look like their sharp frames, in the mean."""
 
     stated: SpikeGeometry  # the order of bits and rows that is written beside the spikes
-    correlations: Mapping[SpikeGeometry, float]  # with the sharp frame, by order
+    correlations: Mapping[SpikeGeometry, float]  # with the sharp frames, by order
     rate: float  # spikes per pixel and tick
-    light: Mapping[str, float]  # mean of the sharp frame in 0..1, by what a sensor may integrate
+    light: Mapping[str, float]  # mean of the sharp frames in 0..1, by what a sensor may integrate
 
 
-def sample_bits(frames: tuple[FrameRecord, ...]) -> list[BitFit]:
-    """Compare a sample of exposures with their sharp frames, without those of no contrast."""
-    frames = tuple(frame for frame in frames if frame.spikes.geometry is not None)
-    fits = []
-    for frame in (frames[i] for i in sample_places(len(frames), BIT_SAMPLES)):
+def sample_bits(frames: tuple[FrameRecord, ...]) -> BitFit | None:
+    """Compare a sample of exposures with their sharp frames; None where these show nothing."""
+    with_bits = [frame for frame in frames if frame.spikes.geometry is not None]
+    found, numbers = [], []
+    for frame in (with_bits[i] for i in sample_places(len(with_bits), BIT_SAMPLES)):
         geometry, sharp = frame.spikes.geometry, _sharp_grey(frame)
-        if sharp.std() < MIN_CONTRAST:
-            continue
-        spikes = _read(frame)
-        correlations = bit_correlations(spikes.sum(axis=0, dtype=np.int32), geometry, sharp)
-        light = {"encoded": float(sharp.mean()), "linear": float((sharp**GAMMA).mean())}
-        fits.append(BitFit(geometry, correlations, float(spikes.mean()), light))
-    return fits
+        if sharp.std() >= MIN_CONTRAST:
+            spikes = _read(frame)
+            found.append(bit_correlations(spikes.sum(axis=0, dtype=np.int32), geometry, sharp))
+            numbers.append((spikes.mean(), sharp.mean(), (sharp**GAMMA).mean()))
+    if not found:
+        return None
+    rate, encoded, linear = np.mean(numbers, axis=0, dtype=np.float64).tolist()
+    correlations = {order: float(np.mean([fit[order] for fit in found])) for order in found[0]}
+    return BitFit(geometry, correlations, rate, {"encoded": encoded, "linear": linear})
 
 
 def bit_correlations(
@@ -180,14 +181,13 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.sum(first * second) / scale) if scale > 0 else 0.0
 
 
-def better_bits(fits: list[BitFit]) -> SpikeGeometry | None:
+def better_bits(fit: BitFit | None) -> SpikeGeometry | None:
     """Return the order that shows the sharp frames clearly better than the stated; None: none."""
-    if not fits:
+    if fit is None:
         return None
-    average = _averages(fits)
-    best = max(average, key=average.__getitem__)
-    is_clear = average[best] >= SHOWN and average[best] - average[fits[0].stated] > CLEARLY_BETTER
-    return best if is_clear else None
+    best = max(fit.correlations, key=fit.correlations.__getitem__)
+    lead = fit.correlations[best] - fit.correlations[fit.stated]
+    return best if fit.correlations[best] >= SHOWN and lead > CLEARLY_BETTER else None
 
 
 def order_text(geometry: SpikeGeometry) -> str:
@@ -195,24 +195,24 @@ def order_text(geometry: SpikeGeometry) -> str:
     return f"bit_order {geometry.bit_order}, flip_rows {str(geometry.flip_rows).lower()}"
 
 
-def _other_bits(best: SpikeGeometry, frame: FrameRecord, fits: list[BitFit]) -> str:
+def _other_bits(fit: BitFit, best: SpikeGeometry, spikes: Path) -> str:
     """Say that another order fits better, and what to write into which file beside the spikes."""
-    stated, average, spikes = fits[0].stated, _averages(fits), frame.spikes.path
+    stated, found = fit.stated, fit.correlations
     lines = [f"'bit_order: {best.bit_order}'"] * (best.bit_order != stated.bit_order)
     lines += [f"'flip_rows: {str(best.flip_rows).lower()}'"] * (best.flip_rows != stated.flip_rows)
     beside = [spikes.with_suffix(".yaml"), spikes.parent / SIDECAR_NAME]
     files = [str(path) for path in beside if path.is_file()][:1]
     root = spikes.parents[3] if len(spikes.parents) > 3 else spikes.parent
     return (
-        f"spikes read as {order_text(stated)} correlate {average[stated]:.3f} with the sharp "
-        f"frames, as {order_text(best)} {average[best]:.3f}; write {' and '.join(lines)} into "
+        f"spikes read as {order_text(stated)} correlate {found[stated]:.3f} with the sharp "
+        f"frames, as {order_text(best)} {found[best]:.3f}; write {' and '.join(lines)} into "
         f"{' and '.join([*files, str(root / FILE_NAME)])}"
     )
 
 
-def _unlike(fits: list[BitFit]) -> str | None:
+def _unlike(fit: BitFit | None) -> str | None:
     """Say where spikes do not look like their sharp frames, in whatever order they are read."""
-    found = _averages(fits)[fits[0].stated] if fits else 1.0
+    found = 1.0 if fit is None else fit.correlations[fit.stated]
     if found < INVERTED:
         return (
             f"the brighter the sharp frame, the fewer spikes (correlation {found:.2f}); 0 and 1 "
@@ -228,28 +228,22 @@ def _unlike(fits: list[BitFit]) -> str | None:
     return None
 
 
-def _other_threshold(fits: list[BitFit], description: DataDescription | None) -> str | None:
+def _other_threshold(fit: BitFit | None, description: DataDescription | None) -> str | None:
     """Say where the number of spikes fits another threshold than the stated one.
 
     In the mean a pixel fires light / threshold times per tick.
     """
-    rate = sum(fit.rate for fit in fits)
-    if rate == 0 or description is None or description.threshold is None:
+    if fit is None or fit.rate == 0 or description is None or description.threshold is None:
         return None
-    if description.transfer not in fits[0].light:
+    if description.transfer not in fit.light:
         return None
-    found = sum(fit.light[description.transfer] for fit in fits) / rate
+    found = fit.light[description.transfer] / fit.rate
     if 1 / THRESHOLD_FACTOR < found / description.threshold < THRESHOLD_FACTOR:
         return None
     return (
         f"as many spikes as a threshold of {found:.2g} gives, {FILE_NAME} says "
         f"{description.threshold:g} with {description.transfer} light"
     )
-
-
-def _averages(fits: list[BitFit]) -> dict[SpikeGeometry, float]:
-    orders = fits[0].correlations
-    return {order: float(np.mean([fit.correlations[order] for fit in fits])) for order in orders}
 
 
 # ---------------------------------------------------------------- the instant of the sharp frame
@@ -314,20 +308,18 @@ def measure_timings(
     by chance.
     """
 
-    def timings(matches: Mapping[int, TfpMatch]) -> list[Timing]:
-        found = []
-        for i, match in matches.items():
-            stated = _stated_tick(frames[i], ticks_per_second)
-            error = match.centre_error if np.isfinite(match.centre_error) else 0.0
-            found.append(Timing(frames[i].name, stated, match.centre, error, match.is_at_end))
-        return found
+    def timing(i: int, match: TfpMatch, lead: int = 0) -> Timing:
+        error = match.centre_error if np.isfinite(match.centre_error) else 0.0
+        stated = _stated_tick(frames[i], ticks_per_second)
+        return Timing(frames[i].name, stated, match.centre - lead, error, match.is_at_end)
 
-    inside = {i: _match(frames[i], _read(frames[i]), 0) for i in places}
-    moving = {i: match for i, match in inside.items() if match.is_decisive}
-    found = timings(moving)
+    inside = {i: _match(frames[i], _read(frames[i])) for i in places}
+    moving = [i for i, match in inside.items() if match.is_decisive]
+    found = [timing(i, inside[i]) for i in moving]
     if not needs_wider_search(found):
         return found
-    return timings({i: _match(frames[i], *_read_around(frames, i)) for i in moving})
+    around = ((i, *_read_around(frames, i)) for i in moving)
+    return [timing(i, _match(frames[i], spikes), lead) for i, spikes, lead in around]
 
 
 def needs_wider_search(timings: list[Timing]) -> bool:
@@ -358,11 +350,9 @@ def is_certain(timings: list[Timing], ticks: int) -> bool:
     return len(timings) >= (FRAMES_FOR_COARSE if is_coarse else FRAMES_FOR_FINE)
 
 
-def _match(frame: FrameRecord, spikes: np.ndarray, lead: int) -> TfpMatch:
-    """Find the best centre in spikes that begin `lead` ticks before the window of a frame."""
+def _match(frame: FrameRecord, spikes: np.ndarray) -> TfpMatch:
     width = max(1, min(MAX_WIDTH, frame.spikes.num_ticks // WIDTH_PART))
-    match = best_tfp_centre(spikes, _sharp_grey(frame), width=width)
-    return replace(match, centre=match.centre - lead)
+    return best_tfp_centre(spikes, _sharp_grey(frame), width=width)
 
 
 def _stated_tick(frame: FrameRecord, ticks_per_second: float | None) -> float:
@@ -382,12 +372,9 @@ def _read_around(frames: tuple[FrameRecord, ...], i: int) -> tuple[np.ndarray, i
         lead = min(length, frame.spikes.start)
         return _read(frame, lead, min(length, num_ticks - frame.spikes.stop)), lead
     half_tick_s = (frame.t1 - frame.t0) / length / 2
-    before, after = frames[i - 1 : i] if i else (), frames[i + 1 : i + 2]
-    parts = [_read(other) for other in before if abs(other.t1 - frame.t0) < half_tick_s]
-    lead = sum(map(len, parts))
-    parts.append(_read(frame))
-    parts += [_read(other) for other in after if abs(other.t0 - frame.t1) < half_tick_s]
-    return np.concatenate(parts), lead
+    before = [_read(f) for f in frames[max(i - 1, 0) : i] if abs(f.t1 - frame.t0) < half_tick_s]
+    after = [_read(f) for f in frames[i + 1 : i + 2] if abs(f.t0 - frame.t1) < half_tick_s]
+    return np.concatenate([*before, _read(frame), *after]), sum(map(len, before))
 
 
 def _read(frame: FrameRecord, lead: int = 0, tail: int = 0) -> np.ndarray:
@@ -412,11 +399,9 @@ def _meaning(
     frame, length = frames[i], frames[i].spikes.num_ticks
     other = frames[i + 1] if i + 1 < len(frames) else frames[i - 1]
     stride = abs(other.t0 - frame.t0) * length / (frame.t1 - frame.t0) if other != frame else length
-    units = [("exposure", stride)]
-    for count in () if description is None else description.frames_averaged:
-        if length % count == 0 and length > count:
-            units.append(("source frame", length / count))
-    for name, ticks in units:
+    averaged = () if description is None else description.frames_averaged
+    whole = [length / count for count in averaged if length % count == 0 and length > count]
+    for name, ticks in (("exposure", stride), *(("source frame", ticks) for ticks in whole)):
         number = abs(round(offset / ticks))
         if number and abs(abs(offset / ticks) - number) <= NEAR_WHOLE:
             return f"; that is {number} {name}{'s' if number > 1 else ''}"
@@ -473,10 +458,9 @@ def check_exposures(
     votes = {i: int(np.sign(fit.best)) for i, fit in fits.items() if fit.best is not None}
     if not votes:
         return Findings(notes=[f"{where}: {TOO_STILL}"])
-    names = {
-        side: listed([frames[i].name for i, vote in votes.items() if vote == side])
-        for side in (-1, 0, 1)
-    }
+    early, own, late = (
+        [frames[i].name for i, vote in votes.items() if vote == side] for side in (1, 0, -1)
+    )
     side = shifted_side(votes.values())
     if side:
         wide = [_fit(frames[i], num_bins, MAX_SHIFT) for i, vote in votes.items() if vote == side]
@@ -485,26 +469,20 @@ def check_exposures(
         line = (
             f"{where}: the spikes are {number} exposure{'s' if number > 1 else ''} {direction}: in "
             f"{len(wide)} of {len(votes)} sampled exposures they fit a blurry frame {place} their "
-            f"own better ({names[side]}); correct t0 and t1 in exposures.csv, or the numbers of "
-            "the spike files, then run scripts/prepare_data.py; --overlay 20 shows it"
+            f"own better ({listed(early if side > 0 else late)}); correct t0 and t1 in "
+            "exposures.csv, or the numbers of the spike files, then run scripts/prepare_data.py; "
+            "--overlay 20 shows it"
         )
         is_shown = median(max(fit.correlations.values()) for fit in wide) >= SHOWN
         is_problem = is_shown or not is_doubtful
         return Findings(problems=[line]) if is_problem else Findings(notes=[line])
     unlike = _unlike_all(frames, num_bins, fits)
-    own = sum(vote == 0 for vote in votes.values())
     number = len(votes) + len(unlike)
-    line = f"{where}: {own} of {number} sampled exposures fit their own blurry frame best"
-    wrong = [
-        f"{found} {which} it"
-        for found, which in (
-            *((names[-1], "one before"), (names[1], "one after")),
-            (listed(unlike), "none around"),
-        )
-        if found
-    ]
+    line = f"{where}: {len(own)} of {number} sampled exposures fit their own blurry frame best"
+    kinds = ((late, "one before"), (early, "one after"), (unlike, "none around"))
+    wrong = ", ".join(f"{listed(names)} {which} it" for names, which in kinds if names)
     if wrong:
-        return Findings(notes=[f"{line}, {', '.join(wrong)}; look with --overlay"])
+        return Findings(notes=[f"{line}, {wrong}; look with --overlay"])
     return Findings(seen=[line])
 
 
@@ -518,11 +496,11 @@ def shifted_side(votes: Iterable[int]) -> int:
 
 def shift_of(fits: Iterable[ExposureFit], side: int) -> int:
     """Return the number of exposures on a side that most fits show; the smaller of a draw."""
-    found = []
+    found = Counter()
     for fit in fits:
         near = [d for d in fit.correlations if d * side >= 0]
-        found.append(abs(max(near, key=fit.correlations.__getitem__)))
-    return max(Counter(found).items(), key=lambda item: (item[1], -item[0]))[0]
+        found[abs(max(near, key=fit.correlations.__getitem__))] += 1
+    return max(found.items(), key=lambda item: (item[1], -item[0]))[0]
 
 
 def sample_exposures(frames: tuple[FrameRecord, ...], num_bins: int) -> dict[int, ExposureFit]:
@@ -532,10 +510,9 @@ def sample_exposures(frames: tuple[FrameRecord, ...], num_bins: int) -> dict[int
     right.
     """
     first = sample_places(len(frames), MOVING_EXPOSURES)
-    more = [i for i in sample_places(len(frames), EXPOSURE_SAMPLES) if i not in first]
-    places = sorted([*first, *more], key=lambda i: len(frames_around(frames[i])), reverse=True)
+    places = dict.fromkeys([*first, *sample_places(len(frames), EXPOSURE_SAMPLES)])
     fits: dict[int, ExposureFit] = {}
-    for i in places:
+    for i in sorted(places, key=lambda i: len(frames_around(frames[i])), reverse=True):
         fits[i] = _fit(frames[i], num_bins, 1)
         if max(fits[i].correlations.values()) < UNLIKE:  # a larger shift, or other spikes
             fits[i] = _fit(frames[i], num_bins, MAX_SHIFT)
@@ -556,14 +533,25 @@ def frames_around(frame: FrameRecord, reach: int = 1) -> dict[int, Path]:
     return {d: numbered[number] for d, number in distances.items() if number in numbered}
 
 
+@cache
+def _numbered(folder: Path, suffix: str, changed_ns: int) -> tuple[dict[int, Path], int]:
+    """Return the images of a folder by number, and the usual step from one to the next."""
+    numbered = {}
+    for name, path in list_frames(folder, (suffix,)).items():
+        try:
+            numbered[frame_index(name)] = path
+        except ValueError as error:
+            raise BadFileError(path, str(error)) from error
+    steps = Counter(b - a for a, b in pairwise(sorted(numbered)))
+    return numbered, steps.most_common(1)[0][0] if steps else 1
+
+
 def fit_exposure(spikes: np.ndarray, blurry: Mapping[int, np.ndarray]) -> ExposureFit:
     """Correlate the counts [Hs, Ws] of an exposure with blurry frames [H, W, 3] by distance."""
-    height, width = spikes.shape
-    wanted = _details(spikes)
-    correlations = {}
+    wanted, correlations = _details(spikes), {}
     for distance, image in blurry.items():
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-        small = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(grey, spikes.shape[::-1], interpolation=cv2.INTER_AREA)
         correlations[distance] = correlation(wanted, _details(small))
     return ExposureFit(correlations)
 
@@ -600,20 +588,6 @@ def _unlike_all(
             halves = map(_details, _counts(frame, num_bins, 2))
             names += [frame.name] if correlation(*halves) >= SHOWN else []
     return names
-
-
-@cache
-def _numbered(folder: Path, suffix: str, changed_ns: int) -> tuple[dict[int, Path], int]:
-    """Return the images of a folder by number, and the usual step from one to the next."""
-    numbered = {}
-    for name, path in list_frames(folder, (suffix,)).items():
-        try:
-            numbered[frame_index(name)] = path
-        except ValueError as error:
-            raise BadFileError(path, str(error)) from error
-    numbers = sorted(numbered)
-    steps = Counter(b - a for a, b in zip(numbers, numbers[1:], strict=False))
-    return numbered, steps.most_common(1)[0][0] if steps else 1
 
 
 def _details(image: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from statistics import median
@@ -17,7 +17,6 @@ from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.recordings import FrameRecord
 from src.data.scanning import SequenceScan
 from src.prepare.counting import PreparedSplit
-from src.prepare.findings import Findings, sample_places
 
 FILES_PER_TASK = 32
 SAMPLED_FRAMES = 5
@@ -28,8 +27,44 @@ MAX_SHIFT = 3  # frames to both sides that are tried to name a shift
 SWAPPED_RATIO = 1.05
 STILL_MSE = 0.25  # mean square of 8 bit values: less is rounding, not motion
 
-
 Picture = tuple[tuple[int, int], bytes]  # size of a decoded image, and a hash of its pixels
+
+
+@dataclass
+class Findings:
+    """Lines for the user.
+
+    Attributes:
+        seen: what is there.
+        notes: what a person should know and no training suffers from.
+        problems: what would make a training wrong, each with the way out.
+    """
+
+    seen: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def include(self, other: "Findings") -> None:
+        """Add the lines of another check."""
+        self.seen += other.seen
+        self.notes += other.notes
+        self.problems += other.problems
+
+
+def merged(lines: list[str]) -> list[str]:
+    """Return lines `WHERE: text` with those of equal text in one, which names all places."""
+    places: dict[str, list[str]] = {}
+    for line in lines:
+        where, _, text = line.partition(": ")
+        places.setdefault(text, []).append(where)
+    return [f"{listed(found, 3)}: {text}" for text, found in places.items()]
+
+
+def sample_places(count: int, wanted: int) -> list[int]:
+    """Return at most `wanted` of `count` places, evenly spread, the same ones every time."""
+    if count <= wanted:
+        return list(range(count))
+    return [int((i + 0.5) * count / wanted) for i in range(wanted)]
 
 
 def check_files(splits: list[PreparedSplit], workers: int) -> Findings:

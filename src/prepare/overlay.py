@@ -30,7 +30,7 @@ from src.prepare.content import (
     fit_exposure,
     frames_around,
 )
-from src.prepare.findings import Findings
+from src.prepare.frame_checks import Findings
 
 logger = logging.getLogger(__name__)
 

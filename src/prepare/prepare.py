@@ -27,7 +27,7 @@ from src.data.yaml_text import set_value
 from src.paths import atomic_write
 from src.prepare.content import check_content
 from src.prepare.counting import PreparedSplit, count_spikes, normalization_texts
-from src.prepare.findings import Findings, merged
+from src.prepare.frame_checks import Findings, merged
 
 
 @dataclass(frozen=True)
