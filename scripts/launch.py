@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -105,6 +106,8 @@ class Launcher:
         self._process: subprocess.Popen | None = None
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal ends nothing
+        if hasattr(signal, "SIGTSTP"):
+            signal.signal(signal.SIGTSTP, _refuse_suspension)
         for number in STOPPING:
             signal.signal(number, self._forward)
         adopt_orphans()
@@ -130,7 +133,7 @@ class Launcher:
                 start_new_session=True,
             )
             for number in list(self.received):  # while it was being started
-                self._process.send_signal(number)
+                self._send(number)
             code = self._process.wait()
             end_children(self.received[0] if self.received else signal.SIGTERM, SHUTDOWN_SECONDS)
             reported = file.read_text(encoding="ascii") if file.exists() else ""
@@ -139,7 +142,19 @@ class Launcher:
     def _forward(self, number: int, _: object) -> None:
         self.received.append(number)
         if self._process is not None:
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        if sys.platform != "win32":  # there a console sends Ctrl-C to every process by itself
             self._process.send_signal(number)
+
+
+def _refuse_suspension(*_: object) -> None:
+    line = (
+        "Ctrl-Z does not suspend a training; Ctrl-C saves and ends it, the same command resumes\n"
+    )
+    with suppress(OSError):
+        os.write(2, line.encode())  # a handler may not print
 
 
 def code_of_command(code: int, reported: str, received: list[int]) -> int:

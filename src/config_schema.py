@@ -253,6 +253,12 @@ SCHEMA: dict[str, Any] = {
             "Minutes without progress until the late ranks are reported and the run ends; 0: off.",
             NOT_NEGATIVE,
         ),
+        "DETERMINISTIC": Key(
+            True, "Choose operations that repeat their results exactly; false may be faster."
+        ),
+        "PROFILE_STEPS": Key(
+            0, "Steps of each start to profile, for Perfetto; 0: none.", NOT_NEGATIVE
+        ),
         "RGB_TWIN": Key(
             False, "launch_train.sh also trains the RGB-only twin and compares the two."
         ),
@@ -295,7 +301,7 @@ SCHEMA: dict[str, Any] = {
         },
     },
     "LOG": {
-        "TENSORBOARD": Key(True, "Write TensorBoard events."),
+        "TENSORBOARD": Key(True, "Write TensorBoard events beside scalars.csv."),
         "SAVE_DIR": Key("outputs", "Folder for logs, checkpoints, pictures and metrics."),
     },
 }

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class RunDirectory:
         logs: Folder of train_*.log and run_*.txt, shared by all runs.
         events: Folder of the TensorBoard events.
         metrics: Folder of the metrics files, shared by all runs.
+        record: The file `write_run_record` has written.
     """
 
     def __init__(self, root: Path, name: str) -> None:
@@ -40,6 +41,7 @@ class RunDirectory:
         self.checkpoints, self.visuals = root / "ckpts" / name, root / "visuals" / name
         self.logs, self.metrics = root / "logs", root / "metrics"
         self.events = self.logs / name
+        self.record: Path | None = None
 
     @classmethod
     def of(cls, cfg: CfgNode) -> "RunDirectory":
@@ -118,7 +120,7 @@ class RunDirectory:
         """
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for folder in (self.checkpoints, self.events, self.visuals):
-            if not folder.exists():
+            if not folder.exists() or not any(folder.iterdir()):
                 continue
             target = free_name(folder.with_name(f"{folder.name}.before-{stamp}"))
             if keeps_checkpoints and folder == self.checkpoints:
@@ -133,6 +135,13 @@ class RunDirectory:
             target.mkdir()
             for path in scores:
                 path.rename(target / path.name)
+
+    def add_nondeterministic(self, operation: str) -> None:
+        """Add an operation whose results differ from run to run to log and record."""
+        logger.info("%s is not deterministic on this device", operation)
+        if self.record is not None:
+            with suppress(OSError), self.record.open("a", encoding="utf-8") as handle:
+                handle.write(f"not deterministic: {operation}\n")
 
 
 def link_or_copy(path: Path, name: Path) -> None:
@@ -160,9 +169,10 @@ def write_run_record(run: RunDirectory, cfg: CfgNode, stamp: str) -> None:
         "configuration": config_to_text(cfg),
         "packages": "\n".join(packages),
     }
-    with atomic_write(free_name(run.logs / f"run_{run.name}_{stamp}.txt")) as partial:
+    run.record = free_name(run.logs / f"run_{run.name}_{stamp}.txt")
+    with atomic_write(run.record) as partial:
         text = "\n".join(f"== {title} ==\n{body}\n" for title, body in sections.items())
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def git_commit() -> str:

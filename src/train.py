@@ -62,7 +62,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from src.data.errors import DataSetError
 from src.engine.cost import dry_run
 from src.engine.log import log_thread_error, start_logging
-from src.engine.processes import Ranks, choose_device, join_ranks
+from src.engine.processes import Ranks, choose_device, join_ranks, set_determinism
 from src.engine.trainer import Trainer
 from src.paths import free_name
 from src.prepare.checks import quick_check
@@ -77,6 +77,7 @@ def main(command: tuple[argparse.Namespace, CfgNode] | None = None) -> int:
     threading.excepthook = log_thread_error
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
+    set_determinism(cfg.TRAIN.DETERMINISTIC)
     try:
         with join_ranks(choose_device(cfg.DEVICE), cfg.TRAIN.STALL_MINUTES, stop) as ranks:
             return report_exit_code(exit_code(train(cfg, ranks, args)))

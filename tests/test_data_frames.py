@@ -11,7 +11,7 @@ from src.data import errors
 from src.data.build import build_train_dataset
 from src.data.errors import BadFileError, BadSample, DataSetError
 from src.data.frames import is_cut_short, list_frames, read_image, write_png
-from src.engine.step import DroppedClips
+from src.engine.progress import DroppedClips
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
 

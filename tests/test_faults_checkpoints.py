@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from src import paths, run_directory
 from src.config import config_to_text, get_defaults, load_config
@@ -24,7 +25,8 @@ from src.engine.checkpoint import (
     weight_differences,
 )
 from src.engine.processes import Ranks
-from src.models.weights import read_torch_file
+from src.engine.progress import Progress
+from src.models.weights import read_state_dict, read_torch_file
 from src.paths import REPO_ROOT, atomic_write
 from src.run_directory import RunDirectory
 from tests.training_cases import (
@@ -184,6 +186,15 @@ def test_f22_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path):
     assert rejected > len(whole) // 3  # the rest are zeros between the parts, names and dates
 
 
+def test_weights_in_a_safetensors_file_are_read_and_a_cut_one_is_a_sentence(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"module.w": torch.arange(40.0)}, path)
+    assert torch.equal(read_state_dict(path)["w"], torch.arange(40.0))
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"a\.safetensors: cannot be read .* cut short \("):
+        read_state_dict(path)
+
+
 # ---------------------------------------------------------------- no room, no permission
 
 
@@ -313,10 +324,13 @@ def test_f25_a_checkpoint_of_the_first_format_resumes(tmp_path):
     last.parent.mkdir(parents=True)
     last.write_bytes(gzip.decompress(GOLDEN.read_bytes()))
     trainer = resumed(config, *GOLDEN_NORM)
-    assert trainer.progress.step == trainer.progress.validated_step == 2
+    assert trainer.progress.step == 2
     raw = read_torch_file(last, "a checkpoint")["model"]
     assert sum(key.startswith(("spike_tsa.", "fuse.")) for key in raw) == 4 * (12 + 14)
     stored, own = load_checkpoint(last), trainer.checkpoints.state_dict()
+    progress = Progress()
+    progress.load_state_dict(stored["progress"])
+    assert progress.validated_step == 2  # that version validated before it saved
     assert list(own["model"]) == list(stored["model"])  # the optimizer's state goes by this order
     assert all(torch.equal(own["model"][key], value) for key, value in stored["model"].items())
     moments = [each["optimizer"]["state"][0]["exp_avg"] for each in (own, stored)]

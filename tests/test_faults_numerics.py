@@ -8,9 +8,9 @@ import shutil
 import pytest
 import torch
 
-from src.engine.checkpoint import Progress, load_checkpoint, named_tensors, save_checkpoint
-from src.engine.log import StepOutcome
+from src.engine.checkpoint import load_checkpoint, named_tensors, save_checkpoint
 from src.engine.processes import Precision
+from src.engine.progress import Progress, StepOutcome
 from tests.test_ranks import FAULTY, write_two_rank_run
 from tests.test_training_step import Mixer, batch_of, make_step
 from tests.training_cases import (

@@ -244,10 +244,12 @@ sys.exit(Launcher().run(commands, dict(os.environ)))
 
 
 def test_the_launcher_does_not_begin_a_command_after_a_signal(tmp_path, processes):
-    """A closed terminal is none."""
-    first = f"trap '' USR1; kill -HUP $PPID; kill -USR1 $PPID; sleep 0.2; touch {tmp_path}/first"
+    """A closed terminal and Ctrl-Z are none."""
+    kills = "".join(f"kill -{name} $PPID; " for name in ("HUP", "TSTP", "USR1"))
+    first = f"trap '' USR1; {kills} sleep 0.2; touch {tmp_path}/first"
     process = processes([*script(LAUNCHING), "", first, f"touch {tmp_path}/second"])
     assert process.wait(20) == 85, process.stdout.read()
+    assert "Ctrl-C saves and ends it" in process.stdout.read()
     assert [path.name for path in tmp_path.iterdir()] == ["first"]
     assert processes([*script(LAUNCHING), "interrupted", "sleep 5"]).wait(20) == 143
 

@@ -1,5 +1,6 @@
 """F20, F21, F31, F55: odd names, another locale, a clock that jumps, full disks."""
 
+import io
 import logging
 import os
 import re
@@ -10,10 +11,11 @@ import time
 from functools import partial
 
 import pytest
+from torch.utils import tensorboard
+from torch.utils.tensorboard import SummaryWriter
 
 from src import train
 from src.config import load_config
-from src.engine import log as run_log
 from src.engine.log import Scalars, log_thread_error, start_logging
 from src.engine.processes import Ranks
 from src.paths import REPO_ROOT, free_name
@@ -76,6 +78,27 @@ def test_f55_a_log_file_that_is_deleted_is_created_again(tmp_path, root_logger, 
     assert "--- Logging error ---" in capsys.readouterr().err
 
 
+def test_a_letter_that_the_terminal_lacks_is_shown_by_its_code(root_logger, monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", write_through=True)
+    monkeypatch.setattr(sys, "stdout", shown)
+    start_logging(None)
+    logging.getLogger("train").info("run 你好")
+    assert shown.buffer.getvalue().endswith(b"run \\u4f60\\u597d\n")
+
+
+def test_a_tensorboard_that_cannot_be_imported_is_a_warning(tmp_path, monkeypatch, caplog):
+    """The table of a resumed run has no rows of steps that are repeated."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    for first_step, steps in ((0, (2, 4, 6)), (4, (6, 8))):
+        scalars = Scalars(tmp_path, first_step=first_step)
+        for step in steps:
+            scalars.add(step, {"lr": step / 8, "loss/total": None})
+        scalars.close()
+    assert "no TensorBoard events, as it cannot be imported" in caplog.text
+    rows = (tmp_path / "scalars.csv").read_text().split()
+    assert rows == ["step,tag,value", "2,lr,0.25", "4,lr,0.5", "6,lr,0.75", "8,lr,1.0"]
+
+
 FULL = """
 import logging
 from pathlib import Path
@@ -98,9 +121,9 @@ def test_f55_a_full_disk_under_the_log_is_reported_once_and_the_process_exits_no
 @needs_dev_full
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_f55_tensorboard_without_room_is_reported_once(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(run_log, "SummaryWriter", partial(run_log.SummaryWriter, flush_secs=0))
-    scalars = Scalars(tmp_path, enabled=True, first_step=0)
-    (events,) = tmp_path.iterdir()
+    monkeypatch.setattr(tensorboard, "SummaryWriter", partial(SummaryWriter, flush_secs=0))
+    scalars = Scalars(tmp_path)
+    (events,) = tmp_path.glob("events*")
     full = tmp_path / "full"
     full.symlink_to("/dev/full")
     full.replace(events)  # at once: the writer's thread creates a file that is missing
@@ -154,7 +177,7 @@ def test_f55_the_folder_of_logs_and_events_is_deleted_under_a_run(tmp_path, fork
     assert done.wait(150) == 0, done.output
     assert "Traceback" not in done.output
     assert done.output.count("cannot be written") == 2  # the log file, and the events
-    assert "TensorBoard events cannot be written" in done.output
+    assert "scalars.csv and TensorBoard events cannot be written" in done.output
     assert "validation at step 3" in done.output
     assert read_checkpoint(tmp_path)["progress"]["step"] == 3
 
@@ -175,7 +198,7 @@ def test_f20_a_validation_whose_files_cannot_be_written_is_a_warning(tmp_path, c
 
 
 def test_f55_a_clock_that_jumps_back_does_not_change_the_pace(tmp_path, monkeypatch, caplog):
-    trainer = make_trainer(write_run(tmp_path, LOG__TENSORBOARD=True, TRAIN__LOG_EVERY=1))
+    trainer = make_trainer(write_run(tmp_path, TRAIN__LOG_EVERY=1))
     hours = iter(range(10**9, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(hours)))
     with caplog.at_level("INFO"):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from src.engine.alignment_watch import AlignmentWatch, Reach, alarms, scalars_of
-from src.engine.log import Clock, StepLog, StepOutcome
+from src.engine.log import Clock, StepLog, profiled
+from src.engine.progress import StepOutcome
 from third_party.VRT.models.deformable import FlowGuidedDeformConv
 from third_party.VRT.models.warping import pixel_grid
 
@@ -79,6 +80,20 @@ def test_parts_are_summed_and_start_over():
         hand.spend(1)
     assert clock.take() == {"forward": 4.0, "data": 1.0}
     assert clock.take() == {}
+
+
+def test_a_profile_has_the_steps_after_the_second(tmp_path):
+    with profiled(tmp_path, 1) as step_done:
+        for number in range(4):
+            (torch.add if number == 2 else torch.mul)(torch.ones(8), 1.0)
+            step_done()
+    table = (tmp_path / "profile.txt").read_text()
+    assert "aten::add" in table
+    assert "aten::mul" not in table
+    assert (tmp_path / "trace.json.gz").stat().st_size > 100
+    with profiled(tmp_path / "none", 0) as step_done:
+        step_done()
+    assert not (tmp_path / "none").exists()
 
 
 def make_stage(max_residue=5.0) -> FlowGuidedDeformConv:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from scripts import launch
 from src.engine import checkpoint, stall, validation
 from src.engine import processes as engine_processes
 from src.engine.log import Scalars
-from src.engine.processes import Ranks, join_ranks
+from src.engine.processes import Ranks, join_ranks, reporting_nondeterminism, set_determinism
 from src.engine.signals import StoppedError, StopSignals
 from src.engine.stall import STAGES, START_FACTOR, RankState, StallWatch
+from src.run_directory import RunDirectory
 from tests.forked import torchrun
 from tests.training_cases import (
     CPU,
@@ -312,6 +314,33 @@ def test_f51_a_rank_may_wait_for_hours_while_the_stall_watch_judges(monkeypatch)
     assert len(started) == 1
 
 
+def test_a_rank_without_a_world_is_an_error(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(RuntimeError, match="RANK is 1 and WORLD_SIZE 1 .* unset RANK"):
+        join_ranks(CPU, 0, StopSignals()).__enter__()
+
+
+def test_operations_that_are_not_deterministic_come_into_the_record(tmp_path, caplog):
+    run = RunDirectory(tmp_path, "run")
+    run.record = tmp_path / "record.txt"
+    put = (torch.tensor([1, 1]), torch.ones(2))
+    caplog.set_level("INFO")
+    try:
+        set_determinism(enabled=True)
+        assert torch.backends.cudnn.deterministic
+        with reporting_nondeterminism(run.add_nondeterministic), warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("another", stacklevel=1)
+            for _ in range(2):
+                torch.zeros(3).put_(*put)
+    finally:
+        set_determinism(enabled=False)
+        torch.backends.cudnn.benchmark = False
+    assert run.record.read_text() == "not deterministic: put_\n"
+    assert caplog.messages == ["put_ is not deterministic on this device"]
+
+
 def test_f52_more_ranks_than_clips_validate_as_one(tmp_path):
     """One recording of two clips on three ranks: the scores are those of one rank."""
     config = write_run(tmp_path, TRAIN__MAX_STEPS=1, VAL__TILE_FRAMES=3)
@@ -319,7 +348,7 @@ def test_f52_more_ranks_than_clips_validate_as_one(tmp_path):
     trainer = make_trainer(config, "EXP_NAME", "one")
     best = torch.load(checkpoint_of(tmp_path, "three", "best.pth"), weights_only=True)
     trainer.model.load_state_dict(best["model"])
-    scalars = Scalars(tmp_path, enabled=False, first_step=0)
+    scalars = Scalars(None)
     trainer.validation(trainer.model, 1, scalars, is_last=True)
     outputs = tmp_path / "outputs"
     one, three = (

@@ -90,6 +90,52 @@ def test_resume_from_a_path_of_the_run_itself(config, tmp_path, name, step):
     assert torch.load(kept / "last.pth", weights_only=True)["progress"]["step"] == 3
 
 
+@pytest.fixture(name="scored")
+def _scored(config, tmp_path):
+    """Give the run whose best.pth has the score of step 2, of which last.pth of step 3 knows."""
+    scores = {"last": (3, 30.0, 2), "previous": (2, 20.0, 1), "best": (2, 30.0, 2)}
+    for name, (step, psnr, best_step) in scores.items():
+        path = checkpoint_of(tmp_path, name=f"{name}.pth")
+        state = torch.load(path, weights_only=True)
+        counters = {"step": step, "best_psnr": psnr, "best_step": best_step, "validated_step": step}
+        state["progress"].update(counters)
+        torch.save(state, path)
+    return config
+
+
+def test_the_best_score_stays_with_its_weights(scored, tmp_path):
+    """Also under a new name, whose empty folders are no earlier run."""
+    last, fresh = checkpoint_of(tmp_path), ("EXP_NAME", "fresh")
+    RunDirectory(tmp_path / "outputs", "fresh").check_writable()
+    kept = [resumed(scored), resumed(scored, *fresh, choice=str(last))]
+    kept.append(resumed(scored, choice=str(last)))
+    assert [trainer.progress.best_psnr for trainer in kept] == [30.0] * 3
+    for run in ("run", "fresh"):
+        best = torch.load(checkpoint_of(tmp_path, run, "best.pth"), weights_only=True)
+        assert best["progress"]["step"] == 2
+    assert not list((tmp_path / "outputs").rglob("fresh.before-*"))
+
+
+@pytest.mark.parametrize("case", ["earlier path", "damaged", "other protocol"])
+def test_a_best_score_without_its_weights_is_forgotten(scored, tmp_path, caplog, case):
+    best = checkpoint_of(tmp_path, name="best.pth")
+    changes, choice = (), "auto"
+    if case == "earlier path":  # best.pth was replaced after it
+        choice = str(best.with_name("previous.pth"))
+    elif case == "damaged":
+        best.write_bytes(b"PK")
+    else:
+        changes = ("VAL.OVERLAP_SIZE", "16")
+    trainer = resumed(scored, *changes, choice=choice)
+    assert "no longer counts" in caplog.text
+    assert not best.exists()
+    assert best.with_name("best_step0000002.pth").exists() == (case == "other protocol")
+    trainer.validation = lambda *_, **__: 10.0  # lower
+    trainer.fit()
+    assert trainer.progress.best_psnr == 10.0
+    assert torch.load(best, weights_only=True)["progress"]["best_psnr"] == 10.0
+
+
 @pytest.mark.parametrize("call", ["save_checkpoint", "write_start_note"])
 def test_a_kill_while_a_path_is_taken_over_leaves_the_path(config, tmp_path, monkeypatch, call):
     def killed(*_, **__):

@@ -10,9 +10,9 @@ from torch import nn
 from src.data.normalization import Normalization, normalize_counts, to_unit
 from src.engine.optim import WarmupCosine, freeze
 from src.engine.processes import Precision, Ranks, choose_precision
+from src.engine.progress import DroppedClips
 from src.engine.step import (
     BatchPlacer,
-    DroppedClips,
     StepMemoryError,
     TrainingStep,
     seed_micro_batch,

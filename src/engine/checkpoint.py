@@ -17,10 +17,8 @@ A checkpoint is a dict that `torch.load(weights_only=True)` reads:
 
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +32,7 @@ from src.data.description import description_to_text, read_description, text_dif
 from src.engine.processes import Ranks
 from src.models.build import NO_FLOW
 from src.models.weights import convert_keys, name_some, read_torch_file
-from src.paths import atomic_write, flush_folder, resolve
+from src.paths import atomic_write, flush_folder, free_name, resolve
 from src.run_directory import RunDirectory, link_or_copy
 
 FORMAT = 2
@@ -61,7 +59,7 @@ FREE_TO_CHANGE = (
     "TRAIN.AMP",  # what it gives on the device is compared instead
     *("TRAIN.NUM_WORKERS", "TRAIN.OOM_RETRY", "TRAIN.EPOCHS", "TRAIN.MAX_STEPS", "TRAIN.VAL_EVERY"),
     *("TRAIN.VISUAL_EVERY", "TRAIN.SAVE_EVERY", "TRAIN.LOG_EVERY", "TRAIN.RGB_TWIN"),
-    *("TRAIN.RIVAL_UNET", "TRAIN.STALL_MINUTES"),
+    *("TRAIN.RIVAL_UNET", "TRAIN.STALL_MINUTES", "TRAIN.DETERMINISTIC", "TRAIN.PROFILE_STEPS"),
 )
 # Consequences of several settings, compared instead of them.
 COMPARED = {
@@ -73,46 +71,6 @@ REPEATED_BY = {
     "TORCHELASTIC_RESTART_COUNT": "TORCHELASTIC_RUN_ID",
     "SLURM_RESTART_COUNT": "SLURM_JOB_ID",
 }
-
-
-@dataclass
-class Progress:
-    """The counters of a run; saved in every checkpoint.
-
-    Attributes:
-        step: Optimiser steps done, skipped ones included.
-        skipped_steps: Steps without an update, because a gradient was not finite.
-        skipped_in_a_row: The latest of these, without a good one between them.
-        best_psnr, best_step: The best validation.
-        validated_step: The latest step whose validation was completed.
-        dropped_clips, seen_clips: Samples of this process that could not be read, and all.
-        compute_s: Cost of all steps, see `Clock`, times the ranks.
-    """
-
-    step: int = 0
-    skipped_steps: int = 0
-    best_psnr: float | None = None
-    best_step: int = 0
-    skipped_in_a_row: int = 0
-    validated_step: int = 0
-    dropped_clips: int = 0
-    seen_clips: int = 0
-    compute_s: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the counters."""
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the counters of a checkpoint; older versions lack some.
-
-        A version that did not count validations validated before it saved.
-        """
-        vars(self).update(vars(Progress(**{"validated_step": state["step"], **state})))
-
-    def is_best(self, psnr: float) -> bool:
-        """Whether a score is the best so far; NaN never is."""
-        return not math.isnan(psnr) and (self.best_psnr is None or psnr > self.best_psnr)
 
 
 class CheckpointWriteError(OSError):
@@ -205,10 +163,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class FoundCheckpoint(NamedTuple):
-    """What a run resumes from, and those of its checkpoints that cannot be read."""
+    """What a run resumes from, what best.pth holds, and the checkpoints that cannot be read."""
 
     path: Path
     state: dict[str, Any]
+    best_step: int | None
     damaged: list[Path]
 
 
@@ -220,12 +179,13 @@ def find_checkpoint(folder: Path) -> FoundCheckpoint | None:
     Raises:
         ValueError: There are checkpoints but none can be read.
     """
-    readable, damaged = [], []
+    readable: dict[Path, dict[str, Any]] = {}
+    damaged = []
     for path in (folder / name for name in NAMES):
         if not path.exists() or path.name == PREVIOUS and readable:
             continue  # the previous one cannot be further than a last one that can be read
         try:
-            readable.append(FoundCheckpoint(path, load_checkpoint(path), damaged))
+            readable[path] = load_checkpoint(path)
         except ValueError as error:
             damaged.append(path)
             logger.warning("skipped: %s", error)
@@ -234,8 +194,11 @@ def find_checkpoint(folder: Path) -> FoundCheckpoint | None:
             f"{folder}: no readable checkpoint among {', '.join(p.name for p in damaged)}; "
             "move the folder away or start again with --resume never"
         )
-    # max() keeps the first of equals, so last.pth wins over a best.pth of the same step.
-    return max(readable, key=lambda found: found.state["progress"]["step"], default=None)
+    if not readable:
+        return None
+    steps = {path: state["progress"]["step"] for path, state in readable.items()}
+    furthest = max(steps, key=steps.get)  # the first of equals, so last.pth wins over best.pth
+    return FoundCheckpoint(furthest, readable[furthest], steps.get(folder / BEST), damaged)
 
 
 def rename_damaged(found: FoundCheckpoint) -> None:
@@ -243,6 +206,14 @@ def rename_damaged(found: FoundCheckpoint) -> None:
     for path in found.damaged:
         path.replace(path.with_name(f"{path.name}.damaged"))
         logger.warning("%s is kept as %s.damaged", path, path.name)
+
+
+def step_in(path: Path) -> int | None:
+    """Return the step that a checkpoint holds; None if there is none that can be read."""
+    try:
+        return load_checkpoint(path)["progress"]["step"]
+    except ValueError:
+        return None
 
 
 class Checkpoints:
@@ -333,13 +304,19 @@ class Checkpoints:
     def _resume_run(self) -> None:
         """Load the furthest checkpoint of the run on every rank; the main rank chooses it."""
         found = find_checkpoint(self.run.checkpoints) if self.ranks.is_main else None
-        path = self.ranks.gather(found and found.path)[0]
+        path, best_step = self.ranks.gather(found and (found.path, found.best_step))[0] or (None, 0)
         if path is None:
             return
-        self.load_state_dict(load_checkpoint(path) if found is None else found.state)
+        state = load_checkpoint(path) if found is None else found.state
+        self.load_state_dict(state)
         if found is not None:
             rename_damaged(found)
         logger.info("resumed at step %d from %s", self.step, path)
+        self._check_best(state, best_step)
+        best = self.run.checkpoints / BEST
+        has_score = self.parts["progress"].best_psnr is not None
+        if found is not None and not has_score and best_step is not None and best_step < self.step:
+            best.replace(free_name(best.with_name(f"best_step{best_step:07d}.pth")))
         if path.name == LAST:
             self.step_of_last = self.step
         else:
@@ -351,15 +328,23 @@ class Checkpoints:
         A kill at any moment leaves a run that can resume: the new last.pth replaces the old one at
         once, and `path` is removed from the folder only when the note is written.
         """
-        self.load_state_dict(load_checkpoint(path))
-        self.ranks.gather()  # every rank has read it
+        state, best = load_checkpoint(path), path.with_name(BEST)
+        self.load_state_dict(state)
+        # This waits until every rank has read the path.
+        best_step = self.ranks.gather(step_in(best) if self.ranks.is_main else None)[0]
         self.step_of_last = self.step  # so the old last.pth does not become previous.pth
         logger.info("resumed at step %d from %s", self.step, path)
+        self._check_best(state, best_step)
         if self.ranks.is_main:
-            folder = self.run.checkpoints
+            folder, wanted = self.run.checkpoints, {LAST}
             self.run.set_aside(keeps_checkpoints=True)
             self.save(LAST, must_succeed=True)
-            others = [file for file in folder.iterdir() if file.name != LAST]
+            if self.parts["progress"].best_psnr is not None:
+                wanted.add(BEST)
+                if best.resolve() != (folder / BEST).resolve():
+                    (folder / BEST).unlink(missing_ok=True)
+                    link_or_copy(best, folder / BEST)
+            others = [file for file in folder.iterdir() if file.name not in wanted]
             for file in others:
                 if not file.samefile(path):
                     file.unlink()
@@ -367,6 +352,27 @@ class Checkpoints:
             for file in others:
                 file.unlink(missing_ok=True)
         self.ranks.gather()
+
+    def _check_best(self, state: dict[str, Any], best_step: int | None) -> None:
+        """Forget the best score if best.pth does not hold it or it was computed in another way.
+
+        Args:
+            state: The checkpoint that was loaded.
+            best_step: The step of the weights in best.pth; None if there is no such file.
+        """
+        progress = self.parts["progress"]
+        changes = config_differences(state["config"], self.identity["config"], ("VAL.LPIPS",))
+        reasons = [change for change in changes if change.startswith("VAL.")]
+        if best_step != progress.best_step:
+            reasons.append("no best.pth holds its weights")
+        if progress.best_psnr is None or not reasons:
+            return
+        logger.warning(
+            "the best score so far, %.2f dB at step %d, no longer counts (%s); the next validation "
+            "writes a new best.pth",
+            *(progress.best_psnr, progress.best_step, "; ".join(reasons)),
+        )
+        progress.best_psnr, progress.best_step, progress.validated_step = None, 0, 0
 
 
 def identity_of(

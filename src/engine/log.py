@@ -1,5 +1,7 @@
 """What a run reports: the log on terminal and disk, TensorBoard, seconds, the line per interval."""
 
+import csv
+import io
 import logging
 import math
 import os
@@ -10,17 +12,18 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from src.engine.alignment_watch import Reach, alarms, scalars_of
+from src.engine.progress import StepOutcome
 from src.inference.evaluate import peak_memory_gib
+from src.paths import atomic_write
 
 ON_DEVICE = ("transfer", "forward", "backward", "optimiser")
 PARTS = ("data", *ON_DEVICE)
@@ -88,6 +91,8 @@ def start_logging(log_file: Path | None, *, rank: int = 0) -> None:
 
     Other ranks log warnings only, with their number, to the terminal.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter shows its code
+        sys.stdout.reconfigure(errors="backslashreplace")
     root = logging.getLogger()
     root.handlers.clear()
     root.setLevel(logging.INFO)
@@ -99,27 +104,34 @@ def start_logging(log_file: Path | None, *, rank: int = 0) -> None:
     root.addHandler(terminal)
     if rank == 0 and log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        to_file = _FileHandler(log_file, encoding="utf-8")
+        to_file = _FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(to_file)
 
 
 class Scalars:
-    """TensorBoard events of the main rank; on other ranks, or turned off, it writes nothing.
+    """scalars.csv of a run and, if wanted, TensorBoard events; only the main rank has a folder.
 
-    If the events cannot be written any more, it warns once and the run continues without them.
+    If they cannot be written any more, it warns once and the run continues without them.
     """
 
-    def __init__(self, folder: Path, *, enabled: bool, first_step: int) -> None:
-        # Events that a killed run wrote after its checkpoint of `first_step` are hidden.
-        self._writer = SummaryWriter(folder, purge_step=first_step + 1) if enabled else None
-        self._folder = folder
+    def __init__(
+        self, folder: Path | None, *, tensorboard: bool = True, first_step: int = 0
+    ) -> None:
+        self._table = folder and folder / "scalars.csv"
+        with self._tolerating():
+            if folder is not None:
+                drop_rows_after(self._table, first_step)
+        self._writer = open_events(folder, first_step) if folder and tensorboard else None
 
     def add(self, step: int, values: dict[str, float | None]) -> None:
         """Write one value per tag; None is left out."""
-        known = {tag: value for tag, value in values.items() if value is not None}
+        rows = [(step, tag, value) for tag, value in values.items() if value is not None]
         with self._tolerating():
-            for tag, value in known.items() if self._writer else ():
+            if self._table:
+                with self._table.open("a", encoding="utf-8", newline="") as handle:
+                    csv.writer(handle).writerows(rows)
+            for _, tag, value in rows if self._writer else ():
                 self._writer.add_scalar(tag, value, step)
 
     def add_image(self, step: int, tag: str, image: np.ndarray) -> None:
@@ -138,13 +150,38 @@ class Scalars:
     def _tolerating(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:  # of the writer's thread, at the latest when it is closed
-            self._writer = None
+        except OSError as error:  # of TensorBoard's thread, at the latest when it is closed
             logger.warning(
-                "%s: TensorBoard events cannot be written (%s); training continues without them "
-                "until it is restarted",
-                *(self._folder, error.strerror or error),
+                "%s and TensorBoard events cannot be written (%s); training continues without "
+                "them until it is restarted",
+                *(self._table, error.strerror or error),
             )
+            self._writer = self._table = None
+
+
+def drop_rows_after(table: Path, step: int) -> None:
+    """Begin a table of scalars, or remove what a killed run wrote after its checkpoint."""
+    rows = [["step", "tag", "value"]]
+    if table.exists():
+        with table.open(encoding="utf-8", newline="") as handle:
+            rows += [r for r in csv.reader(handle) if r and r[0].isdecimal() and int(r[0]) <= step]
+    with atomic_write(table) as partial, partial.open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+
+
+def open_events(folder: Path, first_step: int) -> Any:
+    """Return TensorBoard's writer, or None with a warning if TensorBoard cannot be imported."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (only if it is used)
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        logger.warning(
+            "no TensorBoard events, as it cannot be imported (%s); scalars.csv has the numbers. "
+            "Install tensorboard again, or set LOG.TENSORBOARD false",
+            error,
+        )
+        return None
+    # Events that a killed run wrote after its checkpoint are hidden.
+    return SummaryWriter(folder, purge_step=first_step + 1)
 
 
 class Clock:
@@ -239,16 +276,26 @@ class Clock:
         return self.step_s * (total_steps - step) + validations * (self.validation_s or 0.0)
 
 
-@dataclass(frozen=True)
-class StepOutcome:
-    """What one step did."""
+@contextmanager
+def profiled(folder: Path, steps: int) -> Iterator[Callable[[], None]]:
+    """Yield what to call after every step; `steps` of them, from the third on, are profiled.
 
-    losses: dict[str, float]  # means over this rank's micro-batches
-    grad_norm: float
-    is_finite: bool
-    names: tuple[str, ...]  # of the clips
-    learning_rates: dict[str, float]  # that the step used, by parameter group, in their order
-    broken: tuple[str, ...] = ()  # parameters whose gradients are not finite
+    A trace for https://ui.perfetto.dev and a table of operations come into the folder.
+    """
+    if not steps:
+        yield lambda: None
+        return
+
+    def write(profiler: torch.profiler.profile) -> None:
+        profiler.export_chrome_trace(str(folder / "trace.json.gz"))
+        table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40)
+        (folder / "profile.txt").write_text(table, encoding="utf-8")
+        logger.info("profile of %d steps: %s", steps, folder / "trace.json.gz")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    schedule = torch.profiler.schedule(wait=1, warmup=1, active=steps, repeat=1)
+    with torch.profiler.profile(schedule=schedule, on_trace_ready=write) as profiler:
+        yield profiler.step
 
 
 class StepLog:

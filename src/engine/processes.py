@@ -2,8 +2,10 @@
 
 import inspect
 import os
+import re
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -147,6 +149,34 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     return Precision(name, "cuda")
 
 
+def set_determinism(enabled: bool) -> None:
+    """Let torch choose operations that give equal results in equal runs; it warns of the others."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for matrix products on CUDA
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not enabled, enabled
+    torch.set_deterministic_debug_mode("warn" if enabled else "default")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, helps debugging only
+
+
+@contextmanager
+def reporting_nondeterminism(report: Callable[[str], None]) -> Iterator[None]:
+    """Call `report` once with each operation that torch warns of as not deterministic."""
+    show, seen = warnings.showwarning, set()
+
+    def catch(message: Warning | str, *details: object) -> None:
+        found = re.match(r"(\S+) does not have a deterministic implementation", str(message))
+        if found is None:
+            show(message, *details)
+        elif found[1] not in seen:
+            seen.add(found[1])
+            report(found[1])
+
+    warnings.showwarning = catch
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
 @contextmanager
 def join_ranks(device: torch.device, stall_minutes: float, stop: StopSignals) -> Iterator[Ranks]:
     """Join the process group that torchrun describes in the environment; leave it at the end.
@@ -161,6 +191,11 @@ def join_ranks(device: torch.device, stall_minutes: float, stop: StopSignals) ->
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
+    if rank >= world_size:
+        raise RuntimeError(
+            f"RANK is {rank} and WORLD_SIZE {world_size} in the environment: unset RANK, or start "
+            "all processes with scripts/launch_train.sh or torchrun"
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world_size == 1:
@@ -174,7 +209,8 @@ def join_ranks(device: torch.device, stall_minutes: float, stop: StopSignals) ->
     ranks.meet("start", JOIN_SECONDS)
     # The watch names who is late; the timeout applies if it fails.
     timeout = WITH_WATCH if stall_minutes else NEVER
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    has_nccl = device.type == "cuda" and distributed.is_nccl_available()  # Windows has none
+    distributed.init_process_group("nccl" if has_nccl else "gloo", timeout=timeout)
     yield ranks
     if watch is not None:
         watch.stop()

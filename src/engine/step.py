@@ -1,16 +1,11 @@
-"""One optimiser step: micro-batches forward and backward, clipping, update, lack of memory.
-
-Also the limits on what a run tolerates: clips that cannot be read and steps that are skipped.
-"""
+"""One optimiser step: micro-batches forward and backward, clipping, update, lack of memory."""
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,19 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from src.data.normalization import Normalization, normalize_counts, to_unit
-from src.engine.checkpoint import Progress
-from src.engine.log import Clock, StepOutcome
+from src.engine.log import Clock
 from src.engine.optim import PartRule, clip_gradients, drop_frozen, skip_frozen
 from src.engine.processes import Precision, Ranks
-from src.paths import atomic_write
-from src.run_directory import RunDirectory
+from src.engine.progress import Batch, StepOutcome
 
 GIB = 2**30
-MAX_NAMED = 5
-MAX_IN_A_ROW, MAX_IN_A_ROW_FLOAT16 = 10, 40
-SMALLEST_SCALE = 1.0  # float16 halves its scale, 65536 at first, at every skipped step
 logger = logging.getLogger(__name__)
-Batch = dict[str, Any]  # what the loader collates
 
 
 class StepMemoryError(RuntimeError):
@@ -250,94 +239,3 @@ def split_batch(batch: Batch, pieces: int) -> list[tuple[Batch, float]]:
 def count_clips(batch: Batch) -> int:
     """Return the clips in a collated micro-batch; those that were dropped do not count."""
     return 0 if batch["blur"] is None else len(batch["meta"])
-
-
-@dataclass
-class DroppedClips:
-    """Samples that could not be read, against the share of them that a run tolerates.
-
-    The share is taken of `at_least` samples, those of one epoch, so that one bad file among the
-    first few does not stop the run. The counts are saved with the run.
-    """
-
-    max_fraction: float  # DATA.MAX_BAD_FRACTION
-    at_least: int
-    batch_size: int
-    progress: Progress = field(default_factory=Progress)
-
-    def count(self, batches: list[Batch]) -> None:
-        """Count the micro-batches of one step; raise if too many samples could not be read."""
-        bad = [sample for batch in batches for sample in batch["dropped"]]
-        self.progress.dropped_clips += len(bad)
-        self.progress.seen_clips += len(batches) * self.batch_size
-        dropped, of = self.progress.dropped_clips, max(self.progress.seen_clips, self.at_least)
-        if bad and dropped > self.max_fraction * of:
-            names = "; ".join(f"{sample.name}: {sample.reason}" for sample in bad[:MAX_NAMED])
-            raise RuntimeError(
-                f"{dropped} of {of} samples could not be read, more than "
-                f"DATA.MAX_BAD_FRACTION {self.max_fraction}; the last: {names}"
-            )
-
-
-class SkippedSteps:
-    """Counts skipped steps, and ends the run after too many in a row.
-
-    Float16 finds its scale by skipping, so there a row of skipped steps is normal as long as the
-    scale has room to shrink.
-    """
-
-    def __init__(
-        self, run: RunDirectory, ranks: Ranks, progress: Progress, scaler: torch.amp.GradScaler
-    ) -> None:
-        self.run, self.ranks, self.progress, self.scaler = run, ranks, progress, scaler
-        self._latest: list[dict[str, Any]] = []
-
-    def judge(self, outcome: StepOutcome) -> None:
-        """Record a step that was counted already; every rank does it for every step.
-
-        After too many in a row it writes what they held to a file and raises.
-        """
-        progress = self.progress
-        if outcome.is_finite:
-            progress.skipped_in_a_row = 0
-            self._latest.clear()
-            return
-        progress.skipped_steps += 1
-        progress.skipped_in_a_row += 1
-        clips = ", ".join(outcome.names)
-        logger.warning(
-            "step %d skipped, its gradients are not finite; clips %s; %d skipped in all",
-            *(progress.step, clips, progress.skipped_steps),
-        )
-        entry = {"step": progress.step, **asdict(outcome)}
-        self._latest = [*self._latest[1 - MAX_IN_A_ROW :], entry]
-        scale = self.scaler.get_scale() if self.scaler.is_enabled() else None
-        is_scale_used_up = scale is None or scale < SMALLEST_SCALE
-        # With float16 a norm can overflow although no gradient does, at any scale.
-        limit = MAX_IN_A_ROW if is_scale_used_up else MAX_IN_A_ROW_FLOAT16
-        if progress.skipped_in_a_row < limit:
-            return
-        where = self._dump(scale)
-        at_scale = "" if scale is None else f" and float16's scale is {scale:g}"
-        raise FloatingPointError(
-            f"{progress.skipped_in_a_row} steps in a row had gradients that are not finite"
-            f"{at_scale}, the last one step {progress.step} with clips {clips}; {where}. The "
-            "weights are those before these steps, and may have been damaged before: --resume with "
-            "the run's previous.pth or best.pth starts further back. Lower TRAIN.OPTIM.LR, or set "
-            "TRAIN.AMP fp32 to see whether the number format is the cause"
-        )
-
-    def _dump(self, scale: float | None) -> str:
-        """Write what the latest skipped steps held on every rank; return where, as a sentence."""
-        path = self.run.logs / f"nonfinite_{self.run.name}_{self.progress.step:07d}.json"
-        of_ranks = self.ranks.gather(self._latest)
-        if self.ranks.is_main:
-            # JSON has no NaN and no infinity; both become text.
-            steps = json.loads(json.dumps(of_ranks), parse_constant=str)
-            content = {"float16_scale": scale, "ranks": steps}
-            try:
-                with atomic_write(path) as partial:
-                    partial.write_text(json.dumps(content, indent=1, allow_nan=False), "utf-8")
-            except OSError as error:  # must not replace the reason for the end
-                return f"{path} could not be written ({error.strerror or error})"
-        return f"{path} names clips, losses and parameters"

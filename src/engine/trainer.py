@@ -20,19 +20,19 @@ from src.data.build import (
 )
 from src.data.normalization import Normalization
 from src.engine.alignment_watch import AlignmentWatch
-from src.engine.checkpoint import BEST, LAST, Checkpoints, Progress, identity_of
-from src.engine.log import Scalars, StepLog, StepOutcome
+from src.engine.checkpoint import BEST, LAST, Checkpoints, identity_of
+from src.engine.log import Scalars, StepLog, profiled
 from src.engine.optim import WeightAverage, build_optimizer, build_schedule, freeze, read_rules
-from src.engine.processes import Ranks, choose_precision, wrap_model
+from src.engine.processes import (
+    Ranks,
+    choose_precision,
+    reporting_nondeterminism,
+    wrap_model,
+)
+from src.engine.progress import Batch, DroppedClips, Progress, SkippedSteps, StepOutcome
 from src.engine.signals import StoppedError, ignore_first_stop
 from src.engine.stall import AFTER_VALIDATION
-from src.engine.step import (
-    Batch,
-    BatchPlacer,
-    DroppedClips,
-    SkippedSteps,
-    TrainingStep,
-)
+from src.engine.step import BatchPlacer, TrainingStep
 from src.engine.validation import Validation
 from src.losses.build import build_loss
 from src.models.build import build_model, read_vrt_arguments
@@ -95,10 +95,11 @@ class Trainer:
         step, progress = self.progress.step, self.progress
         if self._is_unfinished():
             self.describe()
-            is_enabled = self.cfg.LOG.TENSORBOARD and self.ranks.is_main
-            scalars = Scalars(self.run.events, enabled=is_enabled, first_step=step)
+            folder = self.run.events if self.ranks.is_main else None
+            scalars = Scalars(folder, tensorboard=self.cfg.LOG.TENSORBOARD, first_step=step)
             try:
-                run_watched(self.clips, lambda: self._train(scalars))
+                with reporting_nondeterminism(self.run.add_nondeterministic):
+                    run_watched(self.clips, lambda: self._train(scalars))
             finally:
                 scalars.close()
         else:
@@ -116,9 +117,11 @@ class Trainer:
         self.clock.start()
         if self._is_validation_pending():
             self.validate(scalars)  # the run ended between saving and validating
-        with self._progress_bar() as bar:
+        profiled_steps = self.cfg.TRAIN.PROFILE_STEPS if self.ranks.is_main else 0
+        with self._progress_bar() as bar, profiled(self.run.events, profiled_steps) as profile:
             for batches in self.batches():
                 self.log.add(self.step(batches))
+                profile()
                 self.progress.compute_s += self.clock.compute_s * self.ranks.world_size
                 bar.update()
                 if self._is_due("LOG_EVERY"):

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from src.paths import resolve
@@ -46,6 +48,7 @@ FORMER_NAMES = {
 UNREADABLE = (
     *(OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError),
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    SafetensorError,
 )
 ZIP_START = b"PK\x03\x04"  # torch.load uses the same test
 DOS_FOLDER = 0x10  # in the external attributes of an entry
@@ -184,7 +187,7 @@ def name_some(keys: Sequence[str]) -> str:
 
 
 def read_torch_file(path: Path, what: str) -> Any:
-    """Return the content of a file of `torch.save`, tensors on the CPU.
+    """Return the content of a file of `torch.save` or of a .safetensors file, tensors on the CPU.
 
     torch does not compare the checksums in its files; they are compared here, so a flipped bit
     is an error and not a weight. That takes about a second per gigabyte. `what` names the expected
@@ -194,6 +197,8 @@ def read_torch_file(path: Path, what: str) -> Any:
         ValueError: It cannot be read without running code, is damaged, or is no such file.
     """
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         if _is_zip(path):  # the format before torch 1.6 has no checksums
             _compare_checksums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -229,6 +234,8 @@ def _reason(path: Path, error: Exception) -> str:
         return error.strerror
     if path.is_file() and path.stat().st_size == 0:
         return "it is empty"
+    if isinstance(error, SafetensorError):
+        return f"damaged or cut short ({error})"
     if not _is_zip(path):
         return "no file of torch.save"
     if isinstance(error, zipfile.BadZipFile):
