@@ -23,11 +23,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     cut leaves either the old file or the new one, and what was written before stays written. On an
     error the partial file is removed and the old one is untouched. The partial name keeps the
     suffix, because image writers choose the format by it. It is unique, also on several machines
-    that share the folder.
+    that share the folder, and no longer than a file system takes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{uuid4().hex}-{path.name}")
+    partial = path.with_name(f".partial-{uuid4().hex}-{path.name[-50:]}")
     try:
         yield partial
         with partial.open("r+b") as handle:  # Windows flushes writable files only

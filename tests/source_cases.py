@@ -5,7 +5,10 @@ before a clip begins: released blurry frames of late parts need what the source 
 """
 
 import dataclasses
+import io
+from fractions import Fraction
 
+import av
 import cv2
 import numpy as np
 import yaml
@@ -138,13 +141,47 @@ def write_x4k(folder, clips=None, size=SIZE, as_video=False):
     return folder
 
 
-def write_video(path, frames):
+def write_video(path, frames, pix_fmt="yuv420p", times=None, pipe=False, **options):
+    """Encode frames: H.264, or VP9 for .webm; `times` in steps of 1/90000 s, `options` of x264."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    code = cv2.VideoWriter_fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(path), code, 25.0, frames[0].shape[1::-1])
-    for frame in frames:
-        writer.write(np.ascontiguousarray(frame[..., ::-1]))
-    writer.release()
+    codec, clock = "libvpx-vp9" if path.suffix == ".webm" else "libx264", Fraction(1, 90000)
+    target = io.BytesIO() if pipe else str(path)
+    form = {".webm": "webm", ".mkv": "matroska"}.get(path.suffix, path.suffix[1:])
+    with av.open(target, "w", format=form, options={"live": "1"} if pipe else {}) as container:
+        stream = container.add_stream(codec, rate=25, options={"threads": "1", **options})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.codec_context.time_base = pix_fmt, clock
+        for number, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.time_base = clock
+            picture.pts = 3600 * number if times is None else times[number]
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    if pipe:
+        path.write_bytes(target.getvalue())
+
+
+def add_silence(container, seconds):
+    sound = container.add_stream("pcm_s16le", rate=8000)
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000 * seconds), np.int16), "s16", "mono")
+    frame.sample_rate = 8000
+    container.mux(sound.encode(frame))
+
+
+def copy_video(source, target, start=0.0, rotation=0, sound_s=0):
+    """Copy the pictures of a video without decoding, as ffmpeg -ss START -c copy does."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        pictures = old.streams.video[0]
+        stream = new.add_stream_from_template(pictures)
+        stream.set_display_rotation(rotation)
+        if sound_s:
+            add_silence(new, sound_s)
+        for packet in old.demux(pictures):
+            if packet.dts is not None:
+                packet.stream = stream
+                packet.pts -= round(start / packet.time_base)
+                packet.dts -= round(start / packet.time_base)
+                new.mux(packet)
 
 
 def write_config(folder, root):

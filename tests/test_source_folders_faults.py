@@ -133,7 +133,7 @@ def test_f36_a_circle_of_folders_is_not_walked(root, folder):
 
 def test_simulating_needs_what_no_file_says(tmp_path):
     write_png(tmp_path / "train" / "b" / "0.png", moving_texture(1, (8, 16), 0)[0])
-    refused(tmp_path, "--frames_per_second is needed(.|\n)*--frames_averaged is needed")
+    refused(tmp_path, "--frames_averaged is needed(.|\n)*--frames_per_second is needed")
     options = {"frames_per_second": 100.0}
     too_few = "1 frames, 1 ticks: too few for one exposure of 3"
     refused(tmp_path, too_few, **options, frames_averaged=3)

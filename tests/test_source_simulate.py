@@ -15,16 +15,15 @@ from src.data.simulation.blur import BlurAccumulator
 from src.data.simulation.simulator import BT601, SpikeSimulator
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 from src.prepare.sources import simulate
+from src.prepare.sources.frames import image_size, open_frames
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.simulate import (
     Simulation,
     frame_weights,
-    image_size,
-    open_frames,
     regular_exposures,
     sequence_seed,
 )
-from tests.source_cases import Drift, write_video
+from tests.source_cases import Drift
 
 SIZE = (32, 48)
 CAMERAS = SourceOptions(
@@ -285,28 +284,3 @@ def test_size_without_decoding(tmp_path):
     (tmp_path / "3.png").write_bytes(b"no image")
     with pytest.raises(BadFileError, match="not an image"):
         image_size(tmp_path / "3.png")
-
-
-def test_a_video_is_read_in_rgb(tmp_path):
-    path = tmp_path / "a.mp4"
-    red = np.zeros((*SIZE, 3), np.uint8)
-    red[..., 0] = 200
-    write_video(path, [*frames_of(6), red])
-    found = open_frames(path)
-    assert (len(found), found.size) == (7, SIZE)
-    read = list(found)
-    assert np.abs(read[3].astype(int) - frames_of(4)[3]).mean() < 12  # lossy
-    assert read[6][..., 0].mean() > 150
-    assert read[6][..., 2].mean() < 50
-    assert len(list(pickle.loads(pickle.dumps(found)))) == 7  # noqa: S301 (our own bytes)
-
-
-def test_f54_a_video_that_is_none_or_has_other_frames_than_it_states(tmp_path):
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"nothing" * 100)
-    with pytest.raises(BadFileError, match=r"a\.mp4: cannot be decoded as a video"):
-        open_frames(path)
-    write_video(path, frames_of(6))
-    for stated, message in ((9, "states 9 frames, but only 6"), (4, "states 4 frames, but more")):
-        with pytest.raises(BadFileError, match=message):
-            list(dataclasses.replace(open_frames(path), num_frames=stated))

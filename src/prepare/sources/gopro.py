@@ -18,6 +18,7 @@ import numpy as np
 from src.data.errors import BadFileError, DataSetError
 from src.data.frames import read_image
 from src.data.simulation.blur import SOURCE_FRAMES_PER_SECOND
+from src.prepare.sources.frames import HighSpeedFrames, open_frames
 from src.prepare.sources.plan import (
     ALL_FRAMES,
     ARRAY_OPTIONS,
@@ -38,12 +39,10 @@ from src.prepare.sources.plan import (
     sequence_folders,
 )
 from src.prepare.sources.simulate import (
-    HighSpeedFrames,
     SimulatedExposure,
     Simulation,
     completed,
     frame_exposure,
-    open_frames,
     planned,
     put_png,
     simulated_description,

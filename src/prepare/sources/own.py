@@ -1,6 +1,7 @@
 """The user's own data: `DIR/{train,val}/SEQ`, simulated from sharp frames, or recorded already.
 
     SEQ/000000.png ... , SEQ/NAME.mp4 or a file SEQ.mp4     sharp high-speed frames to simulate from
+    SEQ/NAME.mraw or SEQ.mraw, with NAME.cihx or NAME.cih   the same, from a high-speed camera
     SEQ/{blur,sharp,exposures.csv} with spike.* or spike/   recorded: converted into our layout
 
 The kind of a sequence is detected from its files; a mixture is refused.
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from src.data.errors import DataSetError, refuse_undecodable
 from src.data.spikes.arrays import ARRAY_SUFFIXES
+from src.prepare.sources.frames import RECORDING_EXTS, open_frames
+from src.prepare.sources.mraw import HEADER_EXTS, MRAW_EXTS
 from src.prepare.sources.plan import (
     ARRAY_OPTIONS,
     GOPRO_FRAMES,
@@ -26,10 +29,8 @@ from src.prepare.sources.plan import (
 from src.prepare.sources.recorded import KIND as RECORDED_KIND
 from src.prepare.sources.recorded import plan_recorded
 from src.prepare.sources.simulate import (
-    VIDEO_EXTS,
     Simulation,
     completed,
-    open_frames,
     planned,
     regular_exposures,
     simulated_description,
@@ -37,10 +38,11 @@ from src.prepare.sources.simulate import (
 
 SPLITS = ("train", "val")
 SHARP_KIND = "sharp high-speed frames"
+MAX_RATE_ERROR = 1e-3
 RECORDED_NAMES = ("blur", "sharp", "spike", "exposures.csv")
 EXPECTED = (
-    "a sequence holds sharp high-speed frames (images or one video file), or blur/, sharp/, "
-    "exposures.csv and spikes (spike.dat, .npy, .npz, .h5 or a folder spike/)"
+    "a sequence holds sharp high-speed frames (images, one video file or one .mraw), or blur/, "
+    "sharp/, exposures.csv and spikes (spike.dat, .npy, .npz, .h5 or a folder spike/)"
 )
 
 
@@ -52,7 +54,7 @@ def plan(options: SourceOptions) -> SourcePlan:
         for split in SPLITS
         if (options.input / split).is_dir()
         for path in sorted((options.input / split).iterdir())
-        if not path.name.startswith(".")
+        if not path.name.startswith(".") and path.suffix.lower() not in HEADER_EXTS
     ]
     found = make_all(options.input, _classify, entries)
     problems = []
@@ -78,13 +80,14 @@ def _classify(split: str, path: Path) -> tuple[str, str, Path]:
     """Return `SPLIT/SEQUENCE`, the kind of a sequence, and its folder or video."""
     refuse_undecodable([path])
     if not path.is_dir():
-        if path.is_file() and path.suffix.lower() in VIDEO_EXTS:
+        if path.is_file() and path.suffix.lower() in RECORDING_EXTS:
             return f"{split}/{path.stem}", SHARP_KIND, path
         what = "a link that leads nowhere" if path.is_symlink() else "neither a folder nor a video"
         raise DataSetError(str(path), [f"is {what}; {EXPECTED}"])
     inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    inside = [entry for entry in inside if not _is_file(entry, HEADER_EXTS)]
     images = [entry for entry in inside if _is_file(entry, IMAGE_EXTS)]
-    videos = [entry for entry in inside if _is_file(entry, VIDEO_EXTS)]
+    videos = [entry for entry in inside if _is_file(entry, RECORDING_EXTS)]
     recorded = [
         entry
         for entry in inside
@@ -108,21 +111,23 @@ def _is_file(path: Path, suffixes: Sequence[str]) -> bool:
 
 def _plan_simulated(paths: Mapping[str, Path], options: SourceOptions) -> SourcePlan:
     refuse_options(options, ARRAY_OPTIONS, "the sequences hold sharp frames, no spikes")
-    problems = [
-        f"--{name} is needed to simulate from sharp frames: {why}"
-        for name, why in (
-            ("frames_per_second", "no file says how fast they were recorded"),
-            ("frames_averaged", "how many of them make a blurry frame (odd)"),
-        )
-        if getattr(options, name) is None
-    ]
+    problems = []
+    if options.frames_averaged is None:
+        problems.append("--frames_averaged is needed: how many of them make a blurry frame (odd)")
+    is_known = all(path.suffix.lower() in MRAW_EXTS for path in paths.values())
+    if options.frames_per_second is None and not is_known:
+        problems.append("--frames_per_second is needed: no file says how fast they were recorded")
     if problems:
         raise DataSetError(str(options.input), problems)
     averaged = options.frames_averaged
     stride = averaged if options.stride is None else options.stride
-    cameras = completed(options, interpolator="none", frames_per_second=options.frames_per_second)
-    items = ((where, path, cameras, averaged, stride) for where, path in paths.items())
+    items = ((where, path, options, averaged, stride) for where, path in paths.items())
     sequences = make_all(options.input, _simulated, items)
+    rates = sorted({sequence.identity["frames_per_second"] for sequence in sequences})
+    if len(rates) > 1:
+        reason = f"recorded at {rates} frames per second; make one DATA.ROOT per rate"
+        raise DataSetError(str(options.input), [reason])
+    cameras = completed(options, interpolator="none", frames_per_second=rates[0])
     notes = [
         f"{sequence.where}: {SHARP_KIND}, {sequence.num_inputs} in {paths[sequence.where].name}"
         for sequence in sequences
@@ -137,10 +142,14 @@ def _plan_simulated(paths: Mapping[str, Path], options: SourceOptions) -> Source
 
 
 def _simulated(
-    where: str, path: Path, cameras: SourceOptions, averaged: int, stride: int
+    where: str, path: Path, options: SourceOptions, averaged: int, stride: int
 ) -> PlannedSequence:
     frames = open_frames(path)
+    notes, stated, given = list(frames.notes), frames.frames_per_second, options.frames_per_second
+    if None not in (stated, given) and abs(given / stated - 1) > MAX_RATE_ERROR:
+        notes.append(f"--frames_per_second {given:g} is used, its header states {stated:g}")
+    cameras = completed(options, interpolator="none", frames_per_second=stated)
     exposures = regular_exposures(len(frames), averaged, stride, cameras.ticks_per_frame)
     num_ticks = len(frames) * cameras.ticks_per_frame  # the last frame is held for its ticks
     facts = {"frames_averaged": averaged, "stride": stride, "source": "folders", "kind": SHARP_KIND}
-    return planned(Simulation(where, frames, exposures, num_ticks, cameras), facts)
+    return planned(Simulation(where, frames, exposures, num_ticks, cameras, notes), facts)

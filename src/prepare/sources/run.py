@@ -290,7 +290,8 @@ def make_sequence(root: Path, sequence: PlannedSequence) -> list[str]:
     """
     final = root / sequence.where
     final.parent.mkdir(parents=True, exist_ok=True)
-    hidden = final.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{sequence.name}")
+    owner = f"{socket.gethostname()[:60]}-{os.getpid()}"
+    hidden = final.with_name(f"{PARTIAL}{owner}-{sequence.name[-40:]}")  # not too long a name
     lock = hidden.with_name(f"{hidden.name}.lock")
     try:
         with locked(lock):

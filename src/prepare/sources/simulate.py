@@ -9,23 +9,22 @@ exposures may overlap.
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from src.data.description import DataDescription
-from src.data.errors import BadFileError, DataSetError, listed
-from src.data.exposures import EXPOSURES_NAME, Exposure, frame_index, write_exposures
-from src.data.frames import list_frames, read_image, write_png
+from src.data.errors import DataSetError
+from src.data.exposures import EXPOSURES_NAME, Exposure, write_exposures
+from src.data.frames import write_png
 from src.data.simulation.blur import BlurAccumulator
 from src.data.simulation.simulator import SpikeSimulator, rgb_to_intensity
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, pack_spikes, write_sidecar
+from src.prepare.sources.frames import HighSpeedFrames
 from src.prepare.sources.plan import (
     BLUR_GAMMAS,
-    IMAGE_EXTS,
     STREAM_NAME,
     PlannedSequence,
     SourceOptions,
@@ -33,8 +32,6 @@ from src.prepare.sources.plan import (
     sample_sha256,
 )
 
-VIDEO_EXTS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
-MAX_NAMED = 10
 FORMAT = 1  # of what is written; a change makes old sequences differ
 PNG_BYTES_PER_VALUE = 0.5  # of a frame whose own PNG size is not known
 DEFAULT_TICKS_PER_FRAME = 8
@@ -45,132 +42,6 @@ CAMERAS = (
 )
 
 
-# ---------------------------------------------------------------- frames of a recording
-
-
-@dataclass(frozen=True)
-class HighSpeedFrames:
-    """Sharp frames in order of time; only one is held at a time, and no file is left open."""
-
-    path: Path  # the folder of images, or the video file
-    files: tuple[Path, ...]  # the images, or the video file
-    num_frames: int  # as the folder holds or the video states
-    size: tuple[int, int]  # (height, width)
-    num_bytes: int  # of all files
-
-    def __len__(self) -> int:
-        """Return the number of frames."""
-        return self.num_frames
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield uint8 RGB [H, W, 3]."""
-        if self.files == (self.path,):
-            yield from self._decoded()
-            return
-        for path in self.files:
-            image = read_image(path)
-            if image.shape[:2] != self.size:
-                raise BadFileError(
-                    path, f"is {image.shape[:2]}, the first frame of its folder {self.size}"
-                )
-            yield image
-
-    def _decoded(self) -> Iterator[np.ndarray]:
-        count = 0
-        for count, frame in enumerate(_decode(self.path), start=1):
-            if count > self.num_frames:
-                break
-            yield frame
-        if count != self.num_frames:
-            found = f"only {count}" if count < self.num_frames else "more"
-            raise BadFileError(
-                self.path,
-                f"states {self.num_frames} frames, but {found} can be decoded; it is cut off or "
-                "damaged: get it again, or turn what is there into images with "
-                "'ffmpeg -i VIDEO -fps_mode passthrough FOLDER/%06d.png'",
-            )
-
-
-def open_frames(path: str | Path, first_number: int | None = None) -> HighSpeedFrames:
-    """Return the images of a folder in order of the numbers that end their names, or a video.
-
-    The first image has the number `first_number`, or any.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return _open_video(path)
-    files = list_frames(path, IMAGE_EXTS)
-    if not files:
-        raise DataSetError(str(path), [f"no images; files {', '.join(IMAGE_EXTS)} are needed"])
-    try:
-        numbers = {name: frame_index(name) for name in files}
-    except ValueError as error:
-        raise DataSetError(str(path), [str(error)]) from error
-    problems = _numbering_problems(sorted(numbers.values()), first_number)
-    if problems:
-        raise DataSetError(str(path), problems)
-    paths = tuple(files[name] for name in sorted(files, key=numbers.__getitem__))
-    num_bytes = sum(p.stat().st_size for p in paths)
-    return HighSpeedFrames(path, paths, len(paths), image_size(paths[0]), num_bytes)
-
-
-def _open_video(path: Path) -> HighSpeedFrames:
-    capture = cv2.VideoCapture(str(path))
-    num_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    capture.release()
-    first = next(_decode(path), None)
-    if first is None or num_frames < 1:
-        raise BadFileError(
-            path, "cannot be decoded as a video; get it again, or give a folder of images"
-        )
-    return HighSpeedFrames(path, (path,), num_frames, first.shape[:2], path.stat().st_size)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of an image; of a PNG only its first bytes are read."""
-    try:
-        with path.open("rb") as handle:
-            start = handle.read(24)
-    except OSError as error:
-        raise BadFileError(path, f"cannot be read: {error.strerror}") from error
-    if len(start) == 24 and start[:4] == b"\x89PNG" and start[12:16] == b"IHDR":
-        return int.from_bytes(start[20:24], "big"), int.from_bytes(start[16:20], "big")
-    height, width = read_image(path).shape[:2]
-    return height, width
-
-
-def _numbering_problems(numbers: list[int], first_number: int | None) -> list[str]:
-    """Say what is wrong with ascending numbers."""
-    problems, first, last = [], numbers[0], numbers[-1]
-    if first_number is not None and first != first_number:
-        needed = f"{first_number} is needed; images are missing"
-        problems.append(f"the first image has number {first}, {needed}")
-    pairs = list(zip(numbers, numbers[1:], strict=False))
-    gaps = [f"{a + 1}" if b == a + 2 else f"{a + 1} to {b - 1}" for a, b in pairs if b > a + 1]
-    if gaps:
-        problems.append(
-            f"images {listed(gaps, MAX_NAMED)} are missing between {first} and {last}; time would "
-            "jump there: get them again"
-        )
-    twice = sorted({a for a, b in pairs if a == b})
-    if twice:
-        problems.append(f"numbers {twice[:MAX_NAMED]} exist under several names")
-    return problems
-
-
-def _decode(path: Path) -> Iterator[np.ndarray]:
-    """Yield the frames of a video: uint8 RGB [H, W, 3]."""
-    capture = cv2.VideoCapture(str(path))
-    try:
-        while True:
-            is_read, frame = capture.read()
-            if not is_read:
-                return
-            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-    finally:
-        capture.release()
-
-
 # ---------------------------------------------------------------- the two cameras
 
 
@@ -178,7 +49,7 @@ def completed(
     options: SourceOptions,
     *,
     interpolator: str,
-    frames_per_second: float,
+    frames_per_second: float | None,
     ticks_per_frame: int = DEFAULT_TICKS_PER_FRAME,
 ) -> SourceOptions:
     """Return options with the defaults of a source for what they omit of the two cameras.
@@ -299,7 +170,7 @@ class Simulation:
         """Write blur, sharp, spike/spike.dat, its sidecar and exposures.csv; return the notes.
 
         Raises:
-            ValueError: another number of frames than was planned, or one of another size.
+            DataSetError: another number of frames than was planned.
             What reading the frames and `put` raise.
         """
         cameras, rate = self.cameras, self.cameras.ticks_per_second
@@ -313,9 +184,11 @@ class Simulation:
         seed = sequence_seed(cameras.seed, self.where)
         sensor = SpikeSimulator(*self.spike_size, seed=seed, threshold=cameras.threshold)
         uses, sums = self._uses_of_frames(), {}
-        count, light = 0, None
+        count, num_equal, light, previous = 0, 0, None, None
         with (folder / "spike" / STREAM_NAME).open("xb") as stream:
             for count, frame in enumerate(self.frames, start=1):
+                num_equal += previous is not None and np.array_equal(frame, previous)
+                previous = frame
                 for use in uses.pop(count - 1, ()):
                     self._average(*use, count - 1, frame, sums, folder)
                 following = rgb_to_intensity(frame, cameras.transfer, cameras.downscale)
@@ -325,8 +198,10 @@ class Simulation:
             if light is not None:  # the last frame is held
                 stream.write(self._expose(sensor, count - 1, light, light))
         if count != len(self.frames) or uses:
-            raise ValueError(f"{self.where}: {count} frames, {len(self.frames)} were planned")
-        return list(self.notes)
+            reason = f"{count} frames, {len(self.frames)} were planned; run it again"
+            raise DataSetError(self.where, [reason])
+        repeats = f"{num_equal} of {count} frames equal the frame before them; time stands still"
+        return [*self.notes, *([repeats] if num_equal else [])]
 
     def _expose(
         self, sensor: SpikeSimulator, number: int, light: np.ndarray, following: np.ndarray

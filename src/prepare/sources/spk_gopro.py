@@ -34,6 +34,7 @@ from src.data.spikes.spike_dat import (
 )
 from src.paths import atomic_write
 from src.prepare.prepare import default_workers
+from src.prepare.sources.frames import image_size, open_frames
 from src.prepare.sources.gopro import find_offset, parse_name
 from src.prepare.sources.plan import (
     ALL_FRAMES,
@@ -62,8 +63,6 @@ from src.prepare.sources.plan import (
 from src.prepare.sources.simulate import (
     SimulatedExposure,
     frame_exposure,
-    image_size,
-    open_frames,
 )
 from src.prepare.sources.spk_gopro_offset import MAX_DEVIATION_TICKS, measure_offset, other_order
 

@@ -9,6 +9,7 @@ middle tick, which then mostly lies between two source frames and is a cross-fad
 from pathlib import Path
 
 from src.data.errors import DataSetError
+from src.prepare.sources.frames import open_frames
 from src.prepare.sources.plan import (
     ARRAY_OPTIONS,
     OUR_SPLITS,
@@ -21,14 +22,13 @@ from src.prepare.sources.plan import (
     refuse_other,
 )
 from src.prepare.sources.simulate import (
-    VIDEO_EXTS,
     Simulation,
     completed,
-    open_frames,
     planned,
     regular_exposures,
     simulated_description,
 )
+from src.prepare.sources.video import VIDEO_EXTS
 
 FRAMES_PER_SECOND = 1000
 TICKS_PER_FRAME = 4
@@ -74,7 +74,8 @@ def _sequence(
     exposures = regular_exposures(num_ticks, length, stride, step_ticks=1)
     where = f"{OUR_SPLITS[split]}/{name}"
     facts = {"source": X4K, "frames_averaged": length, "stride": stride}
-    return planned(Simulation(where, frames, exposures, num_ticks, cameras), facts)
+    simulation = Simulation(where, frames, exposures, num_ticks, cameras, frames.notes)
+    return planned(simulation, facts)
 
 
 def _find_sequences(given: Path) -> list[tuple[str, str, Path]]:
