@@ -103,16 +103,14 @@ def inspect_bytes(data: np.ndarray, question: Question) -> Inspection:
         return Inspection(answer, False, tuple(measured))
     given = () if question.size is None else (question.size, question.size[::-1])
     tests = {size: measure_size(data, size) for size in dict.fromkeys((*whole, *given))}
-    best = _smallest(test for test in tests.values() if not test.failures)
-    cut = order = flip = None
-    if best is None:  # the file may be cut off
-        others = (s for s in USUAL_SIZES if s not in tests and s[0] * s[1] % 8 == 0)
-        measured_all = [*tests.values(), *(measure_size(data, size) for size in others)]
-        cut = _smallest(test for test in measured_all if not test.bit_failures)
-    size = None if best is None else best.size
-    if size is not None:
+    size = _smallest(test for test in tests.values() if test.is_whole)
+    order = flip = cut = None
+    if size is None:  # the file may be cut off
+        others = [s for s in USUAL_SIZES if s not in tests and s[0] * s[1] % 8 == 0]
+        cut = _smallest([*tests.values(), *(measure_size(data, other) for other in others)])
+    else:
         order, numbers = find_bit_order(data, size)
-        measured += [best.sentence, numbers]
+        measured += [tests[size].sentence, numbers]
     warnings = []
     if question.reference is not None:
         found, lines = _use_reference(data, question, size)
@@ -130,8 +128,14 @@ def inspect_bytes(data: np.ndarray, question: Question) -> Inspection:
         answer, is_right = _no_size(data, question, tests, cut)
     else:
         answer, is_right = _compare(question, tests, size, order, flip)
-    drawn = size or (cut.size if cut is not None else question.size)
-    block = _block(data, drawn, order or question.bit_order, (flip, question.flip_rows))
+    drawn, block = size or cut or question.size, None
+    if drawn is not None and len(data) * 8 >= drawn[0] * drawn[1]:
+        num_ticks = len(data) * 8 // (drawn[0] * drawn[1])
+        start, stop = middle_ticks(num_ticks, drawn[0] * drawn[1])
+        bits = _unpack(data, drawn, order or question.bit_order or "little", start, stop - start)
+        flips = (known for known in (flip, question.flip_rows, True) if known is not None)
+        spikes = bits.reshape(-1, *drawn)
+        block = Block(spikes[:, ::-1] if next(flips) else spikes, start, num_ticks)
     return finished(answer, is_right, measured, warnings, block)
 
 
@@ -151,20 +155,16 @@ class SizeTest:
         return self.num_ticks == int(self.num_ticks) >= 1
 
     @property
-    def failures(self) -> list[str]:
-        """What speaks against the size, in words."""
-        whole = [] if self.is_whole else [f"the file would hold {self.num_ticks:.2f} ticks"]
-        return whole + self.bit_failures
-
-    @property
     def bit_failures(self) -> list[str]:
         """What in the bits speaks against the size, in words."""
-        failed = []
-        if self.row_deviations < MIN_ROW_DEVIATIONS:
-            failed.append(f"pixels {self.size[1]} apart are not alike")
-        if self.dip_deviations < MIN_DIP_DEVIATIONS:
-            failed.append(f"there is no dip at {self.size[0] * self.size[1]} pixels")
-        return failed
+        rows = [f"pixels {self.size[1]} apart are not alike"]
+        dip = [f"there is no dip at {self.size[0] * self.size[1]} pixels"]
+        return rows * (self.row_deviations < MIN_ROW_DEVIATIONS) + dip * (not self.has_dip)
+
+    @property
+    def has_dip(self) -> bool:
+        """Whether a tick has as many pixels as this size."""
+        return self.dip_deviations >= MIN_DIP_DEVIATIONS
 
     @property
     def sentence(self) -> str:
@@ -193,33 +193,32 @@ def measure_size(data: np.ndarray, size: Size) -> SizeTest:
     return SizeTest(size, num_ticks, row, *_tick_dip(data, size))
 
 
-def _smallest(tests: Iterable[SizeTest]) -> SizeTest | None:
-    """Return the smallest size that is no echo of another.
+def _smallest(tests: Iterable[SizeTest]) -> Size | None:
+    """Return the smallest size that passes on the bits and is no echo of another.
 
     A tick shows at all its multiples, and rows at all multiples of their width.
     """
-    passed = list(tests)
+    passed = [test for test in tests if not test.bit_failures]
     deepest = max((test.dip for test in passed), default=0.0)
     passed = [test for test in passed if test.dip >= SHARE_OF_BEST * deepest]
     widths = {test.size[1] for test in passed}
     origins = [t for t in passed if not any(t.size[1] % w == 0 for w in widths - {t.size[1]})]
-    by_size = sorted(origins, key=lambda t: (t.size[0] * t.size[1], -t.row_deviations))
-    return by_size[0] if by_size else None
+    best = min(origins, key=lambda t: (t.size[0] * t.size[1], -t.row_deviations), default=None)
+    return None if best is None else best.size
 
 
 def _no_size(
-    data: np.ndarray, question: Question, tests: dict[Size, SizeTest], cut: SizeTest | None
+    data: np.ndarray, question: Question, tests: dict[Size, SizeTest], cut: Size | None
 ) -> tuple[str, bool]:
     """Return why no size is found, and whether the given one may be right nevertheless."""
     if cut is not None:
-        num_ticks, rest = divmod(len(data), cut.size[0] * cut.size[1] // 8)
+        num_ticks, rest = divmod(len(data), cut[0] * cut[1] // 8)
         return (
-            f"{size_name(*cut.size)} shows in the bits, but {rest} bytes are left over after "
+            f"{size_name(*cut)} shows in the bits, but {rest} bytes are left over after "
             f"{num_ticks} ticks: the file was cut off, or has a header or footer"
         ), False
-    dips = [f"{h}x{w}" for (h, w), t in tests.items() if t.dip_deviations >= MIN_DIP_DEVIATIONS]
-    number_bits = _number_bits(data)
     why = "no usual size passes the tests: another size, noise, or ticks that all are the same"
+    number_bits, dips = _number_bits(data), [f"{h}x{w}" for (h, w), t in tests.items() if t.has_dip]
     if number_bits is not None:
         why = (
             f"the bits look like numbers of {number_bits} bits, not like single spikes: an image, "
@@ -248,7 +247,9 @@ def _compare(
     """Compare what was found with what was given; return the answer and whether that is right."""
     is_right, notes = True, [size_name(*size)]
     if question.size not in (None, size):
-        wrong = ", ".join(tests[question.size].failures)
+        test = tests[question.size]
+        parts = [] if test.is_whole else [f"the file would hold {test.num_ticks:.2f} ticks"]
+        wrong = ", ".join([*parts, *test.bit_failures])
         why = f"cannot be right: {wrong}" if wrong else "is unlikely, though it passes"
         notes = [f"{question.size[0]}x{question.size[1]} {why}; {notes[0]} would be right"]
         is_right = False
@@ -300,20 +301,17 @@ def _use_reference(
 def find_bit_order(data: np.ndarray, size: Size) -> tuple[str | None, str]:
     """Return the order of bits, None where the picture does not tell, and the numbers."""
     image = _rate_images(data, size, "little", SAMPLE_TICKS).reshape(-1, 8)  # bytes
-    across = {"little": image[:-1, 7] - image[1:, 0], "big": image[:-1, 0] - image[1:, 7]}
-    squares = {order: difference**2 for order, difference in across.items()}
-    gap = squares["big"] - squares["little"]
+    little, big = (image[:-1, 7] - image[1:, 0]) ** 2, (image[:-1, 0] - image[1:, 7]) ** 2
+    sureness = _deviations(big - little) if np.any(big != little) else 0.0
+    across = [float(square.mean()) ** 0.5 for square in (little, big)]
     inside = float(np.mean(np.diff(image, axis=1) ** 2)) ** 0.5
-    rms = {order: float(square.mean()) ** 0.5 for order, square in squares.items()}
-    error = float(gap.std()) / max(1, len(gap)) ** 0.5
-    sureness = abs(float(gap.mean())) / error if error else 0.0
     numbers = (
-        f"rates of pixels across byte borders differ by {rms['little']:.4f} with little, "
-        f"{rms['big']:.4f} with big, inside bytes by {inside:.4f} ({sureness:.0f} deviations)"
+        f"rates of pixels across byte borders differ by {across[0]:.4f} with little, "
+        f"{across[1]:.4f} with big, inside bytes by {inside:.4f} ({abs(sureness):.0f} deviations)"
     )
-    if sureness < MIN_ORDER_DEVIATIONS:
+    if abs(sureness) < MIN_ORDER_DEVIATIONS:
         return None, numbers
-    return ("little" if gap.mean() > 0 else "big"), numbers
+    return ("little" if sureness > 0 else "big"), numbers
 
 
 def _is_whole(num_bytes: int, size: Size) -> bool:
@@ -412,19 +410,6 @@ def middle_ticks(num_ticks: int, pixels: int) -> tuple[int, int]:
     count = min(num_ticks, BLOCK_TICKS, max(2, BLOCK_VALUES // max(1, pixels)))
     start = (num_ticks - count) // 2
     return start, start + count
-
-
-def _block(
-    data: np.ndarray, size: Size | None, order: str | None, flips: tuple[bool | None, ...]
-) -> Block | None:
-    """Read ticks from the middle; of the flips, as found and as given, the first known counts."""
-    if size is None or len(data) * 8 < size[0] * size[1]:
-        return None
-    num_ticks = len(data) * 8 // (size[0] * size[1])
-    start, stop = middle_ticks(num_ticks, size[0] * size[1])
-    spikes = _unpack(data, size, order or "little", start, stop - start).reshape(-1, *size)
-    is_flipped = next((flip for flip in flips if flip is not None), True)
-    return Block(spikes[:, ::-1] if is_flipped else spikes, start, num_ticks)
 
 
 def finished(
