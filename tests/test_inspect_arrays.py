@@ -122,6 +122,30 @@ def test_columns_of_lists_are_found(tmp_path):
     assert np.array_equal(findings.block.spikes, spikes)
 
 
+@pytest.mark.parametrize("kind", ["npz", "h5", "structured"])
+def test_columns_stored_one_by_one_are_read_and_stacked(tmp_path, kind):
+    """As tools for event cameras write them: t, x, y, p beside each other, or one record each."""
+    spikes = drifting_spikes(60, 84, 150)
+    t, y, x = np.argwhere(spikes).T
+    columns = {"x": x, "y": y, "t": t, "p": np.ones_like(t)}
+    path = tmp_path / f"a.{'npy' if kind == 'structured' else kind}"
+    if kind == "npz":
+        np.savez(path, **columns)
+    elif kind == "structured":
+        np.save(path, np.rec.fromarrays(columns.values(), names=list(columns)))
+    else:
+        with h5py.File(path, "w") as file:
+            file.update({f"events/{name}": values for name, values in columns.items()})
+    findings = inspect_file(Question(path))
+    assert findings.answer.startswith("columns tyxp (as given); the sensor has at least 60x84")
+    assert "as rows they are np.stack([a['" in findings.measured[0]
+    assert np.array_equal(findings.block.spikes, spikes)
+    if kind == "npz":
+        np.savez(path, **columns | {"t": t[1:]})
+        with pytest.raises(BadFileError, match="arrays x, y, t, p have different lengths"):
+            inspect_file(Question(path))
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint64])
 def test_columns_of_unsigned_numbers_are_found(tmp_path, dtype):
     """Their differences wrap round instead of becoming negative."""

@@ -5,6 +5,7 @@ list which column is which.
 """
 
 import zipfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,9 @@ ROWS_FIRST = (
     "cannot be distinguished by numbers; look at the picture"
 )
 PACKED_ENDINGS = (".dat", ".bin", ".raw")
+# Names of the fields of a structured array, or of arrays beside each other, that are columns.
+FIELDS = {"t": ("t", "ts", "time", "timestamp", "timestamps"), "y": ("y",), "x": ("x",)}
+FIELDS |= {"p": ("p", "pol", "polarity", "polarities")}
 
 
 def inspect_file(question: Question) -> Inspection:
@@ -55,9 +59,9 @@ def inspect_file(question: Question) -> Inspection:
     path = question.path
     if not path.is_file():
         raise BadFileError(path, "is a folder" if path.is_dir() else "no such file")
+    refuse_other_kind(path)
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return inspect_array(question)
-    refuse_other_kind(path)
     if not path.stat().st_size:
         raise BadFileError(path, "is empty; copy it again")
     measured, warnings = [], []
@@ -82,14 +86,24 @@ def inspect_file(question: Question) -> Inspection:
 def inspect_array(question: Question) -> Inspection:
     """Inspect an array file; see `inspect_file`."""
     try:
-        key, shape, values = read_leading(question.path, question.key)
+        name, shape, values = read_leading(question.path, question.key)
     except BadFileError:
         raise
     except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
         reason = f"cannot be read: {str(error).removeprefix(f'{question.path}: ')}"
         raise BadFileError(question.path, reason) from error
-    name = f"array {key}" if key else "array"
-    measured = [f"{name} has shape {list(shape)} and holds {values.dtype}"]
+    measured = []
+    if isinstance(values, dict):
+        lengths = {field: len(column) for field, column in values.items()}
+        if len(set(lengths.values())) > 1:
+            raise BadFileError(question.path, f"{name} have different lengths: {lengths}")
+        columns = [field for axis in FIELDS for field in values if _is_field(field, axis)]
+        stacked = ", ".join(f"a[{field!r}]" for field in columns)
+        measured.append(f"{name} has columns; as rows they are np.stack([{stacked}], axis=1)")
+        question = replace(question, axes=question.axes or "tyxp"[: len(columns)])
+        values = np.stack([values[field] for field in columns], axis=1)
+        shape = (shape[0], len(columns))
+    measured.append(f"{name} has shape {list(shape)} and holds {values.dtype}")
     if values.shape != shape:
         measured.append(f"looked at: the leading part, {list(values.shape)}")
     if len(shape) == 3 and values.dtype.kind in "buif":
@@ -105,15 +119,17 @@ def inspect_array(question: Question) -> Inspection:
 
 def read_leading(
     path: Path, key: str | None = None
-) -> tuple[str | None, tuple[int, ...], np.ndarray]:
-    """Return the name of an array, its shape, and its leading slices along the first axis.
+) -> tuple[str, tuple[int, ...], np.ndarray | dict[str, np.ndarray]]:
+    """Return what an array is called, its shape, and its leading slices along the first axis.
 
-    Without a key the only array with two or three axes is taken. An `.npz` is held in memory.
+    Without a key the only array with two or three axes is taken, or one-dimensional ones named t,
+    y, x and p; these, and the fields of a structured array, are a dict. An `.npz` is held in
+    memory.
     """
     suffix = path.suffix.lower()
     if suffix == ".npy":
         array = map_npy(path)
-        return None, array.shape, _leading(array)
+        return "array", array.shape, _leading(array)
     names: list[str] = []
     if suffix == ".npz":
         with zipfile.ZipFile(path) as archive:
@@ -126,19 +142,37 @@ def read_leading(
     large = [name for name, shape in shapes.items() if len(shape) in (2, 3)]
     if key is not None and key.strip("/") not in shapes:
         raise BadFileError(path, f"has no array {key!r}; it holds {listed}")
-    if key is None and len(large) != 1:
+    fields = [n for n, shape in shapes.items() if len(shape) == 1 and _is_field(n, *FIELDS)]
+    if key is None and not large and _are_events(fields):
+        parts = {name: _leading(read_array(path, name)) for name in fields}
+        return f"arrays {', '.join(fields)}", shapes[fields[0]], parts
+    if key is None and len(names) > 1 and len(large) != 1:
         raise BadFileError(path, f"holds {listed or 'no arrays'}; name one of them with --key")
-    key = large[0] if key is None else key.strip("/")
+    if not names:
+        raise BadFileError(path, "holds no arrays")
+    key = (large or names)[0] if key is None else key.strip("/")
     if suffix == ".npz":
-        return key, shapes[key], _leading(read_array(path, key))
+        return f"array {key}", shapes[key], _leading(read_array(path, key))
     with open_h5(path, key) as dataset:
-        return key, shapes[key], _leading(dataset)
+        return f"array {key}", shapes[key], _leading(dataset)
 
 
-def _leading(array: np.ndarray | h5py.Dataset) -> np.ndarray:
+def _is_field(name: str, *axes: str) -> bool:
+    return any(name.rpartition("/")[2].lower() in FIELDS[axis] for axis in axes)
+
+
+def _are_events(names: Iterable[str]) -> bool:
+    """Whether names are t, y, x and perhaps p, once each."""
+    found = [axis for name in names for axis in FIELDS if _is_field(name, axis)]
+    return sorted(found) in (sorted("tyx"), sorted("tyxp"))
+
+
+def _leading(array: np.ndarray | h5py.Dataset) -> np.ndarray | dict[str, np.ndarray]:
     if array.ndim == 0:
         return np.asarray(array[()])
-    return np.asarray(array[: max(1, MAX_VALUES // max(1, int(np.prod(array.shape[1:]))))])
+    part = np.asarray(array[: max(1, MAX_VALUES // max(1, int(np.prod(array.shape[1:]))))])
+    fields = part.dtype.names or ()
+    return {name: part[name] for name in fields} if _are_events(fields) else part
 
 
 def inspect_dense(
