@@ -5,14 +5,20 @@
 
 A folder is one sequence, or holds one folder per sequence; `SEQ/blur`, `SEQ/spike_vox`, `SEQ/spike`
 and `SEQ/sharp` are found too. Frames, spikes and sharp frames are joined by name.
+
+Exit codes: 0 done, 2 an input that cannot be used, 130 stopped by Ctrl-C, with a report so far.
 """
 
 import argparse
 import json
 import logging
+import os
 import shlex
+import signal
 import sys
 import time
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--input_blur", type=Path, required=True, metavar="DIR", help="blurry frames")
     add("--input_spike_vox", type=Path, metavar="DIR", help=".npy counts [K, H, W], or .dat spikes")
     add("--output", type=Path, required=True, metavar="DIR", help="where the PNG files go")
+    add("--overwrite", action="store_true", help="into a folder that holds pictures already")
     add("--input_sharp", type=Path, metavar="DIR", help="sharp frames, to compute metrics")
     add("--ckpt", type=Path, metavar="FILE", help="default: best.pth of the run of --config")
     add("--config", type=Path, metavar="FILE", help="needed without --ckpt or for plain weights")
@@ -42,65 +49,76 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # without a traceback
     parse_arguments()  # --help and wrong arguments end here; the imports below take seconds
 
-import numpy as np
 import torch
 from tqdm import tqdm
 from yacs.config import CfgNode
 
 from src.config import config_to_text
 from src.data.description import find_description
+from src.data.errors import listed
 from src.data.frames import write_png
 from src.data.inputs import InputFolders, scan_inputs
 from src.data.recordings import Recording, require_known_ticks
 from src.data.scanning import scan_settings
 from src.engine.log import start_logging
 from src.engine.processes import choose_device, choose_precision
-from src.inference.evaluate import build_lpips, evaluate_recordings, peak_memory_gib
+from src.inference.evaluate import build_lpips, evaluate, peak_memory_gib, report_on
 from src.inference.load import LoadedModel, compare_data, load_model
 from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError, build_restorer
-from src.metrics.report import BLURRY, Report, format_table
+from src.metrics.report import BLURRY, Report, format_table, notes_on_sizes
 from src.paths import atomic_write, free_name
 from src.run_directory import RunDirectory, git_commit
 
+STOPPED = "stopped by Ctrl-C"
 logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Restore, score, report; return 2 where the input cannot be used."""
+    """Restore, score, report; return the exit code."""
     args = parse_arguments(arguments)
     start_logging(None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        run_test(args)
+        return run_test(args)
     except (ValueError, OSError, NonFiniteOutputError, TileMemoryError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    return 0
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{STOPPED}\n")
+        return 130
 
 
-def run_test(args: argparse.Namespace) -> Path:
-    """Restore and score as the command line states; return the path of the report."""
+def run_test(args: argparse.Namespace) -> int:
+    """Restore and score as the command line states, write the report; return the exit code."""
+    check_output(args)
     loaded = load_model(args.ckpt, args.config, _overrides(args), weights=args.weights)
     cfg, file = loaded.cfg, loaded.identity["file"]
     if cfg.MODEL.USE_SPIKE and args.input_spike_vox is None:
         raise ValueError(f"{file} needs spikes; give --input_spike_vox DIR")
     logger.info("%s: %s weights", file, loaded.identity["weights"] or "plain")
     sequences = _find_sequences(args, loaded)
-    targets = _output_folders(args.output, sequences)
+    single = len(sequences) == 1
+    targets = {s.name: args.output if single else args.output / s.name for s in sequences}
+    notes = [*check_targets(args, sequences, targets), *find_gaps(sequences)]
+    for note in notes:
+        logger.warning("%s", note)
     device = choose_device(cfg.DEVICE)
     precision = choose_precision(args.precision, device)
     restorer = build_restorer(cfg, loaded.model.to(device), device, precision.autocast_dtype)
     data = compare_data(loaded.data, find_description(args.input_blur))
     num_frames, started = sum(map(len, sequences)), time.perf_counter()
     logger.info("%d frames of %d sequences, %s", num_frames, len(sequences), device)
-    report = _restore_all(restorer, sequences, targets, args, cfg)
+    report, done = _restore_all(restorer, sequences, targets, args.input_sharp is not None, cfg)
+    report.notes += notes
     gib, owner = peak_memory_gib(device)
     costs = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         # With reading, scoring and writing.
-        "seconds_per_frame": (time.perf_counter() - started) / num_frames,
-        "model_seconds_per_frame": restorer.seconds / num_frames,
+        "seconds_per_frame": (time.perf_counter() - started) / max(1, done.total()),
+        "model_seconds_per_frame": restorer.seconds / max(1, done.total()),
         "peak_memory_gib": gib,
         "peak_memory_of": owner,
     }
@@ -110,7 +128,7 @@ def run_test(args: argparse.Namespace) -> Path:
         "checkpoint": loaded.identity,
         "data": data,
         "output": str(args.output),
-        "frames": {sequence.name: len(sequence) for sequence in sequences},
+        "frames": dict(done),
         **costs,
         "protocol": report.protocol,
         "notes": report.notes,
@@ -122,35 +140,34 @@ def run_test(args: argparse.Namespace) -> Path:
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
     _show(costs, report, args.output, path)
-    return path
+    return 0 if done.total() == num_frames else 130
 
 
 def _restore_all(
     restorer: Restorer,
     sequences: list[Recording],
     targets: dict[str, Path],
-    args: argparse.Namespace,
+    has_sharp: bool,
     cfg: CfgNode,
-) -> Report:
-    """Restore and write every frame; score it if sharp frames were given."""
-    has_sharp = args.input_sharp is not None
+) -> tuple[Report, Counter[str]]:
+    """Restore and write every frame; score it if there are sharp ones; count those of a sequence.
+
+    Ctrl-C ends it early, with a note in the report.
+    """
     lpips, notes = build_lpips(cfg, restorer.device) if has_sharp else (None, [])
-    num_frames = sum(map(len, sequences))
-    with tqdm(total=num_frames, unit="frame", disable=not sys.stderr.isatty()) as bar:
-
-        def on_frame(sequence: Recording, i: int, image: np.ndarray, _: object) -> None:
+    num_frames, rows, done = sum(map(len, sequences)), [], Counter[str]()
+    frames = evaluate(restorer, sequences, score=has_sharp, score_blurry=True, lpips=lpips)
+    try:
+        for sequence, i, image, scores in tqdm(
+            frames, total=num_frames, unit="frame", disable=not sys.stderr.isatty()
+        ):
             write_png(targets[sequence.name] / f"{sequence.frames[i].name}.png", image)
-            bar.update()
-
-        return evaluate_recordings(
-            restorer,
-            sequences,
-            score=has_sharp,
-            score_blurry=True,
-            lpips=lpips,
-            on_frame=on_frame,
-            notes=notes,
-        )
+            done[sequence.name] += 1
+            rows += [] if scores is None else [scores]
+    except KeyboardInterrupt:
+        notes.append(f"{STOPPED} after {done.total()} of {num_frames} frames")
+    notes += notes_on_sizes(rows, has_lpips=lpips is not None)
+    return report_on(restorer, rows, notes), done
 
 
 def _overrides(args: argparse.Namespace) -> list[str]:
@@ -183,24 +200,69 @@ def _find_sequences(args: argparse.Namespace, loaded: LoadedModel) -> list[Recor
     return sequences
 
 
-def _output_folders(output: Path, sequences: list[Recording]) -> dict[str, Path]:
-    """Return the folder of each sequence's frames, `output` itself for a single sequence.
+def check_output(args: argparse.Namespace) -> None:
+    """Refuse an --output that is no folder, or lies in an input or in a data root.
 
-    Raises:
-        ValueError: The results would replace the input.
+    The next test, training or check would read the results as frames.
     """
-    single = len(sequences) == 1
-    targets = {s.name: output if single else output / s.name for s in sequences}
+    output = args.output.resolve()
+    around = (output, *output.parents)
+    there = next(path for path in around if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--output {args.output}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"--output {args.output}: {there} cannot be written")
+    inputs = (args.input_blur, args.input_spike_vox, args.input_sharp)
+    folders = {path.resolve() for path in inputs if path is not None and path.is_dir()}
+    folders |= {path for path in around if (path / "dataset.yaml").is_file()}
+    _refuse_inside(args.output, folders)
+
+
+def check_targets(
+    args: argparse.Namespace, sequences: list[Recording], targets: dict[str, Path]
+) -> list[str]:
+    """Refuse an --output in the folder of a sequence, or, without --overwrite, beside pictures.
+
+    Return a note about pictures that stay.
+    """
+    paths = {path.resolve().parent for s in sequences for path in s.files if path is not None}
+    _refuse_inside(args.output, paths | {p.parent for p in paths if p.name in ("blur", "sharp")})
+    endings = (".png", ".jpg", ".jpeg", ".bmp")
+    written = {targets[s.name] / f"{frame.name}.png" for s in sequences for frame in s.frames}
+    there = [p for pattern in ("*", "*/*") for p in sorted(args.output.glob(pattern))]
+    there = [path for path in there if path.suffix.lower() in endings]
+    names = listed([str(p.relative_to(args.output)) for p in there if p not in written], 3)
+    if there and not args.overwrite:
+        raise ValueError(
+            f"--output {args.output} holds {len(there)} pictures, of another run perhaps; give an "
+            "empty folder, or add --overwrite: pictures of the same name are replaced, "
+            + (f"others stay ({names})" if names else "there are no others")
+        )
+    return [f"{args.output} holds pictures that are not of this test: {names}"] if names else []
+
+
+def _refuse_inside(output: Path, folders: set[Path]) -> None:
+    around = (output.resolve(), *output.resolve().parents)
+    for folder in folders.intersection(around):
+        raise ValueError(
+            f"--output {output} lies in {folder}, which holds input or data: its frames could be "
+            "replaced, and results be read as frames; give another folder"
+        )
+
+
+def find_gaps(sequences: list[Recording]) -> list[str]:
+    """Return a note about each sequence whose numbers have a gap: a frame is missing there."""
+    notes = []
     for sequence in sequences:
-        used = {
-            path.resolve().parent
-            for frame in sequence.frames
-            for path in (frame.blurry, frame.sharp)
-            if path is not None
-        }
-        if targets[sequence.name].resolve() in used:
-            raise ValueError(f"--output {output} is an input folder; its frames would be replaced")
-    return targets
+        steps = [(b.index - a.index, a.name, b.name) for a, b in pairwise(sequence.frames)]
+        usual = min((step for step, _, _ in steps), default=1)
+        gaps = [f"between {a} and {b}" for step, a, b in steps if step != usual]
+        if gaps:
+            notes.append(
+                f"{sequence.name}: frames are missing {listed(gaps, 5)}; those around are restored "
+                "as if they followed each other"
+            )
+    return notes
 
 
 def _show(costs: dict[str, Any], report: Report, output: Path, path: Path) -> None:

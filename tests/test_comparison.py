@@ -9,7 +9,7 @@ from src.comparison.runs import TrainedRun, check_comparable
 from src.comparison.scores import BLURRY, blurry_frames, compare_frames
 from src.config import config_to_text, load_config
 from src.data.description import DataDescription, description_to_text
-from src.inference.evaluate import evaluate_recordings
+from src.inference.evaluate import evaluate, report_on
 from src.inference.tiling import TileSettings
 from src.metrics.motion_edges import find_motion_edges, score_motion_edges
 from src.metrics.report import METRICS, Report
@@ -31,7 +31,8 @@ def test_every_method_gets_the_scores_that_testing_gives_it():
     found = Report(compare(videos, **restorers)[0], "p")
     assert found.methods == [BLURRY, "near", "far"]
     for name, one in restorers.items():
-        alone = evaluate_recordings(one, videos, score_blurry=True)
+        rows = [row for *_, row in evaluate(one, videos, score_blurry=True)]
+        alone = report_on(one, rows)
         means = found.means(name)
         assert {metric: means[metric] for metric in METRICS} == alone.means()
     assert {m: found.means(BLURRY)[m] for m in METRICS} == alone.means("blurry")

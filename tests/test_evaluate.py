@@ -8,21 +8,25 @@ import pytest
 import torch
 from torch import nn
 
-from src.inference.evaluate import evaluate_recordings
+from src.inference.evaluate import evaluate, report_on
 from src.inference.restore import NonFiniteOutputError, Normalization, Restorer
 from src.inference.tiling import TileSettings, frames_of_clips, plan_axis, share_out
 from src.metrics.psnr_ssim import psnr
-from src.metrics.report import merge_reports, score_frame
+from src.metrics.report import merge_reports, notes_on_sizes, score_frame
 from tests.inference_cases import Identity, OutOfMemoryAbove, Video
 
 WHOLE = TileSettings(0, 0, 0, 0)
 SMALL = TileSettings(3, 16, 1, 6)
 
 
+def report_of(restorer, videos, notes=(), **options):
+    rows = [row for _, _, _, row in evaluate(restorer, videos, **options)]
+    return report_on(restorer, rows, notes)
+
+
 def test_smaller_tiles_are_noted_in_the_report():
-    video = Video(2, (128, 96), (64, 48))
     restorer = Restorer(OutOfMemoryAbove(64), WHOLE, Normalization(), "cpu")
-    report = evaluate_recordings(restorer, [video])
+    report = report_of(restorer, [Video(2, (128, 96), (64, 48))])
     assert "whole frames" in report.protocol
     assert any("ran out of memory" in note and "64 px" in note for note in report.notes)
 
@@ -36,7 +40,7 @@ def test_f44_broken_output_is_an_error_before_it_becomes_pixels():
 
     restorer = Restorer(Broken(), WHOLE, Normalization(), "cpu")
     with pytest.raises(NonFiniteOutputError, match="video: frame 6: the model returned NaN"):
-        evaluate_recordings(restorer, [Video()])
+        report_of(restorer, [Video()])
 
 
 def test_a_sequence_that_is_too_small_for_a_metric_lacks_only_that():
@@ -44,13 +48,14 @@ def test_a_sequence_that_is_too_small_for_a_metric_lacks_only_that():
     videos = [small, middle, Video(1)]
     small.name, middle.name = "small", "middle"
     restorer = Restorer(Identity(), WHOLE, Normalization(), "cpu")
-    report = evaluate_recordings(restorer, videos, score_blurry=True, lpips=lambda *_: 0.5)
+    report = report_of(restorer, videos, score_blurry=True, lpips=lambda *_: 0.5)
     has = [[v is not None for v in row.scores["restored"].values()] for row in report.frames]
     assert has == [[True, False] * 2 + [False], [True] * 4 + [False], [True] * 5]
     assert report.means()["psnr_rgb"] > 0
     assert report.means()["ssim_rgb"] is None
-    assert "SSIM needs 11 x 11 pixels: not measured for small, so" in report.notes[0]
-    assert "LPIPS needs 32 x 32 pixels: not measured for small, middle, so" in report.notes[1]
+    notes = notes_on_sizes(report.frames, has_lpips=True)
+    assert "SSIM needs 11 x 11 pixels: not measured for small, so" in notes[0]
+    assert "LPIPS needs 32 x 32 pixels: not measured for small, middle, so" in notes[1]
     assert report.to_json()["frames"][0]["ssim_rgb"] is None
 
 
@@ -58,27 +63,21 @@ def test_evaluation_scores_what_is_restored():
     videos = [Video(3, seed=1), Video(2, seed=2)]
     videos[1].name = "other"
     restorer = Restorer(Identity(), SMALL, Normalization(), "cpu")
-    seen = []
-    report = evaluate_recordings(
-        restorer, videos, score_blurry=True, on_frame=lambda *a: seen.append(a), notes=["n"]
-    )
-    assert [(row.sequence, row.frame) for row in report.frames] == [
-        *(("video", f"00000{i}") for i in range(3)),
-        *(("other", f"00000{i}") for i in range(2)),
-    ]
+    frames = list(evaluate(restorer, videos, score_blurry=True))
+    report = report_on(restorer, [row for *_, row in frames], ["n"])
+    names = [*(("video", f"00000{i}") for i in range(3)), ("other", "000000"), ("other", "000001")]
+    assert [(row.sequence, row.frame) for row in report.frames] == names
+    assert [(video.name, video.frames[i].name) for video, i, _, _ in frames] == names
     first = score_frame(videos[0].read_blurry(0), videos[0].read_sharp(0))
     assert report.frames[0].scores == {"restored": first, "blurry": first}
     assert report.means()["psnr_rgb"] == pytest.approx(
         np.mean([psnr(v.read_blurry(i), v.read_sharp(i)) for v in videos for i in range(len(v))])
     )
     assert report.means() == report.means("blurry")
-    assert [(video.name, i) for video, i, _, _ in seen][3] == ("other", 0)
-    assert seen[4][3] is report.frames[4]
     for words in ("border 0", "rounding", "BT.601", "3 frames overlap 1 x 16 px overlap 6"):
         assert words in report.protocol
-    assert "network in float32" in report.protocol
     stored = json.loads(json.dumps(report.to_json(), allow_nan=False))
-    assert (stored["num_frames"], stored["num_sequences"], stored["notes"]) == (5, 2, ["n"])
+    assert (stored["num_frames"], stored["num_sequences"], stored["notes"][0]) == (5, 2, "n")
     assert stored["blurry"] == stored["restored"]
     assert restorer.seconds > 0
 
@@ -88,14 +87,8 @@ def test_without_scores_nothing_sharp_is_read():
         def read_sharp(self, i):
             raise AssertionError("must not be read")
 
-    seen = []
     restorer = Restorer(Identity(), SMALL, Normalization(), "cpu")
-    report = evaluate_recordings(
-        restorer, [NoSharp(3)], score=False, on_frame=lambda *a: seen.append(a[3])
-    )
-    assert seen == [None] * 3
-    assert report.frames == []
-    assert report.means()["psnr_rgb"] is None
+    assert [row for *_, row in evaluate(restorer, [NoSharp(3)], score=False)] == [None] * 3
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
@@ -110,7 +103,7 @@ def test_number_format_reaches_the_model_and_is_restored(dtype, monkeypatch):
             return rgb.bfloat16() if autocast else rgb
 
     restorer = Restorer(Model(), WHOLE, Normalization(), "cpu", dtype)
-    report = evaluate_recordings(restorer, [Video(1)])
+    report = report_of(restorer, [Video(1)])
     assert seen == [(dtype, dtype is not None)]
     assert torch.backends.cudnn.allow_tf32
     assert report.protocol.endswith("bfloat16" if dtype else "float32")
@@ -174,26 +167,23 @@ def recurrent(settings):
 )
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_f52_shared_validation_equals_that_of_one_rank(settings, world):
-    videos, images = [Video(n, seed=n) for n in (11, 3)], {}
+    videos = [Video(n, seed=n) for n in (11, 3)]
     for video in videos:
         video.name = f"video{video.num_frames}"
-
-    def keep(video, i, image, _):
-        images[video.name, i] = image
-
-    def compare(video, i, image, _):
-        assert np.array_equal(image, images.pop((video.name, i)))
-
     whole = recurrent(settings)
-    report = merge_reports([evaluate_recordings(whole, videos, on_frame=keep)])
+    frames = list(evaluate(whole, videos))
+    report = merge_reports([report_on(whole, [row for *_, row in frames])])
+    images = {(video.name, i): image for video, i, image, _ in frames}
     counts = [whole.num_clips(video) for video in videos]
-    reports = [evaluate_recordings(whole, [])]  # of a rank without a share
+    reports = [report_of(recurrent(settings), [])]  # of a rank without a share
     for rank in range(world):
-        part = share_out(counts, rank, world)
+        part, rows = share_out(counts, rank, world), []
         chosen, clips = [videos[n] for n, _ in part], [clips for _, clips in part]
-        reports.append(
-            evaluate_recordings(recurrent(settings), chosen, clips=clips, on_frame=compare)
-        )
+        restorer = recurrent(settings)
+        for video, i, image, row in evaluate(restorer, chosen, clips=clips):
+            assert np.array_equal(image, images.pop((video.name, i)))
+            rows.append(row)
+        reports.append(report_on(restorer, rows))
     assert images == {}  # every frame came once
     assert merge_reports(reports).to_json() == report.to_json()
 

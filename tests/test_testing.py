@@ -15,7 +15,7 @@ from src.data.inputs import InputFolders, scan_inputs
 from src.data.scanning import scan_settings
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.engine.checkpoint import save_checkpoint
-from src.inference.evaluate import build_lpips, evaluate_recordings
+from src.inference.evaluate import build_lpips, evaluate, report_on
 from src.inference.load import load_model
 from src.inference.restore import build_restorer, build_tile_settings
 from src.inference.tiling import TileSettings
@@ -119,16 +119,12 @@ def test_command_line_restores_scores_and_reports(root, tmp_path, forks):
     loaded = load_model(checkpoint, None, [])
     sequences = scan_inputs(InputFolders(split, split, split), scan_settings(loaded.cfg))
     restorer = build_restorer(loaded.cfg, loaded.model, "cpu")
-    files = []
-
-    def compare(sequence, i, image, scores):
+    rows = []
+    for sequence, i, image, scores in evaluate(restorer, sequences, score_blurry=True):
         path = tmp_path / "out" / sequence.name / f"{sequence.frames[i].name}.png"
-        files.append(path)
         assert np.array_equal(read_image(path), image)
-
-    validated = evaluate_recordings(restorer, sequences, score_blurry=True, on_frame=compare)
-    assert len(files) == 4
-    assert validated.to_json()["frames"] == report["scores"]["frames"]
+        rows.append(scores)
+    assert report_on(restorer, rows).to_json()["frames"] == report["scores"]["frames"]
 
 
 def test_voxels_and_bits_give_the_same_pictures(root, tmp_path):

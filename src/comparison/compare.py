@@ -201,7 +201,7 @@ def compare_runs(
     for name, rival in rivals.items():
         restorers[name] = _restorer(cfg, spike.cfg, rival.model, device)
     restorers[SPIKE] = _restorer(cfg, spike.cfg, spike.loaded.model, device)
-    protocol = describe_protocol(restorers[SPIKE], restorers[SPIKE].settings.describe())
+    protocol = describe_protocol(restorers[SPIKE])
     images = choose_spike_image(training, recordings)
     methods = {
         BLURRY: blurry_frames,

@@ -3,10 +3,10 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode
@@ -18,15 +18,25 @@ from src.engine.log import Scalars
 from src.engine.processes import SHARE_SECONDS, Ranks
 from src.engine.signals import StoppedError
 from src.engine.stall import AFTER_VALIDATION
-from src.inference.evaluate import build_lpips, evaluate_recordings
+from src.inference.evaluate import build_lpips, evaluate, report_on
 from src.inference.restore import Restorer, build_restorer
 from src.inference.tiling import share_out
-from src.metrics.report import BLURRY, RESTORED, FrameScores, Report, merge_reports, number_text
+from src.metrics.report import (
+    BLURRY,
+    RESTORED,
+    FrameScores,
+    Report,
+    merge_reports,
+    notes_on_sizes,
+    number_text,
+)
 from src.paths import atomic_write
 from src.pictures.strips import Column, make_strip
 from src.run_directory import RunDirectory, git_commit
 
 PICTURES_PER_VALIDATION = 4
+PROGRESS_SECONDS = 60
+Pictures = dict[tuple[str, str], list[Column]]  # by recording and frame: blur, recon, sharp
 logger = logging.getLogger(__name__)
 
 
@@ -64,72 +74,80 @@ class Validation:
         restorer = build_restorer(self.cfg, model, self.ranks.device)
         restorer.before_tile = self._before_tile
         has_pictures = is_last or step % self.cfg.TRAIN.VISUAL_EVERY < self.cfg.TRAIN.VAL_EVERY
-        strips: dict[str, np.ndarray] = {}
-        report = self._evaluate(restorer, strips if has_pictures else None)
+        pictures: Pictures = {}
+        report = self._evaluate(restorer, pictures if has_pictures else None)
         self.ranks.at("done with its share of the validation", step)
         self.ranks.meet(f"validation {step}", SHARE_SECONDS)
-        gathered = self.ranks.gather((report, strips))
+        gathered = self.ranks.gather((report, pictures))
         reports = [report for report, _ in gathered]
         if None in reports:
             return None
         merged = merge_reports(reports)
+        merged.notes += notes_on_sizes(merged.frames, has_lpips=self.lpips is not None)
         self.ranks.at(AFTER_VALIDATION, step)
         if self.ranks.is_main:
             self._log(merged, step, scalars)
             with self._tolerating():
                 self._write_scores(merged, step, seconds_per_step)
-            with self._tolerating():
-                for name, strip in (pair for _, strips in gathered for pair in strips.items()):
-                    scalars.add_image(step, f"val/{name}", strip)
-                    write_png(self.run.visuals / f"step_{step:07d}" / f"{name}.png", strip)
+            for _, shown in gathered:
+                with self._tolerating():
+                    self._write_pictures(shown, step, scalars)
         return merged.means()["psnr_rgb"]
 
-    def _evaluate(self, restorer: Restorer, strips: dict[str, np.ndarray] | None) -> Report | None:
+    def _evaluate(self, restorer: Restorer, pictures: Pictures | None) -> Report | None:
         """Return the scores of this rank's share, None if it was asked to stop.
 
-        `strips` receives blur | recon | sharp of the middle frame of some recordings, by name.
+        `pictures` receives the middle frame of some recordings.
         """
         counts = [restorer.num_clips(recording) for recording in self.recordings]
         shares = share_out(counts, self.ranks.rank, self.ranks.world_size)
         recordings = [self.recordings[number] for number, _ in shares]
         clips = [part for _, part in shares]
         shown = {recording.name for recording in self.recordings[:PICTURES_PER_VALIDATION]}
+        num_frames = sum(map(restorer.num_frames, recordings, clips))
         bar = tqdm(
-            total=sum(map(restorer.num_frames, recordings, clips)),
+            total=num_frames,
             desc="validation",
             unit="frame",
             leave=False,
             disable=not (self.ranks.is_main and sys.stderr.isatty()),
         )
-
-        def on_frame(recording: Recording, i: int, image: np.ndarray, scores: FrameScores) -> None:
-            bar.update()
-            if strips is not None and recording.name in shown and i == len(recording) // 2:
-                name = f"{recording.name}_{recording.frames[i].name}"
-                columns = [
-                    Column("blur", recording.read_blurry(i), scores.scores[BLURRY]),
-                    Column("recon", image, scores.scores[RESTORED]),
-                    Column("sharp", recording.read_sharp(i)),
-                ]
-                strips[name] = make_strip(columns)
-
+        rows: list[FrameScores] = []
+        self._progress, self._logged = (rows, num_frames), time.monotonic()
+        frames = evaluate(restorer, recordings, clips=clips, score_blurry=True, lpips=self.lpips)
         try:
             with bar:
-                return evaluate_recordings(
-                    restorer,
-                    recordings,
-                    clips=clips,
-                    score_blurry=True,
-                    lpips=self.lpips,
-                    on_frame=on_frame,
-                    notes=self.notes,
-                )
+                for recording, i, image, scores in frames:
+                    rows.append(scores)
+                    bar.update()
+                    is_middle = i == len(recording) // 2
+                    if pictures is not None and recording.name in shown and is_middle:
+                        pictures[recording.name, recording.frames[i].name] = [
+                            Column("blur", recording.read_blurry(i), scores.scores[BLURRY]),
+                            Column("recon", image, scores.scores[RESTORED]),
+                            Column("sharp", recording.read_sharp(i)),
+                        ]
         except StoppedError:
             return None
+        return report_on(restorer, rows, self.notes)
 
     def _before_tile(self) -> None:
         self.ranks.part_done()
         self.ranks.stop.raise_if_asked()
+        if self.ranks.is_main and time.monotonic() - self._logged > PROGRESS_SECONDS:
+            self._logged = time.monotonic()
+            rows, num_frames = self._progress
+            logger.info("validation: %d of %d frames of this rank", len(rows), num_frames)
+
+    def _write_pictures(self, pictures: Pictures, step: int, scalars: Scalars) -> None:
+        """Write blur | recon | sharp as a strip of this step, and each by itself, the newest."""
+        for (sequence, frame), columns in pictures.items():
+            name, strip = f"{sequence}_{frame}", make_strip(columns)
+            scalars.add_image(step, f"val/{name}", strip)
+            write_png(self.run.visuals / f"step_{step:07d}" / f"{name}.png", strip)
+            for column in columns:
+                path = self.run.visuals / sequence / f"{frame}_{column.caption}.png"
+                write_png(path, column.image)
 
     def _log(self, report: Report, step: int, scalars: Scalars) -> None:
         means, blurry = report.means(), report.means(BLURRY)

@@ -1,8 +1,7 @@
 """Restores recordings and scores them, for validation during training and for testing."""
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,24 +10,17 @@ from yacs.config import CfgNode
 from src.data.recordings import Recording
 from src.inference.restore import NonFiniteOutputError, Restorer
 from src.metrics.lpips_metric import LpipsMetric, LpipsUnavailableError
-from src.metrics.report import (
-    BLURRY,
-    RESTORED,
-    FrameScores,
-    Report,
-    notes_on_sizes,
-    score_frame,
-)
+from src.metrics.report import BLURRY, RESTORED, FrameScores, Report, score_frame
 from src.paths import resolve
 
 if sys.platform != "win32":
     import resource
 
-# Called with the recording, the frame number, the restored image and its scores (None: unscored).
-FrameCallback = Callable[[Any, int, np.ndarray, FrameScores | None], None]
+# A recording, the number of a frame, the restored image and its scores (None: not scored).
+Evaluated = tuple[Recording, int, np.ndarray, FrameScores | None]
 
 
-def evaluate_recordings(
+def evaluate(
     restorer: Restorer,
     recordings: Sequence[Recording],
     *,
@@ -36,40 +28,36 @@ def evaluate_recordings(
     score: bool = True,
     score_blurry: bool = False,
     lpips: LpipsMetric | None = None,
-    on_frame: FrameCallback | None = None,
-    notes: Sequence[str] = (),
-) -> Report:
-    """Restore every frame of the recordings and score it against the sharp one.
+) -> Iterator[Evaluated]:
+    """Restore every frame of the recordings in order and score it against the sharp one.
 
-    Ranks that share the work evaluate the parts of `src.inference.tiling.share_out` and join the
-    results by `src.metrics.report.merge_reports`.
+    Ranks that share the work evaluate the parts of `src.inference.tiling.share_out` and join their
+    reports by `src.metrics.report.merge_reports`.
 
     Args:
         restorer: Model, tiles and device.
         recordings: What to restore.
         clips: Of each recording the consecutive clips whose frames count; None: whole ones.
-        score: False: only restore; nothing sharp is read and the report has no rows.
+        score: False: only restore; nothing sharp is read.
         score_blurry: Also score the blurry input.
         lpips: None leaves this metric out.
-        on_frame: Called for every frame in order, for pictures and progress.
-        notes: Remarks for the report, such as why LPIPS is missing.
     """
-    given, rows = restorer.settings, []
     parts = [None] * len(recordings) if clips is None else clips
     for recording, part in zip(recordings, parts, strict=True):
         try:
             for i, image in restorer.restore(recording, part):
                 row = _score(recording, i, image, score_blurry, lpips) if score else None
-                if row is not None:
-                    rows.append(row)
-                if on_frame is not None:
-                    on_frame(recording, i, image, row)
+                yield recording, i, image, row
         except NonFiniteOutputError as error:
             raise NonFiniteOutputError(f"{recording.name}: {error}") from error
-    notes = [*notes, *notes_on_sizes(rows, has_lpips=lpips is not None)]
-    if restorer.settings != given:
+
+
+def report_on(restorer: Restorer, rows: list[FrameScores], notes: Sequence[str] = ()) -> Report:
+    """Return the report on scored frames; notes say what differs from the protocol and why."""
+    notes = list(notes)
+    if restorer.settings != restorer.first_settings:
         notes.append(f"the device ran out of memory; {restorer.settings.describe()} was used")
-    return Report(rows, describe_protocol(restorer, given.describe()), notes)
+    return Report(rows, describe_protocol(restorer), notes)
 
 
 def build_lpips(cfg: CfgNode, device: str | torch.device) -> tuple[LpipsMetric | None, list[str]]:
@@ -83,14 +71,14 @@ def build_lpips(cfg: CfgNode, device: str | torch.device) -> tuple[LpipsMetric |
         return None, [f"LPIPS was not measured: {error}"]
 
 
-def describe_protocol(restorer: Restorer, tiles: str) -> str:
+def describe_protocol(restorer: Restorer) -> str:
     """Return in words how restored frames are computed and scored, for reports."""
     numbers = "float32" if restorer.autocast_dtype is None else str(restorer.autocast_dtype)[6:]
     return (
         "8-bit RGB after clamping to 0..1 and rounding; whole frames, border 0, no resizing; "
         "PSNR and SSIM (11x11 Gaussian, sigma 1.5, valid region, mean of channels) per frame in "
         "float64; Y is BT.601 studio range, unrounded; LPIPS is AlexNet v0.1; "
-        f"{tiles}; network in {numbers}"
+        f"{restorer.first_settings.describe()}; network in {numbers}"
     )
 
 

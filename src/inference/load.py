@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,15 @@ from src.data.description import (
     description_from_text,
     description_to_text,
 )
+from src.data.errors import listed
 from src.models.build import build_model
-from src.models.weights import NESTED_UNDER, convert_keys, load_weights, read_torch_file
+from src.models.weights import (
+    NESTED_UNDER,
+    VRT_PREFIX,
+    convert_keys,
+    load_weights,
+    read_torch_file,
+)
 from src.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -43,14 +51,18 @@ class LoadedModel:
 
 
 def load_model(
-    checkpoint: Path | None, config: Path | None, overrides: list[str], *, weights: str = "auto"
+    checkpoint: str | Path | None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    weights: str = "auto",
 ) -> LoadedModel:
     """Return the model of a checkpoint, or of plain weights with a configuration.
 
     Args:
         checkpoint: A checkpoint of ours, whose own configuration counts, or a file of weights such
             as the official ones. None: best.pth of the run that `config` names.
-        config: YAML file; needed if the checkpoint has no configuration.
+        config: YAML file; needed if the checkpoint has no configuration, else not read.
         overrides: `[KEY, VALUE, ...]` over either configuration.
         weights: Which of a checkpoint of ours: `ema`, `model`, or `auto` for `ema` if present.
 
@@ -58,42 +70,62 @@ def load_model(
         FileNotFoundError: No such checkpoint.
         ValueError: A configuration or weights that are missing or cannot be used.
     """
-    if checkpoint is None:
-        if config is None:
-            raise ValueError("give --ckpt FILE, or --config FILE to test the best.pth of its run")
-        run = RunDirectory.of(load_config(config, overrides, check_paths=False))
-        checkpoint = run.checkpoints / "best.pth"
-    if not checkpoint.is_file():
-        raise FileNotFoundError(
-            f"checkpoint {checkpoint} does not exist; train first, or give a file as --ckpt"
-        )
-    stored = read_torch_file(checkpoint, "weights")
+    path = _find_checkpoint(checkpoint, config, overrides)
+    stored = read_torch_file(path, "weights")
     is_ours = isinstance(stored, dict) and "config" in stored and "model" in stored
     if not is_ours and config is None:
-        raise ValueError(f"{checkpoint} holds weights without a configuration; add --config FILE")
+        raise ValueError(f"{path} holds weights without a configuration; add --config FILE")
     part, arguments, step, data = None, None, None, ""
     if is_ours:
         part = weights if weights != "auto" else "ema" if "ema" in stored else "model"
         if part not in stored:
             raise ValueError(
-                f"{checkpoint} holds no averaged weights (TRAIN.EMA_DECAY was 0); use "
-                "--weights auto"
+                f"{path} holds no averaged weights (TRAIN.EMA_DECAY was 0); use --weights auto"
             )
-        cfg = config_from_text(stored["config"], f"configuration in {checkpoint}", overrides)
+        cfg = config_from_text(stored["config"], f"configuration in {path}", overrides)
         arguments = yaml.safe_load(stored["vrt"]) if "vrt" in stored else None
         step, data = stored["progress"]["step"], stored.get("data", "")
+        if config is not None:
+            use = "only names the run" if checkpoint is None else "is not read"
+            logger.warning("%s has its own configuration; %s %s", path, config, use)
     else:
         cfg = load_config(config, overrides, check_paths=False)
     model = build_model(cfg, read_weights=False, vrt_arguments=arguments)
-    load_weights(model, checkpoint.resolve(), parts=(part,) if part else NESTED_UNDER)
+    report = load_weights(model, path.resolve(), parts=(part,) if part else NESTED_UNDER)
     if is_ours and (difference := set(convert_keys(stored["model"])) ^ set(model.state_dict())):
         raise ValueError(
-            f"{checkpoint}: {len(difference)} weights do not belong to the model of its own "
+            f"{path}: {len(difference)} weights do not belong to the model of its own "
             f"configuration, such as {min(difference)}; was MODEL changed by an override?"
         )
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    identity = {"file": str(checkpoint), "sha256": digest, "step": step, "run": cfg.EXP_NAME}
+    if lacking := [key for key in report.missing if key.startswith(VRT_PREFIX)]:
+        raise ValueError(
+            f"{path}: {len(lacking)} of VRT's {len(model.vrt.state_dict())} weights are missing, "
+            f"such as {lacking[0]}: it would restore garbage; give a whole file, or the "
+            "configuration that it was trained with"
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    identity = {"file": str(path), "sha256": digest, "step": step, "run": cfg.EXP_NAME}
     return LoadedModel(model, cfg, {**identity, "weights": part}, data)
+
+
+def _find_checkpoint(
+    checkpoint: str | Path | None, config: Path | None, overrides: Sequence[str]
+) -> Path:
+    """Return the file to read, see `load_model`."""
+    if checkpoint is None:
+        if config is None:
+            raise ValueError("give --ckpt FILE, or --config FILE to test the best.pth of its run")
+        run = RunDirectory.of(load_config(config, overrides, check_paths=False))
+        checkpoint = run.checkpoints / "best.pth"
+    path = Path(checkpoint)
+    if path.is_dir():
+        files = listed(sorted(file.name for file in path.glob("*.*t*") if file.is_file()))
+        raise ValueError(f"checkpoint {path} is a folder; give a file in it: {files or 'none'}")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist; train first, or give a file as --ckpt"
+        )
+    return path
 
 
 def compare_data(trained_on: str, tested_on: DataDescription | None) -> dict[str, Any]:

@@ -46,7 +46,8 @@ class Restorer:
     Attributes:
         model: Called as `model(rgb [1, t, 3, h, w], spikes [1, t, K, hs, ws])` with float32 on
             `device`, returns [1, t, 3, h, w].
-        settings: How videos are cut; tiles become smaller if the device runs out of memory.
+        first_settings: How videos are to be cut.
+        settings: How they are cut; tiles become smaller if the device runs out of memory.
         norm: How counts are normalised.
         autocast_dtype: Number format of the blocks; None: float32, without TF32.
         use_spikes: False: counts are not read and the model gets None instead.
@@ -63,7 +64,8 @@ class Restorer:
         autocast_dtype: torch.dtype | None = None,
         use_spikes: bool = True,
     ) -> None:
-        self.model, self.settings, self.norm = model, settings, norm
+        self.model, self.norm = model, norm
+        self.settings = self.first_settings = settings
         self.device = torch.device(device)
         self.autocast_dtype, self.use_spikes, self.seconds = autocast_dtype, use_spikes, 0.0
         self.before_tile: Callable[[], None] | None = None

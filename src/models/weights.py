@@ -51,6 +51,7 @@ UNREADABLE = (
     SafetensorError,
 )
 ZIP_START = b"PK\x03\x04"  # torch.load uses the same test
+LFS_START = b"version https://git-lfs"
 DOS_FOLDER = 0x10  # in the external attributes of an entry
 FORBIDDEN = re.compile(r"GLOBAL (\S+) was not an allowed global|class (\S+) was not an allowed")
 
@@ -187,7 +188,7 @@ def name_some(keys: Sequence[str]) -> str:
 
 
 def read_torch_file(path: Path, what: str) -> Any:
-    """Return the content of a file of `torch.save` or of a .safetensors file, tensors on the CPU.
+    """Return the content of a file of `torch.save` or `.safetensors`, tensors on the CPU.
 
     torch does not compare the checksums in its files; they are compared here, so a flipped bit
     is an error and not a weight. That takes about a second per gigabyte. `what` names the expected
@@ -199,7 +200,7 @@ def read_torch_file(path: Path, what: str) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if _is_zip(path):  # the format before torch 1.6 has no checksums
+        if _starts_with(path, ZIP_START):  # the format before torch 1.6 has no checksums
             _compare_checksums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
@@ -219,9 +220,9 @@ def _compare_checksums(path: Path) -> None:
         raise ValueError(f"damaged, the checksum of {damaged} does not fit")
 
 
-def _is_zip(path: Path) -> bool:
+def _starts_with(path: Path, start: bytes) -> bool:
     with path.open("rb") as handle:
-        return handle.read(len(ZIP_START)) == ZIP_START
+        return handle.read(len(start)) == start
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -232,12 +233,14 @@ def _reason(path: Path, error: Exception) -> str:
         return f"it asks for {name}, which could run code; only tensors, numbers and texts are read"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if path.is_file() and path.stat().st_size == 0:
+    if not path.is_file():
+        return "no such file"
+    if path.stat().st_size == 0:
         return "it is empty"
-    if isinstance(error, SafetensorError):
+    if _starts_with(path, LFS_START):
+        return "it is a pointer of Git LFS, not the file itself; run: git lfs pull"
+    if isinstance(error, zipfile.BadZipFile | SafetensorError):
         return f"damaged or cut short ({error})"
-    if not _is_zip(path):
-        return "no file of torch.save"
-    if isinstance(error, zipfile.BadZipFile):
-        return f"damaged or cut short ({error})"
+    if not _starts_with(path, ZIP_START):
+        return "no file of torch.save, and its name does not end in .safetensors"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
