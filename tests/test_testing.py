@@ -1,11 +1,13 @@
 """src/test.py from the command line to the files it leaves, with a very small VRT."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from src import test as entry
 from src.config import config_to_text, load_config
@@ -71,7 +73,14 @@ def _root(tmp_path_factory):
             parameter.data.add_(0.02 * torch.randn_like(parameter))
         state = {"model": model.state_dict(), "config": config_to_text(cfg)}
         save_checkpoint(best_of(root, name), state | {"progress": {"step": 7}})
-        torch.save({"params": model.vrt.state_dict()}, root / f"{name}_weights.pth")
+    weights = model.vrt.state_dict()
+    torch.save({"params": weights}, root / "weights.pth")
+    save_file(weights, root / "weights.safetensors")
+    content = (root / "weights.safetensors").read_bytes()
+    (root / "cut.safetensors").write_bytes(content[: len(content) // 2])
+    (root / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    part = {key: value for key, value in weights.items() if not key.startswith("stage")}
+    torch.save(part, root / "part.pth")
     return root
 
 
@@ -84,11 +93,11 @@ def newest_report(root):
 
 
 def run(root, output, *arguments, expected=0):
+    """Run src/test.py on one sequence, unless the arguments name another input."""
     for old in (root / "outputs" / "metrics").glob("test_*.json"):
         old.unlink()
-    split = str(root / "val")
-    given = ["--input_blur", split, "--output", str(output), *map(str, arguments)]
-    assert entry.main(given) == expected
+    one = ["--input_blur", str(root / "val/one"), "--output", str(output)]
+    assert entry.main([*one, *map(str, arguments)]) == expected
 
 
 def test_command_line_restores_scores_and_reports(root, tmp_path, forks):
@@ -128,63 +137,110 @@ def test_command_line_restores_scores_and_reports(root, tmp_path, forks):
 
 
 def test_voxels_and_bits_give_the_same_pictures(root, tmp_path):
-    one = ["--input_blur", root / "val/one", "--ckpt", best_of(root, "spikes")]
-    run(root, tmp_path / "a", *one, "--input_spike_vox", root / "vox")
-    run(root, tmp_path / "b", *one, "--input_spike_vox", root / "val/one/spike")
-    run(root, tmp_path / "c", *one, "--input_spike_vox", root / "vox", "DATA.NORM.MEAN", 0.5)
+    checkpoint = ["--ckpt", best_of(root, "spikes"), "--tile", 0, 0]
+    run(root, tmp_path / "a", *checkpoint, "--input_spike_vox", root / "vox")
+    run(root, tmp_path / "b", *checkpoint, "--input_spike_vox", root / "val/one/spike")
+    run(root, tmp_path / "c", *checkpoint, "--input_spike_vox", root / "vox", "DATA.NORM.MEAN", 0.5)
     first, same, other = (read_image(tmp_path / x / "000001.png") for x in "abc")
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)  # spikes and their normalisation reach the model
     assert newest_report(root)["scores"] is None
 
 
-def test_rgb_only_checkpoints_and_plain_weights_need_no_spikes(root, tmp_path):
-    config, weights = ["--config", root / "rgb.yaml"], ["--ckpt", root / "rgb_weights.pth"]
-    run(root, tmp_path / "a", *config)
-    run(root, tmp_path / "b", *config, "--input_spike_vox", root / "val")
-    run(root, tmp_path / "c", *config, *weights)
-    for name in ("one", "two"):
-        images = [read_image(tmp_path / x / name / "000001.png") for x in "abc"]
-        assert np.array_equal(images[0], images[1])
-        assert np.array_equal(images[0], images[2])
-        assert images[0].shape == (*FRAME_SIZE, 3)
-
-
-def test_tile_options_reach_the_report(root, tmp_path):
+def test_checkpoints_and_plain_weights_without_spikes(root, tmp_path, capsys):
     tiles = ["--tile", 0, 40, "--tile_overlap", 0, 16, "VAL.BLEND", "reference"]
-    run(root, tmp_path, "--config", root / "rgb.yaml", *tiles)
+    config = ["--config", root / "rgb.yaml", *tiles]
+    run(root, tmp_path / "a", *config)
+    run(root, tmp_path / "b", *config, "--ckpt", root / "weights.pth")
+    run(root, tmp_path / "c", *config, "--ckpt", root / "weights.safetensors")
+    capsys.readouterr()
+    run(root, tmp_path / "d", *config, "--ckpt", best_of(root, "rgb"), "--input_spike_vox", "x")
+    logged = capsys.readouterr().out
+    assert "spikes are not read" in logged
+    assert f"{root / 'rgb.yaml'} is not read" in logged  # the checkpoint has its own
+    images = [read_image(tmp_path / x / "000001.png") for x in "abcd"]
+    assert images[0].shape == (*FRAME_SIZE, 3)
+    assert all(np.array_equal(images[0], image) for image in images)
     assert "all x 40 px overlap 16, blend reference" in newest_report(root)["protocol"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give --ckpt FILE, or --config FILE"),
-        (["--ckpt", "absent.pth"], "checkpoint absent.pth does not exist"),
-        (["--ckpt", "{root}/rgb_weights.pth"], "without a configuration; add --config FILE"),
-        (["--ckpt", "{root}/rgb.yaml"], "cannot be read as weights"),
-        (["--config", "{root}/spikes.yaml"], "needs spikes; give --input_spike_vox DIR"),
-        (["--config", "{root}/rgb.yaml", "VAL.BLENT", "smooth"], "did you mean 'VAL.BLEND'"),
-        (["--config", "{root}/rgb.yaml", "--tile", "1", "8"], "VAL.TILE_SIZE: expected 0"),
-        (["--config", "{root}/rgb.yaml", "--precision", "fp16"], "needs a GPU"),
-        (["--config", "{root}/rgb.yaml", "--input_sharp", "{root}/vox"], "no .png"),
+        ("", "give --ckpt FILE, or --config FILE"),
+        ("--ckpt absent.pth", "checkpoint absent.pth does not exist"),
+        ("--ckpt {root}/outputs/ckpts/rgb", "is a folder; give a file in it: best.pth"),
+        ("--ckpt {root}/weights.pth", "without a configuration; add --config FILE"),
+        ("--ckpt {root}/rgb.yaml", "cannot be read as weights"),
+        ("--ckpt {root}/cut.safetensors", "damaged or cut short"),
+        ("--ckpt {root}/pointer.pth", "a pointer of Git LFS"),
+        ("--config {root}/rgb.yaml --ckpt {root}/part.pth", "of VRT's"),
+        ("--config {root}/spikes.yaml", "needs spikes; give --input_spike_vox DIR"),
+        ("--config {root}/spikes.yaml --input_spike_vox {root}/val MODEL.USE_SPIKE false",
+         "was MODEL changed by an override?"),
+        ("--config {root}/rgb.yaml VAL.BLENT smooth", "did you mean 'VAL.BLEND'"),
+        ("--config {root}/rgb.yaml --tile 1 8", "VAL.TILE_SIZE: expected 0"),
+        ("--config {root}/rgb.yaml --precision fp16", "needs a GPU"),
+        ("--config {root}/rgb.yaml --input_sharp {root}/vox", "no .png"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_used_is_reported_in_a_sentence(root, tmp_path, capsys, arguments, message):
-    run(root, tmp_path / "out", *(a.format(root=root) for a in arguments), expected=2)
+    run(root, tmp_path / "out", *arguments.format(root=root).split(), expected=2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_results_never_replace_the_input_nor_overrides_the_model(root, tmp_path, capsys):
-    write_images(tmp_path / "frames", NAMES)
-    frames = ["--input_blur", tmp_path / "frames", "--config", root / "rgb.yaml"]
-    run(root, tmp_path / "frames", *frames, expected=2)
-    assert "is an input folder; its frames would be replaced" in capsys.readouterr().err
-    assert np.array_equal(read_image(tmp_path / "frames" / "000000.png"), image_of(0, 0))
-    spikes = ["--config", root / "spikes.yaml", "--input_spike_vox", root / "val"]
-    run(root, tmp_path / "out", *spikes, "MODEL.USE_SPIKE", "false", expected=2)
-    assert "was MODEL changed by an override?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("seq", "lies in"),  # it would be read as frames by the next test
+        ("seq/sharp", "lies in"),
+        ("seq/restored", "lies in"),
+        ("root/val/restored", "lies in"),
+        ("file", "is a file; name a folder"),
+        ("file/below", "is a file; name a folder"),
+        ("old", "holds 2 pictures"),
+    ],
+)
+def test_results_go_where_nothing_is_mixed_up(root, tmp_path, capsys, output, message):
+    write_images(tmp_path / "seq/blur", NAMES)
+    write_images(tmp_path / "seq/sharp", NAMES, kind=1)
+    (tmp_path / "root/val/a").mkdir(parents=True)
+    write_description(tmp_path / "root", DataDescription("own"))
+    (tmp_path / "file").touch()
+    write_images(tmp_path / "old", ["000001", "000009"])  # of a longer clip
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    given = ["--input_blur", tmp_path / "seq/blur", "--config", root / "rgb.yaml"]
+    run(root, tmp_path / output, *given, expected=2)
+    assert message in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_pictures_that_stay_in_the_output_are_noted(root, tmp_path):
+    write_images(tmp_path, ["000001", "000009"])
+    run(root, tmp_path, "--config", root / "rgb.yaml", "--overwrite")
+    assert not np.array_equal(read_image(tmp_path / "000001.png"), image_of(0, 0))
+    assert any("not of this test: 000009.png" in note for note in newest_report(root)["notes"])
+
+
+def test_ctrl_c_leaves_the_report_so_far(root, tmp_path, monkeypatch):
+    def write_first(path, image):
+        if path.stem == NAMES[1]:
+            signal.raise_signal(signal.SIGINT)
+        write_png(path, image)
+
+    monkeypatch.setattr(entry, "write_png", write_first)
+    sharp = ["--input_sharp", root / "val"]
+    run(root, tmp_path, "--config", root / "rgb.yaml", *sharp, expected=130)
+    report = newest_report(root)
+    assert "stopped by Ctrl-C after 1 of 2 frames" in report["notes"]
+    assert [row["frame"] for row in report["scores"]["frames"]] == NAMES[:1]
+
+
+def test_a_frame_that_is_missing_in_the_middle_is_noted(root, tmp_path):
+    write_images(tmp_path / "in", ["000000", "000002", "000004", "000008"])
+    run(root, tmp_path / "out", "--config", root / "rgb.yaml", "--input_blur", tmp_path / "in")
+    assert "missing between 000004 and 000008;" in newest_report(root)["notes"][0]
 
 
 def test_settings_come_from_the_configuration(root):
@@ -226,9 +282,9 @@ THREE = ["000000", "000001", "000002"]
 
 
 def test_a_sidecar_that_contradicts_the_data_set_is_rejected(root, tmp_path, capsys):
-    folder = write_stream(tmp_path / "val", THREE, WINDOWS, flip_rows=True)
+    folder = write_stream(tmp_path / "root/val", THREE, WINDOWS, flip_rows=True)
     said = DataDescription("own", spike_height=16, spike_width=24, flip_rows=False)
-    write_description(tmp_path, said)
+    write_description(tmp_path / "root", said)
     message = rejected(root, tmp_path / "out", capsys, folder)
     assert "says flip_rows: true" in message
     assert "says flip_rows: false" in message

@@ -85,6 +85,8 @@ def test_a_run_leaves_scores_best_weights_pictures_and_a_record(tmp_path):
     stated = scores[best["best_step"] - 1]["restored"]["mean_over_frames"]["psnr_rgb"]
     assert best["best_psnr"] == pytest.approx(stated)
     assert list((outputs / "visuals/run/step_0000002").glob("*.png"))
+    shown = [path.name for path in sorted((outputs / "visuals/run/seq_000").iterdir())]
+    assert [name.partition("_")[2] for name in shown] == ["blur.png", "recon.png", "sharp.png"]
     assert list((outputs / "logs/run").glob("events*"))
     record = next((outputs / "logs").glob("run_run_*.txt")).read_text()
     for words in ("== commit ==", "src/train.py", "torch==", "MAX_STEPS: 2"):
