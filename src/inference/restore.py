@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from src.inference.tiling import (
 )
 
 logger = logging.getLogger(__name__)
+Image = TypeVar("Image")
 
 
 class NonFiniteOutputError(RuntimeError):
@@ -71,9 +73,14 @@ class Restorer:
         self.before_tile: Callable[[], None] | None = None
 
     def restore(
-        self, source: Recording, clips: range | None = None
-    ) -> Iterator[tuple[int, np.ndarray]]:
+        self,
+        source: Recording,
+        clips: range | None = None,
+        convert: Callable[[torch.Tensor, str], Image] | None = None,
+    ) -> Iterator[tuple[int, Image]]:
         """Yield (frame number, restored uint8 RGB [H, W, 3]) in order.
+
+        `convert` turns a restored [3, H, W] and its name into something else.
 
         With `clips`, numbers of consecutive clips out of `num_clips`, only the frames that these
         complete; they equal those of the whole video. So several processes can share a video.
@@ -92,7 +99,7 @@ class Restorer:
             chosen = range(len(plan.starts)) if clips is None else clips
             for i in frames_of_clips(plan, len(source), chosen):
                 # No name for the frame: it may be a view that keeps a whole clip alive.
-                yield i, to_uint8(next(frames), f"frame {i}")
+                yield i, (convert or to_uint8)(next(frames), f"frame {i}")
 
     def num_clips(self, source: Recording) -> int:
         """Return into how many clips a video is cut in time."""
@@ -158,7 +165,8 @@ class Restorer:
         if self.before_tile is not None:
             self.before_tile()
         with torch.inference_mode(), number_format(self.device.type, self.autocast_dtype):
-            frames = to_unit(tile.rgb.to(self.device))
+            frames = tile.rgb.to(self.device)
+            frames = frames.float() if frames.is_floating_point() else to_unit(frames)
             spikes = None
             if tile.counts is not None:
                 spikes = normalize_counts(tile.counts.to(self.device), self.norm, tile.bin_ticks)
@@ -199,7 +207,7 @@ def build_restorer(
 class _Clip:
     """Some frames, or a tile of them, on the CPU; None is what the model does not need."""
 
-    rgb: torch.Tensor  # uint8 [1, t, 3, H, W]
+    rgb: torch.Tensor  # [1, t, 3, H, W], uint8, or floats in 0..1
     counts: torch.Tensor | None  # [1, t, K, Hs, Ws]
     bin_ticks: torch.Tensor | None  # [1, t, K]
 
@@ -255,13 +263,18 @@ def on_spikes(pixels: slice, grid: tuple[int, int]) -> slice:
 
 def to_uint8(frame: torch.Tensor, name: str) -> np.ndarray:
     """Return a finite frame [3, H, W] in 0..1 as uint8 [H, W, 3], clamped and rounded."""
+    pixels = (to_range(frame, name) * 255).round().to(torch.uint8)
+    return pixels.permute(1, 2, 0).contiguous().numpy()
+
+
+def to_range(frame: torch.Tensor, name: str) -> torch.Tensor:
+    """Return a finite frame clamped to 0..1, as a tensor of its own."""
     if not torch.isfinite(frame).all():
         raise NonFiniteOutputError(
             f"{name}: the model returned NaN or infinite values; the weights or the input are "
             f"broken, or half precision overflowed (try float32)"
         )
-    pixels = (frame.clamp(0, 1) * 255).round().to(torch.uint8)
-    return pixels.permute(1, 2, 0).contiguous().numpy()
+    return frame.clamp(0, 1)
 
 
 @contextmanager

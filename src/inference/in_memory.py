@@ -1,0 +1,165 @@
+"""Restores frames and spikes that are in memory, for notebooks and other programs."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from src.data.datasets.voxelizer import bin_of_tick, ticks_per_bin, voxelize
+from src.inference.load import LoadedModel
+from src.inference.restore import build_restorer, to_range, to_uint8
+
+
+def restore_frames(
+    loaded: LoadedModel,
+    frames: np.ndarray | torch.Tensor,
+    *,
+    voxels: np.ndarray | torch.Tensor | None = None,
+    bits: np.ndarray | torch.Tensor | Sequence[np.ndarray] | None = None,
+    events: np.ndarray | torch.Tensor | None = None,
+    exposures: Sequence[tuple[float, float]] | None = None,
+    spike_size: tuple[int, int] | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> np.ndarray | torch.Tensor:
+    """Restore consecutive blurry frames with the spikes of their exposures, as src/test.py does.
+
+    Args:
+        loaded: What `src.inference.load.load_model` returns; its VAL keys say how to tile.
+        frames: An array [T, H, W, 3] or a tensor [T, 3, H, W], RGB, uint8 or floats in 0..1.
+        voxels: Spike counts [T, K, h, w].
+        bits: Zeros and ones: one [S, h, w] per frame, of any S, or one for all with `exposures`.
+        events: Rows (t, y, x) or (t, y, x, p), with `exposures` and `spike_size`.
+        exposures: Begin and end of the exposure of each frame, the end excluded: in ticks of the
+            bits, or in the unit of the events.
+        spike_size: Height and width of the sensor of the events.
+        device: `cuda`, `cpu`, or `auto` for a GPU where there is one.
+        progress: Show a bar.
+
+    Returns:
+        The restored frames; kind, layout and dtype are those of `frames`.
+
+    Raises:
+        ValueError: Shapes, values or spikes that do not fit the model or each other.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    given = {"voxels": voxels, "bits": bits, "events": events}
+    given = {kind: spikes for kind, spikes in given.items() if spikes is not None}
+    use_spikes = loaded.cfg.MODEL.USE_SPIKE
+    if len(given) != use_spikes:
+        needed = "give one of voxels, bits, events" if use_spikes else "it takes no spikes"
+        raise ValueError(f"the model of {loaded.identity['file']}: {needed}; got {[*given]}")
+    source = ArraySequence(frames)
+    for kind, spikes in given.items():
+        source.add_spikes(kind, spikes, loaded.cfg.DATA.K, exposures, spike_size)
+    restorer = build_restorer(loaded.cfg, loaded.model.to(device), device)
+    is_tensor, is_float = isinstance(frames, torch.Tensor), source.frames.dtype.kind == "f"
+    restored = restorer.restore(source, convert=to_range if is_float else to_uint8)
+    bar = tqdm(restored, total=len(source), unit="frame", disable=not progress)
+    if is_float:
+        images = torch.stack([image for _, image in bar])
+        if is_tensor:
+            return images.to(frames.dtype)
+        return np.moveaxis(images.numpy(), 1, 3).astype(source.frames.dtype)
+    images = np.stack([image for _, image in bar])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() if is_tensor else images
+
+
+class ArraySequence:
+    """Frames and spikes in memory, read like a `Recording`."""
+
+    def __init__(self, frames: np.ndarray | torch.Tensor) -> None:
+        self.frames = as_array(frames)
+        if isinstance(frames, torch.Tensor):
+            self.frames = np.moveaxis(self.frames, 1, -1)
+        shape, dtype = self.frames.shape, self.frames.dtype
+        if len(shape) != 4 or shape[3] != 3 or 0 in shape or dtype.kind not in "uf":
+            raise ValueError(
+                f"frames are {dtype} {list(frames.shape)}; an array [T, H, W, 3] or a tensor "
+                "[T, 3, H, W] is needed, uint8 or floats"
+            )
+        if dtype.kind == "u" and dtype != np.uint8:
+            raise ValueError(f"frames are {dtype}; uint8 or floats in 0..1 are needed")
+        if dtype.kind == "f" and not (self.frames.min() >= 0 and self.frames.max() <= 1):
+            raise ValueError("frames are floats outside 0..1; divide 8 bit values by 255")
+        self.counts: list[np.ndarray] = []
+        self.ticks: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def read_blurry(self, i: int) -> np.ndarray:
+        """Return frame i, [H, W, 3]."""
+        return self.frames[i]
+
+    def read_counts(self, i: int) -> np.ndarray:
+        """Return the spikes of frame i, [K, h, w]."""
+        return self.counts[i]
+
+    def bin_ticks(self, i: int) -> np.ndarray:
+        """Return the ticks of each bin of frame i, int32 [K]."""
+        if not self.ticks:
+            raise ValueError("DATA.BIN_NORMALIZE needs the ticks of every bin; give bits")
+        return self.ticks[i]
+
+    def add_spikes(
+        self,
+        kind: str,
+        spikes: np.ndarray | torch.Tensor | Sequence[np.ndarray],
+        num_bins: int,
+        exposures: Sequence[tuple[float, float]] | None,
+        size: tuple[int, int] | None,
+    ) -> None:
+        """Count the spikes of every frame into bins; see `restore_frames`."""
+        if kind == "voxels":
+            parts = self.counts = list(as_array(spikes))
+        elif exposures is not None:
+            spikes, parts = as_array(spikes), list(exposures)
+        else:
+            parts = [as_array(part) for part in spikes]
+        if len(parts) != len(self) or (kind == "events" and None in (exposures, size)):
+            raise ValueError(
+                f"{kind}: {len(parts)} for {len(self)} frames; one exposure of each frame is "
+                "needed, for events their exposures and spike_size, too"
+            )
+        if kind == "events":
+            for t0, t1 in parts:
+                inside = spikes[(spikes[:, 0] >= t0) & (spikes[:, 0] < t1)]
+                self.counts.append(voxelize(inside, t0, t1, *size, num_bins))
+        if kind == "bits":
+            if exposures is not None:
+                parts = [cut_stream(spikes, *exposure) for exposure in exposures]
+            self.counts = [count_bits(part, num_bins) for part in parts]
+            self.ticks = [ticks_per_bin(len(part), num_bins).astype(np.int32) for part in parts]
+        (height, width), shapes = self.frames.shape[1:3], {grid.shape for grid in self.counts}
+        for shape in shapes:
+            is_grid = len(shape) == 3 and shape[0] == num_bins and len(shapes) == 1
+            # Equal shapes, up to a spike pixel that rounding may add or lose.
+            if not is_grid or abs(shape[1] * width - height * shape[2]) >= max(height, width):
+                raise ValueError(
+                    f"{kind} give grids {sorted(map(list, shapes))}; K={num_bins} bins with the "
+                    f"aspect ratio of the frames, {height} x {width}, are needed"
+                )
+
+
+def cut_stream(bits: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return the ticks [start, stop) of a stream; a window that leaves it is an error."""
+    if not 0 <= start < stop <= len(bits):
+        raise ValueError(f"exposure [{start}, {stop}) leaves the stream of {len(bits)} ticks")
+    return bits[int(start) : int(stop)]
+
+
+def count_bits(bits: np.ndarray, num_bins: int) -> np.ndarray:
+    """Return the spikes [S, h, w] of 0 and 1 per bin: int32 [K, h, w]."""
+    if bits.ndim != 3 or bits.max(initial=0) > 1 or bits.min(initial=0) < 0:
+        raise ValueError(f"bits {list(bits.shape)}: zeros and ones [S, h, w] are needed")
+    bounds = np.searchsorted(bin_of_tick(len(bits), num_bins), range(num_bins + 1))
+    return np.stack([bits[a:b].sum(axis=0, dtype=np.int32) for a, b in pairwise(bounds)])
+
+
+def as_array(values: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Return an array or a tensor of any device as an array."""
+    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
