@@ -62,7 +62,7 @@ from src.data.errors import listed
 from src.data.frames import write_png
 from src.data.inputs import InputFolders, scan_inputs
 from src.data.recordings import Recording, require_known_ticks
-from src.data.scanning import scan_settings
+from src.data.settings import scan_settings
 from src.engine.log import start_logging
 from src.engine.processes import choose_device, choose_precision
 from src.inference.evaluate import build_lpips, evaluate, peak_memory_gib, report_on

@@ -41,6 +41,8 @@ def test_what_cannot_be_is_refused(tmp_path):
     for call, message in (
         (lambda: window_ticks(5, 5, 1920), "exposure ends before it starts: t0=5, t1=5"),
         (lambda: frame_index("first"), "does not end in a number"),
+        (lambda: frame_index("12.500"), "ends in a decimal number; rename it"),
+        (lambda: frame_index("cam_1700000000.033333"), "ends in a decimal number; rename it"),
         (lambda: write_exposures(tmp_path / "a.csv", some), "of some frames and not of others"),
         (lambda: write_alignment(tmp_path / "log.txt", {"a": some}), "a frame 0: .* not counted"),
         (lambda: read_alignment([tmp_path / "x.txt"]), r"x\.txt: .*run scripts/prepare_data\.py"),
@@ -63,7 +65,8 @@ def test_abutting_windows_share_no_tick():
 )
 def test_units(tmp_path, unit, t0, t1):
     path = tmp_path / "exposures.csv"
-    path.write_text(f"frame_idx, t0[{unit}], t1[{unit}]\n\n000007,{t0},{t1}\n", "utf-8-sig")
+    index = "000007" if unit == "s" else "7.0"  # as pandas writes it
+    path.write_text(f"frame_idx, t0[{unit}], t1[{unit}]\n\n{index},{t0},{t1}\n", "utf-8-sig")
     assert read_exposures(path, 4.0) == {7: Exposure(pytest.approx(0.5), pytest.approx(0.75))}
 
 
@@ -72,12 +75,14 @@ def test_units(tmp_path, unit, t0, t1):
     [
         ("", "is empty; write lines"),
         ("frame_idx,t0,t1\n0,0,1\n", r"write the header 'frame_idx,t0\[s\],t1\[s\]'"),
-        ("frame_idx,t0[s],t1[ms]\n0,0,1\n", "the same for all columns"),
+        ("frame_idx,t0[s],t1[ms]\n0,0,1\n", "the same for all"),
         ("frame_idx,t1[s],t0[s]\n0,0,1\n", "header is"),
         ("frame_idx,t0[h],t1[h]\n0,0,1\n", "one of s, ms, us, ticks"),
         ("frame_idx,t0[ticks],t1[ticks]\n0,0,1\n", "ticks_per_second is not known"),
         ("frame_idx,t0[s],t1[s]\n0,0\n", "line 2: '0,0' is not 3 values"),
         ("frame_idx,t0[s],t1[s]\n0,zero,1\n", "line 2"),
+        ("frame_idx,t0[s],t1[s]\n0.5,0,1\n", "line 2"),
+        ("frame_idx,t0[s],t1[s]\n1.e999,0,1\n", "line 2"),
         ("frame_idx,t0[s],t1[s]\n0,0,nan\n", "not finite"),
         ("frame_idx,t0[s],t1[s]\n4,2,1\n", "line 2: frame 4: exposure ends before it starts"),
         ("frame_idx,t0[s],t1[s]\n0,0,1\n000,1,2\n", "line 3: frame 0: is given twice"),

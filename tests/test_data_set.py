@@ -211,6 +211,25 @@ def test_clips_do_not_cross_gaps(original):
         SpikeDeblurDataset([recording], ClipSettings(6))
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([1700000000033333 + 33333 * i + i % 2 for i in range(5)], 3),  # 33,332 to 33,334 us
+        ([1700000000033333 + 33333 * (i + i // 3) for i in range(5)], 1),  # one is missing
+        ([7, 18, 40, 41, 99], "differ by 1 to 58. Where they are times .* name the frames 000000"),
+    ],
+)
+def test_frames_named_by_time_stamps(original, names, expected):
+    frames = recordings_of(original)[0].frames
+    frames = [dataclasses.replace(f, index=n) for f, n in zip(frames, names, strict=True)]
+    recording = Recording("stamps", frames, 32)
+    if isinstance(expected, int):
+        assert len(find_clips([recording], 3)) == expected
+        return
+    with pytest.raises(DataSetError, match=expected):
+        SpikeDeblurDataset([recording], ClipSettings(3))
+
+
 def test_collation_widens_counts_drops_logs_and_hands_on(original, caplog):
     dataset = dataset_of(original, as_uint8=True)
     bad = BadSample("seq_009 frames [0]", "a.png: truncated")

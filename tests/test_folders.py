@@ -106,6 +106,16 @@ def test_ticks_of_voxels_come_from_an_index_that_fits_them(tmp_path):
     assert [again.bin_ticks(i).tolist() for i in range(3)] == [[3] * 4, [0] * 4, [3] * 4]
 
 
+def test_many_missing_spikes_are_a_few_names_and_their_number(tmp_path):
+    write_images(tmp_path / "a" / "blur", [f"{i:06d}" for i in range(60)])
+    write_voxels(tmp_path / "a" / "spike_vox", ["000000"])
+    with pytest.raises(
+        DataSetError, match=r"no voxel file of this name \(a/000001, .* and 39 more"
+    ) as error:
+        find(tmp_path, tmp_path)
+    assert len(str(error.value)) < 600
+
+
 def test_frames_are_ordered_by_their_numbers(tmp_path):
     write_images(tmp_path, ["f10", "f9", "f1", "f100"])
     (sequence,) = find(tmp_path)

@@ -109,8 +109,6 @@ def test_real_low_light_spikes():
     assert spikes.shape == (200, 250, 250)
     assert spikes.mean() == pytest.approx(0.03138, abs=1e-5)
     assert np.array_equal(file.read(90, 110), spikes[90:110])
-    with pytest.raises(ValueError, match="'SHW', 'HSW', 'HWS'|fits the axes"):
-        DenseFile(path, 250, 200, key="spk")
 
 
 def test_linear_high_speed_frames_drive_the_simulator():

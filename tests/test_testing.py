@@ -14,7 +14,7 @@ from src.config import config_to_text, load_config
 from src.data.description import DataDescription, write_description
 from src.data.frames import read_image, write_png
 from src.data.inputs import InputFolders, scan_inputs
-from src.data.scanning import scan_settings
+from src.data.settings import scan_settings
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.engine.checkpoint import save_checkpoint
 from src.inference.evaluate import build_lpips, evaluate, report_on

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from src.paths import atomic_write
 SECONDS_PER_UNIT = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 EXPOSURES_NAME = "exposures.csv"
 EXPOSURES_HEADER = "frame_idx,t0[s],t1[s]"
-SHARP_EXPOSURES_HEADER = "frame_idx,t0[s],t1[s],t_sharp[s]"
 LOG_COLUMNS = ("sequence", "frame_idx", "t0", "t1", "event_count")
 # Times written with six decimals are off by up to 0.02 ticks at 40,000 ticks/s.
 SNAP_TICKS = 0.05
@@ -64,15 +63,14 @@ def window_ticks(t0: float, t1: float, ticks_per_second: float) -> tuple[int, in
 def frame_index(stem: str) -> int:
     """Return the number at the end of a frame's name: `000012` and `img_000012` are 12.
 
-    A ValueError names one without a number, and a decimal number such as a time, of which the last
-    digits do not count frames.
+    A ValueError names one without a number, and one that ends in a decimal number such as a time,
+    of which the last digits do not count frames.
     """
-    if re.fullmatch(r"\d+\.\d+", stem):
-        raise ValueError(f"frame name {stem!r} is a decimal number; rename it like 000000")
-    match = re.search(r"(\d+)$", stem)
-    if match is None:
-        raise ValueError(f"frame name {stem!r} does not end in a number; rename it like 000000")
-    return int(match.group(1))
+    match = re.search(r"(\d+\.)?(\d+)$", stem)
+    if match is None or match[1]:
+        what = "ends in a decimal number" if match else "does not end in a number"
+        raise ValueError(f"frame name {stem!r} {what}; rename it like 000000")
+    return int(match[2])
 
 
 def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int, Exposure]:
@@ -86,7 +84,7 @@ def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int
     seconds = _seconds_per_unit(path, rows[0], ticks_per_second)
     exposures: dict[int, Exposure] = {}
     for number, row in enumerate(rows[1:], start=2):
-        index, *times = _numbers(path, number, row, (int, *(float for _ in rows[0][1:])))
+        index, *times = _numbers(path, number, row, (_whole, *(float for _ in rows[0][1:])))
         t0, t1, *sharp = times
         reason = None
         if index in exposures:
@@ -113,11 +111,10 @@ def write_exposures(path: str | Path, exposures: Mapping[int, Exposure]) -> None
     has_sharp = {exposure.t_sharp is not None for exposure in exposures.values()}
     if len(has_sharp) > 1:
         raise ValueError(f"{path}: t_sharp is known of some frames and not of others")
-    lines = [SHARP_EXPOSURES_HEADER if has_sharp == {True} else EXPOSURES_HEADER]
+    lines = [f"{EXPOSURES_HEADER},t_sharp[s]" if has_sharp == {True} else EXPOSURES_HEADER]
     for index, exposure in sorted(exposures.items()):
-        times = [exposure.t0, exposure.t1]
-        times += [] if exposure.t_sharp is None else [exposure.t_sharp]
-        lines.append(",".join([str(index), *map(repr, times)]))
+        times = [exposure.t0, exposure.t1, exposure.t_sharp]
+        lines.append(",".join([str(index), *(repr(time) for time in times if time is not None)]))
     with atomic_write(path) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -148,7 +145,7 @@ def read_alignment(paths: Iterable[str | Path]) -> AlignmentLog:
         if tuple(rows[0]) != LOG_COLUMNS:
             raise BadFileError(path, f"columns are {rows[0]}; needed are {list(LOG_COLUMNS)}")
         for number, row in enumerate(rows[1:], start=2):
-            kinds = (str, int, float, float, int)
+            kinds = (str, _whole, float, float, _whole)
             name, index, t0, t1, count = _numbers(path, number, row, kinds)
             frames = records.setdefault(name, {})
             if index in frames:
@@ -214,15 +211,23 @@ def _seconds_per_unit(path: Path, header: list[str], ticks_per_second: float | N
         raise BadFileError(
             path,
             f"header is {','.join(header)!r}; write the header '{EXPOSURES_HEADER}' or "
-            f"'{SHARP_EXPOSURES_HEADER}' with the unit one of {units}, the same for all columns",
+            f"'{EXPOSURES_HEADER},t_sharp[s]' with the unit one of {units}, the same for all",
         )
     return SECONDS_PER_UNIT[unit]
 
 
-def _numbers(path: Path, number: int, row: list[str], kinds: tuple[type, ...]) -> list:
+def _whole(cell: str) -> int:
+    """Return a whole number, which pandas writes as `3.0` beside a missing one."""
+    number = float(cell) if "." in cell else int(cell)
+    if number != int(number):
+        raise ValueError(f"{cell} is no whole number")
+    return int(number)
+
+
+def _numbers(path: Path, number: int, row: list[str], kinds: Sequence[Callable]) -> list:
     try:
         values = [kind(cell) for kind, cell in zip(kinds, row, strict=True)]
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise BadFileError(
             path, f"line {number}: {','.join(row)!r} is not {len(kinds)} values of the header"
         ) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.data.description import find_description
-from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.errors import BadFileError, DataSetError, listed, problems_of
 from src.data.exposures import EXPOSURES_NAME, read_exposures
 from src.data.frames import list_frames
 from src.data.recordings import Recording
@@ -143,7 +143,9 @@ def _partner(name: str, blurry: Mapping[str, Path], others: Mapping[str, Path], 
     if len(blurry) == len(others) == 1:
         return next(iter(others.values()))
     if name not in others:
-        raise DataSetError(str(root), [f"sequence {name} is not in it; it has {', '.join(others)}"])
+        raise DataSetError(
+            str(root), [f"sequence {name} is not in it; it has {listed(list(others))}"]
+        )
     return others[name]
 
 

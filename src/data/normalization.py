@@ -3,36 +3,13 @@
 The data set uses it on the CPU, the trainer on the device, on the same counts: same values.
 """
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import torch
-from yacs.config import CfgNode
+
+from src.data.settings import Normalization
 
 SMALLEST_DEVIATION = 1e-6
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """How counts become what the network sees.
-
-    Attributes:
-        mean, std: of the logarithm below over the training split, `DATA.NORM`.
-        gain: factor on the counts, `DATA.GAIN`; the spike threshold makes them intensity.
-        bin_normalize: divide the counts of a bin by its number of ticks, `DATA.BIN_NORMALIZE`.
-    """
-
-    mean: float = 0.0
-    std: float = 1.0
-    gain: float = 1.0
-    bin_normalize: bool = False
-
-
-def normalization_from(cfg: CfgNode) -> Normalization:
-    """Return what the configuration says."""
-    data = cfg.DATA
-    return Normalization(data.NORM.MEAN, data.NORM.STD, data.GAIN, data.BIN_NORMALIZE)
 
 
 def normalize_counts(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.datasets.voxelizer import ticks_per_bin
-from src.data.errors import BadFileError, DataSetError, FileState, refuse_changed
+from src.data.errors import BadFileError, DataSetError, FileState, listed, refuse_changed
 from src.data.frame_cache import FrameStore
 from src.data.frames import ImageReader, read_image
 from src.data.voxel_counts import Crop, SpikeSource, count_source, open_voxels, read_voxels
@@ -206,7 +206,7 @@ def require_known_ticks(recordings: Sequence[Recording]) -> None:
         raise DataSetError(
             "DATA.BIN_NORMALIZE",
             [
-                f"sequences {', '.join(unknown)} have voxels but no spikes, so the ticks of their "
+                f"sequences {listed(unknown)} have voxels but no spikes, so the ticks of their "
                 "bins are not known; add the .dat files, or the index.json that "
                 "scripts/prepare_data.py writes beside the voxels, or set DATA.BIN_NORMALIZE "
                 "False and divide the voxels before they are stored"

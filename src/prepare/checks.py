@@ -33,12 +33,11 @@ from src.data.recordings import FrameRecord, Recording
 from src.data.scanning import (
     ScanSettings,
     SequenceScan,
-    alignment_paths,
     by_reason,
     scan_folders,
-    scan_settings,
     summarize,
 )
+from src.data.settings import alignment_paths, scan_settings
 from src.data.transforms import crop_grid
 from src.data.voxel_counts import VoxelEntry, count_source, read_voxels
 from src.data.yaml_text import number_text
@@ -120,7 +119,9 @@ def _check_records(
         gone = sorted(set(log.records) - there - {name.partition("/")[2] for name in there})
         logs = ", ".join(map(str, log.paths))
         if gone:
-            findings.problems.append(f"{logs}: sequences {gone} do not exist; {RUN_PREPARE}")
+            findings.problems.append(
+                f"{logs}: sequences {listed(gone)} do not exist; {RUN_PREPARE}"
+            )
     if is_whole:  # else mean and deviation are of the rest
         findings.problems += _check_normalization(splits, cfg)
     return findings, splits, description
@@ -330,10 +331,11 @@ def _check_log(
                 f"the alignment log says {record.event_count} spikes, the voxels hold "
                 f"{entries[frame.name].event_count}"
             )
-    extra = sorted(set(records) - {frame.index for frame in scan.frames})
+    extra = [str(i) for i in sorted(set(records) - {frame.index for frame in scan.frames})]
     yield from _grouped(wrong)
     if extra:
-        yield f"the alignment log has records of frames {extra} that cannot be used; {RUN_PREPARE}"
+        what = f"the alignment log has records of frames {listed(extra)} that cannot be used"
+        yield f"{what}; {RUN_PREPARE}"
 
 
 def content_problems(description: DataDescription | None, where: str) -> list[str]:

@@ -4,12 +4,9 @@ Of packed bits the size and order are found (`inspect_packed`), of an array whic
 list which column is which.
 """
 
-import zipfile
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from src.data.errors import BadFileError
@@ -18,9 +15,9 @@ from src.data.spikes.arrays import (
     ARRAY_SUFFIXES,
     array_shape,
     check_events,
-    map_npy,
-    open_h5,
-    read_array,
+    column_places,
+    list_arrays,
+    open_array,
 )
 from src.data.spikes.spike_dat import read_sidecar
 from src.prepare.inspect_packed import (
@@ -43,8 +40,6 @@ ROWS_FIRST = (
 )
 PACKED_ENDINGS = (".dat", ".bin", ".raw")
 # Names of the fields of a structured array, or of arrays beside each other, that are columns.
-FIELDS = {"t": ("t", "ts", "time", "timestamp", "timestamps"), "y": ("y",), "x": ("x",)}
-FIELDS |= {"p": ("p", "pol", "polarity", "polarities")}
 
 
 def inspect_file(question: Question) -> Inspection:
@@ -85,25 +80,17 @@ def inspect_file(question: Question) -> Inspection:
 
 def inspect_array(question: Question) -> Inspection:
     """Inspect an array file; see `inspect_file`."""
+    path = question.path
     try:
-        name, shape, values = read_leading(question.path, question.key)
+        name, shape, values = read_leading(path, question.key)
     except BadFileError:
         raise
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        reason = f"cannot be read: {str(error).removeprefix(f'{question.path}: ')}"
-        raise BadFileError(question.path, reason) from error
-    measured = []
-    if isinstance(values, dict):
-        lengths = {field: len(column) for field, column in values.items()}
-        if len(set(lengths.values())) > 1:
-            raise BadFileError(question.path, f"{name} have different lengths: {lengths}")
-        columns = [field for axis in FIELDS for field in values if _is_field(field, axis)]
-        stacked = ", ".join(f"a[{field!r}]" for field in columns)
-        measured.append(f"{name} has columns; as rows they are np.stack([{stacked}], axis=1)")
-        question = replace(question, axes=question.axes or "tyxp"[: len(columns)])
-        values = np.stack([values[field] for field in columns], axis=1)
-        shape = (shape[0], len(columns))
-    measured.append(f"{name} has shape {list(shape)} and holds {values.dtype}")
+    except ValueError as error:
+        reason = f"cannot be read: {str(error).removeprefix(f'{path}: ')}"
+        raise BadFileError(path, reason) from error
+    measured = [f"{name} has shape {list(shape)} and holds {values.dtype}"]
+    if name.startswith("columns"):
+        question = replace(question, axes=question.axes or "tyxp"[: shape[1]])
     if values.shape != shape:
         measured.append(f"looked at: the leading part, {list(values.shape)}")
     if len(shape) == 3 and values.dtype.kind in "buif":
@@ -111,68 +98,39 @@ def inspect_array(question: Question) -> Inspection:
     if len(shape) == 2 and shape[1] in (3, 4):
         return inspect_list(values, question, measured)
     raise BadFileError(
-        question.path,
+        path,
         f"{name} has shape {shape} of {values.dtype}; three axes (time, rows, columns) or rows "
         "(t, y, x) of numbers are needed",
     )
 
 
-def read_leading(
-    path: Path, key: str | None = None
-) -> tuple[str, tuple[int, ...], np.ndarray | dict[str, np.ndarray]]:
+def read_leading(path: Path, key: str | None = None) -> tuple[str, tuple[int, ...], np.ndarray]:
     """Return what an array is called, its shape, and its leading slices along the first axis.
 
-    Without a key the only array with two or three axes is taken, or one-dimensional ones named t,
-    y, x and p; these, and the fields of a structured array, are a dict. An `.npz` is held in
-    memory.
+    Without a key the only array with two or three axes is taken, else columns that are stored one
+    by one. An `.npz` is held in memory.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        array = map_npy(path)
-        return "array", array.shape, _leading(array)
-    names: list[str] = []
-    if suffix == ".npz":
-        with zipfile.ZipFile(path) as archive:
-            names += [name.removesuffix(".npy") for name in archive.namelist()]
+    stored = list_arrays(path)
+    large = [name for name, (shape, _) in stored.items() if len(shape) in (2, 3)]
+    columns = column_places(stored, key)
+    if columns:
+        parts = (f"{array}[{field}]" if field else array for array, field in columns.values())
+        name = f"columns {', '.join(parts)}, read as rows {''.join(columns)},"
     else:
-        with h5py.File(path, "r") as file:  # follows no link
-            file.visititems(lambda n, item: names.append(n) if hasattr(item, "shape") else None)
-    shapes = {name: array_shape(path, name) for name in names}
-    listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-    large = [name for name, shape in shapes.items() if len(shape) in (2, 3)]
-    if key is not None and key.strip("/") not in shapes:
-        raise BadFileError(path, f"has no array {key!r}; it holds {listed}")
-    fields = [n for n, shape in shapes.items() if len(shape) == 1 and _is_field(n, *FIELDS)]
-    if key is None and not large and _are_events(fields):
-        parts = {name: _leading(read_array(path, name)) for name in fields}
-        return f"arrays {', '.join(fields)}", shapes[fields[0]], parts
-    if key is None and len(names) > 1 and len(large) != 1:
-        raise BadFileError(path, f"holds {listed or 'no arrays'}; name one of them with --key")
-    if not names:
-        raise BadFileError(path, "holds no arrays")
-    key = (large or names)[0] if key is None else key.strip("/")
-    if suffix == ".npz":
-        return f"array {key}", shapes[key], _leading(read_array(path, key))
-    with open_h5(path, key) as dataset:
-        return f"array {key}", shapes[key], _leading(dataset)
-
-
-def _is_field(name: str, *axes: str) -> bool:
-    return any(name.rpartition("/")[2].lower() in FIELDS[axis] for axis in axes)
-
-
-def _are_events(names: Iterable[str]) -> bool:
-    """Whether names are t, y, x and perhaps p, once each."""
-    found = [axis for name in names for axis in FIELDS if _is_field(name, axis)]
-    return sorted(found) in (sorted("tyx"), sorted("tyxp"))
-
-
-def _leading(array: np.ndarray | h5py.Dataset) -> np.ndarray | dict[str, np.ndarray]:
-    if array.ndim == 0:
-        return np.asarray(array[()])
-    part = np.asarray(array[: max(1, MAX_VALUES // max(1, int(np.prod(array.shape[1:]))))])
-    fields = part.dtype.names or ()
-    return {name: part[name] for name in fields} if _are_events(fields) else part
+        key = large[0] if key is None and len(large) == 1 else key
+        name = f"array {key}" if key else "array"
+    try:
+        shape = array_shape(path, key)
+    except ValueError as error:
+        listed = ", ".join(f"{name} {list(shape)}" for name, (shape, _) in stored.items())
+        what = f"has no array {key!r}; it holds" if key else "holds"
+        way_out = "" if key else "; name one of them with --key"
+        raise BadFileError(path, f"{what} {listed or 'no arrays'}{way_out}") from error
+    with open_array(path, key) as array:
+        if array.ndim == 0:
+            return name, shape, np.asarray(array[()])
+        most = max(1, MAX_VALUES // max(1, int(np.prod(array.shape[1:]))))
+        return name, shape, np.asarray(array[:most])
 
 
 def inspect_dense(

@@ -6,6 +6,7 @@ Reading, aligning, counting, caching and augmenting are files of their own.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -79,14 +80,7 @@ class SpikeDeblurDataset(Dataset):
         self.seed, self.as_uint8 = seed, as_uint8
         self.clips = find_clips(self.recordings, settings.frames)
         if not self.clips:
-            longest = max((len(recording) for recording in self.recordings), default=0)
-            raise DataSetError(
-                "clips",
-                [
-                    f"no {settings.frames} consecutive frames in {len(self.recordings)} sequences, "
-                    f"the longest of which has {longest} frames; lower DATA.CLIP_LEN"
-                ],
-            )
+            raise DataSetError("clips", [_why_no_clips(self.recordings, settings.frames)])
         if norm.bin_normalize:
             require_known_ticks(self.recordings)
         self._grids = _crop_grids(self.recordings, settings)
@@ -188,17 +182,37 @@ def find_clips(recordings: Sequence[Recording], num_frames: int) -> list[Clip]:
     """Return every run of T frames whose numbers are consecutive.
 
     Consecutive numbers differ by the most frequent difference in the sequence, which is 1 unless
-    the files are numbered in larger steps.
+    the files are numbered in larger steps; those of time stamps may be a hundredth longer or
+    shorter.
     """
     clips = []
     for number, recording in enumerate(recordings):
-        indices = [frame.index for frame in recording.frames]
-        steps = [after - before for before, after in zip(indices, indices[1:], strict=False)]
+        steps = _steps(recording)
         usual = Counter(steps).most_common(1)[0][0] if steps else 1
-        for start in range(len(indices) - num_frames + 1):
-            if all(step == usual for step in steps[start : start + num_frames - 1]):
+        is_next = [abs(step - usual) <= usual // 100 for step in steps]
+        for start in range(len(recording) - num_frames + 1):
+            if all(is_next[start : start + num_frames - 1]):
                 clips.append(Clip(number, start))
     return clips
+
+
+def _steps(recording: Recording) -> list[int]:
+    return [after.index - before.index for before, after in pairwise(recording.frames)]
+
+
+def _why_no_clips(recordings: Sequence[Recording], num_frames: int) -> str:
+    longest = max(recordings, key=len, default=())
+    if len(longest) < num_frames:
+        return (
+            f"no {num_frames} consecutive frames in {len(recordings)} sequences, the longest of "
+            f"which has {len(longest)} frames; lower DATA.CLIP_LEN"
+        )
+    steps = sorted(set(_steps(longest)))
+    return (
+        f"no {num_frames} consecutive frames in {len(recordings)} sequences: frame numbers of "
+        f"{longest.name} differ by {steps[0]} to {steps[-1]}. Where they are times or count other "
+        "things, name the frames 000000, 000001 and so on, in all folders and in exposures.csv"
+    )
 
 
 def _crop_grids(

@@ -3,16 +3,18 @@
 Nothing in a file is executed or followed: pickles, references, links and external storage are
 refused. Dense spikes are [S, H, W] of 0 and 1. Rows of a list are (t, y, x) or (t, y, x, p) with
 integers; a spike has no polarity, so p is the same everywhere. Other orders of axes and columns
-exist and must be stated. Errors are a ValueError that names the file.
+exist and must be stated. Separate arrays `t`, `y`, `x` (and `p`) of one group, or fields of one
+structured array, are read as such a list. Errors are a ValueError that names the file.
 """
 
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from types import ModuleType
+from typing import Any
 
-import h5py
 import numpy as np
 
 from src.data.kinds import other_kind
@@ -22,71 +24,68 @@ H5_SUFFIXES = (".h5", ".hdf5")
 ARRAY_SUFFIXES = (".npy", ".npz", *H5_SUFFIXES)
 AXES = ("S", "H", "W")
 MIN_STEPS = 16  # so many different times are not multiples of one number by chance
+LABELS = {"t": ("t", "ts", "time", "timestamp", "timestamps"), "y": ("y", "ys"), "x": ("x", "xs")}
+LABELS["p"] = ("p", "ps", "pol", "polarity", "polarities")
+LETTERS = {label: letter for letter, labels in LABELS.items() for label in labels}
+# What a broken installation raises when it is imported: missing, or built for another NumPy.
+BROKEN_IMPORT = (ImportError, OSError, ValueError, AttributeError, RuntimeError)
+
+Stored = tuple[tuple[int, ...], np.dtype]  # shape and type of an array
 
 
-def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
-    """Read one array whole.
+def list_arrays(path: str | Path) -> dict[str, Stored]:
+    """Return shape and type of each array in a file by its name; only headers are read.
 
-    `key` is its name in an `.npz` or its path in an `.h5`; None if the file holds one only.
+    The array of a `.npy` has the name "".
     """
     path = Path(path)
-    if path.suffix.lower() not in (".npy", ".npz"):
-        with open_h5(path, key) as dataset:
-            return dataset[()]
     with _naming(path):
-        stored = np.load(path, allow_pickle=False)
-        if isinstance(stored, np.ndarray):
-            if path.suffix.lower() == ".npz":
-                raise ValueError("is a single array; rename it to .npy")
-            return stored
-        with stored:
-            if path.suffix.lower() == ".npy":
-                raise ValueError("is an .npz archive; rename it")
-            array = stored[_choose(stored.files, key)]
-        if not isinstance(array, np.ndarray):
-            raise ValueError(f"{key!r} is not an array")
-        return array
-
-
-def array_shape(path: str | Path, key: str | None = None) -> tuple[int, ...]:
-    """Return the shape of the array that `read_array` would read; only its header is read."""
-    path = Path(path)
-    if path.suffix.lower() == ".npy":
-        return map_npy(path).shape
-    if path.suffix.lower() != ".npz":
-        with open_h5(path, key) as dataset:
-            return dataset.shape
-    with _naming(path), zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        with archive.open(f"{_choose(names, key)}.npy") as member:
-            return read_npy_header(member)[0]
-
-
-def read_npy_header(member: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read the header of an array; return its shape, whether it is column-major, and its type."""
-    if np.lib.format.read_magic(member) == (1, 0):
-        return np.lib.format.read_array_header_1_0(member)
-    return np.lib.format.read_array_header_2_0(member)
-
-
-def map_npy(path: str | Path) -> np.ndarray:
-    """Return a `.npy` file as a read-only memory map: only what is accessed is read."""
-    with _naming(Path(path)):
-        return np.lib.format.open_memmap(path, mode="r")  # refuses archives and pickles
+        if path.suffix.lower() == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if name.endswith(".npy")]
+                return {name.removesuffix(".npy"): _npy_header(archive, name) for name in names}
+        with _opened(path) as arrays:
+            return {name: (array.shape or (), array.dtype) for name, array in arrays.items()}
 
 
 @contextmanager
-def open_h5(path: str | Path, key: str | None = None) -> Iterator[h5py.Dataset]:
-    """Yield one data set of an `.h5` file, opened for reading; slicing it reads that part only."""
+def open_array(path: str | Path, key: str | None = None, columns: str = "tyxp") -> Iterator[Any]:
+    """Yield one array of a file; slicing that of an `.h5` or `.npy` reads that part only.
+
+    `key` is its name in an `.npz` or its path in an `.h5`; None if the file holds one only. Columns
+    that are stored one by one come as rows in the order of `columns`; then `key` is their group.
+    """
     path = Path(path)
-    if path.suffix.lower() not in H5_SUFFIXES:
-        raise ValueError(f"{path}: one of {', '.join(ARRAY_SUFFIXES)} is needed")
-    with _naming(path):
-        file = h5py.File(path, "r")
-    with file:
+    places = column_places(list_arrays(path), key)
+    with ExitStack() as stack:
         with _naming(path):
-            dataset = _dataset(file, key)
-        yield dataset
+            arrays = stack.enter_context(_opened(path))
+            if places:
+                parts = [places[letter] for letter in columns if letter in places]
+                found = [_column(arrays[name], field) for name, field in parts]
+                if len({len(column) for column in found}) > 1:
+                    raise ValueError(f"columns {parts} have different lengths")
+                array = np.stack(found, axis=1)
+            else:
+                array = arrays[_choose(list(arrays), key)]
+                _refuse_hidden(array)
+        yield array
+
+
+def read_array(path: str | Path, key: str | None = None, columns: str = "tyxp") -> np.ndarray:
+    """Read one array whole; see `open_array`."""
+    with open_array(path, key, columns) as array, _naming(Path(path)):
+        return np.asarray(array[()])
+
+
+def array_shape(path: str | Path, key: str | None = None) -> tuple[int, ...]:
+    """Return the shape of the array that `read_array` would read; only headers are read."""
+    stored = list_arrays(path)
+    places = column_places(stored, key)
+    if places:
+        return (*stored[places["t"][0]][0], len(places))
+    with _naming(Path(path)):
+        return stored[_choose(list(stored), key)][0]
 
 
 @contextmanager
@@ -94,43 +93,102 @@ def _naming(path: Path) -> Iterator[None]:
     """Name the file, and what it is instead of an array, in what libraries raise about it."""
     try:
         yield
-    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        if str(error).startswith(f"{path}: "):
+            raise
         kind = other_kind(path)
         raise ValueError(f"{path}: {error if kind is None else f'is {kind}'}") from error
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the arrays of a file by name: memory-mapped, unpacked when asked for, or in HDF5."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":  # refuses archives and pickles
+        yield {"": np.lib.format.open_memmap(path, mode="r")}
+    elif suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    elif suffix in H5_SUFFIXES:
+        h5py, found = _import_h5py(), {}
+        with h5py.File(path, "r") as file:  # hard links only: nothing outside the file is opened
+            file.visititems(
+                lambda name, item: found.update({name: item} if hasattr(item, "shape") else {})
+            )
+            yield found
+    else:
+        raise ValueError(f"one of {', '.join(ARRAY_SUFFIXES)} is needed")
+
+
+def _import_h5py() -> ModuleType:
+    """Import h5py where an `.h5` is read: a broken one must not end what needs none."""
+    try:
+        import h5py
+    except BROKEN_IMPORT as error:
+        raise ValueError(
+            f"h5py, which reads it, cannot be imported ({error}); run: pip install "
+            "--force-reinstall h5py, or save the arrays as .npz"
+        ) from error
+    return h5py
+
+
+def _npy_header(archive: zipfile.ZipFile, name: str) -> Stored:
+    with archive.open(name) as member:
+        is_first = np.lib.format.read_magic(member) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if is_first else None
+        shape, _, dtype = (read or np.lib.format.read_array_header_2_0)(member)
+    return shape, dtype
+
+
+def column_places(stored: Mapping[str, Stored], key: str | None) -> dict[str, tuple[str, str]]:
+    """Return letter -> (array, field or "") of columns that are stored one by one, if there are."""
+    if key is None and any(len(shape) > 1 for shape, _ in stored.values()):
+        return {}
+    groups: dict[str, dict[str, tuple[str, str]]] = {}
+    for name, (_, dtype) in stored.items():
+        group, _, label = name.rpartition("/")
+        labels = [(group, label, "")] + [(name, field, field) for field in dtype.names or ()]
+        for owner, label, field in labels:
+            if label.lower() in LETTERS:
+                groups.setdefault(owner, {})[LETTERS[label.lower()]] = (name, field)
+    whole = [owner for owner, letters in groups.items() if {"t", "y", "x"} <= letters.keys()]
+    whole = [owner for owner in whole if key is None or owner == key.strip("/")]
+    found = groups[whole[0]] if len(whole) == 1 else {}
+    return {letter: found[letter] for letter in "tyxp" if letter in found}
+
+
+def _column(array: Any, field: str) -> np.ndarray:
+    _refuse_hidden(array)
+    column = np.asarray(array[field] if field else array[()])
+    if column.ndim != 1 or column.dtype.kind not in "biuf":
+        raise ValueError(f"column {field!r} has shape {column.shape} of {column.dtype}")
+    return column if column.dtype.kind == "f" else column.astype(np.int64)
+
+
 def _choose(names: list[str], key: str | None) -> str:
-    if key is None and len(names) == 1:
+    if len(names) == 1 and (key is None or names == [""]):
         return names[0]
     if key is None:
         raise ValueError(f"holds {len(names)} arrays, {names}; choose one with --key")
-    if key not in names:
+    if key.strip("/") not in names:
         raise ValueError(f"key {key!r} is not one of {names}; name the array")
-    return key
+    return key.strip("/")
 
 
-def _dataset(file: h5py.File, key: str | None) -> h5py.Dataset:
-    """Return the data set `key` of an open file, or the only one."""
-    names: list[str] = []
-
-    def note(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset):
-            names.append(name)
-
-    file.visititems(note)  # hard links only: nothing outside the file is opened
-    dataset = file[_choose(names, None if key is None else key.strip("/"))]
-    if dataset.dtype.hasobject or dataset.dtype.kind not in "biuf":
+def _refuse_hidden(array: Any) -> None:
+    """Refuse what is no array of numbers, or keeps them in other files."""
+    fields = [array.dtype[name] for name in array.dtype.names or ()] or [array.dtype]
+    if any(field.hasobject or field.kind not in "biuf" for field in fields):
         raise ValueError(
-            f"{dataset.name} has type {dataset.dtype}; plain numbers are needed (no objects, "
-            "references, texts or lists of varying length)"
+            f"{getattr(array, 'name', 'the array')} has type {array.dtype}; plain numbers are "
+            "needed (no objects, references, texts or lists of varying length)"
         )
-    if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{dataset.name} keeps its data in other files; copy it into one")
-    return dataset
+    if getattr(array, "external", None) or getattr(array, "is_virtual", False):
+        raise ValueError(f"{array.name} keeps its data in other files; copy it into one")
 
 
 class DenseFile:
-    """Dense spikes in `.npy`, `.npz` or `.h5`; see `find_axes` and `read_array`.
+    """Dense spikes in `.npy`, `.npz` or `.h5`, with axes in the order "SHW", "HWS" and so on.
 
     A `.npy` is memory-mapped and of an `.h5` only the requested ticks are read; an `.npz` is
     packed, so it is held in memory as a whole.
@@ -141,28 +199,27 @@ class DenseFile:
         path: str | Path,
         height: int,
         width: int,
-        axes: str | None = None,
+        axes: str,
         key: str | None = None,
     ) -> None:
-        self.path, self.key = Path(path), key
-        self._array = None
-        if self.path.suffix.lower() in H5_SUFFIXES:
-            shape = array_shape(self.path, key)
-        else:
-            is_map = self.path.suffix.lower() == ".npy"
-            self._array = map_npy(self.path) if is_map else read_array(self.path, key)
-            shape = self._array.shape
-        if len(shape) != 3:
-            raise ValueError(f"{path}: shape {shape}; three axes are needed")
-        self.axes = find_axes(shape, height, width, axes, path)
-        self.num_ticks = shape[self.axes.index("S")]
+        self.path, self.key, self.axes = Path(path), key, axes
+        with open_array(path, key) as array:
+            self._array = None if self.path.suffix.lower() in H5_SUFFIXES else array
+            shape = array.shape
+        if len(shape) != 3 or sorted(axes) != sorted(AXES):
+            raise ValueError(f"{path}: shape {shape} with axes {axes}; S, H and W are needed")
+        self.num_ticks = shape[axes.index("S")]
+        if (shape[axes.index("H")], shape[axes.index("W")]) != (height, width):
+            raise ValueError(
+                f"{path}: shape {shape} with axes {axes} does not fit a sensor of {height}x{width}"
+            )
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W]."""
         check_range(self.path, start, stop, self.num_ticks)
         ticks = tuple(slice(start, stop) if axis == "S" else slice(None) for axis in self.axes)
         if self._array is None:
-            with open_h5(self.path, self.key) as dataset:
+            with open_array(self.path, self.key) as dataset, _naming(self.path):
                 part = dataset[ticks]
         else:
             part = self._array[ticks]
@@ -187,7 +244,7 @@ class EventFile:
         key: str | None = None,
     ) -> None:
         self.path, self.size = Path(path), (height, width)
-        self._rows = check_events(read_array(path, key), height, width, columns, str(path))
+        self._rows = check_events(read_array(path, key, columns), height, width, columns, str(path))
         if not len(self._rows):
             raise ValueError(f"{path}: holds no spike")
         self.first_tick, self.num_ticks = int(self._rows[0, 0]), int(self._rows[-1, 0]) + 1
@@ -257,30 +314,6 @@ def check_events(
             "like the events of an event camera"
         )
     return np.stack([t, y, x], axis=1)
-
-
-def find_axes(
-    shape: tuple[int, ...], height: int, width: int, axes: str | None, path: str | Path
-) -> str:
-    """Return the order of the axes of dense spikes; refuse one that does not match the size.
-
-    `axes` is the order as stated, "SHW" or "HWS" and so on; None takes the one with H before W that
-    matches height and width, if there is only one.
-    """
-    candidates = [axes] if axes else ["SHW", "HSW", "HWS"]
-    if axes and sorted(axes) != sorted(AXES):
-        raise ValueError(f"axes is {axes!r}; name S, H and W once each")
-    fitting = [
-        order
-        for order in candidates
-        if shape[order.index("H")] == height and shape[order.index("W")] == width
-    ]
-    if len(fitting) != 1:
-        raise ValueError(
-            f"{path}: shape {shape} with a sensor of {height}x{width} fits the axes "
-            f"{fitting or 'of no order'} among {candidates}; state height, width and axes"
-        )
-    return fitting[0]
 
 
 def _whole_numbers(events: np.ndarray, where: str) -> np.ndarray:

@@ -215,7 +215,11 @@ def _geometry_of(root: Path, spikes: Path, frame: Path) -> SpikeGeometry:
         raise BadFileError(spikes, str(error)) from error
     height, width = image_size(frame)
     if located is None:
-        return SpikeGeometry(height // 2, width // 2)
+        try:
+            return SpikeGeometry(height // 2, width // 2)
+        except ValueError as error:
+            reason = f"has {height}x{width} pixels, published spikes half of that: {error}"
+            raise BadFileError(frame, f"{reason}. Is it a published frame?") from error
     path, sidecar = located
     if sidecar.height * width != sidecar.width * height:
         raise BadFileError(
