@@ -97,7 +97,7 @@ RECORDS = {
     ),
     "sequence gone": (
         lambda r, c: shutil.rmtree(r / "train/seq_001"),
-        "sequences ['train/seq_001'] do not exist",
+        "sequences train/seq_001 do not exist",
     ),
     "no validation": (
         lambda r, c: shutil.rmtree(r / "val"),
