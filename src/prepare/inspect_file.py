@@ -39,7 +39,6 @@ ROWS_FIRST = (
     "cannot be distinguished by numbers; look at the picture"
 )
 PACKED_ENDINGS = (".dat", ".bin", ".raw")
-# Names of the fields of a structured array, or of arrays beside each other, that are columns.
 
 
 def inspect_file(question: Question) -> Inspection:
