@@ -130,4 +130,4 @@ def test_goldens_are_all_used():
     stored = {path.stem for path in GOLDENS.glob("*.npz")} - {"tiling"}
     blocks = {name for name in stored if name.startswith("block_")}
     assert stored - blocks == CLIPS
-    assert len(blocks) == 24
+    assert len(blocks) == 9
