@@ -38,7 +38,7 @@ def main() -> int:
     except (DataSetError, DescriptionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if reports is None:
+    if not reports:
         print(f"{output}: complete already, nothing to do")
         return 0
     print("sequence       background            n  blurry PSNR  spike rate")

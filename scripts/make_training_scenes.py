@@ -22,7 +22,8 @@ import numpy as np
 from src.data.description import DescriptionError
 from src.data.errors import DataSetError
 from src.paths import resolve
-from src.prepare.training_scenes import SPIKE_SCALES, SceneReport, make_training_scenes
+from src.prepare.demo import SequenceReport
+from src.prepare.training_scenes import SPIKE_SCALES, make_training_scenes
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,22 +31,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     output, counts = resolve(options.output), {"train": options.scenes, "val": options.val_scenes}
-    reports: list[SceneReport] = []
     start = time.perf_counter()
     try:
-        num_made = make_training_scenes(
+        reports = make_training_scenes(
             output,
             options.seed,
             counts,
             options.spike_scale,
             options.threshold,
             options.workers,
-            reports.append,
         )
     except (DataSetError, DescriptionError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{output}: {num_made} scenes made, {sum(counts.values()) - num_made} were there")
+    print(f"{output}: {len(reports)} scenes made, {sum(counts.values()) - len(reports)} were there")
     if reports:
         print("\n".join(summary(reports, time.perf_counter() - start, output)))
     return 0
@@ -77,7 +76,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def summary(reports: list[SceneReport], seconds: float, output: Path) -> list[str]:
+def summary(reports: list[SequenceReport], seconds: float, output: Path) -> list[str]:
     """Return the rate, the size, and the range of what was made, in lines."""
     folders = [output / r.plan.name for r in reports]
     total = sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())

@@ -20,7 +20,6 @@ from src.data.exposures import read_exposures
 from src.data.frames import read_image
 from src.data.parallel import locked
 from src.data.simulation.simulator import SpikeNoise
-from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 from src.paths import REPO_ROOT
 from src.prepare import demo, training_scenes
 from src.prepare.training_scenes import (
@@ -52,7 +51,7 @@ def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes") / "data"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_scenes, "draw_plan", small)
-        assert make_training_scenes(root, SEED, {"train": 3, "val": 1}) == 4
+        assert len(make_training_scenes(root, SEED, {"train": 3, "val": 1})) == 4
     return root
 
 
@@ -216,13 +215,11 @@ def test_a_scene_is_the_same_however_many_there_are(made, tmp_path, monkeypatch)
 
 def test_what_is_missing_is_added_and_nothing_else_is_touched(copy):
     before, kept = bytes_below(copy), read_description(copy)
-    assert make_training_scenes(copy, SEED, {"train": 2, "val": 1}) == 0
+    assert make_training_scenes(copy, SEED, {"train": 2, "val": 1}) == []
     assert bytes_below(copy) == before
     shutil.move(copy / "train/scene_00001", copy / "train/.scene_00001")  # as a kill leaves it
     (copy / "train/.scene_00001/exposures.csv").unlink()
-    reports = []
-    counts = {"train": 3, "val": 1}
-    assert make_training_scenes(copy, SEED, counts, on_done=reports.append) == 1
+    reports = make_training_scenes(copy, SEED, {"train": 3, "val": 1})
     assert [report.plan.name for report in reports] == ["train/scene_00001"]
     assert bytes_below(copy) == before
     assert read_description(copy) == kept
@@ -237,7 +234,7 @@ def test_other_and_changed_data_are_refused(copy, tmp_path, capsys):
         make_training_scenes(copy, SEED, counts, "half")
     with pytest.raises(DataSetError, match="wanted is .*spikes mixed, threshold 2'"):
         make_training_scenes(copy, SEED, counts, threshold=2)
-    another = locked(copy / training_scenes.LOCK_NAME)
+    another = locked(copy / demo.LOCK_NAME)
     with another, pytest.raises(DataSetError, match="another process is writing scenes there"):
         make_training_scenes(copy, SEED, counts)
     (copy / "train/scene_00002/blur/000001.png").unlink()
@@ -289,17 +286,3 @@ def test_preparation_and_training_read_the_scenes(copy, tmp_path, capsys, monkey
     cfg = load_config(config, [*overrides, "TRAIN.BATCH_SIZE", "2"])
     with pytest.raises(DataSetError, match="do not fit into one batch; set TRAIN.BATCH_SIZE 1"):
         build_train_dataset(cfg)
-
-
-def test_sidecars_state_the_threshold_of_each_scene(made):
-    for path in made.glob("*/*/spike/000000.dat"):
-        sidecar = read_sidecar(path)
-        plan = yaml.safe_load((path.parents[1] / "scene.yaml").read_text())
-        assert sidecar.threshold == plan["threshold"]
-        height, width = plan["size"]
-        assert (sidecar.height, sidecar.width) == (
-            height // plan["downscale"],
-            width // plan["downscale"],
-        )
-        rate = SpikeFile(path, sidecar.geometry).read(0, 24).mean()
-        assert 0.005 < rate < 0.98

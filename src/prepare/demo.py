@@ -6,26 +6,26 @@ out 8 times per source frame; its light is rendered at every tick, nothing is in
 """
 
 import functools
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from src.data.description import (
+    FILE_NAME,
     DataDescription,
     fingerprint_data,
-    fingerprint_differences,
     read_description,
     write_description,
 )
 from src.data.errors import DataSetError
 from src.data.exposures import EXPOSURES_NAME, Exposure, write_exposures
 from src.data.frames import write_png
-from src.data.parallel import run_parallel
+from src.data.parallel import locked, run_parallel
 from src.data.simulation.blur import (
     SOURCE_FRAMES_PER_SECOND,
     TICKS_PER_SOURCE_FRAME,
@@ -37,49 +37,33 @@ from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.metrics.psnr_ssim import psnr
 from src.prepare.demo_scenes import CutOut, Scene, camera_motion, object_motion
 
-logger = logging.getLogger(__name__)
-
 THRESHOLD = 2.0
 TICKS_PER_SECOND = SOURCE_FRAMES_PER_SECOND * TICKS_PER_SOURCE_FRAME
 # To be raised whenever the same seed gives other bytes than before.
 VERSION = 1
 SPLITS = ("train", "val")
+LOCK_NAME, SCENE_NAME = ".making", "scene.yaml"
 
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """What one sequence shows.
+    """What one sequence shows."""
 
-    Attributes:
-        split: "train" or "val".
-        name: its folder.
-        background: file name of a photograph.
-        pieces: the objects before it, from back to front.
-        num_averaged: source frames per blurry frame, odd.
-        blur_px: root-mean-square shift of the image centre during one exposure, in RGB pixels.
-    """
-
-    split: str
-    name: str
-    background: str
-    pieces: tuple[CutOut, ...]
-    num_averaged: int
-    blur_px: float
+    split: str  # "train" or "val"
+    name: str  # its folder
+    background: str  # file name of a photograph
+    pieces: tuple[CutOut, ...]  # the objects before it, from back to front
+    num_averaged: int  # source frames per blurry frame, odd
+    blur_px: float  # root-mean-square shift of the image centre in one exposure, in RGB pixels
 
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """The whole data set.
-
-    Attributes:
-        sequences: what is simulated.
-        num_frames: blurry frames per sequence.
-        size: (height, width) of the RGB frames; the spike sensor has half of both.
-    """
+    """The whole data set."""
 
     sequences: tuple[SequencePlan, ...]
-    num_frames: int = 12
-    size: tuple[int, int] = (192, 256)
+    num_frames: int = 12  # blurry frames per sequence
+    size: tuple[int, int] = (192, 256)  # of the RGB frames; the spike sensor has half of both
 
     def source(self, seed: int) -> str:
         """Say which data this is; equal texts mean equal bytes."""
@@ -117,13 +101,121 @@ def demo_plan() -> DemoPlan:
     )
 
 
+# ---------------------------------------------------------------- writing a data root
+
+
 @dataclass(frozen=True)
 class SequenceReport:
     """What came out: PSNR of blurry against sharp in dB, mean over frames, and the mean rate."""
 
-    plan: SequencePlan
+    plan: Any
     blurry_psnr_db: float
     spike_rate: float
+
+
+class Planned(NamedTuple):
+    """A sequence to make."""
+
+    path: str  # SPLIT/SEQUENCE
+    num_frames: int
+    text: str  # of its scene.yaml; empty: it has none
+    plan: Any
+
+
+def fill_root(
+    output: Path,
+    description: DataDescription,
+    planned: Iterable[Planned],
+    make: Callable[[Path, Any], SequenceReport],
+    num_workers: int,
+    on_done: Callable[[SequenceReport], None] = lambda report: None,
+    *,
+    wait: bool,
+) -> list[SequenceReport]:
+    """Make the sequences that are not there yet; return what came out, in order.
+
+    Each is made in a hidden folder and renamed, so a run that was stopped can be repeated. Nothing
+    that is there is touched. A DataSetError says that `output` holds other data or a sequence that
+    was changed, or, unless it should `wait`, that another process writes to it.
+    """
+    _refuse_other_data(output, description.source)
+    with locked(output / LOCK_NAME, wait=wait) as is_free:
+        if not is_free:
+            raise DataSetError(str(output), ["another process is writing scenes there; wait"])
+        if read_description(output) is None:
+            write_description(output, description)
+        missing = [sequence for sequence in planned if not _is_there(output, sequence)]
+        write, reports = functools.partial(_write_hidden, make, output), {}
+        for number, reports[number] in run_parallel(write, missing, num_workers, "scenes"):
+            on_done(reports[number])
+        if missing or not read_description(output).fingerprint:
+            splits = [split for split in SPLITS if (output / split).is_dir()]
+            fingerprint = fingerprint_data(output, splits)
+            write_description(output, replace(description, fingerprint=fingerprint))
+    return [reports[number] for number in sorted(reports)]
+
+
+def _refuse_other_data(output: Path, source: str) -> None:
+    there = [path for path in output.glob("*") if path.name != LOCK_NAME]
+    found = read_description(output)
+    if output.is_file() or (there and found is None):
+        problem = f"is no folder with a {FILE_NAME}, so it is not known whose data these are"
+    elif found is not None and found.source != source:
+        problem = f"holds other data ({found.source!r}), wanted is {source!r}"
+    else:
+        return
+    raise DataSetError(str(output), [f"{problem}; choose another --output, nothing was changed"])
+
+
+def _is_there(root: Path, sequence: Planned) -> bool:
+    """Return whether a sequence is there, whole; a DataSetError where it is changed."""
+    folder, n = root / sequence.path, sequence.num_frames
+    if not folder.exists():
+        return False
+    found = [len(list((folder / name).glob("[!.]*"))) for name in ("blur", "sharp", "spike")]
+    file = folder / SCENE_NAME
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if found == [n, n, n + 1] and (folder / EXPOSURES_NAME).is_file() and text == sequence.text:
+        return True
+    problem = "was changed after it was made; delete that folder and run this again"
+    raise DataSetError(str(folder), [problem])
+
+
+def _write_hidden(
+    make: Callable[[Path, Any], SequenceReport], root: Path, sequence: Planned
+) -> SequenceReport:
+    cv2.setNumThreads(1)
+    folder = root / sequence.path
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
+    report = make(partial, sequence.plan)
+    if sequence.text:
+        (partial / SCENE_NAME).write_text(sequence.text, encoding="utf-8")
+    partial.replace(folder)
+    return report
+
+
+def write_sequence(
+    folder: Path,
+    plan: Any,
+    sidecar: SpikeSidecar,
+    frames: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray, Exposure]],
+) -> SequenceReport:
+    """Write the files of a sequence: blurry and sharp frame, spikes, exposure of each frame."""
+    write_sidecar(folder / "spike", sidecar)
+    exposures, scores, rates = {}, [], []
+    for k, (blurry, sharp, spikes, exposure) in enumerate(frames):
+        write_png(folder / "blur" / f"{k:06d}.png", blurry)
+        write_png(folder / "sharp" / f"{k:06d}.png", sharp)
+        write_spikes(folder / "spike" / f"{k:06d}.dat", spikes, sidecar.geometry)
+        exposures[k] = exposure
+        scores.append(psnr(blurry, sharp))
+        rates.append(spikes.mean())
+    write_exposures(folder / EXPOSURES_NAME, exposures)
+    return SequenceReport(plan, float(np.mean(scores)), float(np.mean(rates)))
+
+
+# ---------------------------------------------------------------- the demo
 
 
 def make_demo_data(
@@ -132,73 +224,51 @@ def make_demo_data(
     plan: DemoPlan,
     num_workers: int = 1,
     on_done: Callable[[SequenceReport], None] = lambda report: None,
-) -> list[SequenceReport] | None:
-    """Write the data set, or nothing where it is there already.
+) -> list[SequenceReport]:
+    """Write the sequences of the data set that are not there yet, see `fill_root`.
 
-    Everything is made in a hidden folder beside `output`, which is renamed when it is complete. The
-    same seed, which draws motion and spikes, gives the same bytes. A DataSetError says that
-    `output` holds other data, or demo data that was changed.
-    `on_done` is called after each sequence.
-
-    Returns:
-        one report per sequence in the order of the plan, or None if nothing was to do.
+    The same seed, which draws motion and spikes, gives the same bytes.
     """
-    output = Path(output)
-    if _is_complete(output, plan.source(seed)):
-        return None
-    output.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in output.parent.glob(f".partial-*-{output.name}"):
-        logger.warning("%s: left by an interrupted run; delete it if none is running", leftover)
-    with TemporaryDirectory(
-        prefix=".partial-", suffix=f"-{output.name}", dir=output.parent
-    ) as name:
-        root = Path(name) / output.name
-        # The longest first, so that no process waits for another at the end.
-        order = sorted(
-            range(len(plan.sequences)), key=lambda index: -plan.sequences[index].num_averaged
-        )
-        make = functools.partial(simulate_sequence, root, plan, seed)
-        reports = {}
-        for number, report in run_parallel(make, order, num_workers, "demo data"):
-            reports[order[number]] = report
-            on_done(report)
-        write_description(root, _describe(root, seed, plan))
-        try:
-            root.replace(output)
-        except OSError:  # no error where another run made the same data meanwhile
-            if not _is_complete(output, plan.source(seed)):
-                raise
-    return [reports[index] for index in range(len(plan.sequences))]
+    height, width = plan.size
+    description = DataDescription(
+        source=plan.source(seed),
+        blur_kind="blur",
+        frames_averaged=tuple(sorted({sequence.num_averaged for sequence in plan.sequences})),
+        transfer="encoded",
+        threshold=THRESHOLD,
+        ticks_per_second=float(TICKS_PER_SECOND),
+        spike_height=height // 2,
+        spike_width=width // 2,
+        interpolator="none",
+    )
+    planned = [
+        Planned(f"{sequence.split}/{sequence.name}", plan.num_frames, "", index)
+        for index, sequence in enumerate(plan.sequences)
+    ]
+    make = functools.partial(simulate_sequence, plan, seed)
+    return fill_root(Path(output), description, planned, make, num_workers, on_done, wait=True)
 
 
-def simulate_sequence(root: Path, plan: DemoPlan, seed: int, index: int) -> SequenceReport:
-    """Render, simulate and write one sequence below `root`; see the module's first lines."""
-    cv2.setNumThreads(1)
+def simulate_sequence(plan: DemoPlan, seed: int, folder: Path, index: int) -> SequenceReport:
+    """Render, simulate and write one sequence; see the module's first lines."""
     sequence = plan.sequences[index]
     scene, spike_seed = build_scene(plan, index, seed)
     height, width = plan.size
     sensor = SpikeSimulator(height // 2, width // 2, seed=spike_seed, threshold=THRESHOLD)
-    sidecar = SpikeSidecar(height // 2, width // 2, float(TICKS_PER_SECOND), THRESHOLD)
-    folder = root / sequence.split / sequence.name
-    write_sidecar(folder / "spike", sidecar)
-    exposures, scores, rates = {}, [], []
-    for k in range(plan.num_frames):
+
+    def expose(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Exposure]:
         window = blur_window(k, sequence.num_averaged)
         numbers = range(window.first_frame, window.stop_frame)
-        frames = np.stack([scene.rgb(j / SOURCE_FRAMES_PER_SECOND) for j in numbers])
-        blurry = synthesize_blur(frames)
-        sharp = frames[window.sharp_frame - window.first_frame]
+        pictures = np.stack([scene.rgb(j / SOURCE_FRAMES_PER_SECOND) for j in numbers])
+        sharp = pictures[window.sharp_frame - window.first_frame]
         ticks = range(window.start_tick, window.stop_tick)
-        spikes = sensor.expose(np.stack([scene.half_grey(q / TICKS_PER_SECOND) for q in ticks]))
-        write_png(folder / "blur" / f"{k:06d}.png", blurry)
-        write_png(folder / "sharp" / f"{k:06d}.png", sharp)
-        write_spikes(folder / "spike" / f"{k:06d}.dat", spikes, sidecar.geometry)
+        light = np.stack([scene.half_grey(q / TICKS_PER_SECOND) for q in ticks])
         t_sharp = window.sharp_frame / SOURCE_FRAMES_PER_SECOND
-        exposures[k] = Exposure(window.t0, window.t1, t_sharp=t_sharp)
-        scores.append(psnr(blurry, sharp))
-        rates.append(spikes.mean())
-    write_exposures(folder / EXPOSURES_NAME, exposures)
-    return SequenceReport(sequence, float(np.mean(scores)), float(np.mean(rates)))
+        exposure = Exposure(window.t0, window.t1, t_sharp=t_sharp)
+        return synthesize_blur(pictures), sharp, sensor.expose(light), exposure
+
+    sidecar = SpikeSidecar(height // 2, width // 2, float(TICKS_PER_SECOND), THRESHOLD)
+    return write_sequence(folder, sequence, sidecar, map(expose, range(plan.num_frames)))
 
 
 def build_scene(plan: DemoPlan, index: int, seed: int) -> tuple[Scene, int]:
@@ -214,42 +284,3 @@ def build_scene(plan: DemoPlan, index: int, seed: int) -> tuple[Scene, int]:
     objects = tuple((piece, object_motion(rng, reach_px, speed_px)) for piece in sequence.pieces)
     scene = Scene(sequence.background, objects, camera, plan.size, duration)
     return scene, int(rng.integers(2**31))
-
-
-def _describe(root: Path, seed: int, plan: DemoPlan) -> DataDescription:
-    height, width = plan.size
-    return DataDescription(
-        source=plan.source(seed),
-        blur_kind="blur",
-        frames_averaged=tuple(sorted({sequence.num_averaged for sequence in plan.sequences})),
-        transfer="encoded",
-        threshold=THRESHOLD,
-        ticks_per_second=float(TICKS_PER_SECOND),
-        spike_height=height // 2,
-        spike_width=width // 2,
-        interpolator="none",
-        fingerprint=fingerprint_data(root, SPLITS),
-    )
-
-
-def _is_complete(output: Path, source: str) -> bool:
-    """Return whether `output` holds this very data; False where there is nothing yet."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return False
-    description = read_description(output) if output.is_dir() else None
-    if description is None:
-        problem = "is not demo data; choose another --output, nothing was changed"
-    elif description.source != source:
-        problem = (
-            f"holds other data ({description.source!r}), wanted is {source!r}; delete that folder "
-            "or choose another --output, nothing was changed"
-        )
-    else:
-        changes = fingerprint_differences(description.fingerprint, fingerprint_data(output, SPLITS))
-        if not changes:
-            return True
-        problem = (
-            f"was changed after it was made ({'; '.join(changes)}); delete that folder and run "
-            "this again"
-        )
-    raise DataSetError(str(output), [problem])

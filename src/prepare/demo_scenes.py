@@ -21,23 +21,14 @@ LARGEST_PHOTO_PX = 2.0  # more photograph pixels per RGB pixel would be skipped,
 
 @dataclass(frozen=True)
 class CutOut:
-    """A piece of a photograph that becomes an object of its own.
+    """A piece of a photograph that becomes an object of its own; pixels are the photograph's."""
 
-    Attributes:
-        photograph: file name inside the package.
-        centre: (x, y) of the piece in pixels of the photograph.
-        radii: half its width and height in pixels of the photograph.
-        edge_px: width of the soft edge in pixels of the photograph; 1 is a hard edge.
-        num_lobes: bulges of the outline; 0 is an ellipse.
-        photo_px: pixels of the photograph per RGB pixel of the scene.
-    """
-
-    photograph: str
-    centre: tuple[float, float]
-    radii: tuple[float, float]
-    edge_px: float = 1.0
-    num_lobes: int = 0
-    photo_px: float = 1.5
+    photograph: str  # file name inside the package
+    centre: tuple[float, float]  # (x, y)
+    radii: tuple[float, float]  # half the width and height
+    edge_px: float = 1.0  # width of the soft edge; 1 is a hard edge
+    num_lobes: int = 0  # bulges of the outline; 0 is an ellipse
+    photo_px: float = 1.5  # pixels of the photograph per RGB pixel of the scene
 
 
 def load_photograph(name: str, package: str = "skimage", folder: str = "data") -> np.ndarray:
@@ -114,21 +105,15 @@ def pose_matrix(pose: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SmoothMotion:
-    """A sum of sinusoids for each of x, y, log zoom and angle.
+    """A sum of M sinusoids for each of x, y, log zoom and angle.
 
     x and y are shifts to the right and downwards in RGB pixels, the angle is in radians.
-
-    Attributes:
-        frequencies_hz: [M] of the parts.
-        amplitudes: [M, 4].
-        phases: [M, 4] in radians.
-        rest: [4], where the motion is around.
     """
 
-    frequencies_hz: np.ndarray
-    amplitudes: np.ndarray
-    phases: np.ndarray
-    rest: np.ndarray
+    frequencies_hz: np.ndarray  # [M]
+    amplitudes: np.ndarray  # [M, 4]
+    phases: np.ndarray  # [M, 4] in radians
+    rest: np.ndarray  # [4], where the motion is around
 
     def at(self, seconds: float) -> np.ndarray:
         """Return the pose at a time: float64 [4]."""
@@ -181,17 +166,46 @@ def object_motion(
 # ---------------------------------------------------------------- scenes
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A texture uint8 [h, w, C + 1], premultiplied with its opacity, and its motion.
+
+    `texture_from_own` leads from RGB pixels around the layer's middle to those of the texture.
+    """
+
+    texture: np.ndarray
+    texture_from_own: np.ndarray
+    motion: SmoothMotion
+
+
+def render(
+    background: np.ndarray,
+    background_from_world: np.ndarray,
+    layers: list[Layer],
+    world_from_pixel: np.ndarray,
+    size: tuple[int, int],
+    time: float,
+) -> np.ndarray:
+    """Return what is seen of a background and the layers before it: uint8 [H, W(, 3)]."""
+    height, width = size
+    matrix, whole = background_from_world @ world_from_pixel, (0, 0, width, height)
+    image = sample_box(background, matrix, whole, cv2.BORDER_REFLECT_101)
+    for layer in layers:
+        own_from_world = np.linalg.inv(pose_matrix(layer.motion.at(time)))
+        matrix = layer.texture_from_own @ own_from_world @ world_from_pixel
+        box = covered_box(np.linalg.inv(matrix), layer.texture.shape, image.shape)
+        if box is not None:
+            x0, y0, x1, y1 = box
+            piece = sample_box(layer.texture, matrix, box, cv2.BORDER_CONSTANT)
+            image[y0:y1, x0:x1] = blend_over(image[y0:y1, x0:x1], piece)
+    return image
+
+
 class Scene:
-    """A background photograph, objects before it, and a moving camera.
+    """A background photograph, objects before it from back to front, and a moving camera.
 
-    The background is shown as large as possible without the view ever leaving the photograph.
-
-    Args:
-        background: file name of a photograph.
-        objects: pieces and their motion in the world, from back to front.
-        camera: its motion.
-        size: (height, width) of the RGB picture, both even.
-        duration: seconds in which the view must stay on the photograph.
+    The background is shown as large as possible without the view leaving the photograph for
+    `duration` seconds. `size` is (height, width) of the RGB picture, both even.
     """
 
     def __init__(
@@ -202,58 +216,40 @@ class Scene:
         size: tuple[int, int],
         duration: float,
     ) -> None:
-        self.camera, self.objects, self.size = camera, objects, size
-        self._rgb = load_photograph(background)
-        self._grey = to_grey(self._rgb)
-        self._rgb_pieces, self._grey_pieces = [], []
-        for piece, _ in objects:
+        self.camera, self.size = camera, size
+        photograph = load_photograph(background)
+        rgb, grey = [], []
+        for piece, motion in objects:
             colours, opacity = cut_out(load_photograph(piece.photograph), piece)
-            self._rgb_pieces.append(premultiply(colours, opacity))
-            self._grey_pieces.append(premultiply(to_grey(colours), opacity))
+            own = _photo_from_layer(colours, piece.photo_px)
+            rgb.append(Layer(premultiply(colours, opacity), own, motion))
+            grey.append(Layer(premultiply(to_grey(colours), opacity), own, motion))
+        self._rgb, self._grey = (photograph, rgb), (to_grey(photograph), grey)
         self.photo_px = self._fit(duration)
 
     def rgb(self, seconds: float) -> np.ndarray:
         """Return the instantaneous picture, averaged over pixel areas: uint8 [H, W, 3]."""
-        image = self._render(self._rgb, self._rgb_pieces, seconds, SUPERSAMPLING)
-        height, width = self.size
-        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        image = self._render(*self._rgb, seconds, SUPERSAMPLING)
+        return cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
 
     def half_grey(self, seconds: float) -> np.ndarray:
         """Return the encoded grey at half the size: float32 [H/2, W/2] in [0, 1].
 
         Each value is the mean of the 2 x 2 RGB pixels that it covers.
         """
-        image = self._render(self._grey, self._grey_pieces, seconds, 1)
+        image = self._render(*self._grey, seconds, 1)
         height, width = self.size
         blocks = image.reshape(height // 2, 2, width // 2, 2)
         return blocks.sum(axis=(1, 3), dtype=np.uint16).astype(np.float32) / np.float32(4 * 255)
 
     def _render(
-        self, background: np.ndarray, pieces: list[np.ndarray], seconds: float, samples: int
+        self, background: np.ndarray, layers: list[Layer], seconds: float, samples: int
     ) -> np.ndarray:
         """Render at `samples` per RGB pixel: uint8 [samples*H, samples*W(, C)]."""
-        height, width = self.size
         screen_from_world = self.screen_from_world(seconds)
         world_from_pixel = np.linalg.inv(screen_from_world) @ np.diag([1 / samples] * 2 + [1.0])
-        photo_from_world = _photo_from_layer(background, self.photo_px)
-        image = sample_box(
-            background,
-            photo_from_world @ world_from_pixel,
-            (0, 0, samples * width, samples * height),
-            cv2.BORDER_REFLECT_101,
-        )
-        for (piece, motion), pixels in zip(self.objects, pieces, strict=True):
-            world_from_object = pose_matrix(motion.at(seconds))
-            photo_from_object = _photo_from_layer(pixels, piece.photo_px)
-            photo_from_pixel = photo_from_object @ np.linalg.inv(world_from_object)
-            photo_from_pixel = photo_from_pixel @ world_from_pixel
-            box = covered_box(np.linalg.inv(photo_from_pixel), pixels.shape, image.shape)
-            if box is None:
-                continue
-            x0, y0, x1, y1 = box
-            layer = sample_box(pixels, photo_from_pixel, box, cv2.BORDER_CONSTANT)
-            image[y0:y1, x0:x1] = blend_over(image[y0:y1, x0:x1], layer)
-        return image
+        own, size = _photo_from_layer(background, self.photo_px), [samples * n for n in self.size]
+        return render(background, own, layers, world_from_pixel, size, seconds)
 
     def screen_from_world(self, seconds: float) -> np.ndarray:
         """Return the camera's matrix with the origin of the screen at its top left corner."""
@@ -262,13 +258,11 @@ class Scene:
 
     def _fit(self, duration: float) -> float:
         """Return the photograph pixels per RGB pixel that keep the view inside."""
-        height, width = self.size
-        corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
         reach = np.zeros(2)
         for seconds in np.linspace(0, duration, 512):
-            world = np.linalg.inv(self.screen_from_world(seconds)) @ corners
+            world = np.linalg.inv(self.screen_from_world(seconds)) @ _corners(*self.size)
             reach = np.maximum(reach, np.abs(world[:2]).max(axis=1))
-        photo_height, photo_width = self._grey.shape
+        photo_height, photo_width = self._grey[0].shape
         fit = min((photo_width - 2) / 2 / reach[0], (photo_height - 2) / 2 / reach[1])
         return float(min(fit, LARGEST_PHOTO_PX))
 
@@ -277,6 +271,10 @@ def _photo_from_layer(photograph: np.ndarray, photo_px: float) -> np.ndarray:
     """Return the matrix from a layer's own coordinates, around its middle, to its photograph's."""
     height, width = photograph.shape[:2]
     return shift_matrix(width / 2, height / 2) @ np.diag([photo_px, photo_px, 1.0])
+
+
+def _corners(height: int, width: int) -> np.ndarray:
+    return np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
 
 
 def shift_matrix(x: float, y: float) -> np.ndarray:
@@ -288,9 +286,7 @@ def covered_box(
     pixel_from_photo: np.ndarray, photo_shape: tuple[int, ...], image_shape: tuple[int, ...]
 ) -> tuple[int, int, int, int] | None:
     """Return the pixels (x0, y0, x1, y1) that a piece may cover, or None if it is out of sight."""
-    height, width = photo_shape[:2]
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
-    x, y, _ = pixel_from_photo @ corners
+    x, y, _ = pixel_from_photo @ _corners(*photo_shape[:2])
     x0, x1 = max(int(x.min()) - 1, 0), min(int(x.max()) + 2, image_shape[1])
     y0, y1 = max(int(y.min()) - 1, 0), min(int(y.max()) + 2, image_shape[0])
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None

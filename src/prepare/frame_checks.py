@@ -32,17 +32,11 @@ Picture = tuple[tuple[int, int], bytes]  # size of a decoded image, and a hash o
 
 @dataclass
 class Findings:
-    """Lines for the user.
+    """Lines for the user."""
 
-    Attributes:
-        seen: what is there.
-        notes: what a person should know and no training suffers from.
-        problems: what would make a training wrong, each with the way out.
-    """
-
-    seen: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)  # what is there
+    notes: list[str] = field(default_factory=list)  # what a person should know
+    problems: list[str] = field(default_factory=list)  # what makes a training wrong
 
     def include(self, other: "Findings") -> None:
         """Add the lines of another check."""
@@ -156,22 +150,13 @@ def _check_twice(
 
 @dataclass(frozen=True)
 class PairMatch:
-    """How one blurry frame fits the sharp frames around it.
+    """How one blurry frame fits the sharp frames around it."""
 
-    Attributes:
-        name: the frame.
-        margin_db: PSNR against its own sharp frame minus that against the better of the
-            two beside it; 0 where nothing moves.
-        edge_ratio: gradient energy of the blurry frame through that of its sharp frame.
-        is_moving: whether blurry and sharp frame differ by more than rounding.
-        sizes: of blurry and sharp frame, where they differ; then nothing else is known.
-    """
-
-    name: str
-    margin_db: float
-    edge_ratio: float
-    is_moving: bool
-    sizes: str = ""
+    name: str  # of the frame
+    margin_db: float  # PSNR against its own sharp frame minus the better of the two beside it
+    edge_ratio: float  # gradient energy of the blurry frame through that of its sharp frame
+    is_moving: bool  # whether blurry and sharp frame differ by more than rounding
+    sizes: str = ""  # of blurry and sharp frame, where they differ; then nothing else is known
 
 
 def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:

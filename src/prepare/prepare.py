@@ -32,24 +32,17 @@ from src.prepare.frame_checks import Findings, merged
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """What to prepare, and for which configuration file.
-
-    Attributes:
-        alignment_log: file to write.
-        config: YAML file that gets mean and deviation.
-        frame_cache: decode the frames of the training split onto the disk.
-        gain, bin_normalize: how counts enter mean and deviation, `DATA.GAIN`, `DATA.BIN_NORMALIZE`.
-    """
+    """What to prepare, and for which configuration file."""
 
     scan: ScanSettings
     train_split: str
     val_split: str
-    alignment_log: Path
-    config: Path
+    alignment_log: Path  # to write
+    config: Path  # YAML file that gets mean and deviation
     workers: int = 1
-    frame_cache: bool = False
-    gain: float = 1.0
-    bin_normalize: bool = False
+    frame_cache: bool = False  # decode the frames of the training split onto the disk
+    gain: float = 1.0  # DATA.GAIN
+    bin_normalize: bool = False  # DATA.BIN_NORMALIZE
 
     @property
     def splits(self) -> tuple[str, ...]:

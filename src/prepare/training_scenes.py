@@ -6,8 +6,7 @@ of them, and the spike camera integrates them. `scene.yaml` of a scene says what
 """
 
 import functools
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,34 +16,34 @@ import yaml
 
 from src.data.description import (
     ACCEPTED,
-    FILE_NAME,
     DataDescription,
-    fingerprint_data,
+    content_of,
     read_description,
     write_content,
-    write_description,
 )
-from src.data.errors import DataSetError
-from src.data.exposures import EXPOSURES_NAME, Exposure, write_exposures
-from src.data.frames import write_png
-from src.data.parallel import locked, run_parallel
+from src.data.exposures import Exposure
 from src.data.simulation.simulator import SpikeNoise, SpikeSimulator, rgb_to_intensity
-from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
-from src.metrics.psnr_ssim import psnr
-from src.prepare.demo import SPLITS, TICKS_PER_SECOND
+from src.data.spikes.spike_dat import SpikeSidecar
+from src.prepare.demo import (
+    SPLITS,
+    TICKS_PER_SECOND,
+    Planned,
+    SequenceReport,
+    fill_root,
+    write_sequence,
+)
 from src.prepare.demo_scenes import (
+    Layer,
     SmoothMotion,
-    blend_over,
-    covered_box,
     load_photograph,
     pose_matrix,
     premultiply,
+    render,
     sample_box,
     shift_matrix,
 )
 
 VERSION = 1  # to be raised whenever the same seed gives other bytes than before
-SCENE_NAME, LOCK_NAME = "scene.yaml", ".making"
 SPIKE_SCALES = {"mixed": (2, 1), "half": (2, 2), "full": (1, 1)}  # usual and other RGB pixels
 TRANSFERS = {1.0: "encoded", 2.2: "linear"}  # what the spikes integrate, by the RGB camera's gamma
 CONTENT = (
@@ -71,47 +70,27 @@ _PLAN, _LAYERS, _SPIKES, _CAMERA = range(4)  # streams of random numbers
 
 @dataclass(frozen=True)
 class ScenePlan:
-    """What was drawn for one scene.
-
-    Attributes:
-        split, index: which scene.
-        size: (height, width) of the RGB frames.
-        num_frames: blurry frames.
-        ticks: length of an exposure.
-        stride: ticks from the start of one exposure to the next; below `ticks` they overlap.
-        sharp_tick: tick of the sharp frame in its exposure.
-        gamma: 1.0: blur and spikes are of encoded values; 2.2: of light.
-        softness_px: standard deviation of the optical blur, in RGB pixels.
-        camera_px, object_px: root-mean-square shift of the camera and of each object during one
-            exposure, in RGB pixels.
-        downscale: RGB pixels per spike pixel in each direction.
-        threshold: of the spike camera, which fires intensity / threshold times per tick.
-        noise: of the spike camera.
-        dead, hot: parts of the spike pixels that never fire, and that always do.
-        shot: variance of the RGB camera's noise per unit of light; 1 is full scale.
-        read: standard deviation of its noise in the dark.
-        jpeg_quality: of the blurry frames; 0: no JPEG.
-    """
+    """What was drawn for one scene."""
 
     split: str
     index: int
-    size: tuple[int, int]
-    num_frames: int
-    ticks: int
-    stride: int
-    sharp_tick: int
-    gamma: float
-    softness_px: float
-    camera_px: float
-    object_px: tuple[float, ...]
-    downscale: int
-    threshold: float
-    noise: SpikeNoise
-    dead: float
-    hot: float
-    shot: float
-    read: float
-    jpeg_quality: int
+    size: tuple[int, int]  # height and width of the RGB frames
+    num_frames: int  # blurry frames
+    ticks: int  # length of an exposure
+    stride: int  # ticks from one exposure's start to the next; below `ticks` they overlap
+    sharp_tick: int  # tick of the sharp frame in its exposure
+    gamma: float  # 1.0: blur and spikes are of encoded values; 2.2: of light
+    softness_px: float  # standard deviation of the optical blur, in RGB pixels
+    camera_px: float  # root-mean-square shift of the camera in one exposure, in RGB pixels
+    object_px: tuple[float, ...]  # the same of each object
+    downscale: int  # RGB pixels per spike pixel in each direction
+    threshold: float  # of the spike camera, which fires intensity / threshold times per tick
+    noise: SpikeNoise  # of the spike camera
+    dead: float  # part of the spike pixels that never fire
+    hot: float  # part of them that always fire
+    shot: float  # variance of the RGB camera's noise per unit of light; 1 is full scale
+    read: float  # standard deviation of its noise in the dark
+    jpeg_quality: int  # of the blurry frames; 0: no JPEG
 
     @property
     def spike_size(self) -> tuple[int, int]:
@@ -180,15 +159,6 @@ def draw_plan(
 # ---------------------------------------------------------------- the data set
 
 
-@dataclass(frozen=True)
-class SceneReport:
-    """What came out: PSNR of blurry against sharp in dB, and spikes per pixel and tick."""
-
-    plan: ScenePlan
-    blurry_psnr_db: float
-    spike_rate: float
-
-
 def make_training_scenes(
     output: str | Path,
     seed: int,
@@ -196,14 +166,10 @@ def make_training_scenes(
     spike_scale: str = "mixed",
     threshold: float | None = None,
     num_workers: int = 1,
-    on_done: Callable[[SceneReport], None] = lambda report: None,
-) -> int:
-    """Write the scenes of each split that are not there yet; return how many were written.
+) -> list[SequenceReport]:
+    """Write the scenes of each split that are not there yet, see `fill_root`.
 
-    A scene is written into a hidden folder and renamed, so a run that was stopped can be repeated.
-    More scenes are added to those that are there, fewer delete nothing. A DataSetError says that
-    `output` holds other data or a scene that was changed, or that another process writes to it.
-    `on_done` is called after each scene.
+    More scenes are added to those that are there, fewer delete nothing.
     """
     output = Path(output)
     source = f"training scenes version {VERSION}, seed {seed}, spikes {spike_scale}"
@@ -211,80 +177,32 @@ def make_training_scenes(
     description = DataDescription(
         source, threshold=threshold, ticks_per_second=float(TICKS_PER_SECOND)
     )
-    _refuse_other_data(output, description.source)
-    with locked(output / LOCK_NAME, wait=False) as is_free:
-        if not is_free:
-            raise DataSetError(str(output), ["another process is writing scenes there; wait"])
-        if read_description(output) is None:
-            write_description(output, description)
-        plans = [
-            draw_plan(seed, split, index, spike_scale, threshold)
-            for split in SPLITS
-            for index in range(counts[split])
-        ]
-        missing = [plan for plan in plans if not _is_there(output, plan)]
-        make = functools.partial(simulate_scene, output, seed)
-        for _, report in run_parallel(make, missing, num_workers, "scenes"):
-            on_done(report)
-        if missing or not read_description(output).fingerprint:
-            splits = [split for split in SPLITS if (output / split).is_dir()]
-            fingerprint = fingerprint_data(output, splits)
-            write_description(output, replace(description, fingerprint=fingerprint))
-            write_content(output, CONTENT)
-    return len(missing)
+    plans = [
+        draw_plan(seed, split, index, spike_scale, threshold)
+        for split in SPLITS
+        for index in range(counts[split])
+    ]
+    planned = [Planned(plan.name, plan.num_frames, plan.text, plan) for plan in plans]
+    make = functools.partial(simulate_scene, seed)
+    reports = fill_root(output, description, planned, make, num_workers, wait=False)
+    if content_of(read_description(output)) != CONTENT:
+        write_content(output, CONTENT)
+    return reports
 
 
-def _refuse_other_data(output: Path, source: str) -> None:
-    there = [path for path in output.glob("*") if path.name != LOCK_NAME]
-    found = read_description(output)
-    if output.is_file() or (there and found is None):
-        problem = f"is no folder with a {FILE_NAME}, so it is not known whose data these are"
-    elif found is not None and found.source != source:
-        problem = f"holds other data ({found.source!r}), wanted is {source!r}"
-    else:
-        return
-    raise DataSetError(str(output), [f"{problem}; choose another --output, nothing was changed"])
-
-
-def _is_there(root: Path, plan: ScenePlan) -> bool:
-    """Return whether the scene is there, whole and as drawn; a DataSetError where it is changed."""
-    folder = root / plan.name
-    if not folder.exists():
-        return False
-    file, n = folder / SCENE_NAME, plan.num_frames
-    found = [len(list((folder / name).glob("[!.]*"))) for name in ("blur", "sharp", "spike")]
-    is_same = file.is_file() and file.read_text(encoding="utf-8") == plan.text
-    if is_same and found == [n, n, n + 1] and (folder / EXPOSURES_NAME).is_file():
-        return True
-    problem = "was changed after it was made; delete that folder and run this again"
-    raise DataSetError(str(folder), [problem])
-
-
-def simulate_scene(root: Path, seed: int, plan: ScenePlan) -> SceneReport:
-    """Render, simulate and write one scene below `root`; see the module's first lines."""
-    cv2.setNumThreads(1)
-    folder = root / plan.name
-    partial = folder.with_name(f".{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was stopped
-    sidecar = SpikeSidecar(*plan.spike_size, float(TICKS_PER_SECOND), plan.threshold)
-    write_sidecar(partial / "spike", sidecar)
-    (partial / SCENE_NAME).write_text(plan.text, encoding="utf-8")
+def simulate_scene(seed: int, folder: Path, plan: ScenePlan) -> SequenceReport:
+    """Render, simulate and write one scene; see the module's first lines."""
     rng = _generator(seed, plan.split, plan.index, _CAMERA)
-    exposures, scores, rates = {}, [], []
-    for k, (pictures, spikes) in enumerate(expose(seed, plan)):
-        sharp = pictures[plan.sharp_tick]
-        blurry = photograph(mean_light(pictures, plan.gamma), plan, rng)
-        write_png(partial / "blur" / f"{k:06d}.png", blurry)
-        write_png(partial / "sharp" / f"{k:06d}.png", sharp)
-        write_spikes(partial / "spike" / f"{k:06d}.dat", spikes, sidecar.geometry)
-        times = k * plan.stride + np.array([0, plan.ticks, plan.sharp_tick])
-        t0, t1, t_sharp = (times / TICKS_PER_SECOND).tolist()
-        exposures[k] = Exposure(t0, t1, t_sharp=t_sharp)
-        scores.append(psnr(blurry, sharp))
-        rates.append(spikes.mean())
-    write_exposures(partial / EXPOSURES_NAME, exposures)
-    partial.replace(folder)
-    return SceneReport(plan, float(np.mean(scores)), float(np.mean(rates)))
+
+    def frames() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Exposure]]:
+        for k, (pictures, spikes) in enumerate(expose(seed, plan)):
+            blurry = photograph(mean_light(pictures, plan.gamma), plan, rng)
+            times = k * plan.stride + np.array([0, plan.ticks, plan.sharp_tick])
+            t0, t1, t_sharp = (times / TICKS_PER_SECOND).tolist()
+            yield blurry, pictures[plan.sharp_tick], spikes, Exposure(t0, t1, t_sharp=t_sharp)
+
+    sidecar = SpikeSidecar(*plan.spike_size, float(TICKS_PER_SECOND), plan.threshold)
+    return write_sequence(folder, plan, sidecar, frames())
 
 
 # ---------------------------------------------------------------- the cameras
@@ -341,18 +259,6 @@ def photograph(light: np.ndarray, plan: ScenePlan, rng: np.random.Generator) -> 
 # ---------------------------------------------------------------- what is seen
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A texture uint8 [h, w, 3] or, premultiplied with its opacity, [h, w, 4], and its motion.
-
-    `texture_from_own` leads from RGB pixels around the layer's middle to those of the texture.
-    """
-
-    texture: np.ndarray
-    texture_from_own: np.ndarray
-    motion: SmoothMotion
-
-
 class TrainingScene:
     """A background, 1 to 4 objects before it, and a moving camera; time is in exposures."""
 
@@ -376,17 +282,8 @@ class TrainingScene:
         height, width = self.size
         view = pose_matrix(self.camera.at(exposures))
         world_from_pixel = np.linalg.inv(shift_matrix(width / 2, height / 2) @ view)
-        matrix, whole = self.background_from_world @ world_from_pixel, (0, 0, width, height)
-        image = sample_box(self.background, matrix, whole, cv2.BORDER_REFLECT_101)
-        for layer in self.objects:
-            own_from_world = np.linalg.inv(pose_matrix(layer.motion.at(exposures)))
-            matrix = layer.texture_from_own @ own_from_world @ world_from_pixel
-            box = covered_box(np.linalg.inv(matrix), layer.texture.shape, image.shape)
-            if box is not None:
-                x0, y0, x1, y1 = box
-                piece = sample_box(layer.texture, matrix, box, cv2.BORDER_CONSTANT)
-                image[y0:y1, x0:x1] = blend_over(image[y0:y1, x0:x1], piece)
-        return image
+        own = self.background_from_world
+        return render(self.background, own, self.objects, world_from_pixel, self.size, exposures)
 
 
 def draw_motion(
