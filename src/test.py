@@ -1,10 +1,11 @@
 """Restore folders of blurry frames with a trained model, and score them against sharp frames.
 
-    python src/test.py --input_blur DIR --input_spike_vox DIR --output DIR
+    python src/test.py --input_blur DIR|VIDEO --input_spike_vox DIR --output DIR
                        [--ckpt FILE] [--input_sharp DIR] [--config FILE] [KEY VALUE ...]
 
 A folder is one sequence, or holds one folder per sequence; `SEQ/blur`, `SEQ/spike_vox`, `SEQ/spike`
-and `SEQ/sharp` are found too. Frames, spikes and sharp frames are joined by name.
+and `SEQ/sharp` are found too. Frames, spikes and sharp frames are joined by name; the frames of a
+video are named 000000, 000001 and so on. PNG files are written; scripts/visualize.py makes films.
 
 Exit codes: 0 done, 2 an input that cannot be used, 130 stopped by Ctrl-C, with a report so far.
 """
@@ -29,7 +30,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("--input_blur", type=Path, required=True, metavar="DIR", help="blurry frames")
+    add("--input_blur", type=Path, required=True, metavar="DIR|VIDEO", help="blurry frames")
     add("--input_spike_vox", type=Path, metavar="DIR", help=".npy counts [K, H, W], or .dat spikes")
     add("--output", type=Path, required=True, metavar="DIR", help="where the PNG files go")
     add("--overwrite", action="store_true", help="into a folder that holds pictures already")
@@ -60,7 +61,7 @@ from src.config import config_to_text
 from src.data.description import find_description
 from src.data.errors import listed
 from src.data.frames import write_png
-from src.data.inputs import InputFolders, scan_inputs
+from src.data.inputs import scan_inputs
 from src.data.recordings import Recording, require_known_ticks
 from src.data.settings import scan_settings
 from src.engine.log import start_logging
@@ -68,6 +69,7 @@ from src.engine.processes import choose_device, choose_precision
 from src.inference.evaluate import build_lpips, evaluate, peak_memory_gib, report_on
 from src.inference.load import LoadedModel, compare_data, load_model
 from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError, build_restorer
+from src.inference.video_input import find_inputs
 from src.metrics.report import BLURRY, Report, format_table, notes_on_sizes
 from src.paths import atomic_write, free_name
 from src.run_directory import RunDirectory, git_commit
@@ -127,7 +129,11 @@ def run_test(args: argparse.Namespace) -> int:
         "commit": git_commit(),
         "checkpoint": loaded.identity,
         "data": data,
-        "output": str(args.output),
+        "inputs": {
+            name: None if path is None else str(path.resolve())
+            for name, path in (("blurry", args.input_blur), ("sharp", args.input_sharp))
+        },
+        "output": str(args.output.resolve()),
         "frames": dict(done),
         **costs,
         "protocol": report.protocol,
@@ -191,7 +197,7 @@ def _find_sequences(args: argparse.Namespace, loaded: LoadedModel) -> list[Recor
         logger.info("%s is an RGB-only model: spikes are not read", loaded.identity["file"])
         spikes = None
     size = None if args.spike_size is None else tuple(args.spike_size)
-    inputs = InputFolders(args.input_blur, spikes, args.input_sharp, size)
+    inputs = find_inputs(args.input_blur, spikes, args.input_sharp, size)
     sequences = scan_inputs(inputs, scan_settings(cfg))
     if cfg.MODEL.USE_SPIKE and cfg.DATA.BIN_NORMALIZE:
         require_known_ticks(sequences)

@@ -4,13 +4,10 @@ import json
 import urllib.request
 from urllib.error import URLError
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
 from src.models.downloads import WEIGHT_FILES
-from src.pictures.animation import write_pages
 from tests.training_cases import make_trainer, train_command, write_run
 
 
@@ -58,16 +55,3 @@ def test_f54_without_a_network_a_run_ends_before_its_first_step(
     assert str(hub / WEIGHT_FILES[file].name) in str(caught.value)
     assert remedy in str(caught.value)
     assert not list(tmp_path.rglob("*.pth"))
-
-
-def test_f54_an_opencv_that_cannot_write_videos_names_the_alternative(tmp_path, monkeypatch):
-    class Closed:
-        def isOpened(self):  # noqa: N802
-            return False
-
-    monkeypatch.setattr(cv2, "VideoWriter", lambda *_: Closed())
-    pages = [np.zeros((8, 8, 3), np.uint8)] * 2
-    with pytest.raises(ValueError, match=r"write a \.gif or \.webp instead"):
-        write_pages(tmp_path / "a.mp4", iter(pages), 5.0)
-    number, _ = write_pages(tmp_path / "a.gif", iter(pages), 5.0)
-    assert number == 2

@@ -21,8 +21,10 @@ from src.inference.evaluate import build_lpips, evaluate, report_on
 from src.inference.load import load_model
 from src.inference.restore import build_restorer, build_tile_settings
 from src.inference.tiling import TileSettings
+from src.inference.video_input import VideoInput
 from src.models.build import build_model
 from src.paths import REPO_ROOT
+from src.pictures.animation import write_video
 from tests.folder_cases import (
     FRAME_SIZE,
     NUM_BINS,
@@ -61,7 +63,13 @@ def _root(tmp_path_factory):
         config = {
             "DATA": {"ROOT": str(root), "K": NUM_BINS, "NORM": {"MEAN": 0.25, "STD": 0.5}},
             "MODEL": {"USE_SPIKE": name == "spikes", "VRT_CFG": str(root / "vrt.yaml")},
-            "VAL": {"TILE_FRAMES": 2, "TILE_SIZE": 32, "OVERLAP_FRAMES": 1, "OVERLAP_SIZE": 8},
+            "VAL": {
+                "LPIPS": False,
+                "TILE_FRAMES": 2,
+                "TILE_SIZE": 32,
+                "OVERLAP_FRAMES": 1,
+                "OVERLAP_SIZE": 8,
+            },
             "LOG": {"SAVE_DIR": str(root / "outputs")},
         }
         config["MODEL"]["CHANNELS_PER_SCALE"] = [8] * 4
@@ -221,6 +229,31 @@ def test_pictures_that_stay_in_the_output_are_noted(root, tmp_path):
     run(root, tmp_path, "--config", root / "rgb.yaml", "--overwrite")
     assert not np.array_equal(read_image(tmp_path / "000001.png"), image_of(0, 0))
     assert any("not of this test: 000009.png" in note for note in newest_report(root)["notes"])
+
+
+def test_a_video_is_restored_as_its_frames_are(root, tmp_path, capsys):
+    frames = [image_of(i, 0) for i in range(2)]
+    write_video(tmp_path / "clip.mp4", frames, 25, lossless=True)
+    spikes = ["--input_spike_vox", root / "vox", "--input_sharp", root / "val/one"]
+    given = ["--ckpt", best_of(root, "spikes"), *spikes]
+    run(root, tmp_path / "a", *given)
+    expected = newest_report(root)["scores"]["frames"]
+    run(root, tmp_path / "b", *given, "--input_blur", tmp_path / "clip.mp4")
+    assert [
+        row | {"sequence": "one"} for row in newest_report(root)["scores"]["frames"]
+    ] == expected
+    (tmp_path / "notes.mp4").write_text("no video")
+    run(root, tmp_path / "c", *given, "--input_blur", tmp_path / "notes.mp4", expected=2)
+    assert "cannot be opened as a video" in capsys.readouterr().err
+
+
+def test_frames_of_a_video_are_read_in_any_order(tmp_path):
+    frames = [image_of(i, 0) for i in range(7)]
+    write_video(tmp_path / "clip.mp4", frames, 25, lossless=True)
+    video = VideoInput(tmp_path / "clip.mp4")
+    for i in (0, 3, 3, 1, 4, 2, 6, 0, 5):  # two at a distance, one before both
+        assert np.array_equal(video.read(video.frames[f"{i:06d}"]), frames[i])
+    assert len(video.frames) == 7
 
 
 def test_ctrl_c_leaves_the_report_so_far(root, tmp_path, monkeypatch):

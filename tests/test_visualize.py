@@ -1,17 +1,22 @@
 """A sequence is drawn from what its folder holds, in a file small enough to be sent."""
 
+import json
+
+import av
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from scripts.visualize import chosen_frames, main
 from src.data.description import read_description, write_description
 from src.data.errors import DataSetError
+from src.data.frames import write_png
 from src.data.spikes.spike_dat import read_sidecar, write_spikes
-from src.pictures.animation import write_pages, write_small
+from src.pictures.animation import write_small, write_video
 from src.pictures.panels import GAP_PX
+from src.pictures.result_film import film_pages, open_result
 from src.pictures.sequence_view import draw_frames, draw_strip, open_sequence, spike_images
+from src.prepare.sources.video import read_video
 from tests.data_cases import write_miniature
 
 SIZE = (64, 96)
@@ -127,70 +132,79 @@ def flat_pages(width, number=5):
     return (rng.integers(0, 256, (width, 2 * width + 1, 3), dtype=np.uint8) for _ in range(number))
 
 
-@pytest.mark.parametrize("ending", ["png", "jpg", "mp4", "gif", "webp"])
-def test_files_hold_the_pages(tmp_path, ending):
-    path = tmp_path / f"pages.{ending}"
-    pages = [np.full((40, 61, 3), 40 * i, np.uint8) for i in range(5)]
-    number, size = write_pages(path, iter(pages), 10.0)
-    if ending == "mp4":
-        video = cv2.VideoCapture(str(path))
-        assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
-        read = [video.read()[1] for _ in range(5)]
-        assert not video.read()[0]
-        assert size == (40, 60)  # video has even sizes
-    else:
-        image = Image.open(path)
-        read = []
-        for i in range(number):
-            image.seek(i)
-            read.append(np.asarray(image.convert("RGB")))
-        assert size == (40, 61)
-    assert number == len(read) == (1 if ending in ("png", "jpg") else 5)
-    assert [round(float(page.mean()) / 40) for page in read] == list(range(number))
+def test_a_video_plays_everywhere_or_keeps_every_value(tmp_path):
+    pages = [np.full((41, 61, 3), (40 * i, 100, 20), np.uint8) for i in range(5)]
+    pages[1][:20] = (0, 0, 255)
+    for lossless in (False, True):
+        path = tmp_path / "pages.mp4"
+        assert write_video(path, pages, 29.97, lossless=lossless) == (5, (42, 62))
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert float(stream.average_rate) == pytest.approx(29.97, abs=1e-3)
+            assert stream.codec.name == "h264"
+            assert stream.pix_fmt == ("gbrp" if lossless else "yuv420p")
+            assert lossless or stream.codec_context.colorspace == 1  # BT.709
+        read = [image[:41, :61].astype(int) for image in read_video(path)]
+        off = max(np.abs(image - page).mean() for image, page in zip(read, pages, strict=True))
+        assert off == 0 if lossless else 0 < off < 4
 
 
 def test_a_file_is_made_smaller_until_it_fits(tmp_path):
     path = tmp_path / "pages.png"
-    written = write_small(path, flat_pages, 1, 400, 8.0, 300_000)
+    written = write_small(path, flat_pages, 400, 8.0, 300_000)
     assert written.num_bytes == path.stat().st_size <= 300_000
     assert 150 < written.size[0] < 400
     with pytest.raises(ValueError, match="at most 0.001 MB is wanted"):
-        write_small(path, flat_pages, 1, 400, 8.0, 1000)
+        write_small(path, flat_pages, 400, 8.0, 1000)
     assert path.stat().st_size == written.num_bytes  # what was there is kept
     assert [p.name for p in tmp_path.iterdir()] == ["pages.png"]
     with pytest.raises(ValueError, match=r"\.mp4"):
-        write_small(tmp_path / "pages.avi", flat_pages, 5, 100, 8.0, 1000)
+        write_small(tmp_path / "pages.avi", flat_pages, 100, 8.0, 1000)
 
 
-def test_the_width_is_chosen_by_a_few_pages(tmp_path):
-    drawn = []
-
-    def pages(width):
-        for page in flat_pages(width, number=24):
-            drawn.append(width)
-            yield page
-
-    written = write_small(tmp_path / "pages.gif", pages, 24, 120, 8.0, 650_000)
-    assert written.pages == 24
-    assert written.num_bytes <= 650_000
-    assert drawn.count(120) <= 7  # the full width was given up early
-    assert drawn.count(drawn[-1]) >= 24 + 6
+def test_a_film_of_what_was_restored(tmp_path, monkeypatch, capsys):
+    """A video goes in as test.py takes it, and a film of the same rate comes out."""
+    frames = [np.full((40, 64, 3), 50 + 10 * i, np.uint8) for i in range(4)]
+    write_video(tmp_path / "in.mp4", frames, 12.0, lossless=True)
+    for i, frame in enumerate(frames):
+        write_png(tmp_path / f"out/{i:06d}.png", frame + 100)
+    content = {
+        "output": str(tmp_path / "out"),
+        "frames": {"in": 4},
+        "inputs": {"blurry": str(tmp_path / "in.mp4"), "sharp": None},
+    }
+    reports = tmp_path / "outputs/metrics"
+    reports.mkdir(parents=True)
+    (reports / "test_1.json").write_text(json.dumps(content))
+    result = open_result(tmp_path / "out", reports)
+    assert result.rate_hz == 12
+    pages = list(film_pages(result, side_by_side=True))
+    assert len(pages) == 4
+    assert pages[2][-1, [10, -10], 0].tolist() == [70, 170]
+    assert len(list(film_pages(result, side_by_side=False))) == 4
+    with pytest.raises(ValueError, match="nor the --output of a test"):
+        open_result(tmp_path, reports)
+    monkeypatch.setattr("scripts.visualize.resolve", lambda path: tmp_path / path)
+    film = [str(tmp_path / "out"), "--video", "film.mp4", "--side_by_side"]
+    assert main(film) == 0
+    assert "4 picture(s)" in capsys.readouterr().out
+    assert len(list(read_video(tmp_path / "film.mp4"))) == 4
 
 
 def test_command(sequence, tmp_path, capsys):
     folder, _ = sequence
-    for name in ("out.jpg", "out.gif", "out.mp4"):
+    for name in ("out.jpg", "out.mp4"):
         arguments = [str(folder), "--output", str(tmp_path / name), "--panel", "120"]
         assert main([*arguments, "--steps", "2", "--frames", "1", "3"]) == 0
     printed = capsys.readouterr().out
     assert "out.jpg: 1 picture(s) of" in printed
     assert "out.mp4: 4 picture(s) of" in printed
     assert "MB" in printed
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.gif", "out.jpg", "out.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jpg", "out.mp4"]
     assert main([str(folder), "--frames", "9", "--output", str(tmp_path / "a.jpg")]) == 1
     assert "no usable frames [9]; there are 0 to 3" in capsys.readouterr().err
     assert main([str(folder), "--format", "video", "--output", str(tmp_path / "a.jpg")]) == 1
-    assert "--format video ends in .mp4" in capsys.readouterr().err
+    assert "a.jpg: the name has to end in one of .mp4" in capsys.readouterr().err
     assert main([str(folder), "--output", str(tmp_path / "a.xyz")]) == 1
     assert "a.xyz: the name has to end in one of .png" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 1

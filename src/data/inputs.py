@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from src.data.description import find_description
 from src.data.errors import BadFileError, DataSetError, listed, problems_of
 from src.data.exposures import EXPOSURES_NAME, read_exposures
-from src.data.frames import list_frames
+from src.data.frames import ImageReader, list_frames, read_image
 from src.data.recordings import Recording
 from src.data.scanning import (
     PER_FRAME,
@@ -32,12 +32,16 @@ class InputFolders:
         spikes: the same with `.npy` counts (`spike_vox`) or `.dat` spikes (`spike`).
         sharp: the same with the ground truth (`sharp`).
         spike_size: height and width of `.dat` spikes; None: as the files beside them say.
+        frames: by name, where `blurry` is a video in place of a folder.
+        read: what reads them.
     """
 
     blurry: Path
     spikes: Path | None = None
     sharp: Path | None = None
     spike_size: tuple[int, int] | None = None
+    frames: Mapping[str, Path] = field(default_factory=dict)
+    read: ImageReader = read_image
 
 
 def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]:
@@ -49,7 +53,10 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
     `SEQ/spike` are counted.
     """
     images = settings.image_exts
-    blurry = _find_folders(inputs.blurry, ("blur",), images)
+    if inputs.frames:
+        blurry = {inputs.blurry.stem: inputs.blurry}
+    else:
+        blurry = _find_folders(inputs.blurry, ("blur",), images)
     sharp = spikes = None
     if inputs.sharp is not None:
         sharp = _find_folders(inputs.sharp, ("sharp",), images)
@@ -60,7 +67,7 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
     recordings = []
     for name, folder in blurry.items():
         try:
-            frames = list_frames(folder, images)
+            frames = inputs.frames or list_frames(folder, images)
             indices = number_frames(folder, frames)
             parts = Parts(settings.num_bins)
             if sharp is not None:
@@ -74,7 +81,7 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
             continue
         found, dropped = join_frames(name, parts, frames, indices)
         problems += [by_reason(dropped)] if dropped else []
-        recordings.append(Recording(name, found, settings.num_bins))
+        recordings.append(Recording(name, found, settings.num_bins, inputs.read))
     if problems:
         raise DataSetError(str(inputs.blurry), problems)
     return recordings

@@ -1,24 +1,22 @@
-"""Videos and animations small enough to be sent by mail."""
+"""Strips and videos, small enough to be sent by mail where that is asked for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
-import cv2
+import av
 import numpy as np
-from PIL import Image
+from av.video.reformatter import Colorspace
 
 from src.paths import atomic_write
 from src.pictures.panels import write_page
 
 STRIPS = (".png", ".jpg", ".jpeg")
 VIDEOS = (".mp4",)
-ANIMATIONS = (".gif", ".webp")
-WEBP_QUALITY = 75
 SMALLEST_PANEL = 96
-SHRINK_TRIES = 8
-PROBED_PAGES = 6
+BT709, LIMITED_RANGE = 1, 1  # numbers of ISO/IEC 23091-2; what players expect of H.264
 
 Pages = Callable[[int], Iterator[np.ndarray]]
 
@@ -34,14 +32,13 @@ class Written:
 
 
 def write_small(
-    path: Path, pages: Pages, number: int, panel_width: int, rate_hz: float, max_bytes: int
+    path: Path, pages: Pages, panel_width: int, rate_hz: float, max_bytes: int
 ) -> Written:
     """Write pages to a file, smaller ones where it gets too large; whole or not at all.
 
     Args:
-        path: `.png` or `.jpg` (the first page), `.mp4`, `.gif` or `.webp`.
+        path: `.png` or `.jpg` (the first page) or `.mp4`.
         pages: panel width -> the pages, uint8 RGB [h, w, 3], all of one size.
-        number: how many there are.
         panel_width: width to begin with.
         rate_hz: pages per second.
         max_bytes: largest size of the file.
@@ -49,16 +46,19 @@ def write_small(
     Raises:
         ValueError: another ending, or a file that is too large at every width.
     """
+    if path.suffix.lower() not in (*STRIPS, *VIDEOS):
+        raise ValueError(f"{path}: the name has to end in one of {', '.join((*STRIPS, *VIDEOS))}")
     with atomic_write(path) as partial:
-        for _ in range(SHRINK_TRIES):
-            # A few pages tell about how large all of them get.
-            for count in sorted({min(PROBED_PAGES, number), number}):
-                written, size = write_pages(partial, islice(pages(panel_width), count), rate_hz)
-                num_bytes = partial.stat().st_size * number // count
-                if num_bytes > max_bytes:
-                    break
+        while True:
+            if path.suffix.lower() in STRIPS:
+                page = next(pages(panel_width))
+                write_page(partial, page)
+                number, size = 1, page.shape[:2]
             else:
-                return Written(path, written, size, num_bytes)
+                number, size = write_video(partial, pages(panel_width), rate_hz)
+            num_bytes = partial.stat().st_size
+            if num_bytes <= max_bytes:
+                return Written(path, number, size, num_bytes)
             if panel_width == SMALLEST_PANEL:
                 break
             smaller = int(panel_width * min(0.9, 0.95 * (max_bytes / num_bytes) ** 0.5))
@@ -69,57 +69,33 @@ def write_small(
         )
 
 
-def write_pages(
-    path: Path, pages: Iterator[np.ndarray], rate_hz: float
+def write_video(
+    path: Path, pages: Iterable[np.ndarray], rate_hz: float, *, lossless: bool = False
 ) -> tuple[int, tuple[int, int]]:
-    """Write pages in the format of the ending; return their number and their size.
+    """Write uint8 RGB pages of one size as H.264; return their number, height and width.
 
-    Raises:
-        ValueError: another ending.
+    By default it plays everywhere (yuv420p, BT.709, even sides); `lossless` keeps every RGB value,
+    which fewer players show.
     """
-    ending = path.suffix.lower()
-    if ending not in (*STRIPS, *VIDEOS, *ANIMATIONS):
-        raise ValueError(f"{path}: write to one of {', '.join((*STRIPS, *VIDEOS, *ANIMATIONS))}")
+    pages = iter(pages)
     first, number = next(pages), 0
-    if ending in STRIPS:
-        write_page(path, first)
-        return 1, first.shape[:2]
-
-    def counted() -> Iterator[np.ndarray]:
-        nonlocal number
+    height, width = (side + side % 2 for side in first.shape[:2])
+    with av.open(str(path), "w", format="mp4") as container:
+        codec = "libx264rgb" if lossless else "libx264"
+        stream = container.add_stream(codec, Fraction(rate_hz).limit_denominator(1001))
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+        stream.options = {"crf": "0" if lossless else "18"}
+        if not lossless:
+            context = stream.codec_context
+            context.color_primaries = context.color_trc = context.colorspace = BT709
+            context.color_range = LIMITED_RANGE
         for page in chain([first], pages):
+            odd = ((0, height - page.shape[0]), (0, width - page.shape[1]), (0, 0))
+            frame = av.VideoFrame.from_ndarray(np.pad(page, odd, mode="edge"), format="rgb24")
+            if not lossless:
+                frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+            container.mux(stream.encode(frame))
             number += 1
-            yield page
-
-    write = _write_video if ending in VIDEOS else _write_animation
-    size = write(path, counted(), first.shape[:2], rate_hz)
-    return number, size
-
-
-def _write_video(
-    path: Path, pages: Iterator[np.ndarray], size: tuple[int, int], rate_hz: float
-) -> tuple[int, int]:
-    height, width = (side // 2 * 2 for side in size)  # video holds no odd row or column
-    codec = cv2.VideoWriter_fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(path), codec, rate_hz, (width, height))
-    if not writer.isOpened():
-        raise ValueError(f"{path}: this OpenCV cannot write MP4; write a .gif or .webp instead")
-    try:
-        for page in pages:
-            writer.write(cv2.cvtColor(page[:height, :width], cv2.COLOR_RGB2BGR))
-    finally:
-        writer.release()
-    return height, width
-
-
-def _write_animation(
-    path: Path, pages: Iterator[np.ndarray], size: tuple[int, int], rate_hz: float
-) -> tuple[int, int]:
-    images = map(Image.fromarray, pages)
-    settings = {"duration": round(1000 / rate_hz), "quality": WEBP_QUALITY}
-    if path.suffix.lower() == ".gif":
-        colours = {"method": Image.Quantize.MEDIANCUT, "dither": Image.Dither.NONE}
-        images = (image.quantize(128, **colours) for image in images)
-        del settings["quality"]
-    next(images).save(path, save_all=True, append_images=images, loop=0, **settings)
-    return size
+        container.mux(stream.encode())
+    return number, (height, width)
