@@ -52,6 +52,8 @@ def write_text(path, content, marker):
 def test_f30_yaml_of_unknown_origin_is_refused_quickly(tmp_path, kind, name):
     marker = tmp_path / "marker"
     write_text(tmp_path / name, EVIL_YAML[kind], marker)
+    if name == "config.yaml":  # others are passed over
+        (tmp_path / name).write_bytes(b"spike_h: 8\n" + (tmp_path / name).read_bytes())
     started = time.perf_counter()
     read = read_description if name == "dataset.yaml" else read_sidecar
     with pytest.raises(ValueError, match=name) as error:

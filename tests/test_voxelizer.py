@@ -158,35 +158,26 @@ def test_events_agree_with_ticks(num_ticks, dtype):
 
 
 @pytest.mark.parametrize("columns", [3, 4])
-@pytest.mark.parametrize("is_sorted", [True, False])
-def test_events_equal_the_twin(columns, is_sorted):
+def test_events_at_real_times_equal_the_twin(columns):
     rng = np.random.default_rng(3)
-    t = rng.uniform(0.5, 0.9, 2000)
-    t = np.sort(t) if is_sorted else t
-    events = np.stack([t, rng.integers(0, 5, 2000), rng.integers(0, 7, 2000), np.ones(2000)], 1)
+    limits = rng.integers(0, (5, 7), (2000, 2))
+    events = np.column_stack([rng.uniform(0.5, 0.9, 2000), limits, np.ones(2000)])
     grid = voxelize(events[:, :columns], 0.5, 0.9, 5, 7, 6)
     assert grid.max() > 1
     assert np.array_equal(grid, voxelize_twin(events, 0.5, 0.9, 5, 7, 6))
-    assert grid.sum() == 2000
 
 
-@pytest.mark.parametrize("dtype", [np.int64, np.int16, np.uint8, np.uint64])
-@pytest.mark.parametrize("num_ticks", [5, 33, 56])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.uint64])
 @pytest.mark.parametrize("num_bins", [1, 7, 32])
-def test_events_in_order_equal_events_in_any_order(dtype, num_ticks, num_bins, monkeypatch, caplog):
-    """Bins as ranges of rows (whole ascending times) against a bin computed for each event."""
-    monkeypatch.setattr(voxelizer, "EVENTS_TOGETHER", 11)  # parts that end inside bins
-    events = np.random.default_rng(4).integers((100, 0, 0), (100 + num_ticks, 4, 8), (300, 3))
-    shuffled = events.astype(dtype)
-    ascending = shuffled[np.argsort(shuffled[:, 0], kind="stable")]
-    for t0, t1 in ((100, 100 + num_ticks), (102, 100 + num_ticks - 1), (90, 200)):
-        window = (t0, t1, 4, 8, num_bins)
+def test_events_in_parts_and_in_any_order_equal_the_twin(dtype, num_bins, monkeypatch, caplog):
+    monkeypatch.setattr(voxelizer, "EVENTS_TOGETHER", 11)
+    events = np.random.default_rng(4).integers((100, 0, 0), (133, 4, 8), (300, 3))
+    for t0, t1 in ((100, 133), (102, 132), (90, 200)):
         inside = events[(events[:, 0] >= t0) & (events[:, 0] < t1)]
-        expected = voxelize_twin(inside, *window)
-        assert np.array_equal(voxelize(shuffled, *window, "drop"), expected)
-        with monkeypatch.context() as patch:
-            patch.setattr(voxelizer, "bins_of", None)  # the fast path does without
-            assert np.array_equal(voxelize(ascending, *window, "drop"), expected)
+        expected = voxelize_twin(inside, t0, t1, 4, 8, num_bins)
+        for order in (slice(None), np.argsort(events[:, 0])):
+            found = voxelize(events[order].astype(dtype), t0, t1, 4, 8, num_bins, "drop")
+            assert np.array_equal(found, expected)
         if len(inside) < 300:
             assert caplog.messages[-1].startswith(f"dropped {300 - len(inside)} of 300 events")
 

@@ -16,7 +16,7 @@ import yaml
 
 from src.data.errors import listed
 from src.data.frames import IMAGE_EXTS, list_sequences
-from src.data.yaml_text import load_plain_mapping, replace_entry, states_key
+from src.data.yaml_text import load_plain_mapping, read_small_text, replace_entry, states_key
 from src.paths import atomic_write, resolve
 
 FILE_NAME = "dataset.yaml"
@@ -26,7 +26,6 @@ TRANSFERS = ("encoded", "linear", "unknown")
 BIT_ORDERS = ("little", "big")
 CONTENT_RESULTS = ("passed", "failed", "unknown")
 ACCEPTED = "accepted: "  # with the reason of a person behind it
-MAX_FILE_BYTES = 1 << 20
 HASHED_END_BYTES = 1 << 20
 LEVELS_ABOVE = 3  # SEQ/blur, SEQ, SPLIT, ROOT
 
@@ -64,8 +63,7 @@ class DataDescription:
         source: where the frames come from, in words ("GOPRO_Large_all", "demo").
         blur_kind: "blur" (mean of encoded frames), "blur_gamma" (mean in linear light by the
             power 2.2), "recorded" (a real camera's exposure) or "unknown".
-        frames_averaged: the numbers of sharp frames in one blurry frame that occur, ascending;
-            empty where unknown.
+        frames_averaged: the numbers of sharp frames in one blurry frame that occur, ascending.
         transfer: what the spikes integrate, "encoded" grey values or "linear" light.
         threshold: firing threshold in units of full-scale intensity per tick; None if unknown.
         ticks_per_second: readouts of the spike sensor per second; None if unknown.
@@ -77,12 +75,8 @@ class DataDescription:
             sequence begin earlier than its frame numbers say; those with 0 are left out.
         fingerprint: one entry per split, see `fingerprint_data`.
         content: whether samples of blur, sharp and spikes were found to belong together: "passed",
-            "failed", "unknown" (not checked yet), or "accepted: REASON" where they were not and a
-            person says that they do. Two data sets may differ in it.
+            "failed", "unknown" (not checked yet), or "accepted: REASON" of a person.
         content_of: hash of what `content` was found for, see `content_key`; "" where unknown.
-
-    Raises:
-        ValueError: a value that is not one of those above, with the field's name.
     """
 
     source: str
@@ -108,19 +102,15 @@ class DataDescription:
             for name, allowed in choices.items()
             if getattr(self, name) not in allowed
         ]
-        numbers = [
-            ("threshold", self.threshold, (int, float)),
-            ("ticks_per_second", self.ticks_per_second, (int, float)),
-            ("spike_height", self.spike_height, int),
-            ("spike_width", self.spike_width, int),
-        ]
-        numbers += [("frames_averaged", count, int) for count in self.frames_averaged]
-        numbers += [(f"offsets.{name}", offset, int) for name, offset in self.offsets]
-        for name, value, kind in numbers:
+        floats = ("threshold", "ticks_per_second")
+        numbers = [(name, getattr(self, name)) for name in (*floats, "spike_height", "spike_width")]
+        numbers += [("frames_averaged", count) for count in self.frames_averaged]
+        numbers += [(f"offsets.{name}", offset) for name, offset in self.offsets]
+        for name, value in numbers:
+            kind, what = ((int, float), "a") if name in floats else (int, "a whole")
             is_number = isinstance(value, kind) and not isinstance(value, bool) and value > 0
             if value is not None and not is_number:
-                what = "a whole number" if kind is int else "a number"
-                problems.append(f"{name}: expected {what} > 0, got {value!r}")
+                problems.append(f"{name}: expected {what} number > 0, got {value!r}")
         for name in ("source", "interpolator", "content_of"):
             value = getattr(self, name)
             if not isinstance(value, str) or (not value and name != "content_of"):
@@ -142,14 +132,10 @@ def read_description(root: str | Path) -> DataDescription | None:
     path = Path(root) / FILE_NAME
     if not path.is_file():
         return None
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise DescriptionError(f"{path}: {size} bytes; a description has a few thousand")
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DescriptionError(f"{path}: not a plain YAML file: {error}") from error
-    return description_from_text(text, str(path))
+        return description_from_text(read_small_text(path), str(path))
+    except ValueError as error:
+        raise DescriptionError(str(error)) from error
 
 
 def describe_root(root: str | Path) -> str:
@@ -216,10 +202,9 @@ def description_from_text(text: str, where: str) -> DataDescription:
 
 
 def description_differences(old: DataDescription, new: DataDescription) -> list[str]:
-    """Say in which fields two descriptions differ, one sentence each.
+    """Say in which fields two descriptions differ; results on equal ones can be compared.
 
-    An empty list means that results on the two can be compared. Where the data lie is no part of a
-    description, so a copied folder does not differ; nor does what was found about the content.
+    What was found about the content does not count.
     """
     lines = []
     for field in dataclasses.fields(DataDescription):
@@ -232,11 +217,7 @@ def description_differences(old: DataDescription, new: DataDescription) -> list[
 
 
 def text_differences(old: str, new: str, names: tuple[str, str]) -> list[str]:
-    """Say in which fields two descriptions differ, given as `description_to_text` writes them.
-
-    Two empty texts, of data without a description, do not differ; one that is empty is a
-    difference. `names` says whose the two are.
-    """
+    """Say in which fields descriptions differ that are texts, "" for none, and belong to `names`."""
     if old == new:
         return []
     if not old or not new:
@@ -314,10 +295,7 @@ def changed_files(root: str | Path, splits: Iterable[str], exts: Iterable[str]) 
 
 
 def write_fingerprint(root: str | Path, fingerprint: Iterable[SplitFingerprint]) -> Path:
-    """Renew the fingerprint in `root/dataset.yaml`, its other lines and comments unchanged.
-
-    Where there is no file, one is written whose other values are unknown.
-    """
+    """Renew the fingerprint in `root/dataset.yaml`, or write a file that knows nothing else."""
     path = Path(root) / FILE_NAME
     if not path.is_file():
         return write_description(

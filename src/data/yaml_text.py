@@ -17,8 +17,6 @@ def load_plain_mapping(text: str, where: str) -> dict[str, object]:
 
     Tags, aliases and what takes long to parse are refused: the text may be of unknown origin.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"{where}: {len(text)} characters; a few thousand are expected")
     try:
         reason = _refusal(text)
         values = None if reason else yaml.safe_load(text)
@@ -29,6 +27,19 @@ def load_plain_mapping(text: str, where: str) -> dict[str, object]:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"{where}: expected lines 'key: value', got {type(values).__name__}")
     return values
+
+
+def read_small_text(path: Path) -> str:
+    """Return the text of a file that a person writes; a ValueError where it is none."""
+    size = path.stat().st_size
+    if size > MAX_CHARACTERS:
+        raise ValueError(f"{path}: {size} bytes; a few thousand are expected")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a plain YAML file: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def states_key(path: Path, *keys: str) -> bool:

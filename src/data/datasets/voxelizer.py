@@ -5,8 +5,6 @@ is counted twice, and the time axis is neither stretched nor interpolated. Where
 the bins hold unequal numbers of ticks; `ticks_per_bin` returns how many.
 """
 
-import bisect
-import itertools
 import logging
 from collections.abc import Iterator
 
@@ -77,52 +75,25 @@ def voxelize(
     if min(H, W, K) < 1:
         raise ValueError(f"H={H}, W={W}, K={K}: all must be above 0")
     grid, num_inside = np.zeros(K * H * W, np.float32), 0
-    for part, bins in _parts_in_window(events, t0, t1, K):
-        y, x = np.ascontiguousarray(part.T[1:3])  # strided columns cost more, six times over
-        # Limits of all events are cheaper than a comparison for each of them.
-        if len(y) and not (y.min() >= 0 and y.max() < H and x.min() >= 0 and x.max() < W):
-            inside = _on_sensor(y, x, H, W)
-            y, x = y[inside], x[inside]
-            bins = bins[inside] if isinstance(bins, np.ndarray) else bins
-        index = _whole(y, "y") * W
-        index += _whole(x, "x")
-        index += bins * (H * W)
+    for start in range(0, len(events), EVENTS_TOGETHER):
+        part = np.ascontiguousarray(events[start : start + EVENTS_TOGETHER].T[:3])
+        inside = _is_inside(*part, (t0, t1), (H, W))
+        if outside == "error" and not inside.all():
+            row = start + int(np.argmin(inside))
+            number = np.count_nonzero(~_is_inside(*events.T[:3], (t0, t1), (H, W)))
+            raise ValueError(
+                f"{number} of {len(events)} events lie outside the window [{t0}, {t1}) or the "
+                f"sensor {H}x{W}; the first is row {row}: {events[row].tolist()}. Rows are "
+                '(t, y, x[, p]); pass outside="drop" to leave such events out'
+            )
+        t, y, x = part if inside.all() else part[:, inside]
+        index = (bins_of(t, t0, t1, K) * H + _whole(y, "y")) * W + _whole(x, "x")
         np.add.at(grid, index, np.float32(1))  # one flat index: the fast path of NumPy >= 1.25
         num_inside += len(index)
-    num_dropped = len(events) - num_inside
-    if num_dropped and outside == "error":
-        raise ValueError(_outside_message(events, t0, t1, H, W))
-    if num_dropped:
+    if num_inside < len(events):
+        num_dropped = len(events) - num_inside
         logger.warning("dropped %d of %d events outside window or sensor", num_dropped, len(events))
     return grid.reshape(K, H, W)
-
-
-def _parts_in_window(
-    events: np.ndarray, t0: float, t1: float, num_bins: int
-) -> Iterator[tuple[np.ndarray, np.ndarray | int]]:
-    """Yield the events inside [t0, t1) in parts that fit the cache, each with its bins.
-
-    Where whole times ascend, as recordings do, a bin is a range of rows: none is computed.
-    """
-    t = events[:, 0]
-    if _is_whole(t, t0, t1) and np.all(t[1:] >= t[:-1]):
-        ticks, first_tick = int(t1) - int(t0), int(t0)
-        starts = [first_tick - (-k * ticks // num_bins) for k in range(num_bins + 1)]  # rounded up
-        edges = [bisect.bisect_left(t, start) for start in starts]
-        for k, (first, last) in enumerate(itertools.pairwise(edges)):
-            for start in range(first, last, EVENTS_TOGETHER):
-                yield events[start : min(start + EVENTS_TOGETHER, last)], k
-        return
-    for start in range(0, len(events), EVENTS_TOGETHER):
-        part = events[start : start + EVENTS_TOGETHER]
-        inside = (part[:, 0] >= t0) & (part[:, 0] < t1)
-        part = part if inside.all() else part[inside]
-        yield part, bins_of(part[:, 0], t0, t1, num_bins)
-
-
-def _is_whole(events: np.ndarray, t0: float, t1: float) -> bool:
-    """Tell whether bins can be computed in integers."""
-    return events.dtype.kind in "iu" and all(isinstance(v, int | np.integer) for v in (t0, t1))
 
 
 def voxelize_packed(
@@ -212,8 +183,8 @@ def _empty_counts(
 
 
 def bins_of(t: np.ndarray, t0: float, t1: float, num_bins: int) -> np.ndarray:
-    """Return the bin of each time inside [t0, t1): int64 [N]."""
-    if _is_whole(t, t0, t1):
+    """Return the bin of each time inside [t0, t1): int64 [N]; whole times stay whole numbers."""
+    if t.dtype.kind in "iu" and all(isinstance(v, int | np.integer) for v in (t0, t1)):
         bins = t.astype(np.int64)
         bins -= int(t0)
         bins *= num_bins
@@ -224,11 +195,6 @@ def bins_of(t: np.ndarray, t0: float, t1: float, num_bins: int) -> np.ndarray:
     return np.clip(bins, 0, num_bins - 1, out=bins)
 
 
-def _on_sensor(y: np.ndarray, x: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return which events lie on the sensor: bool [N]; NaN does not."""
-    return (y >= 0) & (y < height) & (x >= 0) & (x < width)
-
-
 def _whole(values: np.ndarray, name: str) -> np.ndarray:
     """Return coordinates as int64; a fractional one is refused."""
     whole = values.astype(np.int64, copy=False)
@@ -237,13 +203,9 @@ def _whole(values: np.ndarray, name: str) -> np.ndarray:
     return whole
 
 
-def _outside_message(events: np.ndarray, t0: float, t1: float, H: int, W: int) -> str:
-    """Say how many events lie outside, and show the first."""
-    t, y, x = events.T[:3]
-    outside = np.flatnonzero(~((t >= t0) & (t < t1) & _on_sensor(y, x, H, W)))
-    first = int(outside[0])
-    return (
-        f"{len(outside)} of {len(events)} events lie outside the window [{t0}, {t1}) or the sensor "
-        f"{H}x{W}; the first is row {first}: {events[first].tolist()}. Rows are (t, y, x[, p]); "
-        'pass outside="drop" to leave such events out'
-    )
+def _is_inside(
+    t: np.ndarray, y: np.ndarray, x: np.ndarray, window: tuple[float, float], size: tuple[int, int]
+) -> np.ndarray:
+    """Return which events lie in the window and on the sensor: bool [N]; NaN does not."""
+    on_sensor = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+    return on_sensor & (t >= window[0]) & (t < window[1])

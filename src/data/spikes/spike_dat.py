@@ -20,7 +20,7 @@ import yaml
 
 from src.data.errors import BadFileError
 from src.data.kinds import other_kind, refuse_other_kind
-from src.data.yaml_text import load_plain_mapping, states_key
+from src.data.yaml_text import load_plain_mapping, read_small_text, states_key
 from src.paths import atomic_write
 
 SIDECAR_NAME = "spike.yaml"
@@ -339,11 +339,7 @@ def write_sidecar(folder: str | Path, sidecar: SpikeSidecar) -> Path:
 
 
 def _read_mapping(path: Path) -> dict[str, object]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text") from error
-    return load_plain_mapping(text, str(path))
+    return load_plain_mapping(read_small_text(path), str(path))
 
 
 def _parse_sidecar(path: Path, entries: dict, otherwise: Mapping[str, object]) -> SpikeSidecar:
