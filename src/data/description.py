@@ -217,7 +217,7 @@ def description_differences(old: DataDescription, new: DataDescription) -> list[
 
 
 def text_differences(old: str, new: str, names: tuple[str, str]) -> list[str]:
-    """Say in which fields descriptions differ that are texts, "" for none, and belong to `names`."""
+    """Say in which fields descriptions differ that are texts, "" for none, of `names`."""
     if old == new:
         return []
     if not old or not new:
