@@ -12,6 +12,7 @@ from src.data.frames import list_frames, read_image, write_png
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar, write_spikes
 from src.prepare.sources.own import plan
 from src.prepare.sources.plan import SourceOptions
+from src.prepare.sources.run import run_plan
 from tests.data_cases import moving_texture
 from tests.source_cases import (
     Drift,
@@ -225,6 +226,29 @@ def test_what_cannot_be_made_again_stays(tmp_path, is_input, capsys):
     assert reason in printed
     assert "delete what is there" not in printed
     assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("given", "root"), [("own", "own/train/a/ours"), ("own/val/b", "own")])
+def test_a_root_inside_the_input_is_refused(tmp_path, given, root, capsys):
+    write_bitmaps(tmp_path / given, seed=0)
+    before = sorted(tmp_path.rglob("*"))
+    write_config(tmp_path, tmp_path / root)
+    assert run_script(tmp_path, tmp_path / given, tmp_path / root, *SIMULATED) == 1
+    assert "lie in each other" in capsys.readouterr().err
+    assert len(sorted(tmp_path.rglob("*"))) == len(before) + 1  # the configuration
+
+
+def test_names_of_250_characters(tmp_path):
+    """The longest that file systems take are 255; partial and hidden names are no longer."""
+    name = "n" * 245
+    folder = tmp_path / "in" / "train" / (name + "clips")
+    write_dat(folder, write_recorded(folder))
+    for kind in ("blur", "sharp"):
+        for path in sorted((folder / kind).iterdir()):
+            path.rename(path.with_name(f"{name[:-6]}{path.name}"))
+    root = tmp_path / "out"
+    run_plan(plan(SourceOptions(tmp_path / "in")), root, workers=1)
+    assert len(list((root / "train" / folder.name / "blur").iterdir())) == RECORDED_FRAMES
 
 
 def test_other_frames_of_the_same_size_are_noticed(tmp_path, capsys):

@@ -239,7 +239,8 @@ def test_equal_source_frames_leave_the_name_to_decide(tmp_path):
     write_gopro(tmp_path / "down", SMALL_GOPRO)
     folder = tmp_path / "down/GOPRO_Large_all/train/GOPR0374_11_03"
     shutil.copy(folder / "000014.png", folder / "000013.png")
-    pairs = find_pairs(tmp_path / "down/GOPRO_Large/train/GOPR0374_11_03")
+    released = tmp_path / "down/GOPRO_Large/train/GOPR0374_11_03"
+    pairs = find_pairs(released / "blur", released / "sharp")
     released = next(iter(pairs.values()))[1]
     found = {hint: find_offset(released, open_frames(folder), 11, hint) for hint in (3, 4, 5)}
     assert found == {3: 3, 4: 4, 5: 4}

@@ -252,6 +252,7 @@ def test_frames_come_in_order_of_their_numbers(tmp_path):
         (["47", "48", "50", "55"], 47, "images 49, 51 to 54 are missing between 47 and 55"),
         ([f"{2 * i:03d}" for i in range(20)], 0, "19 and 9 more are missing"),
         (["0001", "0002"], 0, "the first image has number 1, 0 is needed"),
+        (["1700000000123", "1700000000456"], None, "no numbers of frames .*times; rename the 2"),
     ],
 )
 def test_f34_folders_that_are_no_recording(tmp_path, names, first, message):

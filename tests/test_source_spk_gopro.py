@@ -16,7 +16,7 @@ from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeParts, writ
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro import plan
 from tests.data_cases import settings_of
-from tests.source_cases import read_stream, tick_errors
+from tests.source_cases import bytes_of, read_stream, tick_errors
 from tests.spike_cases import random_spikes
 from tests.spike_source_cases import GEOMETRY, SPIKE_SIZE, write_gopro_clip
 
@@ -118,12 +118,11 @@ def test_the_data_decide_and_not_the_name(tmp_path):
 
 
 def test_spikes_of_another_clip_are_refused(tmp_path):
-    write_gopro_clip(tmp_path, CLIP)
+    write_gopro_clip(tmp_path / "in", CLIP)
     write_gopro_clip(tmp_path / "other", "GOPR0385_11_01")
-    place = "GOPRO_Large_spike_seq/train"
-    for path in (tmp_path / "other" / place / "GOPR0385_11_01" / "spike").iterdir():
-        path.replace(tmp_path / place / CLIP / "spike" / path.name)
-    refused(tmp_path, rf"{CLIP}: .*do not show 000002\.png")
+    for path in (tmp_path / "other" / PARTS / "train/GOPR0385_11_01/spike").iterdir():
+        path.replace(spikes(tmp_path / "in") / path.name)
+    refused(tmp_path / "in", rf"{CLIP}: .*do not show 000002\.png")
 
 
 @pytest.mark.parametrize("late", [1, 40])
@@ -204,7 +203,7 @@ def test_identity_changes_with_what_the_output_depends_on(tmp_path):
     assert sequence.seconds == pytest.approx(44 / 240)
     (gamma,) = plan(SourceOptions(tmp_path, blur_kind="blur_gamma")).sequences
     assert gamma.identity != sequence.identity
-    (tmp_path / "Spike_GOPRO_Large_all").rename(tmp_path / "elsewhere")
+    (tmp_path / "Spike_GOPRO_Large_all").rename(tmp_path / ".hidden")
     (parts,) = plan(SourceOptions(tmp_path)).sequences
     assert parts.identity["spikes"] == "one file per frame"
 
@@ -241,13 +240,16 @@ MISSING = {
     ),
     "blur kind": (
         lambda r: shutil.rmtree(frames(r, "blur")),
-        r"no images \(\.png\) in blur; --b",
+        "no frames of kind blur; found: blur_gamma, sharp, spike; --blur_kind chooses",
     ),
     "spikes": (
         lambda r: (spikes(r) / "000002.dat").unlink(),
         "4 frames, 3 spike files; frames without a spike file: 000002; .*frame: none",
     ),
-    "all spikes": (lambda r: shutil.rmtree(spikes(r)), rf"no \.dat files in .*{CLIP}/spike"),
+    "all spikes": (
+        lambda r: [path.unlink() for path in spikes(r).iterdir()],
+        rf"no \.dat files in .*{CLIP}/spike",
+    ),
     "f36 link": (
         lambda r: link_to_itself(spikes(r) / "000002.dat"),
         r"000002\.dat: .*Too many levels of symbolic links",
@@ -276,8 +278,8 @@ def test_all_clips_are_looked_at_before_anything_is_refused(root):
     (frames(root, "sharp") / "000003.png").unlink()
     (root / PARTS / "test" / "GOPR0385_11_01" / "spike" / "000001.dat").unlink()
     (root / PAIRS / "test" / "notes").mkdir()
-    problems = refused(root, "3 problem")
-    assert [name for name in (CLIP, "GOPR0385", "notes") if name not in str(problems)] == []
+    problems = refused(root, "2 problem")
+    assert [name for name in (CLIP, "GOPR0385") if name not in str(problems)] == []
 
 
 @pytest.mark.parametrize("num_bytes", [1, 192, 192 * 87])
@@ -322,10 +324,57 @@ def test_f35_a_clip_whose_stream_is_cut_short(tmp_path):
 
 
 def test_missing_folders_are_named(tmp_path):
-    refused(tmp_path, "no folder GOPRO_Large;(.|\n)*no folder GOPRO_Large_spike_seq or Spike_GOPRO")
-    (tmp_path / PAIRS).mkdir()
-    (tmp_path / PARTS).mkdir()
-    refused(tmp_path, "no sequences; train, test should hold folders")
+    message = (
+        "no GOPRO_Large; it holds(.|\n)*no GOPRO_Large_spike_seq or Spike_GOPRO_Large_all; one"
+    )
+    refused(tmp_path, message)
+    (tmp_path / PAIRS / "train" / CLIP).mkdir(parents=True)
+    refused(tmp_path, message)
+
+
+def as_kair(root, pairs, spikes):
+    """Move a miniature into KAIR's layout, in the case and depth that `pairs` and `spikes` say."""
+    released = (root / PAIRS).rename(root / "released")
+    for split in ("train", "test"):
+        for sequence in sorted((released / split).iterdir()):
+            for kind, ending in (("sharp", "_GT"), ("blur", "_GT_blurred")):
+                target = root / pairs.format(split + ending) / sequence.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (sequence / kind).rename(target)
+    shutil.rmtree(released)
+    if spikes != PARTS:
+        (root / spikes).parent.mkdir(parents=True, exist_ok=True)
+        (root / PARTS).rename(root / spikes)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "spikes", "given"),
+    [
+        ("GOPRO_Large/{}", PARTS, "."),
+        ("gopro_spike/GOPRO_Large/{}", f"gopro_spike/{PARTS}", "gopro_spike/GOPRO_Large"),
+        ("Gopro_large/{}", "gopro_large_SPIKE_seq/GOPRO_Large_spike_seq", "Gopro_large"),
+    ],
+)
+def test_the_layout_of_kair_is_read(tmp_path, pairs, spikes, given):
+    down = tmp_path / "down"
+    for split, clip in (("train", "GOPR0384_11_01"), ("test", CLIP)):
+        write_gopro_clip(down, clip, split=split)
+    original, _ = prepare(down, tmp_path / "as released")
+    as_kair(down, pairs, spikes)
+    (down / pairs.format("test_GT")).rename(down / pairs.format("Test_gt"))
+    planned, _ = prepare(down / given, tmp_path / "ours")
+    assert bytes_of(tmp_path / "ours") == bytes_of(tmp_path / "as released")
+    assert planned.description == original.description
+    first = [note.split(": ")[0] for note in planned.notes[:3]]
+    assert first == ["blurry frames", "sharp frames", "spikes"]
+    assert str(down / pairs.format("train_GT_blurred")) in planned.notes[0]
+    refused(down / given, "no frames of kind blur_gamma; found: blur", blur_kind="blur_gamma")
+
+
+def test_frames_that_are_there_twice_are_refused(root):
+    """As released and in KAIR's layout, side by side."""
+    shutil.copytree(frames(root, "sharp"), root / "kair" / "train_GT" / CLIP)
+    refused(root, rf"sharp of train/{CLIP}: .*nothing says which is meant|found twice")
 
 
 def test_options_of_simulating_do_not_apply(root):

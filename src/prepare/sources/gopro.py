@@ -19,24 +19,30 @@ from src.data.errors import BadFileError, DataSetError
 from src.data.frames import read_image
 from src.data.simulation.blur import SOURCE_FRAMES_PER_SECOND
 from src.prepare.sources.frames import HighSpeedFrames, open_frames
-from src.prepare.sources.plan import (
+from src.prepare.sources.gopro_folders import (
     ALL_FRAMES,
+    FOLDER,
+    FRAMES,
+    PAIRS,
+    SHARP,
+    Sequence,
+    find_gopro,
+    understood,
+)
+from src.prepare.sources.plan import (
     ARRAY_OPTIONS,
     GOPRO_FRAMES,
     GOPRO_NAME,
     OUR_SPLITS,
-    PAIRS,
     PlannedSequence,
     SourceOptions,
     SourcePlan,
     copy_file,
     file_size,
-    find_downloaded,
     find_pairs,
     make_all,
     refuse_options,
     refuse_other,
-    sequence_folders,
 )
 from src.prepare.sources.simulate import (
     SimulatedExposure,
@@ -56,7 +62,7 @@ ReleasedPairs = list[tuple[Path, Path]]  # blurry and sharp; the order is right,
 
 def parse_name(folder: Path) -> tuple[int, int]:
     """Return what a folder `GOPRxxxx_nn_zz` says: frames averaged, and the offset."""
-    match = GOPRO_NAME.fullmatch(folder.name)
+    match = GOPRO_NAME.fullmatch(folder.name.upper())
     if match is None:
         reason = "is not a sequence of GoPro; they are named like GOPR0384_11_05"
     elif int(match[1]) % 2 == 0:
@@ -71,47 +77,42 @@ def plan(options: SourceOptions) -> SourcePlan:
     named = ("frames_averaged", "stride", "frames_per_second")
     refuse_options(options, named, "the names of GoPro's sequences say it; leave it out")
     refuse_options(options, ARRAY_OPTIONS, "the sequences are frames, no spikes are read")
-    frames = find_downloaded(options.input, ALL_FRAMES)
-    if frames is None:
+    found = find_gopro(options.input)
+    items = [(*key, have) for key, have in found.items() if FRAMES in have]
+    if not items:
         refuse_other(options.input, ALL_FRAMES, GOPRO_FRAMES)
-        frames = options.input  # under another name
-    folders = sequence_folders(frames)
-    if not folders:
         reason = (
             f"holds no {ALL_FRAMES}/{{train,test}}/GOPRxxxx_nn_zz/*.png; name that folder, or the "
             "one that holds it"
         )
         raise DataSetError(str(options.input), [reason])
-    pairs = find_downloaded(options.input, PAIRS)
+    has_pairs = any(SHARP in have for have in found.values())
     cameras = completed(options, interpolator="linear", frames_per_second=SOURCE_FRAMES_PER_SECOND)
-    items = ((split, folder, pairs, options.blur_kind, cameras) for split, folder in folders)
-    sequences = make_all(frames, _sequence, items)
-    if pairs is None:
+    items = ((*item, has_pairs, options.blur_kind, cameras) for item in items)
+    sequences = make_all(options.input, _sequence, items)
+    notes = understood(found)
+    if has_pairs:
+        source = f"{ALL_FRAMES} with the pairs of {PAIRS}"
+        others = [f"{split}/{name}" for (split, name), have in found.items() if FRAMES not in have]
+        notes += [f"{where}: not made, {ALL_FRAMES} has no such sequence" for where in others]
+    else:
         source = f"{ALL_FRAMES}, offsets of its clips by their names, unchecked"
-        notes = [
+        notes.append(
             f"no {PAIRS} beside {ALL_FRAMES}: blurry frames are computed, and the offsets of "
             "sequences are taken from their names without a check"
-        ]
-    else:
-        source = f"{ALL_FRAMES} with the pairs of {PAIRS}"
-        made = {(split, folder.name) for split, folder in folders}
-        notes = [
-            f"{folder}: not made, {ALL_FRAMES} has no such sequence"
-            for split, folder in sequence_folders(pairs)
-            if (split, folder.name) not in made
-        ]
+        )
     description = simulated_description(source, cameras, sequences)
     return SourcePlan(tuple(sequences), description, tuple(notes))
 
 
 def _sequence(
-    split: str, folder: Path, pairs_root: Path | None, blur_kind: str, cameras: SourceOptions
+    split: str, name: str, have: Sequence, has_pairs: bool, blur_kind: str, cameras: SourceOptions
 ) -> PlannedSequence:
+    folder = have[FRAMES]
     averaged, named_offset = parse_name(folder)
     frames, pairs, offset, put = open_frames(folder), None, named_offset, put_png
-    if pairs_root is not None:
-        found = find_pairs(pairs_root / split / folder.name, blur_kind, (".png",))
-        pairs = list(found.values())
+    if has_pairs:
+        pairs = list(released_pairs(have, blur_kind).values())
         offset = find_offset(pairs[0][1], frames, averaged, hint=named_offset)
         put = partial(put_released, pairs)
     exposures, notes = exposures_of(len(frames), averaged, offset, cameras.ticks_per_frame)
@@ -127,7 +128,7 @@ def _sequence(
             notes.append(f"offset {offset} found by its pixels, its name says {named_offset}")
         num_bytes = sum(file_size(path) for pair in pairs for path in pair)
         facts |= {"pairs": len(pairs), "pairs_bytes": num_bytes}
-    where = f"{OUR_SPLITS[split]}/{folder.name}"
+    where = f"{OUR_SPLITS[split]}/{name}"
     num_ticks = len(frames) * cameras.ticks_per_frame
     simulation = Simulation(where, frames, exposures, num_ticks, cameras, notes, put)
     return planned(simulation, facts)
@@ -152,6 +153,17 @@ def exposures_of(
 
 
 # ---------------------------------------------------------------- the released pairs
+
+
+def released_pairs(have: Sequence, blur_kind: str) -> dict[int, tuple[Path, Path]]:
+    """Return number -> (blurry, sharp) of a sequence."""
+    missing = [what for what in (blur_kind, SHARP) if what not in have]
+    if missing:
+        found = ", ".join(sorted(have.keys() - {FOLDER}))
+        reason = f"no frames of kind {' and '.join(missing)}; found: {found}"
+        hint = "; --blur_kind chooses between blur and blur_gamma" * (blur_kind in missing)
+        raise DataSetError(str(have[FOLDER]), [reason + hint])
+    return find_pairs(have[blur_kind], have[SHARP], (".png",))
 
 
 def find_offset(sharp: Path, frames: HighSpeedFrames, averaged: int, hint: int) -> int:

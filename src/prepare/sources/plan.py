@@ -31,11 +31,6 @@ OUR_SPLITS: Mapping[str, str] = {"train": "train", "test": "val"}
 ARRAY_OPTIONS = ("axes", "key", "columns")
 STREAM_NAME = "spike.dat"
 HASHED_PIECE_BYTES = 16 << 10
-# Folders as they come out of the archives; they usually lie side by side.
-ALL_FRAMES, PAIRS, SPIKES_PER_FRAME, SPIKE_STREAMS = DOWNLOADED = (
-    *("GOPRO_Large_all", "GOPRO_Large", "GOPRO_Large_spike_seq", "Spike_GOPRO_Large_all"),
-)
-
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -171,7 +166,7 @@ def collected(sequences: Sequence[PlannedSequence]) -> dict[str, object]:
 
 GOPRO_NAME = re.compile(r"(?:GOPR|GP)\d+_(\d\d)_(\d\d)")
 X4K_NAME = re.compile(r"(?:occ\d+\.\d+|TEST\d+_\w+)(?:\.mp4)?")
-KNOWN_SPLITS = ("train", "test", "val", "encoded_train", "encoded_test")
+KNOWN_SPLITS = ("train", "test", "val", "encoded_train", "encoded_test", "train_GT", "test_GT")
 GOPRO_PAIRS, GOPRO_SPIKES, GOPRO_FRAMES, X4K, RECORDED = (
     "GOPRO_Large (blurry and sharp frames, no source frames)",
     "GOPRO_Large_spike_seq or Spike_GOPRO_Large_all (spikes of GOPRO_Large)",
@@ -191,12 +186,12 @@ ADVICE = {
 
 def recognise(folder: Path) -> str | None:
     """Return what a folder looks like by the names in it, one of the above; None: nothing known."""
-    for _, inside in sequence_folders(folder, KNOWN_SPLITS):
+    for split, inside in sequence_folders(folder, KNOWN_SPLITS):
         names = {path.name for path in inside.iterdir()}
         if {"blur", "sharp", "exposures.csv"} <= names:
             return RECORDED
         if GOPRO_NAME.fullmatch(inside.name):
-            if "sharp" in names:
+            if "sharp" in names or split.endswith("_GT"):
                 return GOPRO_PAIRS
             return GOPRO_SPIKES if names & {"spike", STREAM_NAME} else GOPRO_FRAMES
         if any(X4K_NAME.fullmatch(name) for name in names):
@@ -212,17 +207,6 @@ def refuse_other(folder: Path, wanted: str, *accepted: str) -> None:
         raise DataSetError(str(folder), [reason])
 
 
-def find_downloaded(given: Path, name: str) -> Path | None:
-    """Return the downloaded folder `name`: `given` itself, a folder in it, or one beside it.
-
-    Beside it is looked only where `given` is a downloaded folder itself. None: there is none.
-    """
-    folders = [given] if given.name == name else [given / name]
-    if given.name in DOWNLOADED:
-        folders.append(given.parent / name)
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
 def sequence_folders(root: Path, splits: Iterable[str] = OUR_SPLITS) -> list[tuple[str, Path]]:
     """Return (their split, folder) of the sequences of a downloaded folder, in order of names."""
     present = [split for split in splits if (root / split).is_dir()]
@@ -230,14 +214,11 @@ def sequence_folders(root: Path, splits: Iterable[str] = OUR_SPLITS) -> list[tup
 
 
 def find_pairs(
-    folder: Path, kind: str = "blur", exts: tuple[str, ...] = IMAGE_EXTS
+    blurry_folder: Path, sharp_folder: Path, exts: tuple[str, ...] = IMAGE_EXTS
 ) -> dict[int, tuple[Path, Path]]:
     """Return number -> (blurry, sharp) of the frames of a sequence, in order of the numbers."""
-    blurry, sharp = (list_frames(folder / name, exts) for name in (kind, "sharp"))
-    problems = []
-    if not blurry:
-        hint = "" if exts == IMAGE_EXTS else "; --blur_kind chooses between blur and blur_gamma"
-        problems.append(f"no images ({', '.join(exts)}) in {kind}{hint}")
+    blurry, sharp = (list_frames(folder, exts) for folder in (blurry_folder, sharp_folder))
+    problems = [] if blurry else [f"no images ({', '.join(exts)}) in {blurry_folder.name}"]
     for partner, names in (
         ("sharp", blurry.keys() - sharp.keys()),
         ("blurry", sharp.keys() - blurry.keys()),
@@ -246,8 +227,10 @@ def find_pairs(
             found = f"{len(names)} without a {partner} frame of that name"
             problems.append(f"{found}: {listed(sorted(names))}")
     if problems:
-        raise DataSetError(str(folder), problems)
-    numbers = number_frames(folder / kind, blurry)
+        is_shared = blurry_folder.parent == sharp_folder.parent
+        where = sharp_folder.parent if is_shared else f"{blurry_folder} and {sharp_folder}"
+        raise DataSetError(str(where), problems)
+    numbers = number_frames(blurry_folder, blurry)
     names = sorted(blurry, key=numbers.__getitem__)
     return {numbers[name]: (blurry[name], sharp[name]) for name in names}
 

@@ -292,7 +292,7 @@ def find_recorded(
     where: str, folder: Path, options: SourceOptions, description: DataDescription | None
 ) -> RecordedSequence:
     """Return the sequence in `folder`."""
-    pairs = find_pairs(folder)
+    pairs = find_pairs(folder / "blur", folder / "sharp")
     names = {number: blurry.stem for number, (blurry, _) in pairs.items()}
     try:
         spikes = _find_spikes(folder, list(names.values()), options, description)

@@ -30,6 +30,7 @@ from src.paths import atomic_write
 from src.prepare.sources import gopro, own, spk_gopro, x4k1000fps
 from src.prepare.sources.plan import (
     BLUR_GAMMAS,
+    KNOWN_SPLITS,
     OUR_SPLITS,
     PlannedSequence,
     SourceOptions,
@@ -117,12 +118,7 @@ def make_from_source(
         reason = "sources write train and val; name them so"
         raise DataSetError("DATA.TRAIN_SPLIT, DATA.VAL_SPLIT", [reason])
     settings = scan_settings(cfg)
-    if settings.root.resolve() == options.input.resolve():
-        reason = (
-            "is DATA.ROOT and --input at the same time; what is there stays as it is, give another "
-            "DATA.ROOT to write to. A folder in our layout needs no --source"
-        )
-        raise DataSetError(str(settings.root), [reason])
+    _refuse_inside(settings.root.resolve(), options.input.resolve())
     return run_plan(
         SOURCES[name](options),
         settings.root,
@@ -133,6 +129,21 @@ def make_from_source(
             options.downscale if cfg.DATA.FRAME_CACHE and not cfg.DATA.USE_RAM_CACHE else None
         ),
     )
+
+
+def _refuse_inside(root: Path, given: Path) -> None:
+    """Refuse to write into what is read, or to read what is written."""
+    reason = None
+    if root == given:
+        reason = (
+            "is DATA.ROOT and --input at the same time; what is there stays as it is, give another "
+            "DATA.ROOT to write to. A folder in our layout needs no --source"
+        )
+    for outer, inner in ((given, root), (root, given)):
+        if outer in inner.parents and inner.relative_to(outer).parts[0] in KNOWN_SPLITS:
+            reason = f"DATA.ROOT {root} and --input {given} lie in each other; give another one"
+    if reason is not None:
+        raise DataSetError(str(root), [reason])
 
 
 def after_shard(shard: tuple[int, int]) -> str | None:

@@ -12,7 +12,6 @@ anew. The offset is measured (see `spk_gopro_offset`), not taken from the name.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,14 +34,24 @@ from src.data.spikes.spike_dat import (
 from src.paths import atomic_write
 from src.prepare.prepare import default_workers
 from src.prepare.sources.frames import image_size, open_frames
-from src.prepare.sources.gopro import find_offset, parse_name
-from src.prepare.sources.plan import (
-    ALL_FRAMES,
-    DOWNLOADED,
-    OUR_SPLITS,
+from src.prepare.sources.gopro import find_offset, parse_name, released_pairs
+from src.prepare.sources.gopro_folders import (
+    FOLDER,
+    FRAMES,
     PAIRS,
+    PICTURES,
+    SHARP,
     SPIKE_STREAMS,
+    SPIKES,
     SPIKES_PER_FRAME,
+    STREAM,
+    Sequence,
+    find_gopro,
+    split_folder,
+    understood,
+)
+from src.prepare.sources.plan import (
+    OUR_SPLITS,
     STREAM_NAME,
     PlannedSequence,
     SourceOptions,
@@ -50,15 +59,12 @@ from src.prepare.sources.plan import (
     collected,
     copy_file,
     file_size,
-    find_downloaded,
-    find_pairs,
     inputs_sha256,
     make_all,
     pieces_sha256,
     placed,
     refuse_cut_short,
     refuse_options,
-    sequence_folders,
 )
 from src.prepare.sources.simulate import (
     SimulatedExposure,
@@ -101,35 +107,30 @@ class PublishedSequence:
 def plan(options: SourceOptions) -> SourcePlan:
     """Find all sequences and measure which ticks belong to which frame."""
     refuse_options(options, NOT_FOR_THIS, "frames and spikes are published, nothing is simulated")
-    downloads = {name: find_downloaded(options.input, name) for name in DOWNLOADED}
+    there = find_gopro(options.input)
     problems = []
-    if downloads[PAIRS] is None:
-        problems.append(f"no folder {PAIRS}; it holds the blurry and sharp frames")
-    if downloads[SPIKE_STREAMS] is None and downloads[SPIKES_PER_FRAME] is None:
+    if not any(SHARP in have for have in there.values()):
+        problems.append(f"no {PAIRS}; it holds the blurry and sharp frames, in one of the layouts")
+    if not any(have.keys() & {SPIKES, STREAM} for have in there.values()):
         problems.append(
-            f"no folder {SPIKES_PER_FRAME} or {SPIKE_STREAMS}; one of them must hold the spikes"
+            f"no {SPIKES_PER_FRAME} or {SPIKE_STREAMS}; one of them must hold the spikes"
         )
     if problems:
+        problems[-1] += "; needed are GOPRxxxx_nn_zz in {train,test}, see docs/DATA_SOURCES.md"
         raise DataSetError(str(options.input), problems)
-    folders = sequence_folders(downloads[PAIRS])
-    if not folders:
-        reason = f"no sequences; {', '.join(OUR_SPLITS)} should hold folders GOPRxxxx_nn_zz"
-        raise DataSetError(str(downloads[PAIRS]), [reason])
-    items = ((split, folder, downloads, options.blur_kind) for split, folder in folders)
-    found = make_all(downloads[PAIRS], _find_sequence, items)
+    with_pairs = {key: have for key, have in there.items() if have.keys() & set(PICTURES)}
+    unused = [f"{split}/{name}" for split, name in there if (split, name) not in with_pairs]
+    items = ((*key, have, options.blur_kind) for key, have in with_pairs.items())
+    found = make_all(options.input, _find_sequence, items)
     workers = worthwhile_workers(default_workers(), BYTES_PER_SEQUENCE * len(found))
     tasks = run_parallel(_try_to_plan, found, workers, "matching spikes with sharp frames")
     results = [result for _, result in sorted(tasks, key=lambda task: task[0])]
     problems = [problem for _, _, failures in results for problem in failures]
     if problems:
         raise DataSetError(str(options.input), problems)
-    unused = {
-        f"{split}/{folder.name}": None
-        for root in (downloads[SPIKE_STREAMS], downloads[SPIKES_PER_FRAME])
-        for split, folder in ([] if root is None else sequence_folders(root))
-        if not (downloads[PAIRS] / split / folder.name).is_dir()
-    }
-    notes = [f"not made, {PAIRS} has no such sequence: {listed(list(unused))}"] if unused else []
+    notes = understood(there)
+    if unused:
+        notes.append(f"not made, {PAIRS} has no such sequence: {listed(unused)}")
     notes += [note for _, offset_notes, _ in results for note in offset_notes]
     sequences = tuple(sequence for sequence, _, _ in results)
     description = DataDescription(
@@ -147,55 +148,43 @@ def plan(options: SourceOptions) -> SourcePlan:
 # ---------------------------------------------------------------- finding
 
 
-def _find_sequence(
-    split: str, folder: Path, downloads: Mapping[str, Path | None], blur_kind: str
-) -> PublishedSequence:
+def _find_sequence(split: str, name: str, have: Sequence, blur_kind: str) -> PublishedSequence:
+    folder = have[FOLDER]
     averaged, offset = parse_name(folder)
-    pairs = find_pairs(folder, blur_kind, (".png",))
+    pairs = released_pairs(have, blur_kind)
     gaps = sorted(set(range(min(pairs), max(pairs))) - pairs.keys())
     if gaps:  # the exposures after it would be shifted
         names = listed([f"{number:06d}" for number in gaps])
         reason = f"{len(gaps)} frame(s) missing in the middle: {names}"
         raise DataSetError(str(folder), [reason])
-    place = f"{split}/{folder.name}"
     names = [blurry.stem for blurry, _ in pairs.values()]
-    parts, is_whole = _spike_files(folder, place, downloads, names)
+    parts = _spike_files(folder, have, names)
     spikes = tuple(parts.values())
-    root = downloads[SPIKE_STREAMS if is_whole else SPIKES_PER_FRAME]
-    geometry = _geometry_of(root, spikes[0], next(iter(pairs.values()))[0])
+    geometry = _geometry_of(spikes[0], next(iter(pairs.values()))[0])
     stream = SpikeParts(spikes, geometry)
-    if not is_whole:
+    if STREAM not in have:
         _check_lengths(stream, TICKS_PER_SOURCE_FRAME * averaged)
-    source_frames = None if downloads[ALL_FRAMES] is None else downloads[ALL_FRAMES] / place
     return PublishedSequence(
-        where=f"{OUR_SPLITS[split]}/{folder.name}",
+        where=f"{OUR_SPLITS[split]}/{name}",
         averaged=averaged,
         named_offset=offset,
         blur_kind=blur_kind,
         pairs=tuple(pairs.values()),
         spikes=spikes,
-        is_whole=is_whole,
-        is_joined_by_order=not is_whole and set(parts) != set(names),
+        is_whole=STREAM in have,
+        is_joined_by_order=STREAM not in have and set(parts) != set(names),
         geometry=geometry,
-        source_frames=source_frames if source_frames and source_frames.is_dir() else None,
+        source_frames=have.get(FRAMES),
     )
 
 
-def _spike_files(
-    folder: Path, place: str, downloads: Mapping[str, Path | None], names: Sequence[str]
-) -> tuple[dict[str, Path], bool]:
-    """Return the stream of a sequence and True, or its files, one per frame in order, and False."""
-    streams, per_frame = downloads[SPIKE_STREAMS], downloads[SPIKES_PER_FRAME]
-    if streams is not None:
-        for path in (streams / place / STREAM_NAME, streams / place / "spike" / STREAM_NAME):
-            if path.exists():
-                return {path.stem: path}, True
-    if per_frame is None:
-        reason = f"no spikes: {SPIKE_STREAMS}/{place}/{STREAM_NAME} is missing"
-        raise DataSetError(str(folder), [reason])
-    parts = list_frames(per_frame / place / "spike", [".dat"])
+def _spike_files(folder: Path, have: Sequence, names: list[str]) -> dict[str, Path]:
+    """Return the stream of a sequence, or its files, one per frame in order, by their names."""
+    if STREAM in have:
+        return {have[STREAM].stem: have[STREAM]}
+    parts = list_frames(have[SPIKES], [".dat"]) if SPIKES in have else {}
     if not parts:
-        raise DataSetError(str(folder), [f"no .dat files in {per_frame / place / 'spike'}"])
+        raise DataSetError(str(folder), [f"no .dat files in {have.get(SPIKES, 'any folder')}"])
     if len(parts) != len(names):
         without = listed(sorted(set(names) - parts.keys())) or "none"
         stray = listed(sorted(parts.keys() - set(names))) or "none"
@@ -204,13 +193,15 @@ def _spike_files(
             f"{without}; spike files without a frame: {stray}"
         )
         raise DataSetError(str(folder), [reason])
-    return ({name: parts[name] for name in names} if set(parts) == set(names) else parts), False
+    return {name: parts[name] for name in names} if set(parts) == set(names) else parts
 
 
-def _geometry_of(root: Path, spikes: Path, frame: Path) -> SpikeGeometry:
+def _geometry_of(spikes: Path, frame: Path) -> SpikeGeometry:
     """Return how the bits lie: as a config.yaml says, else half the size of the frames."""
     try:
-        located = locate_sidecar(spikes) or locate_sidecar(root / STREAM_NAME)
+        located = locate_sidecar(spikes) or locate_sidecar(
+            split_folder(spikes).parent / STREAM_NAME
+        )
     except ValueError as error:
         raise BadFileError(spikes, str(error)) from error
     height, width = image_size(frame)
