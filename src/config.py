@@ -20,7 +20,7 @@ from src.paths import resolve
 logger = logging.getLogger(__name__)
 
 VRT_OPTIONS = "configs/vrt"
-# Where they were before configs/vrt; configurations and checkpoints still name it.
+# Where they were before; configurations and checkpoints still name it.
 OLD_VRT_OPTIONS = "third_party/VRT/options/deblur"
 
 
@@ -104,10 +104,7 @@ def load_config(
 
 
 def twin_overrides(cfg: CfgNode) -> list[str]:
-    """Return the overrides that turn a configuration into its RGB-only twin.
-
-    Same data, seed, steps, schedule and initial VRT weights; only the spikes are missing.
-    """
+    """Return the overrides that turn a configuration into its RGB-only twin."""
     return ["EXP_NAME", f"{cfg.EXP_NAME}_rgb_twin", "MODEL.USE_SPIKE", "false"]
 
 

@@ -59,22 +59,19 @@ FREEZABLE = ("a list of: spynet, deform", lambda v: all(x in ("spynet", "deform"
 
 def _chunking() -> dict[str, Key]:
     return {
-        "HEADS": Key(
-            4, "Attention heads; must divide every entry of CHANNELS_PER_SCALE.", POSITIVE
-        ),
+        "HEADS": Key(4, "Attention heads; a divisor of all CHANNELS_PER_SCALE.", POSITIVE),
         "DROPOUT": Key(0.0, "Dropout inside the attention and its MLP.", DROPOUT),
         "MLP_RATIO": Key(2.0, "Hidden width of the MLP, in channels of the scale.", POSITIVE),
-        "ADAPTIVE_CHUNK": Key(
-            True, "Take the largest chunk of pixels that MAX_BATCH_TOKENS allows."
-        ),
-        "MAX_BATCH_TOKENS": Key(
-            49152, "Largest number of tokens (pixels x frames) in one chunk.", POSITIVE
-        ),
-        "CHUNK_SIZE": Key(
-            64, "Side of a chunk in feature pixels if ADAPTIVE_CHUNK is false.", POSITIVE
-        ),
+        "ADAPTIVE_CHUNK": Key(True, "Take the largest chunk that MAX_BATCH_TOKENS allows."),
+        "MAX_BATCH_TOKENS": Key(49152, "Most tokens (pixels x frames) in one chunk.", POSITIVE),
+        "CHUNK_SIZE": Key(64, "Side of a chunk in pixels without ADAPTIVE_CHUNK.", POSITIVE),
         "CHUNK_SHAPE": Key("square", "Shape of a chunk.", one_of("square", "wide", "tall")),
     }
+
+
+def _strides(axis: str, default: list[int]) -> Key:
+    meaning = f"Stride in {axis} of scales 2-4."
+    return Key(default, meaning, POSITIVE_LIST, spellings={"none": default})
 
 
 def _part(what: str = "") -> dict[str, Key]:
@@ -91,14 +88,10 @@ FORMER_KEYS = {"NUM_VOXEL_BINS": "DATA.K"}
 
 SCHEMA: dict[str, Any] = {
     "SEED": Key(123, "Seed of weights, data order and augmentation.", NOT_NEGATIVE),
-    "EXP_NAME": Key(
-        "", "Name of the run's folders; empty: the name of the YAML file.", OPTIONAL_NAME
-    ),
+    "EXP_NAME": Key("", "Name of the run's folders; empty: that of the YAML file.", OPTIONAL_NAME),
     "DEVICE": Key("auto", "Device; auto is CUDA if there is a GPU.", one_of("auto", "cuda", "cpu")),
     "DATA": {
-        "ROOT": Key(
-            "data/gopro_spike", "Data root: the folder with the splits; see DATALOADER_GUIDE."
-        ),
+        "ROOT": Key("data/gopro_spike", "The folder with the splits; see DATALOADER_GUIDE."),
         "DEMO": Key(False, "Generate the demo data at ROOT if they are missing."),
         "TRAIN_SPLIT": Key("train", "Folder of the training sequences.", NAME),
         "VAL_SPLIT": Key("val", "Folder of the validation sequences.", NAME),
@@ -106,42 +99,26 @@ SCHEMA: dict[str, Any] = {
         "CROP_SIZE": Key(256, "Side of the training crop in RGB pixels.", MULTIPLE_OF_8),
         "K": Key(32, "Voxel bins per exposure.", POSITIVE),
         "NORM": {
-            "MEAN": Key(
-                0.0, "Mean of log1p(count) over the training split; prepare_data.py writes it."
-            ),
-            "STD": Key(
-                1.0, "Standard deviation of log1p(count); prepare_data.py writes it.", POSITIVE
-            ),
+            "MEAN": Key(0.0, "Mean of log1p(count) in training; prepare_data.py writes it."),
+            "STD": Key(1.0, "Its standard deviation; prepare_data.py writes it.", POSITIVE),
         },
         "BIN_NORMALIZE": Key(False, "Divide the count of a bin by the ticks that fall into it."),
         "GAIN": Key(1.0, "Factor on the counts before the logarithm.", POSITIVE),
-        "IMAGE_EXTS": Key(
-            [".png", ".jpg", ".jpeg", ".bmp"], "Extensions of image files.", EXTENSIONS
-        ),
+        "IMAGE_EXTS": Key([".png", ".jpg", ".jpeg", ".bmp"], "Names of images end so.", EXTENSIONS),
         "SPIKE_DIR": Key("spike", "Folder of a sequence with its .dat files.", NAME),
         "VOXEL_CACHE_DIRNAME": Key("spike_vox", "Folder of a sequence with voxel counts.", NAME),
-        "USE_PRECOMPUTED_VOXELS": Key(
-            False, "Read counts from spike_vox; false: count the crop from the .dat bits each time."
-        ),
-        "ALIGN_LOG_PATHS": Key(
-            [""], "Alignment logs of prepare_data.py; empty: outputs/logs/align_<root's name>.txt."
-        ),
-        "FRAME_CACHE": Key(
-            True, "Keep decoded training frames on disk, in frame_cache of each sequence."
-        ),
+        "USE_PRECOMPUTED_VOXELS": Key(False, "Read counts from spike_vox; false: from the .dat."),
+        "ALIGN_LOG_PATHS": Key([""], "Alignment logs; empty: logs/align_<root's name>.txt."),
+        "FRAME_CACHE": Key(True, "Keep decoded training frames in frame_cache of each sequence."),
         "USE_RAM_CACHE": Key(False, "Keep decoded frames in memory, separately in every worker."),
         "CACHE_SIZE_GB": Key(4.0, "Largest memory of one worker's frame cache, in GB.", POSITIVE),
         "PRELOAD": Key(False, "Fill the frame cache before training; an error if it does not fit."),
-        "MAX_BAD_FRACTION": Key(
-            0.01, "Share of dropped samples above which training stops.", FRACTION
-        ),
+        "MAX_BAD_FRACTION": Key(0.01, "Share of dropped samples that ends a training.", FRACTION),
         "AUGMENT": {
             "FLIP": Key(True, "Random horizontal and vertical flips of a clip."),
             "TRANSPOSE": Key(True, "Random exchange of height and width."),
             "REVERSE": Key(False, "Random reversal of time: of frames and of voxel bins."),
-            "SPIKES": Key(
-                False, "Random defects of the spike camera: fewer or more spikes, bad pixels."
-            ),
+            "SPIKES": Key(False, "Random defects of the spike camera: lost spikes, bad pixels."),
         },
     },
     "MODEL": {
@@ -149,8 +126,7 @@ SCHEMA: dict[str, Any] = {
         "VRT_CFG": Key("configs/vrt/vrt_base.yaml", "YAML file with VRT's arguments."),
         "SPYNET": Key(
             "",
-            "Weights of the flow estimator: a path, 'download', 'none' for no estimator, or empty "
-            "for random ones.",
+            "Weights of the flow estimator: a path, 'download', 'none' for none; empty: random.",
             spellings={"none": "none"},
         ),
         "CHANNELS_PER_SCALE": Key(
@@ -158,61 +134,33 @@ SCHEMA: dict[str, Any] = {
         ),
         "LAYERS": Key(4, "Number of scales; VRT has four.", ("4", lambda v: v == 4)),
         "SPIKE_ENCODER": {
-            "TEMPORAL_STRIDES": Key(
-                [1, 1, 1],
-                "Stride in time of scales 2-4.",
-                POSITIVE_LIST,
-                spellings={"none": [1, 1, 1]},
-            ),
-            "SPATIAL_STRIDES": Key(
-                [2, 2, 2],
-                "Stride in space of scales 2-4.",
-                POSITIVE_LIST,
-                spellings={"none": [2, 2, 2]},
-            ),
+            "TEMPORAL_STRIDES": _strides("time", [1, 1, 1]),
+            "SPATIAL_STRIDES": _strides("space", [2, 2, 2]),
         },
         "SPIKE_TSA": _chunking(),
         "FUSE": {
             "TYPE": Key("TemporalCrossAttn", "Kind of fusion.", one_of("TemporalCrossAttn")),
             **_chunking(),
-            "TIME_SLOPE": Key(
-                8.0,
-                "Bias of the fusion on the distance in time between frame and spikes; 0: none.",
-                NOT_NEGATIVE,
-            ),
+            "TIME_SLOPE": Key(8.0, "Bias on the distance in time; 0: none.", NOT_NEGATIVE),
         },
         "PIXEL_UNSHUFFLE": Key(
-            1,
-            "VRT works on frames of 1/r the size with 3 r^2 channels; for coarser spikes.",
-            one_of(1, 2, 4),
+            1, "VRT works on frames of 1/r the size with 3 r^2 channels.", one_of(1, 2, 4)
         ),
-        "FIRST_ESTIMATE": Key(
-            0,
-            "Channels of a small network that restores every frame before VRT; 0: none.",
-            NOT_NEGATIVE,
-        ),
+        "FIRST_ESTIMATE": Key(0, "Channels of a small network before VRT; 0: none.", NOT_NEGATIVE),
         "OUTPUT_GAIN": Key(
-            1.0,
-            "Factor on the initial weights of VRT's last convolution; 0 starts as the identity.",
-            NOT_NEGATIVE,
+            1.0, "Factor on VRT's last convolution; 0 starts as the identity.", NOT_NEGATIVE
         ),
-        "USE_CHECKPOINT_ATTN": Key(
-            True, "Recompute attention in the backward pass: less memory, a little slower."
-        ),
+        "USE_CHECKPOINT_ATTN": Key(True, "Recompute attention in the backward pass: less memory."),
         "USE_CHECKPOINT_FFN": Key(True, "Recompute MLPs in the backward pass."),
         "PRETRAINED": Key(
-            "",
-            "Initial weights: a checkpoint of this project or official VRT weights.",
-            optional_path=True,
+            "", "Initial weights: a checkpoint, or official VRT weights.", optional_path=True
         ),
     },
     "TRAIN": {
         "EPOCHS": Key(80, "Passes over the training clips, if MAX_STEPS is 0.", POSITIVE),
         "MAX_STEPS": Key(0, "Total optimiser steps; 0: computed from EPOCHS.", NOT_NEGATIVE),
         "BATCH_SIZE": Key(1, "Clips per rank and backward pass.", POSITIVE),
-        "GRADIENT_ACCUMULATION_STEPS": Key(
-            6, "Backward passes per optimiser step; batch = ranks x BATCH_SIZE x this.", POSITIVE
-        ),
+        "GRADIENT_ACCUMULATION_STEPS": Key(6, "Backward passes per optimiser step.", POSITIVE),
         "NUM_WORKERS": Key(8, "Loader processes per rank; 0 loads in the trainer.", NOT_NEGATIVE),
         "AMP": Key(
             "auto",
@@ -220,9 +168,7 @@ SCHEMA: dict[str, Any] = {
             one_of("auto", "bf16", "fp16", "fp32"),
             spellings={"true": "auto", "false": "fp32"},
         ),
-        "OOM_RETRY": Key(
-            True, "Halve micro-batches when memory runs out, at the same effective batch (1 rank)."
-        ),
+        "OOM_RETRY": Key(True, "Halve micro-batches when memory runs out (on 1 rank)."),
         "GRAD_CLIP": Key(1.0, "Largest norm of the whole gradient; 0: no limit.", NOT_NEGATIVE),
         "FREEZE": Key([""], "Parts of VRT that are never trained.", FREEZABLE),
         "GROUPS": {
@@ -230,11 +176,7 @@ SCHEMA: dict[str, Any] = {
             "DEFORM": _part(),
             "REFINEMENT": _part("everything but FIRST_ESTIMATE; it does not run before"),
         },
-        "EMA_DECAY": Key(
-            0.0,
-            "Decay of the moving average of the weights, which is then validated; 0: none.",
-            DROPOUT,
-        ),
+        "EMA_DECAY": Key(0.0, "Decay of the averaged weights; 0: no average.", DROPOUT),
         "OPTIM": {
             "LR": Key(2e-4, "Peak learning rate of AdamW.", POSITIVE),
             "BETAS": Key([0.9, 0.99], "AdamW's two decay rates.", BETAS),
@@ -249,22 +191,12 @@ SCHEMA: dict[str, Any] = {
         "SAVE_EVERY": Key(500, "Steps between saves of last.pth.", POSITIVE),
         "LOG_EVERY": Key(50, "Steps between lines of the log.", POSITIVE),
         "STALL_MINUTES": Key(
-            10.0,
-            "Minutes without progress until the late ranks are reported and the run ends; 0: off.",
-            NOT_NEGATIVE,
+            10.0, "Minutes without progress after which the run ends; 0: off.", NOT_NEGATIVE
         ),
-        "DETERMINISTIC": Key(
-            True, "Choose operations that repeat their results exactly; false may be faster."
-        ),
-        "PROFILE_STEPS": Key(
-            0, "Steps of each start to profile, for Perfetto; 0: none.", NOT_NEGATIVE
-        ),
-        "RGB_TWIN": Key(
-            False, "launch_train.sh also trains the RGB-only twin and compares the two."
-        ),
-        "RIVAL_UNET": Key(
-            False, "With RGB_TWIN, also trains a plain U-Net for the seconds that the run took."
-        ),
+        "DETERMINISTIC": Key(True, "Choose operations that repeat their results exactly."),
+        "PROFILE_STEPS": Key(0, "Steps of each start to profile; 0: none.", NOT_NEGATIVE),
+        "RGB_TWIN": Key(False, "launch_train.sh also trains the RGB-only twin and compares them."),
+        "RIVAL_UNET": Key(False, "With RGB_TWIN, also trains a plain U-Net for the same seconds."),
     },
     "VAL": {
         "TILE_FRAMES": Key(12, "Frames per tile; 0: the whole sequence.", NOT_NEGATIVE),

@@ -25,23 +25,14 @@ logger = logging.getLogger(__name__)
 
 
 class RunDirectory:
-    """Where the files of one run are: `root` is LOG.SAVE_DIR, `name` is EXP_NAME.
-
-    Attributes:
-        checkpoints: Folder of best.pth and last.pth.
-        visuals: Folder of the pictures, one sub-folder per step.
-        logs: Folder of train_*.log and run_*.txt, shared by all runs.
-        events: Folder of the TensorBoard events.
-        metrics: Folder of the metrics files, shared by all runs.
-        record: The file `write_run_record` has written.
-    """
+    """Where the files of one run are: `root` is LOG.SAVE_DIR, `name` is EXP_NAME."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root, name
         self.checkpoints, self.visuals = root / "ckpts" / name, root / "visuals" / name
-        self.logs, self.metrics = root / "logs", root / "metrics"
+        self.logs, self.metrics = root / "logs", root / "metrics"  # shared by all runs
         self.events = self.logs / name
-        self.record: Path | None = None
+        self.record: Path | None = None  # what `write_run_record` has written
 
     @classmethod
     def of(cls, cfg: CfgNode) -> "RunDirectory":
@@ -58,11 +49,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run against a second process; the system frees it when this one ends or dies.
-
-        Raises:
-            RuntimeError: Another process is training this run.
-        """
+        """Hold the run against a second process; the system frees it when this one ends or dies."""
         path = self.checkpoints.with_name(f".{self.name}.lock")
         with locked(path, wait=False) as is_mine:
             if not is_mine:
@@ -75,11 +62,7 @@ class RunDirectory:
             yield
 
     def check_writable(self) -> None:
-        """Write into every folder of the run, so that none fails after hours.
-
-        Raises:
-            OSError: A folder cannot be created or written; it is named.
-        """
+        """Write into every folder of the run, so that none fails after hours."""
         parts = (self.logs, self.checkpoints, self.visuals, self.events, self.metrics)
         for folder in (self.root, *parts):
             try:
@@ -93,13 +76,7 @@ class RunDirectory:
                 ) from error
 
     def check_space(self, checkpoint_bytes: int, *, starts_anew: bool = False) -> None:
-        """Require room for the checkpoints to come, of `checkpoint_bytes` each.
-
-        With `starts_anew` existing ones will be kept aside, so none is replaced.
-
-        Raises:
-            OSError: The disk has less room than they need.
-        """
+        """Require room for the checkpoints to come; with `starts_anew` none is replaced."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         names = ("last.pth", "previous.pth", "best.pth")
         missing = sum(starts_anew or not (self.checkpoints / name).exists() for name in names)

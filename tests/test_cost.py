@@ -73,17 +73,6 @@ def test_memory_is_measured_on_a_second_model_and_the_run_is_unchanged(trainer, 
     assert small_batch(batch, 1)["spike_vox"].shape[-1] == batch["spike_vox"].shape[-1] // 2
 
 
-def test_settings_are_logged_for_each_memory(trainer, monkeypatch, caplog):
-    monkeypatch.setattr(cost, "measure_law", lambda _, __, recomputes: LAWS[recomputes])
-    object.__setattr__(trainer.ranks, "device", torch.device("cuda"))
-    with caplog.at_level("INFO"):
-        cost.log_settings(trainer, next(trainer.batches()))
-    assert "settings for 4 clips per GPU and step; 15% stay free" in caplog.text
-    for memory in ("12 GB: ", "24 GB: ", "48 GB: ", "80 GB: "):
-        assert memory in caplog.text
-    assert "TRAIN.BATCH_SIZE 4 TRAIN.GRADIENT_ACCUMULATION_STEPS 1" in caplog.text
-
-
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, StepMemoryError])
 def test_if_settings_cannot_be_measured_either_the_advice_for_the_step_is_reported(
     trainer, monkeypatch, error

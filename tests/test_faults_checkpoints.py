@@ -4,7 +4,6 @@ import gzip
 import os
 import resource
 import shutil
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from src import paths, run_directory
+from src import paths
 from src.config import config_to_text, get_defaults, load_config
 from src.data.description import read_description, write_description
 from src.engine.checkpoint import (
@@ -27,7 +26,7 @@ from src.engine.checkpoint import (
 from src.engine.processes import Ranks
 from src.engine.progress import Progress
 from src.models.weights import read_state_dict, read_torch_file
-from src.paths import REPO_ROOT, atomic_write
+from src.paths import REPO_ROOT
 from src.run_directory import RunDirectory
 from tests.training_cases import (
     CPU,
@@ -90,20 +89,6 @@ def test_f24_the_checkpoint_before_stays_as_the_previous_one(folder, monkeypatch
     assert [step_of(folder / name) for name in NAMES] == [4, 3, 1]
     assert len(list(folder.iterdir())) == 3
     assert load_checkpoint(folder / "last.pth")["model"]["weight"].tolist() == [4, 4, 4]
-
-
-def test_f07_a_write_that_breaks_off_leaves_the_old_files(folder, monkeypatch):
-    def break_off(_, partial):
-        partial.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    before = contents(folder)
-    monkeypatch.setattr(torch, "save", break_off)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(folder / "last.pth", state(4))
-    assert contents(folder) == before
-    (folder / ".partial-1-last.pth").write_bytes(b"half")
-    assert found_in(folder) == ("last.pth", 3)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage"])
@@ -200,7 +185,7 @@ def test_weights_in_a_safetensors_file_are_read_and_a_cut_one_is_a_sentence(tmp_
 
 @pytest.mark.usefixtures("partial_1")
 @needs_dev_full
-@pytest.mark.parametrize("size", [3, 1_000_000])
+@pytest.mark.parametrize("size", [3, 1_000_000])  # it fails in closing, or in writing
 def test_f20_a_full_disk_leaves_the_old_files_and_no_partial_one(folder, size):
     before = contents(folder)
     (folder / ".partial-1-last.pth").symlink_to("/dev/full")
@@ -226,9 +211,8 @@ def test_f20_a_file_that_may_not_grow_names_the_reason(folder, limit):
 def test_f20_training_continues_and_tries_again_but_the_last_write_has_to_succeed(tmp_path, caplog):
     trainer = make_trainer(write_run(tmp_path))
     folder, progress = trainer.run.checkpoints, trainer.progress
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     partial = folder / ".partial-1-last.pth"
-    progress.step = 1
     partial.symlink_to("/dev/full")
     assert not trainer.save("last.pth")
     assert "No space left on device; training continues" in caplog.text
@@ -266,19 +250,6 @@ def test_f21_folders_that_cannot_be_written_are_named_before_anything_is_built(t
         RunDirectory(root, "run").check_writable()
 
 
-def test_f21_two_runs_may_check_their_folders_at_the_same_time(tmp_path, monkeypatch):
-    @contextmanager
-    def removed_by_the_other(path):
-        with atomic_write(path) as partial:
-            yield partial
-        path.unlink()
-
-    RunDirectory(tmp_path, "run").check_writable()
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    monkeypatch.setattr(run_directory, "atomic_write", removed_by_the_other)
-    RunDirectory(tmp_path, "run").check_writable()
-
-
 def test_f21_too_little_room_for_the_checkpoints_is_reported_with_numbers(tmp_path, monkeypatch):
     run = RunDirectory(tmp_path, "run")
     usage = shutil.disk_usage(tmp_path)
@@ -294,19 +265,15 @@ def test_f21_too_little_room_for_the_checkpoints_is_reported_with_numbers(tmp_pa
 
 
 def test_f21_a_new_start_needs_room_beside_what_it_keeps_aside(tmp_path, monkeypatch):
-    config = write_run(tmp_path)
-    trainer = make_trainer(config)
-    trainer.progress.step = 1
+    trainer = make_trainer(write_run(tmp_path))
     for name in NAMES:
         trainer.save(name)
     usage, size = shutil.disk_usage(tmp_path), trainer.checkpoints.bytes_needed()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=3 * size))
-    folder = trainer.run.checkpoints
-    before = sorted(folder.parent.rglob("*.pth"))
-    for choice in ("never", str(folder / "best.pth")):
+    for choice in ("never", str(trainer.run.checkpoints / "best.pth")):
         with pytest.raises(OSError, match="the run's checkpoints need"):
             trainer.resume(choice)
-        assert sorted(folder.parent.rglob("*.pth")) == before
+    assert len(list(tmp_path.rglob("*.pth"))) == 3
     trainer.resume("auto")  # each replaces one
 
 

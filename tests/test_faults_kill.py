@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.data.build import epoch_order
 from src.paths import REPO_ROOT
 from tests.forked import Forked
 from tests.training_cases import (
@@ -116,14 +115,6 @@ def resume_from_the_middle(folder, config, run: str, *overrides: str, processes:
     return read_checkpoint(folder, run)
 
 
-def test_f02_resume_with_other_workers_across_the_edge_of_an_epoch(tmp_path):
-    # 8 clips, 3 a step: step 2 is inside the first epoch, step 3 crosses its edge.
-    config = write_run(tmp_path, TRAIN__SAVE_EVERY=2, TRAIN__BATCH_SIZE=3)
-    make_trainer(config, "EXP_NAME", "straight", "TRAIN.NUM_WORKERS", "2").fit()
-    state = resume_from_the_middle(tmp_path, config, "resumed", "TRAIN.NUM_WORKERS", "0")
-    assert_same_state(read_checkpoint(tmp_path, "straight"), state)
-
-
 def test_f04_f13_two_processes_resume_bit_for_bit_and_one_resumes_their_run(tmp_path):
     config = write_run(tmp_path, TRAIN__SAVE_EVERY=2)
     run_train(config, "EXP_NAME", "straight", processes=2)
@@ -134,15 +125,3 @@ def test_f04_f13_two_processes_resume_bit_for_bit_and_one_resumes_their_run(tmp_
     assert alone["progress"]["step"] == straight["progress"]["step"]
     for name, weight in straight["model"].items():  # its sums have another order
         torch.testing.assert_close(weight, alone["model"][name], rtol=1e-4, atol=1e-5, msg=name)
-
-
-def test_f17_a_loader_starts_at_step_200_000_in_a_moment(tmp_path):
-    config = write_run(tmp_path, TRAIN__GRADIENT_ACCUMULATION_STEPS=2)
-    trainer = make_trainer(config, "TRAIN.MAX_STEPS", "300000")
-    trainer.progress.step = 200_000
-    started = time.perf_counter()
-    batch = next(trainer.batches())[0]
-    assert time.perf_counter() - started < 5
-    # Two micro-batches of one clip a step, eight clips: position 400,000 begins epoch 50,000.
-    index = int(epoch_order(5, 50_000, 8)[0])
-    assert torch.equal(batch["blur"][0], torch.as_tensor(trainer.dataset[(50_000, index)]["blur"]))

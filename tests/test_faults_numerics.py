@@ -1,6 +1,5 @@
 """F41 to F45: numbers that are not finite."""
 
-import copy
 import json
 import math
 import shutil
@@ -14,7 +13,6 @@ from src.engine.progress import Progress, StepOutcome
 from tests.test_ranks import FAULTY, write_two_rank_run
 from tests.test_training_step import Mixer, batch_of, make_step
 from tests.training_cases import (
-    assert_equal,
     make_trainer,
     read_checkpoint,
     resumed,
@@ -30,24 +28,6 @@ def spoil(trainer, steps: set[int]) -> None:
     """Make a gradient of these steps (from 0) NaN; the loss is unchanged."""
     weight = next(p for p in trainer.model.parameters() if p.requires_grad)
     weight.register_hook(lambda grad: grad * math.nan if trainer.progress.step in steps else grad)
-
-
-def test_f41_f43_nan_in_gradients_alone_skips_the_step_and_nothing_moves(tmp_path):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=3, TRAIN__EMA_DECAY=0.5, TRAIN__GRAD_CLIP=1.0)
-    trainer, states = make_trainer(config), []
-    spoil(trainer, {1})
-    for batches in trainer.batches():
-        outcome = trainer.step(batches)
-        state = trainer.checkpoints.state_dict()
-        states.append(copy.deepcopy({part: state[part] for part in ("model", "ema", "optimizer")}))
-        assert math.isfinite(outcome.losses["total"])
-    assert trainer.progress.skipped_steps == 1
-    for part in ("model", "ema"):
-        assert_equal(states[0][part], states[1][part])
-        with pytest.raises(AssertionError):
-            assert_equal(states[1][part], states[2][part])
-    assert_equal(states[0]["optimizer"]["state"], states[1]["optimizer"]["state"])
-    assert trainer.train_step.schedule.last_epoch == 2  # of three steps
 
 
 def test_f41_f45_nan_on_one_of_two_ranks_skips_the_step_on_both(tmp_path):
@@ -70,7 +50,7 @@ def test_f41_f45_nan_on_one_of_two_ranks_skips_the_step_on_both(tmp_path):
 
 
 def test_f42_repeated_nan_stops_with_a_file_and_last_is_from_before(tmp_path):
-    trainer = make_trainer(write_run(tmp_path, TRAIN__MAX_STEPS=40))
+    trainer = make_trainer(write_run(tmp_path, TRAIN__MAX_STEPS=40, TRAIN__SAVE_EVERY=1))
     spoil(trainer, set(range(2, 40)))
     with pytest.raises(FloatingPointError, match=r"10 steps in a row .*previous\.pth or") as caught:
         trainer.fit()

@@ -6,18 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
-from torch.distributed import TCPStore
 
 from scripts.launch import code_of_command
-from src import train
-from src.config import ConfigError, get_defaults
-from src.engine import checkpoint, signals
-from src.engine.log import log_thread_error
+from src.engine import checkpoint
 from src.engine.signals import (
     EXIT_CODE_FILE,
     REPEAT_SECONDS,
@@ -34,7 +29,6 @@ from tests.training_cases import (
     checkpoint_of,
     make_trainer,
     one_thread,
-    rank_variables,
     read_checkpoint,
     resumed,
     train_command,
@@ -44,6 +38,7 @@ from tests.training_cases import (
 
 FAULTY = Path(__file__).with_name("faulty_train.py")
 LAUNCH = str(REPO_ROOT / "scripts" / "launch.py")
+LONG = {"TRAIN__MAX_STEPS": 1000, "TRAIN__SAVE_EVERY": 1}
 
 
 def ask_at(trainer, call: int) -> None:
@@ -106,7 +101,7 @@ def test_f11_a_signal_in_validation_leaves_between_tiles_and_it_is_repeated(tmp_
 
 
 def test_f11_a_signal_while_saving_lets_the_file_be_written(tmp_path, monkeypatch):
-    trainer, written = make_trainer(write_run(tmp_path, TRAIN__MAX_STEPS=3)), []
+    trainer, written = make_trainer(write_run(tmp_path, TRAIN__SAVE_EVERY=1)), []
     write = checkpoint.save_checkpoint
 
     def interrupted(path, state, **options):
@@ -118,16 +113,6 @@ def test_f11_a_signal_while_saving_lets_the_file_be_written(tmp_path, monkeypatc
     assert trainer.fit() == signal.SIGTERM
     assert written == ["last.pth"]  # once: it holds this step already
     assert read_checkpoint(tmp_path)["progress"]["step"] == 1
-
-
-def test_a_signal_in_the_last_step_leaves_its_validation_to_the_resume(tmp_path):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=1)
-    trainer = make_trainer(config)
-    ask_at(trainer, 0)
-    assert trainer.fit() == signal.SIGTERM
-    again = resumed(config)
-    assert again.fit() == 0
-    assert again.progress.validated_step == 1
 
 
 @pytest.mark.parametrize(
@@ -152,8 +137,9 @@ def test_the_code_of_the_launcher_by_hand(code, reported, received, expected):
 def test_exit_codes_and_what_is_reported_to_the_launcher(tmp_path, monkeypatch):
     assert [exit_code(number) for number in (0, *STOPPING)] == [0, 143, 130, 85]
     file = tmp_path / "code"
-    monkeypatch.setenv(EXIT_CODE_FILE, str(file))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert report_exit_code(143) == 143  # without our launcher it would be unknown
+    monkeypatch.setenv(EXIT_CODE_FILE, str(file))
     assert (report_exit_code(85), file.read_text()) == (0, "85")
     clear_exit_code()
     assert not file.exists()
@@ -162,56 +148,6 @@ def test_exit_codes_and_what_is_reported_to_the_launcher(tmp_path, monkeypatch):
     assert report_exit_code(85) == 0
     clear_exit_code()
     assert file.read_text() == "1"
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
-    assert report_exit_code(143) == 143
-    monkeypatch.delenv(EXIT_CODE_FILE)
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert report_exit_code(143) == 143  # without our launcher it would be unknown
-
-
-def test_a_start_clears_the_code_before_it_and_reports_its_own(tmp_path, monkeypatch):
-    code, seen = tmp_path / "code", []
-
-    def load(*_):
-        seen.append(code.exists())
-        if len(seen) == 1:
-            raise ConfigError("a.yaml", ["wrong"])
-        return get_defaults()
-
-    def join(device, stall_minutes, stop):
-        seen.append(stop)
-        raise RuntimeError("no other rank")
-
-    code.write_text("85")
-    monkeypatch.setenv(EXIT_CODE_FILE, str(code))
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", "a.yaml", "DEVICE", "cpu"])
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # restored at the end
-    monkeypatch.setattr(train, "load_config", load)
-    monkeypatch.setattr(train, "join_ranks", join)
-    with pytest.raises(SystemExit) as end:
-        train.main()
-    assert (end.value.code, code.read_text()) == (2, "2")
-    assert (train.main(), code.read_text()) == (1, "1")
-    assert seen == [False, False, train.stop]  # for the other ranks
-    assert threading.excepthook is log_thread_error
-
-
-@pytest.fixture(name="handlers")
-def _handlers():
-    """Restore the handlers of signals that a test installs."""
-    before = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("handlers")
-def test_f08_a_loader_process_ignores_the_first_request_to_stop():
-    signals.ignore_first_stop()
-    for number in STOPPING:
-        signal.raise_signal(number)  # a whole group of processes gets it
-    assert signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # a second one ends it
 
 
 def test_f08_loader_processes_of_a_training_leave_signals_to_it(tmp_path):
@@ -280,31 +216,6 @@ def test_f08_a_second_signal_exits_at_once_but_not_an_echo_of_the_first():
         assert process.wait(timeout=5) == 143
 
 
-WAITING_FOR_A_RANK = """
-from src.engine import processes
-from src.train import main, stop
-stop.listen()
-processes.JOIN_SECONDS = 0.3
-print("ready", flush=True)
-sys.exit(main())
-"""
-
-
-def test_f11_ranks_that_wait_for_each_other_at_the_start_leave_at_a_signal(tmp_path, processes):
-    """The other rank never comes."""
-    config, file = write_run(tmp_path), tmp_path / "code"
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environment = one_thread() | rank_variables(store, 2) | {"RANK": "0", EXIT_CODE_FILE: str(file)}
-    command = [*script(WAITING_FOR_A_RANK), "--config", str(config), "DEVICE", "cpu"]
-    process = processes(command, env=environment)
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(2)
-    assert process.poll() is None  # it waits
-    process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=20) == 85
-    assert file.read_text() == "85"
-
-
 PARENT = """
 import subprocess
 from src.engine.signals import adopt_orphans, end_children
@@ -328,7 +239,7 @@ def test_f11_what_torchrun_leaves_behind_is_ended(processes):
 def test_f08_f09_the_process_saves_and_exits_with_the_code_of_the_signal(
     tmp_path, forks, number, code
 ):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__NUM_WORKERS=2)
+    config = write_run(tmp_path, **LONG, TRAIN__NUM_WORKERS=2)
     process = forks(train_command(config))
     wait_for(checkpoint_of(tmp_path).exists, process)
     process.send_signal(number)
@@ -343,13 +254,13 @@ def children(pid: int) -> list[int]:
 
 def launch_two(folder: Path, processes, *options: str):
     """Start the launcher with two ranks of a long training."""
-    config = write_run(folder, TRAIN__MAX_STEPS=1000, TRAIN__NUM_WORKERS=1, TRAIN__RGB_TWIN=False)
+    config = write_run(folder, **LONG, TRAIN__NUM_WORKERS=1, TRAIN__RGB_TWIN=False)
     command = [sys.executable, LAUNCH, "--config", str(config), "--num_processes", "2", *options]
     return processes(command, cwd=folder)
 
 
 def test_f10_a_signal_to_one_rank_stops_all_at_one_step(tmp_path, forks):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000)
+    config = write_run(tmp_path, **LONG)
     process = forks([*torchrun(2), *train_command(config)[1:]])
     wait_for(checkpoint_of(tmp_path).exists, process)
     os.kill(children(process.pid)[1], signal.SIGTERM)

@@ -11,11 +11,8 @@ from src.engine.optim import (
     PartRule,
     build_optimizer,
     build_schedule,
-    clip_gradients,
-    drop_frozen,
     freeze,
     optimizer_groups,
-    read_rules,
 )
 from tests.training_cases import (
     assert_same_state,
@@ -57,18 +54,6 @@ def config(**keys):
     return cfg
 
 
-def updates(model, cfg, steps, first=0, optimizer=None):
-    """Do steps as a trainer does them; return the optimiser."""
-    optimizer = optimizer or build_optimizer(model, cfg)
-    for step in range(first, first + steps):
-        model(torch.full((2, 1), float(step + 1))).square().sum().backward()
-        drop_frozen(optimizer, read_rules(cfg), step)
-        clip_gradients(optimizer, 0.1)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return optimizer
-
-
 def test_parts_get_groups_of_their_own_in_a_fixed_order():
     model = Parts()
     rules = [PartRule("spynet", 3, 0.125), PartRule("deform", 3, 0.5)]
@@ -84,42 +69,6 @@ def test_parts_get_groups_of_their_own_in_a_fixed_order():
     freeze(model, ["spynet"])
     with pytest.raises(ValueError, match=r"TRAIN\.GROUPS\.SPYNET: the model has no trained param"):
         optimizer_groups(model, rules, lr=8.0)
-
-
-def test_a_frozen_part_does_not_move_decay_or_count():
-    torch.manual_seed(0)
-    model = Parts()
-    start = copy.deepcopy(model.state_dict())
-    rules = config(SPYNET__FREEZE_STEPS=2)
-    rules.TRAIN.OPTIM.WEIGHT_DECAY = 0.5
-    optimizer = updates(model, rules, 2)
-    assert torch.equal(model.spynet.weight, start["spynet.weight"])
-    assert not torch.equal(model.body.weight, start["body.weight"])
-    assert model.spynet.weight not in optimizer.state
-    updates(model, rules, 1, first=2, optimizer=optimizer)
-    assert not torch.equal(model.spynet.weight, start["spynet.weight"])
-    assert optimizer.state[model.spynet.weight]["step"] == 1  # moments begin where it joins
-
-
-def test_frozen_for_n_steps_equals_never_trained_for_n_steps():
-    torch.manual_seed(0)
-    later = Parts()
-    never = copy.deepcopy(later)
-    freeze(never, ["spynet"])
-    updates(later, config(SPYNET__FREEZE_STEPS=3), 3)
-    updates(never, get_defaults(), 3)
-    for ours, twin in zip(later.parameters(), never.parameters(), strict=True):
-        assert torch.equal(ours, twin)
-
-
-def test_the_norm_is_that_of_what_is_trained():
-    model = Parts()
-    optimizer = build_optimizer(model, config(SPYNET__FREEZE_STEPS=1))
-    for parameter, value in zip(model.parameters(), (30.0, 3.0, 4.0), strict=True):
-        parameter.grad = torch.full_like(parameter, value)
-    drop_frozen(optimizer, [PartRule("spynet", 1)], 0)
-    assert clip_gradients(optimizer, 1.0).item() == pytest.approx(5.0)  # 3-4-5, without the 30
-    assert model.body.weight.grad.item() == pytest.approx(0.8)
 
 
 def test_every_group_follows_the_schedule_at_its_share():

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from src.config import load_config
-from src.data.normalization import Normalization, normalize_counts
+from src.data.normalization import Normalization
 from src.engine.cost import measure_law
 from src.engine.optim import WarmupCosine
 from src.engine.processes import Ranks, choose_precision
@@ -78,13 +78,6 @@ def test_half_precision_trains_like_float32(precision):
     assert all(np.isfinite(losses[precision]))
     assert losses["fp32"][-1] < losses["fp32"][0]
     assert losses[precision] == pytest.approx(losses["fp32"], rel=0.05)
-
-
-def test_counts_are_normalised_on_the_device_as_on_the_cpu():
-    counts = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 16, 16)
-    expected = normalize_counts(counts, Normalization(0.3, 0.7))
-    got = normalize_counts(counts.to(DEVICE), Normalization(0.3, 0.7)).cpu()
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
 
 def test_restoring_equals_the_cpu():

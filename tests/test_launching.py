@@ -115,7 +115,7 @@ def test_the_comparison_becomes_the_launcher(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux ties a child's life to its parent")
 def test_a_killed_launcher_takes_the_training_with_it(tmp_path, processes):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__RGB_TWIN=False)
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1000, TRAIN__SAVE_EVERY=1)
     process = processes(launch_command(config))
     wait_for(checkpoint_of(tmp_path).exists, process)
     child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])

@@ -1,7 +1,5 @@
 """The learning rate by optimiser step, and the moving average of the weights."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -9,7 +7,6 @@ from torch import nn
 from src.engine.optim import WarmupCosine, WeightAverage, learning_rate_factor
 from src.engine.trainer import count_steps
 from src.inference.load import load_model
-from tests.model_cases import build_tiny_vrt, build_with_spike, clip_and_voxels
 from tests.training_cases import checkpoint_of, make_trainer, write_run
 
 KEY = "vrt.conv_last.weight"
@@ -77,19 +74,6 @@ def test_values_by_hand():
     assert not average.model.weight.requires_grad
 
 
-def test_an_opened_vrt_is_averaged_independently():
-    model = build_with_spike(build_tiny_vrt()).eval()
-    average, inputs = WeightAverage(model, decay=0.5), clip_and_voxels()
-    before = model(*inputs)
-    assert average.state_dict().keys() == model.state_dict().keys()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-    assert torch.equal(average.model(*inputs), before)
-    average.update(model)
-    assert not torch.equal(average.model(*inputs), before)
-
-
 def test_averaged_weights_are_validated_and_tested(tmp_path):
     trainer = make_trainer(write_run(tmp_path, TRAIN__MAX_STEPS=1, TRAIN__EMA_DECAY=0.5))
     seen = []
@@ -117,13 +101,3 @@ def test_without_an_average_the_model_itself_is_tested(tmp_path):
     assert load_model(last, None, []).identity["weights"] == "model"
     with pytest.raises(ValueError, match="holds no averaged weights"):
         load_model(last, None, [], weights="ema")
-
-
-def test_f41_a_skipped_step_leaves_the_average_alone(tmp_path):
-    trainer = make_trainer(write_run(tmp_path, TRAIN__EMA_DECAY=0.5))
-    before = {key: value.clone() for key, value in trainer.average.state_dict().items()}
-    with torch.no_grad():
-        trainer.model.vrt.conv_last.bias[0] = math.nan
-    assert not trainer.step(next(trainer.batches())).is_finite
-    after = trainer.average.state_dict()
-    assert all(torch.equal(after[key], before[key]) for key in before)

@@ -57,16 +57,6 @@ def test_f53_a_repeated_start_resumes_whatever_the_first_was_asked(
     assert resumed(config, choice="never").progress.step == 0
 
 
-def test_a_second_first_start_is_no_repeat(config, monkeypatch):
-    """Outside torchrun and SLURM nothing counts the starts, and the names are empty both times."""
-    for name in (*REPEATED_BY, *REPEATED_BY.values()):
-        monkeypatch.delenv(name, raising=False)
-    for _ in range(2):
-        trainer = resumed(config, choice="never")
-        assert trainer.progress.step == 0
-        advance(trainer, 2)
-
-
 @pytest.mark.parametrize("text", ["", "[1]", '"SLURM_JOB_ID"', "{}"])
 def test_a_note_that_cannot_be_read_is_none(tmp_path, monkeypatch, text):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")

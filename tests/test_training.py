@@ -21,9 +21,10 @@ from tests.training_cases import (
 )
 
 
-def test_f01_stop_and_resume_equals_straight_training(tmp_path):
-    """Also of the averaged weights, and with another number of loader processes."""
-    config = write_run(tmp_path, TRAIN__EMA_DECAY=0.5)
+def test_f01_f02_stop_and_resume_equals_straight_training(tmp_path):
+    """Also of the averaged weights, with other loader processes, over the edge of an epoch."""
+    # 8 clips, 3 a step: step 2 is inside the first epoch, step 3 crosses its edge.
+    config = write_run(tmp_path, TRAIN__EMA_DECAY=0.5, TRAIN__BATCH_SIZE=3)
     make_trainer(config, "EXP_NAME", "straight").fit()
     first = make_trainer(config, "EXP_NAME", "halves")
     first.total_steps = 2  # the schedule still spans four
@@ -52,18 +53,6 @@ def test_f06_sigkill_in_the_middle_ends_with_the_same_weights(tmp_path, forks):
     assert_same_state(read_checkpoint(tmp_path, "undisturbed"), read_checkpoint(tmp_path, "killed"))
 
 
-def test_two_processes_equal_one(tmp_path):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=2)
-    initial = make_trainer(config).model.state_dict()
-    make_trainer(config, "EXP_NAME", "one", "TRAIN.GRADIENT_ACCUMULATION_STEPS", "2").fit()
-    run_train(config, "EXP_NAME", "two", processes=2)
-    one, two = (read_checkpoint(tmp_path, name)["model"] for name in ("one", "two"))
-    for name, weight in one.items():
-        torch.testing.assert_close(weight, two[name], rtol=1e-4, atol=1e-5, msg=name)
-    moved = [(one[n] - w).abs().max().item() for n, w in initial.items() if w.is_floating_point()]
-    assert max(moved) > 1e-3  # training did change the weights
-
-
 def test_a_run_leaves_scores_best_weights_pictures_and_a_record(tmp_path):
     output = run_train(
         write_run(
@@ -81,6 +70,9 @@ def test_a_run_leaves_scores_best_weights_pictures_and_a_record(tmp_path):
     ]
     assert scores[1]["num_frames"] == 5
     assert "PSNR" in scores[1]["protocol"]
+    table = (outputs / "logs/run/scalars.csv").read_text()
+    assert "2,val/psnr_rgb," in table
+    assert "2,loss/total," in table
     best = torch.load(outputs / "ckpts/run/best.pth", weights_only=True)["progress"]
     stated = scores[best["best_step"] - 1]["restored"]["mean_over_frames"]["psnr_rgb"]
     assert best["best_psnr"] == pytest.approx(stated)
@@ -123,37 +115,16 @@ def test_f14_f15_a_finished_run_reports_it_and_a_changed_configuration_is_an_err
     assert list((outputs / "metrics").glob("run.before-*/val_run_0000001.json"))
 
 
-def test_resume_from_a_path_keeps_what_the_run_had(tmp_path):
-    config = write_run(tmp_path)
-    trainer = make_trainer(config)
-    trainer.progress.step = 2
-    trainer.save("last.pth")
-    state = read_checkpoint(tmp_path)
-    state["progress"]["step"] = 1
-    torch.save(state, tmp_path / "earlier.pth")
-    again = resumed(config, choice=str(tmp_path / "earlier.pth"))
-    assert again.progress.step == read_checkpoint(tmp_path)["progress"]["step"] == 1
-    kept = next((tmp_path / "outputs/ckpts").glob("run.before-*/last.pth"))
-    assert torch.load(kept, weights_only=True)["progress"]["step"] == 2
-
-
 def test_a_longer_run_continues_at_the_rate_of_its_new_schedule(tmp_path):
-    config, longer = write_run(tmp_path), ("TRAIN.MAX_STEPS", "40")
-
-    def after_two_steps(*overrides):
-        trainer = make_trainer(config, *overrides)
-        for _ in range(2):
-            trainer.train_step.optimizer.step()
-            trainer.train_step.schedule.step()
-        return trainer
-
-    first, later = after_two_steps(), make_trainer(config, *longer)
+    config = write_run(tmp_path)
+    first, later = make_trainer(config), make_trainer(config, "TRAIN.MAX_STEPS", "40")
+    for _ in range(3):
+        first.train_step.optimizer.step()
+        first.train_step.schedule.step()
     later.checkpoints.load_state_dict(first.checkpoints.state_dict())
-    rates = [
-        [group["lr"] for group in trainer.train_step.optimizer.param_groups]
-        for trainer in (first, later, after_two_steps(*longer))
-    ]
-    assert rates[0] != rates[1] == rates[2]
+    steps = [trainer.train_step for trainer in (first, later)]
+    rates = [step.optimizer.param_groups[0]["lr"] for step in steps]
+    assert rates[1] == steps[1].schedule.get_last_lr()[0] > 100 * rates[0]
 
 
 def test_f23_a_second_process_is_rejected(tmp_path, forks):

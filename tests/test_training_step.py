@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from src.data.normalization import Normalization, normalize_counts, to_unit
-from src.engine.optim import WarmupCosine, freeze
-from src.engine.processes import Precision, Ranks, choose_precision
+from src.engine.optim import WarmupCosine
+from src.engine.processes import Ranks, choose_precision
 from src.engine.progress import DroppedClips
 from src.engine.step import (
     BatchPlacer,
@@ -108,12 +108,6 @@ def test_a_micro_batch_without_samples_adds_nothing():
     assert torch.equal(only_gap.scale, Mixer().scale)
 
 
-def test_bf16_autocast_reaches_the_model():
-    model = Mixer()
-    assert make_step(model, precision=Precision("bf16", "cpu"))([batch_of(1)], 0).is_finite
-    assert model.dtypes == {torch.bfloat16}
-
-
 def test_f54_precision_names_what_a_device_cannot_do(monkeypatch):
     assert choose_precision("auto", CPU).name == "fp32"
     for name in ("fp16", "bf16"):
@@ -138,15 +132,6 @@ def test_random_numbers_depend_on_seed_step_and_micro_batch_alone():
     drawn = [draw(*key) for key in keys]
     assert len(set(drawn)) == 5
     assert drawn == [draw(*key) for key in keys]
-
-
-def test_frozen_parts_are_found_by_name():
-    model = nn.ModuleDict(
-        {"spynet": nn.Linear(1, 1), "stage1": nn.ModuleDict({"pa_deform": nn.Linear(1, 1)})}
-    )
-    freeze(model, ["spynet"])
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    assert frozen == ["spynet.weight", "spynet.bias"]
 
 
 def test_dropped_clips_are_tolerated_up_to_their_share():
@@ -184,14 +169,6 @@ def test_f48_memory_that_lacks_in_the_update_ends_the_run():
     with pytest.raises(StepMemoryError, match="in the update: CUDA out of memory"):
         step([batch_of(2)], 0)
     assert len(calls) == 1
-
-
-def test_f48_shares_count_by_clips():
-    batch = batch_of(3)
-    parts = split_batch(batch, 2)
-    assert [share for _, share in parts] == [2 / 3, 1 / 3]
-    assert torch.equal(torch.cat([part["blur"] for part, _ in parts]), batch["blur"])
-    assert split_batch(GAP, 2) == [(GAP, 1.0)]
 
 
 @pytest.mark.parametrize(("may_retry", "clips"), [(True, 1), (False, 4)])

@@ -19,7 +19,6 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from io import BufferedWriter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +38,7 @@ FORMAT = 2
 LAST, PREVIOUS, BEST = NAMES = ("last.pth", "previous.pth", "best.pth")  # preferred at equal steps
 logger = logging.getLogger(__name__)
 
-# What may change between a kill and a resume without changing the weights that come out, and the
-# length of the run, which a user may extend.
+# What may change before a resume: what does not change the weights, and the length of the run.
 FREE_TO_CHANGE = (
     *("EXP_NAME", "DEVICE", "LOG.", "VAL."),
     *("DATA.ROOT", "DATA.DEMO", "DATA.ALIGN_LOG_PATHS", "DATA.USE_PRECOMPUTED_VOXELS"),
@@ -80,31 +78,15 @@ class CheckpointWriteError(OSError):
         super().__init__(f"{path}: the checkpoint could not be written: {error}")
 
 
-class _CheckedFile:
-    """Keeps the first error of writing: torch continues and raises another one at the end."""
-
-    def __init__(self, handle: BufferedWriter) -> None:
-        self.handle, self.flush = handle, handle.flush
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self.handle.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-
 def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None = None) -> None:
     """Write a checkpoint beside its final name, flush it, and rename it.
 
     The file that was at `path` until now stays as `previous`, where given. At every instant at
-    least one of the two names is a whole file.
+    least one of the two names is a whole file, and what was there stays if writing fails.
 
     Raises:
-        CheckpointWriteError: The disk is full or the folder cannot be written; what was there
-            is unchanged.
-        ValueError: A weight is not finite; nothing is written.
+        CheckpointWriteError: The disk is full or the folder cannot be written.
+        ValueError: A weight is not finite.
     """
     broken = [name for name, value in named_tensors(state) if not bool(value.isfinite().all())]
     if broken:
@@ -113,20 +95,20 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None 
             f"such as {broken[0]}; earlier checkpoints are unchanged"
         )
     kept = path.with_name(f".partial-{os.getpid()}-kept-{path.name}")
-    checked = None
     try:
         with atomic_write(path) as partial:
             with partial.open("wb") as handle:
-                checked = _CheckedFile(handle)
-                torch.save({"format": FORMAT, **state}, checked)
+                torch.save({"format": FORMAT, **state}, handle)
             if previous is not None and path.exists():
                 link_or_copy(path, kept)
         if kept.exists():
             kept.replace(previous)
             flush_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        first = checked.error if checked is not None else None
-        raise CheckpointWriteError(path, first or error) from error
+        first = error
+        while first.__context__ is not None:  # torch continues and raises another one at the end
+            first = first.__context__
+        raise CheckpointWriteError(path, first) from error
     finally:
         kept.unlink(missing_ok=True)
 
@@ -144,11 +126,7 @@ def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tenso
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running anything that is pickled in it.
-
-    Raises:
-        ValueError: The file is damaged, is no checkpoint, or comes from a later version.
-    """
+    """Read a checkpoint onto the CPU; ValueError if it is damaged, unfit, or of a later version."""
     state = read_torch_file(path, "a checkpoint")
     if not isinstance(state, dict) or not {"progress", "format"} <= state.keys():
         raise ValueError(
@@ -173,8 +151,6 @@ class FoundCheckpoint(NamedTuple):
 
 def find_checkpoint(folder: Path) -> FoundCheckpoint | None:
     """Return the furthest readable checkpoint of a run, or None if it has none at all.
-
-    A damaged file is named in the log and the next one is taken; other files do not count.
 
     Raises:
         ValueError: There are checkpoints but none can be read.
@@ -219,11 +195,8 @@ def step_in(path: Path) -> int | None:
 class Checkpoints:
     """Writes last.pth, previous.pth and best.pth of a run, and resumes it; the main rank writes.
 
-    Attributes:
-        parts: All that changes while the run trains, by its key in the file; each has `state_dict`
-            and `load_state_dict`, and they are loaded in this order.
-        identity: What stays the same, see `identity_of`.
-        step_of_last: The step that last.pth holds, as far as this process knows.
+    `parts` is all that changes while the run trains, by its key in the file, loaded in this order;
+    `identity` what stays the same, see `identity_of`; `step_of_last` the step that last.pth holds.
     """
 
     def __init__(
@@ -263,8 +236,7 @@ class Checkpoints:
     def save(self, name: str, *, must_succeed: bool = False) -> bool:
         """Write a checkpoint of this moment; return whether it was written.
 
-        A write that fails, because the disk is full for example, is a warning: the next one is
-        tried when it is due. With `must_succeed` it is a CheckpointWriteError.
+        A write that fails is a warning, with `must_succeed` a CheckpointWriteError.
         """
         folder, step = self.run.checkpoints, self.step
         if self.ranks.is_main:
@@ -354,11 +326,9 @@ class Checkpoints:
         self.ranks.gather()
 
     def _check_best(self, state: dict[str, Any], best_step: int | None) -> None:
-        """Forget the best score if best.pth does not hold it or it was computed in another way.
+        """Forget the best score of the loaded `state` if it was computed in another way.
 
-        Args:
-            state: The checkpoint that was loaded.
-            best_step: The step of the weights in best.pth; None if there is no such file.
+        So it is if best.pth holds other weights: those of `best_step`, None if there are none.
         """
         progress = self.parts["progress"]
         changes = config_differences(state["config"], self.identity["config"], ("VAL.LPIPS",))
@@ -441,10 +411,7 @@ def weight_differences(
 
 
 def start_note(run: RunDirectory) -> Path:
-    """Return the file that records which start has done what its `--resume` asked for.
-
-    Without it a start that was killed before that would resume from an older run.
-    """
+    """Return the file that records which start has done what its `--resume` asked for."""
     return run.checkpoints.with_name(f".{run.name}.start.json")
 
 

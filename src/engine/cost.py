@@ -3,7 +3,7 @@
 import logging
 import time
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, product
 from typing import NamedTuple
 
 import torch
@@ -65,14 +65,12 @@ def _time_steps(trainer: Trainer, groups: list[list[Batch]]) -> float:
         "one step: %.2f s for %d micro-batches; loss %.5f, gradient norm %.3f",
         *(seconds, len(groups[0]), outcome.losses["total"], outcome.grad_norm),
     )
-    more = groups[1 : 1 + int(TIMED_SECONDS / seconds)]
-    if not more:
-        return seconds
-    began = time.perf_counter()
-    for group in more:
-        trainer.step(group)
-    seconds = (time.perf_counter() - began) / len(more)
-    logger.info("the first step is slow; the next %d: %.2f s each", len(more), seconds)
+    if more := groups[1 : 1 + int(TIMED_SECONDS / seconds)]:
+        began = time.perf_counter()
+        for group in more:
+            trainer.step(group)
+        seconds = (time.perf_counter() - began) / len(more)
+        logger.info("the first step is slow; the next %d: %.2f s each", len(more), seconds)
     return seconds
 
 
@@ -133,19 +131,15 @@ def fit_law(measured: dict[int, float]) -> MemoryLaw:
 
 
 def measure_law(trainer: Trainer, batch: Batch, recomputes: bool) -> MemoryLaw:
-    """Return the memory of a training on this CUDA device, with or without recomputation.
-
-    A second model is trained for two steps on small pieces of a real batch, with its optimiser and
-    losses. DDP's buckets are not counted.
-    """
-    cfg, ranks, device = trainer.cfg.clone(), trainer.ranks, trainer.ranks.device
+    """Train a second model on small pieces of a batch on CUDA; DDP's buckets are not counted."""
+    cfg, device = trainer.cfg.clone(), trainer.ranks.device
     cfg.defrost()
     cfg.MODEL.USE_CHECKPOINT_ATTN = cfg.MODEL.USE_CHECKPOINT_FFN = recomputes
     cfg.freeze()
     before = torch.cuda.memory_allocated(device)
     model = build_model(cfg, read_weights=False).to(device)
     freeze(model, cfg.TRAIN.FREEZE)
-    step = build_step(cfg, model, ranks, trainer.dataset.norm, trainer.total_steps)
+    step = build_step(cfg, model, trainer.ranks, trainer.dataset.norm, trainer.total_steps)
     average = sum(t.nbytes for t in model.state_dict().values()) if trainer.average else 0
     peaks = {}
     for clips in SMALL_CLIPS:
@@ -172,23 +166,22 @@ def small_batch(batch: Batch, clips: int) -> Batch:
 def settings_that_fit(
     memory_gb: float, laws: dict[bool, MemoryLaw], frames: int, crop_px: int, clips_per_rank: int
 ) -> str:
-    """Return the best settings of the same effective batch that fit into `memory_gb`, as KEY VALUE.
+    """Return the best settings of the same effective batch that fit, as KEY VALUE.
 
     The crop decides what can be learnt, so it is made smaller last. At one crop, keeping
     intermediates is faster than recomputing them, and larger micro-batches than small ones.
     `laws` give the memory by whether intermediates are recomputed.
     """
     divisors = [n for n in range(clips_per_rank, 0, -1) if clips_per_rank % n == 0]
-    for crop in (crop_px, *(c for c in CROPS_PX if c < crop_px)):
-        for recomputes in (False, True):
-            for clips in divisors:
-                needed = laws[recomputes](clips * frames * crop**2) / GB
-                if needed <= memory_gb * (1 - RESERVE):
-                    word = str(recomputes).lower()
-                    return (
-                        f"{needed:.1f} GB with TRAIN.BATCH_SIZE {clips} "
-                        f"TRAIN.GRADIENT_ACCUMULATION_STEPS {clips_per_rank // clips} "
-                        f"DATA.CROP_SIZE {crop} "
-                        f"MODEL.USE_CHECKPOINT_ATTN {word} MODEL.USE_CHECKPOINT_FFN {word}"
-                    )
+    crops = (crop_px, *(c for c in CROPS_PX if c < crop_px))
+    for crop, recomputes, clips in product(crops, (False, True), divisors):
+        needed = laws[recomputes](clips * frames * crop**2) / GB
+        if needed <= memory_gb * (1 - RESERVE):
+            word = str(recomputes).lower()
+            return (
+                f"{needed:.1f} GB with TRAIN.BATCH_SIZE {clips} "
+                f"TRAIN.GRADIENT_ACCUMULATION_STEPS {clips_per_rank // clips} "
+                f"DATA.CROP_SIZE {crop} "
+                f"MODEL.USE_CHECKPOINT_ATTN {word} MODEL.USE_CHECKPOINT_FFN {word}"
+            )
     return "nothing fits; lower DATA.CLIP_LEN"

@@ -87,10 +87,7 @@ def log_thread_error(args: threading.ExceptHookArgs) -> None:
 
 
 def start_logging(log_file: Path | None, *, rank: int = 0) -> None:
-    """Send log lines of the main rank to the terminal and to `log_file`.
-
-    Other ranks log warnings only, with their number, to the terminal.
-    """
+    """Send log lines to the terminal and to `log_file`; other ranks than 0 only log warnings."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter shows its code
         sys.stdout.reconfigure(errors="backslashreplace")
     root = logging.getLogger()
@@ -110,10 +107,7 @@ def start_logging(log_file: Path | None, *, rank: int = 0) -> None:
 
 
 class Scalars:
-    """scalars.csv of a run and, if wanted, TensorBoard events; only the main rank has a folder.
-
-    If they cannot be written any more, it warns once and the run continues without them.
-    """
+    """scalars.csv of a run and, if wanted, TensorBoard events; only the main rank has a folder."""
 
     def __init__(
         self, folder: Path | None, *, tensorboard: bool = True, first_step: int = 0
@@ -188,17 +182,13 @@ class Clock:
     """Measures steps, their parts and validations of one process; a resume starts from zero.
 
     Parts that compute on a CUDA device are marked by events in its stream, so nothing waits for the
-    device until `take` reads them; call it after a step that has synchronised anyway.
-
-    Attributes:
-        validation_s: Seconds of the last validation; None before the first.
-        compute_s: Cost of the last step with its data: CPU seconds of all threads of this process,
-            on a GPU seconds.
+    device until `take` reads them. `compute_s` is the cost of the last step with its data: CPU
+    seconds of all threads of this process, on a GPU seconds.
     """
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
         self.device, self._now = device, now
-        self.validation_s: float | None = None
+        self.validation_s: float | None = None  # of the last one
         self._seconds: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._cost = time.process_time if device.type == "cpu" else now
@@ -257,19 +247,11 @@ class Clock:
 
     @property
     def step_s(self) -> float | None:
-        """Mean seconds of the recent steps with data, logging and saving; None before the first.
-
-        The first step of a process is slow (workers start, kernels are chosen), so it counts only
-        until there is another.
-        """
+        """Mean seconds of the recent steps; the slow first one counts until there is another."""
         return sum(self._steps) / len(self._steps) if self._steps else self._first_step
 
     def seconds_left(self, step: int, total_steps: int, val_every: int) -> float | None:
-        """Return the seconds from now to the end of the run, after optimiser step `step`.
-
-        A validation that is due at `step` is still to come; validations count as soon as this
-        process has measured one.
-        """
+        """Return the seconds from now to the end; a validation at `step` is still to come."""
         if self.step_s is None:
             return None
         validations = -(-total_steps // val_every) - (step - 1) // val_every
@@ -322,23 +304,18 @@ class StepLog:
             self._sums["grad_norm"] += outcome.grad_norm
 
     def write(
-        self,
-        step: int,
-        total_steps: int,
-        val_every: int,
-        scalars: Scalars,
-        reaches: dict[str, Reach],
+        self, step: int, total: int, val_every: int, scalars: Scalars, reaches: dict[str, Reach]
     ) -> None:
         """Write the line and the scalars of the interval that ends with `step`, and start over."""
         means = {name: value / self._updates for name, value in self._sums.items()}
         parts = {name: value / self._steps for name, value in self.clock.take().items()}
         gib, whose = peak_memory_gib(self.clock.device)
-        left = tqdm.format_interval(self.clock.seconds_left(step, total_steps, val_every))
+        left = tqdm.format_interval(self.clock.seconds_left(step, total, val_every))
         if self.clock.validation_s is None:
             left += " without validation"
         logger.info(
             "%s step %d/%d: loss %.5f, lr %.2e, gradient %.3f, %.3f s/step (%s), %s, left %s",
-            *(self.name, step, total_steps, means.get("loss/total", math.nan)),
+            *(self.name, step, total, means.get("loss/total", math.nan)),
             *(next(iter(self._rates.values())), means.get("grad_norm", math.nan)),
             *(self.clock.step_s, _shares(parts)),
             *("memory unknown" if gib is None else f"{gib:.2f} GiB", left),

@@ -19,7 +19,6 @@ PARTS = {
     "deform": lambda name: "pa_deform." in name,
     "refinement": lambda name: "first_estimate." not in name,
 }
-REST = "rest"
 logger = logging.getLogger(__name__)
 
 
@@ -28,9 +27,8 @@ class PartRule:
     """How one part, a key of `PARTS`, is trained: from which step on, at what multiple of the LR.
 
     A part that is trained later keeps `requires_grad` from the first step: DDP and recomputation
-    see the same graph all the time, and a run that fits into memory before the step at which the
-    part joins fits after it. Without a gradient the optimiser neither moves a parameter nor decays
-    it nor keeps moments of it, so those start at the step at which the part joins.
+    see the same graph all the time, and memory does not grow at the step at which the part joins.
+    Without a gradient the optimiser neither moves a parameter nor decays it nor keeps moments.
     """
 
     part: str
@@ -55,8 +53,7 @@ def freeze(model: nn.Module, parts: list[str]) -> None:
 def optimizer_groups(model: nn.Module, rules: list[PartRule], lr: float) -> list[dict[str, Any]]:
     """Return the parameter groups of an optimiser: the rest first, then one per rule.
 
-    Without rules there is one group without a name, as in checkpoints of runs that had none. The
-    order of groups and of parameters in them is that of saved optimiser states.
+    Without rules there is one group without a name. Saved optimiser states go by this order.
 
     Raises:
         ValueError: A rule names a part that the model does not have.
@@ -74,19 +71,15 @@ def optimizer_groups(model: nn.Module, rules: list[PartRule], lr: float) -> list
             )
         members = [named.pop(name) for name in names]
         groups.append({"params": members, "lr": lr * rule.lr_multiplier, "name": rule.part})
-    return [{"params": list(named.values()), "lr": lr, "name": REST}, *groups]
+    return [{"params": list(named.values()), "lr": lr, "name": "rest"}, *groups]
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.AdamW:
     """Return the AdamW that TRAIN.OPTIM and TRAIN.GROUPS describe, over what is trained."""
     optim = cfg.TRAIN.OPTIM
-    return torch.optim.AdamW(
-        optimizer_groups(model, read_rules(cfg), optim.LR),
-        lr=optim.LR,
-        betas=tuple(optim.BETAS),
-        weight_decay=optim.WEIGHT_DECAY,
-        fused=True,
-    )
+    groups = optimizer_groups(model, read_rules(cfg), optim.LR)
+    betas, decay = tuple(optim.BETAS), optim.WEIGHT_DECAY
+    return torch.optim.AdamW(groups, lr=optim.LR, betas=betas, weight_decay=decay, fused=True)
 
 
 def drop_frozen(optimizer: Optimizer, rules: Sequence[PartRule], step: int) -> None:
@@ -139,10 +132,7 @@ def learning_rate_factor(step: int, warmup_steps: int, total_steps: int, floor: 
 
 
 class WarmupCosine(LambdaLR):
-    """Linear warm-up, then a half cosine from `peak` to `eta_min`.
-
-    Each group of the optimiser keeps its own multiple of the rate.
-    """
+    """Linear warm-up, then a half cosine; each group keeps its own multiple of the rate."""
 
     def __init__(
         self,
@@ -161,8 +151,8 @@ class WarmupCosine(LambdaLR):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at the step of `state_dict`, after the optimiser was loaded.
 
-        The rates are those of this schedule. The optimiser carries those of the run that saved it,
-        which differ if the run has been made longer since.
+        The rates are those of this schedule, which differ from the optimiser's if the run has been
+        made longer since.
         """
         super().load_state_dict(state_dict)
         self._last_lr = [
@@ -175,20 +165,18 @@ class WarmupCosine(LambdaLR):
 
 def build_schedule(optimizer: Optimizer, cfg: CfgNode, total_steps: int) -> WarmupCosine:
     """Return the schedule that TRAIN.SCHED describes."""
+    sched = cfg.TRAIN.SCHED
+    rates = {"peak": cfg.TRAIN.OPTIM.LR, "eta_min": sched.ETA_MIN}
     return WarmupCosine(
-        optimizer,
-        peak=cfg.TRAIN.OPTIM.LR,
-        warmup_steps=cfg.TRAIN.SCHED.WARMUP_STEPS,
-        total_steps=total_steps,
-        eta_min=cfg.TRAIN.SCHED.ETA_MIN,
+        optimizer, warmup_steps=sched.WARMUP_STEPS, total_steps=total_steps, **rates
     )
 
 
 class WeightAverage:
     """The exponential moving average of a model's weights: average = d average + (1 - d) weights.
 
-    It starts from the initial weights, so that its state is a state dict like the model's. Buffers
-    are copied.
+    It starts from the initial weights, so its state is a state dict like the model's. Buffers are
+    copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -198,7 +186,4 @@ class WeightAverage:
         self.model = self._averaged.module
         self.state_dict = self.model.state_dict  # under the model's own keys
         self.load_state_dict = self.model.load_state_dict
-
-    def update(self, model: nn.Module) -> None:
-        """Add the weights after one optimiser step that was not skipped."""
-        self._averaged.update_parameters(model)
+        self.update = self._averaged.update_parameters  # after a step that was not skipped

@@ -39,7 +39,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Only the main rank writes files."""
+        """Whether this rank writes files."""
         return self.rank == 0
 
     @property
@@ -58,9 +58,7 @@ class Ranks:
             self.watch.part_done()
 
     def meet(self, name: str, patience_s: float) -> None:
-        """Wait until every rank has called this with `name`, for hours if necessary.
-
-        Unlike a collective call this waits in Python, where signal handlers run.
+        """Wait in Python, where signal handlers run, until every rank has called this with `name`.
 
         Raises:
             StoppedError: This rank was asked to stop more than `patience_s` ago and not all came.
@@ -92,11 +90,7 @@ class Ranks:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cuda` or `cpu` means; under torchrun this rank's GPU.
-
-    Raises:
-        RuntimeError: `cuda` without a CUDA device, or with fewer of them than processes.
-    """
+    """Return the device that `auto`, `cuda` or `cpu` means; under torchrun this rank's GPU."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -127,11 +121,7 @@ class Precision:
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """Return the precision that TRAIN.AMP means on `device`.
-
-    Raises:
-        ValueError: The device cannot compute in that format.
-    """
+    """Return the precision that TRAIN.AMP means on `device`; ValueError if it lacks that format."""
     if device.type == "cpu":
         if name in ("fp16", "bf16"):
             # bf16: torch's 3D convolutions on CPUs then give gradients of small maps that hold
@@ -181,10 +171,8 @@ def reporting_nondeterminism(report: Callable[[str], None]) -> Iterator[None]:
 def join_ranks(device: torch.device, stall_minutes: float, stop: StopSignals) -> Iterator[Ranks]:
     """Join the process group that torchrun describes in the environment; leave it at the end.
 
-    Without torchrun there is one rank. Gloo carries CPU runs, NCCL carries CUDA runs. After an
-    error the group is not left in order: the other ranks would have to take part and wait for this
-    one. torchrun ends them when this process has ended. `stall_minutes` is the limit of the stall
-    watch; 0: a hanging run waits forever.
+    Without torchrun there is one rank. After an error the group is not left in order, as the other
+    ranks would have to take part. `stall_minutes` 0: a hanging run waits forever.
 
     Raises:
         StoppedError: A signal came before the other ranks did.

@@ -6,9 +6,8 @@
     SIGUSR1             SLURM before the time limit, requeue     85
     SIGHUP              a terminal that is closed               none, training continues
 
-The handler sets a flag and the loop reads it between two steps, where all ranks agree to stop, see
-`Trainer.must_stop`. Nothing else in a training installs signal handlers. This module imports
-nothing that takes time, so that a process can listen before its other imports.
+The handler sets a flag and the loop reads it between two steps, see `Trainer.must_stop`. This
+module imports nothing that takes time, so that a process can listen before its other imports.
 """
 
 import ctypes
@@ -37,13 +36,7 @@ class StoppedError(Exception):
 
 
 class StopSignals:
-    """Whether this process was asked to stop.
-
-    Attributes:
-        number: The first signal that asked to stop; 0 before one arrives.
-        elsewhere: The same of another rank, as far as this one knows; it never counts as a repeat,
-            and the ranks agree on it between two steps.
-    """
+    """The first signal that asked this process to stop, 0 before one; `elsewhere` another rank."""
 
     def __init__(self) -> None:
         self.number = self.elsewhere = 0
@@ -90,9 +83,8 @@ def exit_code(number: int) -> int:
 def report_exit_code(code: int) -> int:
     """Write an exit code for the launcher, and return the one to exit with.
 
-    One process per machine writes; `EXIT_CODE_FILE` in the environment names the file. torchrun
-    knows only 0 and 1, and restarts what exits with 1: after a requested stop it gets 0 if the
-    launcher knows the real code.
+    torchrun restarts what exits with 1: after a requested stop it gets 0 if the launcher knows the
+    real code.
     """
     path = os.environ.get(EXIT_CODE_FILE)
     if not path:
@@ -112,22 +104,14 @@ def clear_exit_code() -> None:
 
 
 def ignore_first_stop() -> None:
-    """Keep a loader process running while the training finishes its step.
-
-    Ctrl-C, scancel and torchrun signal whole process groups, including loader processes. The first
-    SIGTERM is ignored; a second one ends the process, so that it can be removed.
-    """
+    """Keep a loader process running if its group is signalled; a second SIGTERM ends it."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def end_loader_processes() -> None:
-    """Kill the loader processes that are left when the training process exits.
-
-    After an error the error's frames may still hold the loader. At exit Python sends SIGTERM once
-    and waits forever, as loader processes ignore the first one.
-    """
+    """Kill the loader processes that an error's frames hold; Python would wait for them forever."""
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler reports what is ended here
     for process in multiprocessing.active_children():

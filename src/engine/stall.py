@@ -1,14 +1,11 @@
 """Detects a rank that hangs: after a finite time the run ends with an error that names it.
 
-Every rank records its position in the loop in memory (`at`). A thread of each rank writes the
-position to the store through which the processes found each other, and reads those of the others.
-Positions are ordered and all ranks pass the same ones, so when none has moved for a while the
-others wait for the ranks that are behind. A rank whose thread stops writing, because its process is
-stopped or its machine gone, is late too.
+Every rank records its position in the loop (`at`); a thread writes it to the store through which
+the processes found each other, and reads those of the others. All ranks pass the same positions, so
+when none has moved for a while, those that are behind are late, and those whose thread is silent.
 
 After a third of the time the lowest rank that is not late warns; after all of it that rank logs an
-error and ends its process with `EXIT_STALLED`; torchrun then ends the others. Clocks are not
-compared: each rank only sees whether what it reads has changed.
+error and ends its process with `EXIT_STALLED`; torchrun then ends the others.
 """
 
 import json
@@ -41,8 +38,7 @@ START_FACTOR = 6  # reading weights and filling caches may take longer than any 
 SILENT_BEATS = 5  # intervals without a message after which a thread counts as stopped
 logger = logging.getLogger(__name__)
 
-# Optimiser steps done, stage, and what is done inside the stage, such as tiles of a validation. The
-# last shows that a rank moves, not that it is behind: ranks have different numbers of tiles.
+# Optimiser steps, stage, and parts of the stage that are done (who moves, not who is behind)
 Position = tuple[int, int, int]
 STARTING: Position = (-1, -1, 0)
 
@@ -72,11 +68,7 @@ class RankState:
 
 
 class StallWatch:
-    """Publishes this rank's position and stop signals, and watches those of the others.
-
-    `store` is a connection of its own, as a thread uses it; after `stall_s` seconds without any
-    movement the run ends. The signals let all ranks leave a long validation.
-    """
+    """Publishes this rank's position and stop signals through a store connection of its own."""
 
     def __init__(
         self, store: Store, rank: int, world_size: int, stall_s: float, stop: StopSignals
@@ -122,10 +114,7 @@ class StallWatch:
             self.stop_signals.elsewhere = self.stop_signals.elsewhere or asked
 
     def late_ranks(self, now: float) -> list[int]:
-        """Return the ranks that the others wait for; none if all are at the same position.
-
-        These are the ranks whose thread is silent, else those that are behind.
-        """
+        """Return the ranks whose thread is silent, else those that are behind."""
         silent = [r for r, state in self.ranks.items() if now - state.beat_at > self.silence_s]
         furthest = max(state.position[:2] for state in self.ranks.values())
         behind = [r for r, state in self.ranks.items() if state.position[:2] < furthest]

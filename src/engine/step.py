@@ -46,8 +46,7 @@ class BatchPlacer:
         self, device: torch.device, norm: Normalization, stand_in_shape: tuple[int, int, int]
     ) -> None:
         """Prepare; `stand_in_shape` is (frames, crop in pixels, bins) of an empty micro-batch."""
-        self.device, self.norm = device, norm
-        self.stand_in_shape = stand_in_shape
+        self.device, self.norm, self.stand_in_shape = device, norm, stand_in_shape
 
     def __call__(self, batch: Batch) -> MicroBatch:
         """Return the micro-batch; zeros of weight 0 if every sample of it was dropped.
@@ -75,16 +74,7 @@ class BatchPlacer:
 
 @dataclass
 class TrainingStep:
-    """One path for float32, bfloat16 and float16: the scaler is there, enabled for fp16 only.
-
-    Attributes:
-        seed: Of the run, for random numbers of a step such as stochastic depth.
-        grad_clip: The largest norm of the gradient; 0 for no limit.
-        rules: Parts that are frozen at first.
-        may_retry: Repeat a step that ran out of memory with halved micro-batches, and keep to them.
-            Only on a single rank: one of several cannot take back what it has exchanged.
-        pieces: Into how many parts a micro-batch is cut.
-    """
+    """One path for float32, bfloat16 and float16: the scaler is there, enabled for fp16 only."""
 
     model: nn.Module
     loss_fn: Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -93,11 +83,11 @@ class TrainingStep:
     precision: Precision
     place: BatchPlacer
     ranks: Ranks
-    seed: int = 0
-    grad_clip: float = 0.0
-    rules: Sequence[PartRule] = ()
-    may_retry: bool = True
-    pieces: int = 1
+    seed: int = 0  # of the run, for random numbers of a step such as stochastic depth
+    grad_clip: float = 0.0  # the largest norm of the gradient; 0: no limit
+    rules: Sequence[PartRule] = ()  # parts that are frozen at first
+    may_retry: bool = True  # with halved micro-batches; one of several ranks cannot
+    pieces: int = 1  # into which a micro-batch is cut
 
     def __post_init__(self) -> None:
         is_fp16 = self.precision.name == "fp16"
@@ -109,9 +99,6 @@ class TrainingStep:
 
         A step with a gradient that is not finite changes nothing and does not advance the schedule.
         The norm is taken after the ranks have averaged their gradients, so all decide alike.
-
-        Raises:
-            StepMemoryError: It does not fit into memory, and cannot be cut.
         """
         skip_frozen(self.model, self.rules, step)
         while True:
@@ -212,11 +199,7 @@ class TrainingStep:
 
 
 def seed_micro_batch(seed: int, step: int, number: int) -> None:
-    """Seed torch's generators for a micro-batch, by its number among those of all ranks.
-
-    So there is no random state to save, and one rank with two micro-batches draws what two ranks
-    with one draw.
-    """
+    """Seed torch for a micro-batch by its number among those of all ranks: no state to save."""
     digest = hashlib.blake2b(f"{seed}/{step}/{number}".encode(), digest_size=8).digest()
     torch.manual_seed(int(np.frombuffer(digest, np.int64)[0]))
 
@@ -237,5 +220,5 @@ def split_batch(batch: Batch, pieces: int) -> list[tuple[Batch, float]]:
 
 
 def count_clips(batch: Batch) -> int:
-    """Return the clips in a collated micro-batch; those that were dropped do not count."""
+    """Return the clips in a collated micro-batch without those that were dropped."""
     return 0 if batch["blur"] is None else len(batch["meta"])

@@ -61,14 +61,10 @@ class Validation:
         is_last: bool,
         seconds_per_step: float | None = None,
     ) -> float | None:
-        """Score the model; return the mean PSNR in dB on every rank.
-
-        None if a rank was asked to stop: it leaves between two tiles, the others at the end of
-        their share.
+        """Score the model; return the mean PSNR in dB on every rank, None if one has to stop.
 
         The main rank writes `outputs/metrics/val_<exp>_<step>.json`, the scalars, and pictures at
-        the first validation after a multiple of TRAIN.VISUAL_EVERY and at the end. A failed write
-        is a warning.
+        the first validation after a multiple of TRAIN.VISUAL_EVERY and at the end.
         """
         self.ranks.at("validating", step)
         restorer = build_restorer(self.cfg, model, self.ranks.device)
