@@ -259,17 +259,7 @@ def launch_two(folder: Path, processes, *options: str):
     return processes(command, cwd=folder)
 
 
-def test_f10_a_signal_to_one_rank_stops_all_at_one_step(tmp_path, forks):
-    config = write_run(tmp_path, **LONG)
-    process = forks([*torchrun(2), *train_command(config)[1:]])
-    wait_for(checkpoint_of(tmp_path).exists, process)
-    os.kill(children(process.pid)[1], signal.SIGTERM)
-    assert process.wait(90) == 1, process.output  # torchrun's own
-    step = read_checkpoint(tmp_path)["progress"]["step"]
-    assert f"stopped by SIGTERM at step {step} of" in process.output
-
-
-@pytest.mark.parametrize("to", ["launcher", pytest.param("rank", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("to", ["rank", pytest.param("launcher", marks=pytest.mark.nightly)])
 def test_f09_f10_two_ranks_stop_and_the_launcher_exits_with_the_code(tmp_path, processes, to):
     """Whether the signal comes to the launcher or to one rank; torchrun then restarts nothing."""
     process = launch_two(tmp_path, processes, "--max_restarts", "3")
