@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from torch import nn
 
 from src.comparison.compare import Comparison, apply_rules, paired_differences
-from src.comparison.examples import ExampleChoice, error_map, motion_region
+from src.comparison.examples import ExampleChoice, error_map, motion_regions, pictures_of
 from src.comparison.page import render_page
 from src.comparison.plots import plot_differences, plot_validations
 from src.comparison.runs import TrainedRival, TrainedRun
@@ -23,7 +23,7 @@ from src.paths import REPO_ROOT
 from src.run_directory import RunDirectory
 from tests.comparison_cases import compared, grey
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 ROWS = [("<b>a</b>", 30.0, 31.0), ("<b>a</b>", 30.0, 29.5), ("c", 20.0, 25.0)]
 
 
@@ -98,6 +98,7 @@ def test_the_page_is_well_formed_and_needs_nothing():
     assert page.open == []
     assert page.loaded  # the pictures are in it
     assert all(value.startswith("data:image/") for value in page.loaded)
+    assert page.tags.count("input") == 3  # a slider per example
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert "url(" not in source
     assert "@import" not in source
@@ -132,9 +133,17 @@ def test_the_examples_are_the_extremes_and_each_is_shown_once():
 
 
 def test_pictures_by_hand():
-    rows, columns = motion_region(images(0))
-    assert (rows.stop - rows.start, columns.stop - columns.start) == (10, 12)
-    assert columns.start <= 9 < columns.stop or columns.start <= 20 < columns.stop
+    regions = motion_regions(images(0))
+    assert len(regions) == 3  # both edges of the stripe move, over the whole height
+    for rows, columns in regions:
+        assert (rows.stop - rows.start, columns.stop - columns.start) == (10, 12)
+        assert columns.start <= 9 < columns.stop or columns.start <= 20 < columns.stop
+    assert len({rows.start for rows, _ in regions}) > 1
+    shown = pictures_of(comparison().examples[0])
+    assert [name for _, name in shown.slider] == [BLURRY, SPIKE]
+    assert [[name for _, name in row] for row in shown.details] == [
+        [BLURRY, TWIN, SPIKE, "sharp"]
+    ] * 3
     assert (error_map(grey(5), grey(5)).max(axis=2) < 10).all()  # no error is black
     bright = error_map(grey(200), grey(5))
     assert (bright.astype(int).sum(axis=2) > 500).all()

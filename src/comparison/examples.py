@@ -22,6 +22,8 @@ from src.pictures.strips import (
 
 WIDEST_PX = 640
 ZOOM, ZOOM_WIDTH_PX = 4, 320
+NUM_DETAILS = 3
+DETAILED = (BLURRY, TWIN, SPIKE, "sharp")
 ERROR_LEVELS = 64  # grey levels of error at the bright end of the map
 CHOICES = ("most blurred input", "largest gain of VRT+Spike", "least gain of VRT+Spike")
 SHORT_NAMES = {BLURRY: "blur", TWIN: "RGB-only", BOUND: "bound"}  # in the picture
@@ -67,41 +69,67 @@ class ExampleChoice:
         return list(found.values())
 
 
-def pictures_of(example: Example) -> list[list[tuple[str, str]]]:
-    """Return data URI and caption of every picture: whole frames, enlarged parts, errors."""
+@dataclass(frozen=True)
+class Pictures:
+    """An example as the page shows it: data URIs with captions."""
+
+    slider: tuple[tuple[str, str], tuple[str, str]]  # blurry, restored
+    whole: list[tuple[str, str]]
+    details: list[list[tuple[str, str]]]  # a row per region, the one with most motion first
+    errors: list[tuple[str, str]]
+
+
+def pictures_of(example: Example) -> Pictures:
+    """Return the pictures of an example: pair, whole frames, enlarged parts, errors."""
     images, scores = example.images, example.frame.scores
-    region = motion_region(images)
-    factor = math.ceil(ZOOM_WIDTH_PX / (region[1].stop - region[1].start))
+    regions = motion_regions(images)
+    factor = math.ceil(ZOOM_WIDTH_PX / (regions[0][1].stop - regions[0][1].start))
     captions = {
         name: f"{name}: {scores[name]['psnr_rgb']:.2f} dB, "
         f"SSIM {number_text(scores[name]['ssim_rgb'], 4)}"
         for name in images.versions
     }
-    everything = (images.versions | {"sharp": images.sharp}).items()
-    errors = [
-        (data_uri(error_map(image, images.sharp), is_exact=False), f"error of {name}")
-        for name, image in images.versions.items()
-    ]
-    shown = (images.sharp // 2 + 120).astype(np.uint8)
-    shown[images.edges.mask] = (220, 38, 38)
-    return [
-        [
-            (data_uri(_shrunk(outlined(image, region)), is_exact=False), captions.get(name, name))
-            for name, image in everything
+    everything = images.versions | {"sharp": images.sharp}
+    framed = images.sharp // 2 + 120
+    framed[images.edges.mask] = (220, 38, 38)
+    for region in regions:
+        framed = outlined(framed, region)
+    pair = ((BLURRY, everything[BLURRY]), (SPIKE, everything[SPIKE]))
+    return Pictures(
+        slider=tuple((data_uri(_shrunk(image), is_exact=False), name) for name, image in pair),
+        whole=[
+            (data_uri(_shrunk(image), is_exact=False), captions.get(name, name))
+            for name, image in everything.items()
         ],
-        [
-            (data_uri(enlarge(image[region], factor), is_exact=True), f"{name}, enlarged")
-            for name, image in everything
+        details=[
+            [
+                (data_uri(enlarge(everything[name][region], factor), is_exact=True), name)
+                for name in DETAILED
+                if name in everything
+            ]
+            for region in regions
         ],
-        [*errors, (data_uri(_shrunk(shown), is_exact=False), "motion edges")],
-    ]
+        errors=[
+            *(
+                (data_uri(error_map(image, images.sharp), is_exact=False), f"error of {name}")
+                for name, image in images.versions.items()
+            ),
+            (data_uri(_shrunk(framed), is_exact=False), "motion edges, enlarged parts"),
+        ],
+    )
 
 
-def motion_region(images: FrameImages) -> tuple[slice, slice]:
-    """Return rows and columns of the part, a `ZOOM`-th of the frame, with most motion edges."""
-    if not images.edges.mask.any():
-        return busiest_region(images.versions[BLURRY], images.sharp)
-    return densest_region(images.edges.mask, ZOOM)
+def motion_regions(images: FrameImages) -> list[tuple[slice, slice]]:
+    """Return rows and columns of the parts, a `ZOOM`-th of the frame, with most motion edges.
+
+    What one part shows does not count for the next. Where nothing moves it is the part that
+    differs most.
+    """
+    left, regions = images.edges.mask.astype(np.float64), []
+    while left.any() and len(regions) < NUM_DETAILS:
+        regions.append(densest_region(left, ZOOM))
+        left[regions[-1]] = 0
+    return regions or [busiest_region(images.versions[BLURRY], images.sharp)]
 
 
 def error_map(image: np.ndarray, sharp: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that opens from disk: no server, no network, no scripts."""
+"""The comparison as one HTML page that opens from disk: no server, no network."""
 
 from pathlib import Path
 from typing import Any
