@@ -11,15 +11,20 @@ from src.config import load_config, walk_schema
 from src.config_schema import FORMER_KEYS
 from src.paths import REPO_ROOT
 
-PAGES = sorted((REPO_ROOT / "docs").glob("*.md"))
-DOCUMENTS = [REPO_ROOT / "README.md", REPO_ROOT / "third_party/VRT/README.md", *PAGES]
+PAGES = sorted((REPO_ROOT / "docs").rglob("*.md"))
+CHINESE = {REPO_ROOT / "README.zh-CN.md": REPO_ROOT / "README.md"} | {
+    page: REPO_ROOT / "docs" / page.name for page in PAGES if page.parent.name == "zh"
+}
+OTHERS = [REPO_ROOT / "README.md", REPO_ROOT / "README.zh-CN.md"]
+DOCUMENTS = [*OTHERS, REPO_ROOT / "third_party/VRT/README.md", *PAGES]
 EACH = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(REPO_ROOT)))
 
 WRITTEN_BY_THE_READER = {"configs/deblur/mine.yaml", "my_run.yaml", "mine.yaml"}
 SHOWN_AS_WRONG = {"DATA.CLIP_LENGHT"}
-FOREIGN_FLAGS = {"--shm-size", "--options", "--no-index", "--find-links"}
+FOREIGN_FLAGS = {"--shm-size", "--options", "--no-index", "--find-links", "--index-url"}
 FOREIGN_FLAGS |= {"--nodes", "--gpus-per-node", "--time", "--signal"}  # of sbatch
-NOT_KEYS = {"DATA_ROOT", "CUDA_VISIBLE_DEVICES", "TORCH_HOME", "UV_NO_INDEX", "UV_FIND_LINKS"}
+NOT_KEYS = {"DATA_ROOT", "CUDA_VISIBLE_DEVICES", "TORCH_HOME", "OMP_NUM_THREADS"}
+NOT_KEYS |= {"UV_NO_INDEX", "UV_FIND_LINKS", "UV_DEFAULT_INDEX"}  # of uv
 # The files with the options of a command, if it is not the command itself.
 LAUNCHERS = ("launch_train.sh", "launch_train.ps1", "train_multi_gpu.sh")
 OPTIONS_OF = {f"scripts/{name}": ["scripts/launch.py"] for name in LAUNCHERS} | {
@@ -36,15 +41,17 @@ KEY = re.compile(r"(?<![\w.])(?:[A-Z][A-Z0-9_]*\.)+[A-Z][A-Z0-9_]*\b")
 LONELY_KEY = re.compile(r"[A-Z]+(?:_[A-Z]+)+")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile(r"^(?:\w+=\S+ )*(?:python|bash|torchrun|source|tensorboard|cp|pip|make)\b")
+NUMBER = re.compile(r"\d+(?:[.,]\d+)+|\d{3,}")  # smaller ones are written as words in places
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
 
 
 @dataclass(frozen=True)
 class Document:
-    """A page cut into code (spans and lines of blocks) and the commands among it."""
+    """A page cut into code (spans and lines of blocks), and the spans and commands among it."""
 
     text: str
     code: tuple[str, ...]
+    spans: tuple[str, ...]
     commands: tuple[str, ...]
 
 
@@ -66,7 +73,7 @@ def read(path: Path) -> Document:
     spans = [" ".join(s.split()) for s in re.findall(r"`([^`]+)`", "\n".join(prose))]
     code = [*lines, *spans]
     commands = [line for line in code if COMMAND.match(line) and " " in line]
-    return Document(text, tuple(code), tuple(commands))
+    return Document(text, tuple(code), tuple(spans), tuple(commands))
 
 
 def missing_paths(document: Document) -> list[str]:
@@ -205,9 +212,59 @@ def test_the_checks_find_what_is_wrong(tmp_path):
     assert overrides_of(words) == ("configs/deblur/demo.yaml", ["TRAIN.MAX_STEPS", "3"])
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(REPO_ROOT / "docs")))
 def test_a_page_says_which_question_it_answers(path):
     title, empty, first = path.read_text(encoding="utf-8").splitlines()[:3]
     assert title.startswith("# ")
     assert not empty
-    assert first.startswith("This page answers: ")
+    assert first.startswith("本页回答：" if path in CHINESE else "This page answers: ")
+
+
+def facts(path: Path, language_of: Path) -> dict[str, list[str]]:
+    """Return what a page and its translation have in common."""
+    document = read(path)
+    targets = {(path.parent / link).resolve() for link in LINK.findall(document.text)}
+    pages = {CHINESE.get(target, target) for target in targets} - {path, language_of}
+    return {
+        "commands": list(document.commands),
+        "flags, keys and files": sorted({s for s in document.spans if s.isascii()}),
+        "programs": re.findall(r"```python\n(.*?)```", document.text, re.DOTALL),
+        "numbers": sorted(set(NUMBER.findall(document.text))),
+        "rows of tables": [str(len(re.findall(r"^ *\|", document.text, re.MULTILINE)))],
+        "links": sorted(page.name for page in pages),
+    }
+
+
+def untranslated(english: Path, chinese: Path) -> list[str]:
+    ours, theirs = facts(english, chinese), facts(chinese, english)
+    return [
+        f"{kind}: {set(ours[kind]) ^ set(theirs[kind]) or 'another order'}"
+        for kind in ours
+        if ours[kind] != theirs[kind]
+    ]
+
+
+@pytest.mark.parametrize("chinese", CHINESE, ids=lambda p: p.name)
+def test_chinese_pages_say_what_the_english_ones_say(chinese):
+    english = CHINESE[chinese]
+    assert untranslated(english, chinese) == []
+    for page, other in ((english, chinese), (chinese, english)):
+        links = LINK.findall(page.read_text(encoding="utf-8"))
+        assert other in [(page.parent / link).resolve() for link in links]
+
+
+def test_a_translation_that_drifted_is_found(tmp_path):
+    pages = tmp_path / "page.md", tmp_path / "zh.md"
+    text = "`--tile 12`, 0.15 dB, [a](a.md)\n\n    python src/train.py --dry_run\n\n| a |\n"
+    pages[0].write_text(text, encoding="utf-8")
+    for old, new in (
+        ("12", "13"),
+        ("0.15", "0.16"),
+        ("a.md", "b.md"),
+        ("--dry", "--wet"),
+        ("|", ""),
+    ):
+        pages[1].write_text(text, encoding="utf-8")
+        assert untranslated(*pages) == []
+        pages[1].write_text(text.replace(old, new), encoding="utf-8")
+        assert untranslated(*pages) != []
