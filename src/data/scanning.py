@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from src.data.description import DataDescription, read_description
 from src.data.errors import BadFileError, DataSetError, file_state, listed, problems_of
 from src.data.exposures import (
@@ -141,23 +143,20 @@ def scan_sequence(
         records = read_exposures(folder / EXPOSURES_NAME, spikes.ticks_per_second)
     elif settings.use_voxel_cache:
         index = read_index(voxel_folder)
-    parts = Parts(
-        num_bins=settings.num_bins,
-        sharp=list_frames(folder / "sharp", settings.image_exts),
-        spikes=spikes,
-        exposures=records,
-        voxel_folder=voxel_folder if settings.use_voxel_cache else None,
-        index=index,
-    )
+    sharp = list_frames(folder / "sharp", settings.image_exts)
+    stored = voxel_folder if settings.use_voxel_cache else None
+    parts = Parts(settings.num_bins, sharp, spikes, records, stored, index)
     frames, dropped = join_frames(folder.name, parts, blurry, indices)
-    kinds = {"sharp frame": parts.sharp, spikes.kind_of_file: spikes.files}
-    strays = [(name, kind) for kind, files in kinds.items() for name in files if name not in blurry]
-    numbers = set(indices.values())
-    strays += [(f"{number:06d}", "exposure") for number in records if number not in numbers]
-    strays = tuple(Dropped(folder.name, *stray) for stray in strays)
-    return SequenceScan(
-        folder.name, folder, len(blurry), frames, dropped, strays, spikes.ticks_per_second
-    )
+    strays = [
+        Dropped(folder.name, name, kind)
+        for kind, files in (("sharp frame", sharp), (spikes.kind_of_file, spikes.files))
+        for name in files
+        if name not in blurry
+    ]
+    unknown = sorted(records.keys() - set(indices.values()))
+    strays += [Dropped(folder.name, f"{number:06d}", "exposure") for number in unknown]
+    rate = spikes.ticks_per_second
+    return SequenceScan(folder.name, folder, len(blurry), frames, dropped, tuple(strays), rate)
 
 
 def summarize(split: str, scans: list[SequenceScan]) -> str:
@@ -182,12 +181,10 @@ def number_frames(folder: Path, blurry: Mapping[str, Path]) -> dict[str, int]:
         indices = {name: frame_index(name) for name in blurry}
     except ValueError as error:
         raise DataSetError(str(folder), [str(error)]) from error
-    twice = [index for index, count in Counter(indices.values()).items() if count > 1]
+    twice = [str(index) for index, count in Counter(indices.values()).items() if count > 1]
     if twice:
-        found = (
-            f"frames numbered {listed([str(index) for index in twice])} exist under several names"
-        )
-        raise DataSetError(str(folder), [found])
+        reason = f"frames numbered {listed(twice)} exist under several names"
+        raise DataSetError(str(folder), [reason])
     return indices
 
 
@@ -320,40 +317,30 @@ def stated_spikes(
     stated += [("dataset.yaml of the data root", overall, STATED)] if overall else []
     stated += [("--spike_size", given, ("height", "width"))] if given else []
     if not stated:
-        raise DataSetError(
-            str(path),
-            [
-                "the size of the spike sensor is not known; a .dat file does not hold it. Write "
-                f"{path.parent / SIDECAR_NAME} with lines like 'height: 250', 'width: 400', "
-                "'ticks_per_second: 20000', or spike_height, spike_width and ticks_per_second "
-                "into dataset.yaml at the data root; src/test.py takes it as --spike_size "
-                "HEIGHT WIDTH too"
-            ],
+        reason = (
+            "the size of the spike sensor is not known; a .dat file does not hold it. Write "
+            f"{path.parent / SIDECAR_NAME} with lines like 'height: 250', 'width: 400', "
+            "'ticks_per_second: 20000', or spike_height, spike_width and ticks_per_second into "
+            "dataset.yaml at the data root; src/test.py takes it as --spike_size HEIGHT WIDTH too"
         )
+        raise DataSetError(str(path), [reason])
     file, first, _ = stated[0]
     for other, sidecar, names in stated[1:]:
-        values = {name: (getattr(first, name), getattr(sidecar, name)) for name in names}
-        values = {name: v for name, v in values.items() if None not in v and v[0] != v[1]}
+        pairs = {name: (getattr(first, name), getattr(sidecar, name)) for name in names}
+        pairs = {name: pair for name, pair in pairs.items() if None not in pair}
+        values = {name: (was, now) for name, (was, now) in pairs.items() if was != now}
         if values:
             was, now = (
-                ", ".join(f"{name}: {_yaml(v[side])}" for name, v in values.items())
+                yaml.safe_dump({name: pair[side] for name, pair in values.items()}, sort_keys=False)
                 for side in (0, 1)
             )
-            raise DataSetError(
-                str(path),
-                [
-                    f"{file} says {was}, {other} says {now}; correct the one that is wrong. python "
-                    f"scripts/inspect_spikes.py {shlex.quote(str(path))} shows what fits"
-                ],
+            reason = (
+                f"{file} says {', '.join(was.splitlines())}, {other} says "
+                f"{', '.join(now.splitlines())}; correct the one that is wrong. python "
+                f"scripts/inspect_spikes.py {shlex.quote(str(path))} shows what fits"
             )
+            raise DataSetError(str(path), [reason])
     return first
-
-
-def _yaml(value: object) -> str:
-    """Return a number, word or truth value as YAML writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def described_sidecar(description: DataDescription | None) -> SpikeSidecar | None:
