@@ -58,17 +58,6 @@ def test_the_mean_is_rounded_once():
     assert (synthesize_blur(solid(255, 255, 255)) == 255).all()  # no overflow of uint8
 
 
-def test_camera_curve_by_hand():
-    expected = 255 * (0.5 * (100 / 255) ** 2.2 + 0.5 * (200 / 255) ** 2.2) ** (1 / 2.2)
-    assert (synthesize_blur(solid(100, 200), gamma=2.2) == round(expected)).all()
-    assert round(expected) > 150  # brighter than the plain mean
-    for value in (0, 1, 128, 255):
-        assert (synthesize_blur(solid(value, value), gamma=2.2) == value).all()
-    assert np.array_equal(
-        synthesize_blur(solid(3, 90, 7), gamma=1.0), synthesize_blur(solid(3, 90, 7))
-    )
-
-
 @pytest.mark.parametrize(("transfer", "gamma"), [("encoded", None), ("linear", 2.2)])
 def test_spikes_of_a_transfer_match_the_blur_of_that_transfer(transfer, gamma):
     """The mean of the spikes is the blurry frame, in the light that both integrate."""

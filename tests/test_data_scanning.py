@@ -8,12 +8,10 @@ import pytest
 from src.data.description import DataDescription
 from src.data.errors import BadFileError, DataSetError
 from src.data.exposures import AlignmentLog, read_alignment
-from src.data.frames import read_image
 from src.data.recordings import Recording
 from src.data.scanning import scan_sequence, scan_split
-from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeSidecar, write_sidecar
+from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar
 from tests.data_cases import align, copy_root, scan, settings_of, write_miniature
-from tests.spike_cases import voxelize_spikes_twin
 
 GEOMETRY = SpikeGeometry(32, 48)
 
@@ -167,22 +165,6 @@ def test_voxels_without_spikes(tmp_path):
     recording = Recording("a", scan(root / "train/seq_000").frames, 32)
     with pytest.raises(BadFileError, match=r"000001\.npy: has shape .* \(32, 32, 48\) is needed"):
         recording.read_counts(1)
-
-
-def test_recording_reads_crops(root):
-    result = scan(root / "train/seq_001")
-    frame = result.frames[2]
-    bits = dataclasses.replace(frame, voxels=None)
-    recording = Recording("seq_001", [bits], 32)
-    assert (recording.frame_size, recording.spike_size) == ((64, 96), (32, 48))
-    assert np.array_equal(
-        recording.read_sharp(0, (2, 4, 30, 20)), read_image(frame.sharp)[2:32, 4:24]
-    )
-    spikes = SpikeFile(frame.spikes.path, GEOMETRY).read(0, 56)
-    whole = voxelize_spikes_twin(spikes, 32)
-    assert whole.sum() > 1000
-    assert np.array_equal(recording.read_counts(0), whole)
-    assert np.array_equal(recording.read_counts(0, (1, 2, 15, 10)), whole[:, 1:16, 2:12])
 
 
 @pytest.mark.parametrize("crop", [None, (3, 5, 7, 9)])

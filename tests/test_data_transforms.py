@@ -87,13 +87,6 @@ def test_orientation_by_hand():
         assert orient_voxels(frames, orientation)[0, 0].tolist() == expected
 
 
-def test_reversal_by_hand():
-    reverse = Orientation(reverse=True)
-    frames = np.arange(6).reshape(3, 2, 1, 1)  # [T, C]: channels keep their order
-    assert orient_frames(frames, reverse).ravel().tolist() == [4, 5, 2, 3, 0, 1]
-    assert orient_voxels(frames, reverse).ravel().tolist() == [5, 4, 3, 2, 1, 0]
-
-
 def test_reversed_bins_are_those_of_the_reversed_stream():
     spikes = np.random.default_rng(1).integers(0, 2, (2, 24, 3, 4), dtype=np.uint8)
     voxels = np.stack([voxelize_spikes_twin(frame, 8) for frame in spikes])

@@ -15,12 +15,10 @@ import pytest
 from src.config import load_config
 from src.data import frame_cache
 from src.data.build import build_train_dataset
-from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
 from src.data.description import fingerprint_data
 from src.data.errors import BadFileError, BadSample, DataSetError
 from src.data.frame_cache import (
     FrameCache,
-    FrameStore,
     available_memory_bytes,
     decoded_bytes,
     preload,
@@ -28,7 +26,7 @@ from src.data.frame_cache import (
 )
 from src.data.frames import read_image, write_png
 from src.data.recordings import Recording
-from tests.data_cases import align, scan, write_miniature
+from tests.data_cases import align, scan
 
 SIZE = (64, 96)
 DiskUsage = namedtuple("DiskUsage", "total used free")
@@ -216,32 +214,6 @@ def test_frames_in_memory_take_its_place(root, caplog):
     assert "PRELOAD" not in caplog.text
     dataset_of(root, PRELOAD=True)
     assert "DATA.PRELOAD fills the cache of DATA.USE_RAM_CACHE, which is off" in caplog.text
-
-
-def anonymous_bytes():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts memory as Linux does")
-@pytest.mark.parametrize(("kind", "allowed"), [("stored", 0), ("RAM cache", 8 << 20)])
-def test_reading_many_samples_holds_no_more_than_it_says(tmp_path, kind, allowed):
-    """All frames are 38 MB decoded; the store holds none, the cache what it is allowed."""
-    root = write_miniature(tmp_path, sequences=1, val_sequences=0, frames=16, size=SIZE)
-    for path in files_of(root):
-        write_png(path, np.kron(read_image(path), np.ones((8, 8, 1), np.uint8)))
-    frames = scan(root / "train/seq_000", use_voxel_cache=False).frames
-    store, read = FrameStore({}), FrameCache(allowed).read
-    if kind == "stored":
-        store, _ = store_frames(files_of(root), root)
-        assert len(store) == 32
-    recording = Recording("a", frames, 32, read, store)
-    dataset = SpikeDeblurDataset([recording], ClipSettings(3, 128), as_uint8=True)
-    dataset[0]
-    before = anonymous_bytes()
-    for i in range(28):
-        assert not isinstance(dataset[i % 14], BadSample)
-    assert anonymous_bytes() - before < allowed + (8 << 20)
 
 
 # ---------------------------------------------------------------- in memory

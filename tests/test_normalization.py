@@ -34,7 +34,6 @@ from src.prepare.checks import check
 from src.prepare.prepare import PrepareSettings, prepare
 from tests.data_cases import TICKS_PER_FRAME, align, scan, settings_of, write_miniature
 from tests.inference_cases import Video
-from tests.spike_cases import voxelize_spikes_twin
 
 K = 32
 NORMS = [
@@ -81,24 +80,6 @@ def test_table_gives_the_values_of_the_formula(norm, monkeypatch):
     if norm.bin_normalize:
         double = np.log1p(counts.double().numpy() * norm.gain / ticks.numpy()[..., None, None])
     assert np.allclose(looked_up.numpy(), (double - 0.3) / 0.4, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("threshold_ticks", [1, 2])
-def test_a_still_scene_does_not_flicker_and_looks_the_same_at_every_n(threshold_ticks):
-    """A pixel that fires at every tick, or one half of the pixels at every tick."""
-    flat = []
-    for n in (7, 11):
-        num_ticks = 8 * n
-        spikes = np.zeros((num_ticks, 2, 8), np.uint8)
-        spikes[:, :, ::threshold_ticks] = 1
-        counts = torch.from_numpy(voxelize_spikes_twin(spikes, K).astype(np.uint8))
-        plain = normalize_counts(counts, Normalization())
-        assert plain[:, 0, 0].unique().numel() == 2  # flicker 2:1 or 3:2, the default
-        even = normalize_counts(counts, Normalization(bin_normalize=True), ticks_of(num_ticks)[0])
-        assert (even == even[0]).all()
-        assert even[0, 0, 0] == pytest.approx(np.log(2))
-        flat.append(even)
-    assert torch.equal(*flat)
 
 
 def test_values_at_the_limits():

@@ -60,12 +60,6 @@ def test_the_path_without_noise_is_for_sensors_without_noise(monkeypatch):
     SpikeSimulator(3, 4, seed=5, noise=SpikeNoise(sensor_seed=1)).expose(moving_intensity(5))
 
 
-def test_rates_at_threshold_two():
-    intensity = np.broadcast_to([[0.3, 0.7, 0.9]], (1200, 1, 3))
-    rates = simulate_spikes(intensity, seed=1).mean(axis=0)[0]
-    assert np.abs(rates - [0.15, 0.35, 0.45]).max() < 1 / 600
-
-
 def test_total_of_spikes_is_the_floor_of_the_charge():
     """Exact, since all numbers are binary fractions: floor((sum I + u0) / theta)."""
     intensity = np.random.default_rng(3).integers(0, 257, (101, 6, 7)) / 256
@@ -92,13 +86,6 @@ def test_chunks_equal_one_pass_and_another_seed_does_not(noise, chunks):
     whole = simulate_spikes(iter(intensity), seed=6, noise=noise)
     assert np.array_equal(np.concatenate(parts), whole)
     assert not np.array_equal(whole, simulate_spikes(intensity, seed=8, noise=noise))
-
-
-def test_time_in_the_dark_shifts_the_bits():
-    intensity = moving_intensity(50)
-    spikes = simulate_spikes(np.concatenate([np.zeros((13, 3, 4)), intensity]), seed=3)
-    assert not spikes[:13].any()
-    assert np.array_equal(spikes[13:], simulate_spikes(intensity, seed=3))
 
 
 # ---------------------------------------------------------------- noise

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from src.data.frames import read_image
-from src.data.simulation.simulator import simulate_spikes
 from src.data.spikes.arrays import DenseFile
 from src.data.spikes.matching import best_tfp_centre
 from src.data.spikes.reconstruct import tfi, tfp
@@ -31,10 +30,6 @@ def read_reds(number, **geometry):
 
 def psnr_db(image, truth):
     return 10 * np.log10(1 / np.mean((image - truth) ** 2))
-
-
-def correlation(a, b):
-    return np.corrcoef(a.ravel(), b.ravel())[0, 1]
 
 
 @pytest.mark.parametrize(
@@ -70,38 +65,6 @@ def test_the_true_picture_is_that_of_the_middle_tick(number, width, tolerance):
     assert match.is_decisive
 
 
-@pytest.mark.parametrize(
-    ("geometry", "expected"),
-    [
-        ({}, 0.988),
-        ({"bit_order": "big"}, 0.952),  # still looks like a picture
-        ({"flip_rows": False}, -0.116),
-        ({"bit_order": "big", "flip_rows": False}, -0.115),
-    ],
-)
-def test_only_the_right_bits_and_rows_fit_best(geometry, expected):
-    spikes, truth = read_reds(200, **geometry)
-    assert correlation(tfp(spikes, 150, 41, REDS_GAIN), truth) == pytest.approx(expected, abs=1e-3)
-
-
-def test_a_pixel_that_has_just_fired_rarely_fires_again():
-    """Correlation at lag H*W lies below that of the neighbouring rows: the geometry is right."""
-    spikes, _ = read_reds(200)
-    bits = spikes.ravel() - spikes.mean(dtype=np.float32)
-
-    def at_lag(lag):
-        return float(np.mean(bits[:-lag] * bits[lag:]) / bits.var())
-
-    assert at_lag(250 * 400) == pytest.approx(-0.40, abs=0.01)
-    assert at_lag(251 * 400) == pytest.approx(0.05, abs=0.01)
-    assert at_lag(400) > 0.05 > abs(at_lag(640))
-
-
-def test_the_size_of_another_sensor_is_refused():
-    with pytest.raises(ValueError, match=r"250x400 \(301 ticks\)"):
-        SpikeFile(SAMPLES / "200_part1_key_id151.dat", SpikeGeometry(360, 640))
-
-
 def test_real_low_light_spikes():
     path = SAMPLES / "uhsr_helicopter_200x250x250.npz"
     file = DenseFile(path, 250, 250, axes="SHW", key="spk")
@@ -109,19 +72,6 @@ def test_real_low_light_spikes():
     assert spikes.shape == (200, 250, 250)
     assert spikes.mean() == pytest.approx(0.03138, abs=1e-5)
     assert np.array_equal(file.read(90, 110), spikes[90:110])
-
-
-def test_linear_high_speed_frames_drive_the_simulator():
-    """15 frames of 384x384, 12 bit: three bytes are two pixels."""
-    raw = np.fromfile(SAMPLES / "ball_12bit.mraw", np.uint8).reshape(-1, 3).astype(np.uint16)
-    first, second = raw[:, 0] << 4 | raw[:, 1] >> 4, (raw[:, 1] & 15) << 8 | raw[:, 2]
-    frames = np.stack([first, second], axis=1).reshape(15, 384, 384) / 4095
-    # Neighbouring pixels and frames look alike, which a wrong order of bits destroys.
-    assert correlation(frames[:, :, 1:], frames[:, :, :-1]) > 0.95
-    assert correlation(frames[1:], frames[:-1]) > 0.95
-    light = frames[:, 100:164, 100:164].repeat(8, axis=0)
-    spikes = simulate_spikes(light, threshold=2.0, seed=1)
-    assert np.abs(spikes.mean(axis=0) - light.mean(axis=0) / 2).max() <= 1 / 120 + 1e-9
 
 
 @pytest.mark.parametrize("number", [200, 203])

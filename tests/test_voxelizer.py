@@ -31,22 +31,6 @@ def test_bins_by_hand(tmp_path):
     assert voxelize(events, 0, 6, 1, 1, 3).ravel().tolist() == [1, 2, 1]
 
 
-@pytest.mark.parametrize(
-    ("num_ticks", "pattern"),
-    [
-        (33, [2] + [1] * 31),
-        (56, [2, 2, 2, 1] * 8),
-        (65, [3] + [2] * 31),
-        (88, [3, 3, 3, 2] * 8),
-        (104, [4, 3, 3, 3] * 8),
-    ],
-)
-def test_all_ones_give_the_known_ticks_per_bin(tmp_path, num_ticks, pattern):
-    assert ticks_per_bin(num_ticks, 32).tolist() == pattern
-    file = spike_file(tmp_path, np.ones((num_ticks, 1, 8), np.uint8))
-    assert voxelize_packed(file, 0, num_ticks, 32)[:, 0, 5].tolist() == pattern
-
-
 # ---------------------------------------------------------------- packed
 
 
