@@ -10,7 +10,6 @@ that names the file.
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from io import FileIO
 from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
@@ -69,7 +68,7 @@ class SpikeGeometry:
 
 
 class TickReader(Protocol):
-    """Something that gives ranges of its `num_ticks` ticks, such as `SpikeFile`."""
+    """Something that gives ranges of its ticks, such as `SpikeFile`."""
 
     num_ticks: int
 
@@ -114,46 +113,40 @@ class SpikeFile:
             raise ValueError(
                 f"{self.path}: rows of {width} pixels do not start at whole bytes; use read()"
             )
-        top, bottom = (0, height) if rows is None else rows
-        first_byte, last_byte = top * width // 8, bottom * width // 8
-        for block in self._stored(start, stop, first_byte, last_byte, together or stop - start):
+        check_range(self.path, start, stop, self.num_ticks)
+        top, bottom = rows or (0, height)
+        first, last, together = top * width // 8, bottom * width // 8, together or stop - start
+        buffer = np.empty((min(together, stop - start), last - first), np.uint8)
+        for begin in range(start, stop, together):
+            block = buffer[: stop - begin]
+            self._fill(block, begin, first)
             yield block.reshape(len(block), bottom - top, width // 8)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W]."""
-        height, width = self.geometry.height, self.geometry.width
-        (stored,) = self._stored(start, stop, 0, self.geometry.tick_bytes, stop - start)
+        check_range(self.path, start, stop, self.num_ticks)
+        stored = np.empty((stop - start, self.geometry.tick_bytes), np.uint8)
+        self._fill(stored, start, 0)
         bits = np.unpackbits(stored, axis=1, bitorder=self.geometry.bit_order)
-        bits = bits.reshape(stop - start, height, width)
+        bits = bits.reshape(stop - start, self.geometry.height, self.geometry.width)
         return np.ascontiguousarray(bits[:, ::-1]) if self.geometry.flip_rows else bits
 
-    def _stored(
-        self, start: int, stop: int, first_byte: int, last_byte: int, together: int
-    ) -> Iterator[np.ndarray]:
-        """Yield bytes [first, last) of each of so many ticks at once: uint8 [n, last - first]."""
-        check_range(self.path, start, stop, self.num_ticks)
+    def _fill(self, block: np.ndarray, begin: int, first_byte: int) -> None:
+        """Read bytes of ticks from `begin` on, each from its byte `first_byte` on: [n, bytes]."""
         tick_bytes = self.geometry.tick_bytes
-        buffer = np.empty((min(together, stop - start), last_byte - first_byte), np.uint8)
+        is_whole = block.shape[1] == tick_bytes  # then they lie side by side
         with self.path.open("rb", buffering=0) as file:
-            for begin in range(start, stop, together):
-                block = buffer[: stop - begin]
-                pieces = block.reshape(1, -1) if block.shape[1] == tick_bytes else block
-                for i, piece in enumerate(pieces):
-                    file.seek((begin + i) * tick_bytes + first_byte)
-                    self._read_all(file, piece)
-                yield block
-
-    def _read_all(self, file: FileIO, piece: np.ndarray) -> None:
-        """Fill an array from the file; a single read may bring less."""
-        rest = memoryview(piece)
-        while len(rest):
-            num_read = file.readinto(rest)
-            if not num_read:
-                raise ValueError(
-                    f"{self.path}: has become shorter than the {self.num_ticks} ticks that it had "
-                    "when it was opened; copy it again"
-                )
-            rest = rest[num_read:]
+            for i, piece in enumerate(block.reshape(1, -1) if is_whole else block):
+                file.seek((begin + i) * tick_bytes + first_byte)
+                rest = memoryview(piece)
+                while len(rest):  # a single read may bring less
+                    num_read = file.readinto(rest)
+                    if not num_read:
+                        raise ValueError(
+                            f"{self.path}: has become shorter than the {self.num_ticks} ticks that "
+                            "it had when it was opened; copy it again"
+                        )
+                    rest = rest[num_read:]
 
 
 class SpikeParts:
@@ -298,13 +291,7 @@ class SpikeSidecar:
 def read_sidecar(
     dat_path: str | Path, otherwise: Mapping[str, object] | None = None
 ) -> SpikeSidecar | None:
-    """Return what a sidecar of `dat_path` states, or None where there is none.
-
-    Looked for, in this order: `<stem>.yaml` beside it, `spike.yaml` in its folder, and a SpikeCV
-    `config.yaml` in its folder or up to two folders above. Of the latter only `spike_h` and
-    `spike_w` are used; one without either of them belongs to something else and is ignored.
-    Entries of `otherwise` hold where the file does not state them.
-    """
+    """Return what a sidecar of `dat_path` states, see `locate_sidecar`, or None."""
     found = locate_sidecar(dat_path, otherwise)
     return None if found is None else found[1]
 
@@ -312,7 +299,13 @@ def read_sidecar(
 def locate_sidecar(
     dat_path: str | Path, otherwise: Mapping[str, object] | None = None
 ) -> tuple[Path, SpikeSidecar] | None:
-    """Return the file that `read_sidecar` reads, and what it states; None where there is none."""
+    """Return the sidecar of `dat_path` and what it states; None where there is none.
+
+    Looked for, in this order: `<stem>.yaml` beside it, `spike.yaml` in its folder, and a SpikeCV
+    `config.yaml` in its folder or up to two folders above. Of the latter only `spike_h` and
+    `spike_w` are used; one without either of them belongs to something else and is ignored.
+    Entries of `otherwise` hold where the file does not state them.
+    """
     dat_path = Path(dat_path)
     for path in (dat_path.with_suffix(".yaml"), dat_path.parent / SIDECAR_NAME):
         if path.is_file():
