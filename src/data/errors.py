@@ -50,12 +50,10 @@ class DataSetError(ValueError):
 def refuse_undecodable(paths: Iterable[Path]) -> None:
     """Refuse names that are not UTF-8: they can be neither printed nor written into a text."""
     for path in paths:
-        try:
-            path.name.encode()
-        except UnicodeEncodeError as error:
-            shown = os.fsencode(path.name).decode(errors="backslashreplace")
+        shown = os.fsencode(path.name).decode(errors="backslashreplace")
+        if shown != path.name:
             reason = f"the name {shown} is not UTF-8, from another system perhaps; rename it"
-            raise DataSetError(str(path.parent), [reason]) from error
+            raise DataSetError(str(path.parent), [reason])
 
 
 def listed(names: Sequence[str], limit: int = 20) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from src.data.errors import BadFileError, DataSetError
+from src.data.errors import BadFileError, DataSetError, listed
 from src.data.frames import ImageReader, read_image
 from src.data.parallel import locked, run_parallel, worthwhile_workers
 from src.data.voxel_counts import Crop
@@ -101,8 +101,8 @@ def store_frames(
 ) -> tuple[FrameStore, list[str]]:
     """Bring the arrays of all files up to date; several processes may do so at once.
 
-    Files that cannot be decoded, or are not of the size of their folder's first, are left out for
-    their readers to name. The disk of `root` must have room; `workers` processes decode.
+    Files that cannot be decoded, or are not of the size of their folder's first, are left out and
+    named. The disk of `root` must have room; `workers` processes decode.
 
     Returns:
         What is stored now, and what was done or why not, one line each.
@@ -111,10 +111,15 @@ def store_frames(
     stale = {array: files for array, files in arrays.items() if _stored(array, files) is None}
     lines = _make(stale, root, workers) if stale else []
     frames: dict[Path, StoredFrame] = {}
+    left_out: list[str] = []
     for array, files in arrays.items():
-        frames.update(_stored(array, files) or {})
+        stored = _stored(array, files)
+        frames |= stored or {}
+        left_out += [] if stored is None else [str(path) for path in files if path not in stored]
     if not stale:
         lines.append(f"frame cache: {len(frames)} frames up to date")
+    if left_out:
+        lines.append(f"frame cache: cannot be read, or have another size: {listed(left_out, 5)}")
     return FrameStore(frames), lines
 
 
@@ -129,15 +134,14 @@ def _make(arrays: Mapping[Path, list[Path]], root: Path, workers: int) -> list[s
             "reading. Make room, or set DATA.FRAME_CACHE False"
         ]
     logger.info("%s, %.2f GB free", what, free / 1e9)
-    problems: list[str] = []
     workers = worthwhile_workers(workers, needed)
     for wait in (False, True):  # first what no other process holds
         tasks = [(array, files, wait) for array, files in arrays.items()]
         results = [why for _, why in run_parallel(_write, tasks, workers, "decoding frames")]
-        problems = [why for why in results if why is not None]
+        problems = [f"frame cache: {why}; decoded at every reading" for why in results if why]
         if not problems:
             return [f"{what}: written"]
-    return [f"frame cache: {why}; frames are decoded at every reading" for why in problems]
+    return problems
 
 
 def _write(task: tuple[Path, list[Path], bool]) -> str | None:
@@ -193,16 +197,16 @@ def _stored(array: Path, files: list[Path]) -> dict[Path, StoredFrame] | None:
         index = json.loads(array.with_suffix(".json").read_text(encoding="utf-8"))
         if index["format"] != FORMAT or array.stat().st_size != index["num_bytes"]:
             return None
-        frames = {}
-        for file in files:
-            *identity, start = index["files"][file.name]
-            if identity != _identity(file):
-                return None
-            if start:
-                frames[file] = StoredFrame(array, start, tuple(index["size"]))
+        entries = {file: index["files"][file.name] for file in files}
+        if any([size, time] != _identity(file) for file, (size, time, _) in entries.items()):
+            return None
+        return {
+            file: StoredFrame(array, start, tuple(index["size"]))
+            for file, (_, _, start) in entries.items()
+            if start
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return frames
 
 
 def _identity(path: Path) -> list[int]:
@@ -280,14 +284,11 @@ def preload(cache: FrameCache, files: list[Path]) -> None:
     needed, available = decoded_bytes(files), available_memory_bytes()
     what, problems = f"all decoded frames take {needed / 1e9:.2f} GB", []
     if needed > cache.max_bytes:
-        problems.append(
-            f"{what}, DATA.CACHE_SIZE_GB is {cache.max_bytes / 1e9:.2f}; raise it, or set "
-            "DATA.PRELOAD False"
-        )
+        limit = f"DATA.CACHE_SIZE_GB is {cache.max_bytes / 1e9:.2f}; raise it"
+        problems.append(f"{what}, {limit}, or set DATA.PRELOAD False")
     if available is not None and needed > available:
-        problems.append(
-            f"{what}, this machine has {available / 1e9:.2f} GB free; set DATA.PRELOAD False"
-        )
+        limit = f"this machine has {available / 1e9:.2f} GB free"
+        problems.append(f"{what}, {limit}; set DATA.PRELOAD False")
     if problems:
         raise DataSetError("preloading", problems)
     unreadable = 0
