@@ -16,6 +16,7 @@ import torch
 from tests.data_cases import copy_root, write_miniature
 from tests.forked import Forked
 from tests.prepare_cases import copy_prepared, write_prepared
+from tests.timed_cases import write_timed
 from tests.training_cases import one_thread
 
 MARK = "VRT_SPIKE_TEST"
@@ -41,6 +42,18 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(miniature: Path, tmp_path: Path) -> Path:
     """A copy of the miniature of the test's own."""
     return copy_root(miniature, tmp_path / "mini")
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root of train/a and val/b, six frames each, with t_sharp; shared, so copy it."""
+    return write_timed(tmp_path_factory.mktemp("timed") / "timed")
+
+
+@pytest.fixture
+def timed(original: Path, tmp_path: Path) -> Path:
+    """A copy of `original` of the test's own."""
+    return copy_root(original, tmp_path / "timed")
 
 
 @pytest.fixture(scope="session")

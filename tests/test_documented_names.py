@@ -4,11 +4,9 @@ import copy
 import inspect
 import re
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision.models.vgg import cfgs, make_layers
 
 from src.config import load_config
 from src.config_schema import FORMER_KEYS
@@ -29,7 +27,7 @@ from src.models.spike_temporal_sa import SpikeTemporalSA, TemporalSelfAttentionB
 from src.models.weights import FORMER_NAMES, convert_keys, load_weights
 from src.paths import REPO_ROOT
 from src.utils.attention import ChunkSettings
-from tests.attention_cases import random_maps, twin_block, with_random_weights
+from tests.attention_cases import random_maps, with_random_weights
 from tests.model_cases import (
     build_look_alike,
     build_tiny_vrt,
@@ -108,26 +106,6 @@ def test_the_whole_model_by_position_and_by_keyword():
     assert torch.equal(restored, want)
 
 
-@pytest.mark.parametrize("chunk_cfg", [None, CHUNKS, ChunkSettings(max_batch_tokens=40)])
-def test_blocks_equal_multihead_attention(chunk_cfg):
-    """In the printed layout [B, T, C, H, W], scale by scale."""
-    rgb, spike = random_maps((1, 4, 8, 4, 6), (1, 2, 8, 4, 6), dtype=torch.float64)
-    tsa = SpikeTemporalSA([8, 8], 2, 0.0, 2, chunk_cfg)
-    fuse = MultiScaleTemporalCrossAttnFuse([8, 8], 2, 0.0, 2, chunk_cfg, 8.0)
-    with torch.no_grad():
-        for module in (tsa, fuse):
-            with_random_weights(module.double())
-        attended = tsa([spike.transpose(1, 2)] * 2)
-        fused = fuse([rgb] * 2, [spike] * 2)
-        for i in range(2):
-            want = twin_block(tsa.blocks[i], spike).transpose(1, 2)
-            torch.testing.assert_close(attended[i], want, rtol=0, atol=1e-12)
-            want = twin_block(fuse.fuse_blocks[i], rgb, spike)
-            torch.testing.assert_close(fused[i], want, rtol=0, atol=1e-12)
-    with pytest.raises(ValueError, match="1 spike maps for 2 scales"):
-        tsa([spike])
-
-
 def test_attention_parameters_are_the_documented_ones():
     layers = {
         TemporalSelfAttentionBlock: ("ln1", "attn", "ln2", "mlp.0", "mlp.2"),
@@ -197,21 +175,6 @@ def test_wrong_types_get_a_sentence(build, message):
     known = "it takes ADAPTIVE_CHUNK, MAX_BATCH_TOKENS, CHUNK_SIZE"
     with pytest.raises(ValueError, match=f"unknown key 'HEADS'; {known}"):
         TemporalSelfAttentionBlock(8, chunk_cfg={"HEADS": 4})
-
-
-def test_losses_and_voxels_as_printed(tmp_path):
-    path = str(tmp_path / "vgg.pth")  # random weights up to relu3_3
-    torch.save(nn.ModuleDict({"features": make_layers(cfgs["D"])[:16]}).state_dict(), path)
-    images = torch.zeros(1, 2, 3, 16, 16), torch.full((1, 2, 3, 16, 16), 0.5)
-    assert CharbonnierLoss(delta=0.1)(*images) == CharbonnierLoss(0.1)(*images)
-    by_name = VGGPerceptualLoss(layers=["relu3_3"], weights=path)
-    by_position = VGGPerceptualLoss(["relu3_3"], "vgg16", "l1", path)
-    assert by_name(*images) == by_position(*images) > 0
-    events = np.array([[10, 1, 2], [17, 0, 0], [10, 1, 2]])
-    grid = voxelize(events, t0=10, t1=18, H=2, W=3, K=4)
-    assert np.argwhere(grid).tolist() == [[0, 1, 2], [3, 0, 0]]
-    assert np.array_equal(voxelize(events, 10, 18, 2, 3, 4), grid)
-    assert voxelize(events, 10, 18, 2, 3).shape == (32, 2, 3)
 
 
 def test_the_data_set_of_a_configuration(tmp_path):

@@ -7,19 +7,9 @@ import pytest
 
 from src.data.frames import read_image, write_png
 from src.prepare.frame_checks import check_pairs, match_pair
-from tests.data_cases import copy_root, scan
+from tests.data_cases import scan
 from tests.prepare_cases import run, write_config
 from tests.timed_cases import write_timed
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return write_timed(tmp_path_factory.mktemp("timed") / "timed", frames=6)
-
-
-@pytest.fixture
-def root(original, tmp_path):
-    return copy_root(original, tmp_path / "timed")
 
 
 def pairs(folder):
@@ -30,9 +20,9 @@ def paint(folder, kind, name, value):
     write_png(folder / kind / f"{name}.png", np.full((64, 96, 3), value, np.uint8))
 
 
-def test_margin_by_hand(root):
+def test_margin_by_hand(timed):
     """Uniform pictures: errors 10^2 to the own sharp frame, 20^2 and 40^2 to those beside it."""
-    folder = root / "train/a"
+    folder = timed / "train/a"
     for name, value in (("000001", 120), ("000002", 90), ("000003", 60)):
         paint(folder, "sharp", name, value)
     paint(folder, "blur", "000002", 100)
@@ -45,8 +35,8 @@ def test_margin_by_hand(root):
 
 
 @pytest.mark.parametrize(("shift", "words"), [(1, "1 later"), (-1, "1 earlier"), (2, "2 later")])
-def test_shifted_sharp_frames_are_named_with_the_shift(root, shift, words):
-    folder = root / "train/a"
+def test_shifted_sharp_frames_are_named_with_the_shift(timed, shift, words):
+    folder = timed / "train/a"
     (folder / "sharp").rename(folder / "old")
     (folder / "sharp").mkdir()
     for i in range(6):
@@ -58,8 +48,8 @@ def test_shifted_sharp_frames_are_named_with_the_shift(root, shift, words):
     assert f"most fit the sharp frame {words}: rename the sharp frames" in problem
 
 
-def test_one_wrong_pair_is_named_and_right_ones_are_silent(root):
-    folder = root / "train/a"
+def test_one_wrong_pair_is_named_and_right_ones_are_silent(timed):
+    folder = timed / "train/a"
     findings = pairs(folder)
     assert (findings.notes, findings.problems) == ([], [])
     match = match_pair(scan(folder).frames, 2)
@@ -71,12 +61,12 @@ def test_one_wrong_pair_is_named_and_right_ones_are_silent(root):
     assert "(000003)" in problem
 
 
-def test_swapped_folders_are_seen(root, tmp_path, capsys):
-    for folder in (root / "train/a", root / "val/b"):
+def test_swapped_folders_are_seen(timed, tmp_path, capsys):
+    for folder in (timed / "train/a", timed / "val/b"):
         (folder / "blur").rename(folder / "x")
         (folder / "sharp").rename(folder / "blur")
         (folder / "x").rename(folder / "sharp")
-    config = write_config(root, tmp_path / "timed.yaml")
+    config = write_config(timed, tmp_path / "timed.yaml")
     assert run(config) == 1
     assert run(config, "--check_only") == 1
     printed = capsys.readouterr().out
@@ -84,10 +74,10 @@ def test_swapped_folders_are_seen(root, tmp_path, capsys):
     assert "val/b: blurry frames are sharper" in printed
 
 
-def test_blurry_frames_that_are_their_sharp_frames(root, tmp_path, capsys):
+def test_blurry_frames_that_are_their_sharp_frames(timed, tmp_path, capsys):
     for name in ("000001", "000004"):
-        shutil.copy(root / f"train/a/sharp/{name}.png", root / f"train/a/blur/{name}.png")
-    config = write_config(root, tmp_path / "timed.yaml")
+        shutil.copy(timed / f"train/a/sharp/{name}.png", timed / f"train/a/blur/{name}.png")
+    config = write_config(timed, tmp_path / "timed.yaml")
     assert run(config) == 0
     capsys.readouterr()
     assert run(config, "--check_only") == 1
@@ -96,11 +86,11 @@ def test_blurry_frames_that_are_their_sharp_frames(root, tmp_path, capsys):
     assert "(000001, 000004)" in printed
 
 
-def test_a_sequence_in_both_splits_and_one_twice(root, tmp_path, capsys):
-    shutil.copytree(root / "train/a", root / "val/c")
-    shutil.copytree(root / "train/a", root / "train/d")
-    shutil.copy(root / "train/a/sharp/000002.png", root / "val/b/sharp/000004.png")
-    config = write_config(root, tmp_path / "timed.yaml")
+def test_a_sequence_in_both_splits_and_one_twice(timed, tmp_path, capsys):
+    shutil.copytree(timed / "train/a", timed / "val/c")
+    shutil.copytree(timed / "train/a", timed / "train/d")
+    shutil.copy(timed / "train/a/sharp/000002.png", timed / "val/b/sharp/000004.png")
+    config = write_config(timed, tmp_path / "timed.yaml")
     assert run(config) == 0
     capsys.readouterr()
     assert run(config, "--check_only") == 1
@@ -122,8 +112,8 @@ def test_pictures_of_still_scenes_may_be_equal(tmp_path):
     assert run(config, "--check_only") == 0
 
 
-def test_sharp_frames_of_another_size_are_no_pairs(root):
-    folder = root / "train/a"
+def test_sharp_frames_of_another_size_are_no_pairs(timed):
+    folder = timed / "train/a"
     for path in (folder / "sharp").iterdir():
         write_png(path, read_image(path)[::2, ::2].copy())
     (problem,) = pairs(folder).problems

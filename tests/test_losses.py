@@ -1,7 +1,5 @@
 """The training losses; VGG with small random files, never the network."""
 
-import hashlib
-import io
 import math
 import urllib.error
 
@@ -160,37 +158,6 @@ def test_without_weights_and_network_the_message_says_what_to_do(tmp_path):
     ):
         assert part in message
     assert not (tmp_path / "hub").exists(), "nothing half-written stays"
-
-
-def use_as_official(monkeypatch, file):
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    url = downloads.WEIGHT_FILES["vgg16"].url
-    monkeypatch.setitem(downloads.WEIGHT_FILES, "vgg16", downloads.WeightFile(url, digest))
-
-
-def test_the_hub_cache_is_used_and_its_hash_checked(tmp_path, monkeypatch, extract):
-    cached = tmp_path / "hub/checkpoints" / NAME
-    cached.parent.mkdir(parents=True)
-    cached.write_bytes(extract.read_bytes())
-    with pytest.raises(RuntimeError, match="is damaged or another file: its SHA-256 is not 397923"):
-        VGGPerceptualLoss()
-    use_as_official(monkeypatch, extract)
-    VGGPerceptualLoss()
-
-
-class Answer(io.BytesIO):
-    length = None
-
-
-def test_a_download_is_checked_and_kept(tmp_path, monkeypatch, extract):
-    monkeypatch.setattr(
-        downloads.urllib.request, "urlopen", lambda url, timeout: Answer(extract.read_bytes())
-    )
-    with pytest.raises(RuntimeError, match=r"what arrived is another file"):
-        VGGPerceptualLoss()
-    use_as_official(monkeypatch, extract)
-    VGGPerceptualLoss()
-    assert (tmp_path / "hub/checkpoints" / NAME).read_bytes() == extract.read_bytes()
 
 
 def test_a_file_in_the_format_before_torch_1_6_is_read(tmp_path, extract):

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-from scripts.prepare_data import main as prepare_data
 from src.data.frames import read_image
 from src.data.recordings import Recording
 from src.prepare.content import ExposureFit, fit_exposure
@@ -116,18 +115,3 @@ def test_pages_and_index(right, tmp_path):
     assert read_image(pages[0]).shape[1] == 3 * 400 + 4 * 6
     with pytest.raises(ValueError, match="0 of 5 frames requested"):
         write_overlays(recordings, 0, tmp_path, seed=1)
-
-
-def test_flag_of_prepare_data(right, tmp_path, capsys):
-    config = tmp_path / "mini.yaml"
-    config.write_text(
-        f"DATA:\n  ROOT: {right}\n  CLIP_LEN: 3\n  CROP_SIZE: 64\n"
-        f"LOG:\n  SAVE_DIR: {tmp_path / 'out'}\n"
-    )
-    assert prepare_data(["--config", str(config), "--workers", "1", "--overlay", "2"]) == 0
-    assert "2 overlays; open" in capsys.readouterr().out
-    folder = tmp_path / "out" / "visuals" / "overlay_mini"
-    assert len(list(folder.glob("*.png"))) == 2
-    assert (folder / "index.html").is_file()
-    with pytest.raises(SystemExit):
-        prepare_data(["--overlay", "-1"])

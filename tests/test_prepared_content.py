@@ -17,88 +17,76 @@ from src.data.description import (
 )
 from src.prepare import prepare
 from src.prepare.checks import content_problems, quick_check
-from tests.data_cases import copy_root
 from tests.prepare_cases import rewrite, run, state_of, write_config
-from tests.timed_cases import write_timed
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return write_timed(tmp_path_factory.mktemp("content") / "timed")
 
 
 @pytest.fixture
-def root(original, tmp_path):
-    return copy_root(original, tmp_path / "timed")
+def config(timed, tmp_path):
+    return write_config(timed, tmp_path / "timed.yaml")
 
 
-@pytest.fixture
-def config(root, tmp_path):
-    return write_config(root, tmp_path / "timed.yaml")
-
-
-def swap_folders(root):
-    for folder in (root / "train/a", root / "val/b"):
+def swap_folders(timed):
+    for folder in (timed / "train/a", timed / "val/b"):
         (folder / "blur").rename(folder / "other")
         (folder / "sharp").rename(folder / "blur")
         (folder / "other").rename(folder / "sharp")
 
 
-def test_data_that_pass_are_looked_at_once(root, config, monkeypatch):
+def test_data_that_pass_are_looked_at_once(timed, config, monkeypatch):
     assert run(config) == 0
-    assert content_of(read_description(root)) == "passed"
+    assert content_of(read_description(timed)) == "passed"
     assert quick_check(load_config(config)) == []
-    before = state_of(root)
+    before = state_of(timed)
     monkeypatch.setattr(prepare, "check_content", None)  # not called again
     assert run(config) == 0
     assert run(config, "--accept", "not needed") == 0
-    assert state_of(root) == before
+    assert state_of(timed) == before
 
 
-def test_training_refuses_data_that_failed_until_they_are_accepted(root, config, capsys, caplog):
-    swap_folders(root)
+def test_training_refuses_data_that_failed_until_they_are_accepted(timed, config, capsys, caplog):
+    swap_folders(timed)
     states = []
     for _ in range(2):  # printed every time
         assert run(config) == 1
         printed = capsys.readouterr().out
         assert "are the folders blur and sharp swapped?" in printed
         assert 'give the same command with --accept "REASON"' in printed
-        states.append(state_of(root))
+        states.append(state_of(timed))
     assert states[0] == states[1]  # what is known is not written again
     assert run(config, "--overlay", "1") == 1  # its own findings are no problem
-    assert read_description(root).content == "failed"
+    assert read_description(timed).content == "failed"
     (problem,) = quick_check(load_config(config))
     assert "--check_only says where" in problem
     assert run(config, "--accept", "sharp: from 'another' camera") == 0
     assert "are the folders blur and sharp swapped?" in capsys.readouterr().out
-    assert read_description(root).content == "accepted: sharp: from 'another' camera"
+    assert read_description(timed).content == "accepted: sharp: from 'another' camera"
     assert quick_check(load_config(config)) == []
     assert "accepted: sharp: from 'another' camera" in caplog.text
     assert run(config) == 0  # a reason once given holds
     assert run(config, "--accept", "a better one") == 0
-    assert read_description(root).content == "accepted: a better one"
+    assert read_description(timed).content == "accepted: a better one"
 
 
-def test_a_result_holds_for_the_files_and_the_description_it_was_found_for(root, config):
+def test_a_result_holds_for_the_files_and_the_description_it_was_found_for(timed, config):
     assert run(config, "--accept", "nothing to accept") == 0
-    assert read_description(root).content == "passed"
-    rewrite(root / "dataset.yaml", "bit_order: little", "bit_order: big")
+    assert read_description(timed).content == "passed"
+    rewrite(timed / "dataset.yaml", "bit_order: little", "bit_order: big")
     assert "not checked yet" in quick_check(load_config(config))[-1]
-    rewrite(root / "dataset.yaml", "bit_order: big", "bit_order: little")
+    rewrite(timed / "dataset.yaml", "bit_order: big", "bit_order: little")
     assert quick_check(load_config(config)) == []
-    swap_folders(root)
+    swap_folders(timed)
     problems = quick_check(load_config(config))
     assert any("sha256 was" in problem for problem in problems)
     assert run(config) == 1
 
 
-def test_data_prepared_before_results_were_recorded_are_unknown(root, config):
+def test_data_prepared_before_results_were_recorded_are_unknown(timed, config):
     assert run(config) == 0
-    path = root / "dataset.yaml"
+    path = timed / "dataset.yaml"
     path.write_text(path.read_text()[: path.read_text().index("content:")])
     (problem,) = quick_check(load_config(config))
     assert "run scripts/prepare_data.py once, it takes seconds" in problem
-    assert content_problems(None, str(root)) == [problem]
+    assert content_problems(None, str(timed)) == [problem]
     assert run(config) == 0
     assert quick_check(load_config(config)) == []
     path.unlink()
@@ -106,10 +94,10 @@ def test_data_prepared_before_results_were_recorded_are_unknown(root, config):
     assert "dataset.yaml: missing" in problem
 
 
-def test_a_split_that_cannot_be_read_says_nothing_of_mean_and_deviation(root, config, capsys):
+def test_a_split_that_cannot_be_read_says_nothing_of_mean_and_deviation(timed, config, capsys):
     assert run(config) == 0
-    shutil.copytree(root / "train/a", root / "train/c")
-    rewrite(root / "train/c/exposures.csv", "t0[s]", "t0[weeks]")
+    shutil.copytree(timed / "train/a", timed / "train/c")
+    rewrite(timed / "train/c/exposures.csv", "t0[s]", "t0[weeks]")
     other = ["DATA.NORM.MEAN", "0.9"]
     problems = quick_check(load_config(config, other))
     assert any("weeks" in problem for problem in problems)
@@ -118,7 +106,7 @@ def test_a_split_that_cannot_be_read_says_nothing_of_mean_and_deviation(root, co
     printed = capsys.readouterr().out
     assert "weeks" in printed
     assert "DATA.NORM:" not in printed
-    (root / "train/c").rename(root / "val/c")  # mean and deviation are not of this split
+    (timed / "train/c").rename(timed / "val/c")  # mean and deviation are not of this split
     assert any("DATA.NORM: " in problem for problem in quick_check(load_config(config, other)))
     assert run(config, "--check_only", *other) == 1
     assert "DATA.NORM: MEAN 0.9" in capsys.readouterr().out
