@@ -3,7 +3,8 @@
     python scripts/validate_model_shapes.py [--config FILE] [--size H W] [--spike_size H W]
                                             [--frames T] [KEY VALUE ...]
 
-No data and no weight files are needed.
+No data and no weight files are needed. The last three lines say whether the forward pass, the
+shapes per scale and the channels are right; the exit code is 1 where one of them is not.
 """
 
 import argparse
@@ -52,25 +53,35 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
-    print_table(("part", "what", "output"), record_shapes(model, cfg, options))
+    rows, results = record_shapes(model, cfg, options)
+    print_table(("part", "what", "output"), rows)
     print()
     print_table(("part", "parameters", "share"), count_parameters(model))
-    return 0
+    print()
+    for what, problems in results.items():
+        print(f"{what}: {'passed' if not problems else 'FAILED, ' + '; '.join(problems)}")
+    return int(any(results.values()))
 
 
 def record_shapes(
     model: nn.Module, cfg: CfgNode, options: argparse.Namespace
-) -> list[tuple[str, str, str]]:
-    """Run a random clip and return a row per stage, in the order in which they ran."""
+) -> tuple[list[tuple[str, str, str]], dict[str, list[str]]]:
+    """Run a random clip; return a row per stage, in order, and what is wrong by kind of check."""
     frames = options.frames or cfg.DATA.CLIP_LEN
     rgb = torch.rand(1, frames, 3, *options.size)
     voxels = torch.randn(1, frames, cfg.DATA.K, *options.spike_size)
     rows = [("input", "blurry frames [B, T, 3, H, W]", shape_of(rgb))]
     if isinstance(model, VRTWithSpike):
         rows.append(("input", "voxel grids [B, T, K, Hs, Ws]", shape_of(voxels)))
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def record(name: str, what: str, out: torch.Tensor) -> None:
+        rows.append((name, what, shape_of(out)))
+        shapes[name] = tuple(out.shape)
+
     handles = [
         module.register_forward_hook(
-            lambda _, inputs, out, name=name, what=what: rows.append((name, what, shape_of(out)))
+            lambda _, inputs, out, name=name, what=what: record(name, what, out)
         )
         for name, what, module in watched(model)
     ]
@@ -78,7 +89,30 @@ def record_shapes(
         restored = model(rgb, voxels)
     for handle in handles:
         handle.remove()
-    return [*rows, ("output", "restored frames [B, T, 3, H, W]", shape_of(restored))]
+    rows.append(("output", "restored frames [B, T, 3, H, W]", shape_of(restored)))
+    forward = [] if restored.shape == rgb.shape else [f"{shape_of(restored)} is restored"]
+    forward += [] if bool(torch.isfinite(restored).all()) else ["values are not finite"]
+    return rows, {"forward pass": forward, **check_scales(shapes, cfg, frames)}
+
+
+def check_scales(
+    shapes: dict[str, tuple[int, ...]], cfg: CfgNode, frames: int
+) -> dict[str, list[str]]:
+    """Compare what is fused with the RGB features that it replaces."""
+    sizes, channels = [], []
+    for i, width in enumerate(cfg.MODEL.CHANNELS_PER_SCALE, 1):
+        stage = shapes[f"vrt.stage{i}"]  # [B, C, T, h, w]
+        if (fused := shapes.get(f"cross_attn_fuse.fuse_blocks.{i - 1}")) is None:
+            continue
+        batch, length, found, *pixels = fused
+        spikes = shapes[f"spike_encoder.scales.{i - 1}"]
+        if (batch, length, *pixels) != (stage[0], *stage[2:]):
+            sizes.append(f"scale {i}: {fused} is fused into {stage}")
+        if not found == spikes[1] == stage[1] == width:
+            channels.append(f"scale {i}: RGB {stage[1]}, spikes {spikes[1]}, not {width}")
+        if spikes[2] < frames:
+            print(f"note: TEMPORAL_STRIDES leave {spikes[2]} of {frames} times at scale {i}")
+    return {"shapes per scale": sizes, "channels": channels}
 
 
 def watched(model: nn.Module) -> list[tuple[str, str, nn.Module]]:

@@ -1,6 +1,7 @@
 """Attention in chunks: the same result as at once, within the limits of memory."""
 
 import itertools
+import logging
 
 import pytest
 import torch
@@ -149,3 +150,13 @@ def test_settings_refuse_what_cannot_be():
     ]:
         with pytest.raises(ValueError, match=message):
             TemporalSelfAttentionBlock(CHANNELS, **bad)
+
+
+def test_chosen_chunks_are_logged_once_per_shape(caplog):
+    block = TemporalSelfAttentionBlock(CHANNELS, HEADS, chunk_cfg={"MAX_BATCH_TOKENS": 60})
+    with caplog.at_level(logging.INFO, "src.utils.attention"):
+        for height in (13, 13, 14):
+            block(torch.zeros(1, 3, CHANNELS, height, 11))
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        f"attention over time on {height} x 11 pixels, 1 clips of 3 frames" for height in (13, 14)
+    ]

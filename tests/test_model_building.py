@@ -257,7 +257,9 @@ def test_the_table_of_shapes(cfg, tmp_path, capsys):
     assert [name for name in shapes if name.startswith("cross_attn_fuse.")] == [
         f"cross_attn_fuse.fuse_blocks.{i}" for i in range(4)
     ]
-    parts = [[cell for cell in row if cell] for row in rows[-5:]]
+    results = [row[0] for row in rows[-3:]]
+    assert results == [f"{w}: passed" for w in ("forward pass", "shapes per scale", "channels")]
+    parts = [[cell for cell in row if cell] for row in rows[-8:-3]]
     numbers = {part[0]: int(part[1].replace(",", "")) for part in parts}
     assert sum(n for name, n in numbers.items() if name != "all") == numbers["all"]
 
@@ -265,6 +267,17 @@ def test_the_table_of_shapes(cfg, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "vrt.stage7" in out
     assert "spike" not in out
+
+
+def test_a_wrong_scale_fails(cfg):
+    shapes = {f"vrt.stage{i}": (1, 8, 2, 8, 8) for i in range(1, 5)}
+    shapes |= {f"spike_encoder.scales.{i}": (1, 8, 2, 8, 8) for i in range(4)}
+    shapes |= {f"cross_attn_fuse.fuse_blocks.{i}": (1, 2, 8, 8, 8) for i in range(4)}
+    good = validate_model_shapes.check_scales(shapes, cfg, 2)
+    assert good == {"shapes per scale": [], "channels": []}
+    shapes["vrt.stage3"], shapes["spike_encoder.scales.0"] = (1, 8, 2, 4, 4), (1, 6, 2, 8, 8)
+    bad = validate_model_shapes.check_scales(shapes, cfg, 2)
+    assert [len(problems) for problems in bad.values()] == [1, 1]
 
 
 def test_the_table_refuses_in_one_line(cfg, tmp_path, capsys):

@@ -1,8 +1,10 @@
 """Attention blocks that treat every pixel alone, run in spatial chunks to bound memory."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
@@ -11,6 +13,7 @@ from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+logger = logging.getLogger(__name__)
 # Rows and columns of a chunk relative to its side; the area is the same for all three.
 CHUNK_SHAPES = {"square": (1.0, 1.0), "wide": (0.5, 2.0), "tall": (2.0, 0.5)}
 
@@ -109,6 +112,16 @@ def require_number(name: str, value: Any) -> None:
         raise TypeError(f"{name} is {value!r}; a number is needed")
 
 
+@lru_cache(maxsize=256)
+def log_chunks(extent: tuple[int, int, int], frames: int, *chunk: int) -> None:
+    """Log once per shape of the maps into which chunks they are cut."""
+    batch, height, width = extent
+    logger.info(
+        "attention over time on %d x %d pixels, %d clips of %d frames: chunks of %d clips, %d x %d",
+        *(height, width, batch, frames, *chunk),
+    )
+
+
 def plan_chunks(
     extent: tuple[int, int, int], num_frames: int, settings: ChunkSettings
 ) -> tuple[list[int], list[int], list[int]]:
@@ -202,6 +215,8 @@ class BaseChunkableAttention(nn.Module):
         frames = max(part.shape[2] for part in (x, *sources))
         extent = (x.shape[0], x.shape[3], x.shape[4])
         plan = plan_chunks(extent, frames, self.chunks)
+        if not torch.compiler.is_compiling():
+            log_chunks(extent, frames, *map(max, plan))
         cuts = [(axis, n) for axis, n in zip((0, 3, 4), plan, strict=True) if len(n) > 1]
         out = self._run_pieces((x, *sources), cuts)
         if out.stride() != x.stride():
