@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import distributed, nn
 
 from src.config import ConfigError, load_config
 from src.models.build import build_model
-from src.models.first_estimate import FirstEstimate, shuffle, unshuffle
+from src.models.first_estimate import FirstEstimate
 from src.models.integrate_vrt import RGBOnly
 from src.models.padding import SizeRule
 from tests.model_cases import build_tiny_vrt, build_with_spike, clip_and_voxels, wake_up
@@ -38,18 +39,10 @@ def build(**settings):
     return model
 
 
-def test_unshuffling_moves_pixels_into_channels():
-    frame = torch.arange(8.0).view(1, 1, 1, 2, 4)
-    channels = unshuffle(frame, 2)
-    assert channels.flatten(2).tolist() == [[[0, 2, 1, 3, 4, 6, 5, 7]]]
-    assert torch.equal(shuffle(channels, 2), frame)
-    assert unshuffle(frame, 1) is frame
-
-
 def test_the_steps_by_hand():
     model = build()
     rgb, voxels = clip_and_voxels(size=(32, 48), spike_size=(16, 24))
-    estimate, features = model.first_estimate(unshuffle(rgb, 2), voxels)
+    estimate, features = model.first_estimate(F.pixel_unshuffle(rgb, 2), voxels)
     added = torch.stack([model.estimate_features(frames) for frames in features.unbind(1)], 1)
     maps = model.encode_spikes(voxels)
 
@@ -59,16 +52,16 @@ def test_the_steps_by_hand():
             1, 2
         )
 
-    want = shuffle(model.vrt.forward_opened(estimate, after_stage), 2)
+    want = F.pixel_shuffle(model.vrt.forward_opened(estimate, after_stage), 2)
     torch.testing.assert_close(model(rgb, voxels), want)
-    assert not torch.allclose(want, shuffle(estimate, 2), atol=1e-3)
+    assert not torch.allclose(want, F.pixel_shuffle(estimate, 2), atol=1e-3)
 
 
 @pytest.mark.parametrize("first_estimate", [0, 4])
 def test_a_new_model_is_its_vrt_on_unshuffled_frames(first_estimate):
     vrt = without_flow(build_tiny_vrt(**UNSHUFFLED)).eval()
     rgb, voxels = clip_and_voxels(size=(32, 48), spike_size=(16, 24))
-    want = shuffle(vrt(unshuffle(rgb, 2)), 2)
+    want = F.pixel_shuffle(vrt(F.pixel_unshuffle(rgb, 2)), 2)
     settings = {"pixel_unshuffle": 2, "first_estimate": first_estimate}
     model = build_with_spike(vrt, **settings).eval()
     torch.testing.assert_close(model(rgb, voxels), want)
@@ -98,7 +91,7 @@ def test_the_estimate_alone(one_rank):
     rgb, voxels = clip_and_voxels(size=(32, 32), spike_size=(16, 16))
     model.refines = False
     model(rgb, voxels).sum().backward()
-    want = shuffle(model.first_estimate(unshuffle(rgb, 2), voxels)[0], 2)
+    want = F.pixel_shuffle(model.first_estimate(F.pixel_unshuffle(rgb, 2), voxels)[0], 2)
     with torch.no_grad():
         for parameter in model.vrt.parameters():
             parameter.fill_(1e3)

@@ -13,16 +13,6 @@ from torch import nn
 from src.models.fusion.cross_attn_temporal import resize_frames
 
 
-def unshuffle(clip: torch.Tensor, factor: int) -> torch.Tensor:
-    """Move pixels of [B, T, C, H, W] into channels: [B, T, C r^2, H / r, W / r], r = `factor`."""
-    return F.pixel_unshuffle(clip, factor) if factor > 1 else clip
-
-
-def shuffle(clip: torch.Tensor, factor: int) -> torch.Tensor:
-    """Move channels back into pixels, the inverse of `unshuffle`."""
-    return F.pixel_shuffle(clip, factor) if factor > 1 else clip
-
-
 class FirstEstimate(nn.Module):
     """A U-Net of three levels, applied to each frame; the last layer starts at zero.
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import distributed, nn
 
-from src.models.first_estimate import FirstEstimate, shuffle, unshuffle
+from src.models.first_estimate import FirstEstimate
 from src.models.fusion.cross_attn_temporal import TIME_SLOPE, MultiScaleTemporalCrossAttnFuse
 from src.models.padding import NUM_SCALES, pad_clip, pad_spikes, size_rule_of
 from src.models.spike_encoder3d import SpikeEncoder3D
@@ -186,7 +187,7 @@ class _Restorer(nn.Module):
     def _restore(self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None) -> torch.Tensor:
         _, frames, _, *size = rgb_clip.shape
         extent = self.size_rule.padded(frames, *size)
-        clip = unshuffle(pad_clip(rgb_clip, extent), self.pixel_unshuffle)
+        clip = F.pixel_unshuffle(pad_clip(rgb_clip, extent), self.pixel_unshuffle)
         voxels = None if spike_vox is None else pad_spikes(spike_vox, size, extent)
         estimate, features = self.first_estimate, None
         if estimate is not None and (voxels is not None or not estimate.spike_bins):
@@ -197,7 +198,7 @@ class _Restorer(nn.Module):
             torch.is_grad_enabled() and distributed.is_initialized()
         ):  # DDP waits for all gradients
             clip = clip + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
-        return crop_clip(shuffle(clip, self.pixel_unshuffle), rgb_clip, extent)
+        return crop_clip(F.pixel_shuffle(clip, self.pixel_unshuffle), rgb_clip, extent)
 
     def _refine(
         self, clip: torch.Tensor, features: torch.Tensor | None, voxels: torch.Tensor | None
