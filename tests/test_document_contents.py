@@ -1,5 +1,6 @@
 """What the documents promise beyond names: current tables, a program that works, shapes."""
 
+import ast
 import re
 
 import pytest
@@ -108,3 +109,22 @@ def smaller(shape: str, time_axis: int) -> str:
     sizes = [int(n) for n in shape.split(" x ")]
     sizes[time_axis] = 2
     return " x ".join(map(str, [*sizes[:3], sizes[3] // 4, sizes[4] // 4]))
+
+
+def test_messages_of_the_table_of_errors_are_in_the_code():
+    """The words of each part of a message stand in one string, whatever it inserts between them."""
+    page = (REPO_ROOT / "docs" / "QUICK_START.md").read_text(encoding="utf-8")
+    table = page.partition("| message | what to do |")[2].partition("\n\n")[0]
+    cells = [line.split(" | ")[0] for line in table.splitlines()[2:]]
+    messages = [span for cell in cells for span in re.findall("`(.*?)`", cell) if " " in span]
+    assert len(messages) > 15
+    files = [path for d in ("src", "third_party") for path in (REPO_ROOT / d).rglob("*.py")]
+    nodes = (n for path in files for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    known = (REPO_ROOT / "scripts" / "setup_env.sh").read_text(encoding="utf-8").splitlines()
+    for node in nodes:
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        known.append(" ".join(str(p.value) for p in parts if isinstance(p, ast.Constant)))
+    known = [set(re.findall(r"[a-z]+", string)) for string in known]
+    parts = [part for message in messages for part in re.split(r"\.\.\.|;", message)]
+    words = {part: set(re.findall(r"(?<![\w./])[a-z]{3,}(?![\w./])", part)) for part in parts}
+    assert [part for part in parts if not any(words[part] <= of for of in known)] == []
