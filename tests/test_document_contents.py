@@ -128,3 +128,14 @@ def test_messages_of_the_table_of_errors_are_in_the_code():
     parts = [part for message in messages for part in re.split(r"\.\.\.|;", message)]
     words = {part: set(re.findall(r"(?<![\w./])[a-z]{3,}(?![\w./])", part)) for part in parts}
     assert [part for part in parts if not any(words[part] <= of for of in known)] == []
+
+
+def test_functions_of_the_architecture_page_are_where_it_says():
+    text = (REPO_ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`(?: and `(\w+)`)? in `([\w/]+\.py)`", text)
+    assert len(named) > 12
+    for *names, path in named:
+        tree = ast.parse((REPO_ROOT / path).read_text(encoding="utf-8"))
+        there = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+        there |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        assert {name for name in names if name} <= there, path
