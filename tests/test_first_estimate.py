@@ -39,6 +39,16 @@ def build(**settings):
     return model
 
 
+def test_channels_below_zero_still_learn():
+    model = FirstEstimate(12, 8, 4)
+    model.to_frame.weight.data.normal_(0, 0.1)
+    for layers in (model.up_fine, model.up_middle):
+        layers[2].bias.data.fill_(-100.0)  # all of its outputs are negative
+    estimate, _ = model(torch.rand(1, 1, 12, 8, 8), torch.randn(1, 1, 8, 8, 8))
+    estimate.square().sum().backward()
+    assert all(p.grad.any() for p in model.parameters())
+
+
 def test_the_steps_by_hand():
     model = build()
     rgb, voxels = clip_and_voxels(size=(32, 48), spike_size=(16, 24))

@@ -12,6 +12,10 @@ from torch import nn
 
 from src.models.fusion.cross_attn_temporal import resize_frames
 
+# With slope 0 all channels before the last layer, which starts at zero, can end up below zero in
+# the first steps, and nothing is learnt from then on: seen on generated scenes.
+LEAK = 0.1
+
 
 class FirstEstimate(nn.Module):
     """A U-Net of three levels, applied to each frame; the last layer starts at zero.
@@ -66,7 +70,7 @@ class FirstEstimate(nn.Module):
 def _two_convolutions(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1),
-        nn.ReLU(inplace=True),
+        nn.LeakyReLU(LEAK, inplace=True),
         nn.Conv2d(outputs, outputs, 3, padding=1),
-        nn.ReLU(inplace=True),
+        nn.LeakyReLU(LEAK, inplace=True),
     )
