@@ -34,7 +34,7 @@ from src.prepare.training_scenes import (
 )
 
 SEED = 3
-CONFIG = REPO_ROOT / "configs/deblur/scenes.yaml"
+CONFIG = REPO_ROOT / "configs/deblur/vrt_spike_small.yaml"
 drawn = draw_plan
 
 

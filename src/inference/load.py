@@ -28,8 +28,10 @@ from src.models.weights import (
     load_weights,
     read_torch_file,
 )
+from src.paths import REPO_ROOT
 from src.run_directory import RunDirectory
 
+SMALL_MODEL = REPO_ROOT / "weights/vrt_spike_small.safetensors"
 logger = logging.getLogger(__name__)
 
 
@@ -61,7 +63,8 @@ def load_model(
 
     Args:
         checkpoint: A checkpoint of ours, whose own configuration counts, or a file of weights such
-            as the official ones. None: best.pth of the run that `config` names.
+            as the official ones. None: best.pth of the run that `config` names, or without one
+            the small model that the project brings.
         config: YAML file; needed if the checkpoint has no configuration, else not read.
         overrides: `[KEY, VALUE, ...]` over either configuration.
         weights: Which of a checkpoint of ours: `ema`, `model`, or `auto` for `ema` if present.
@@ -112,9 +115,10 @@ def _find_checkpoint(
     checkpoint: str | Path | None, config: Path | None, overrides: Sequence[str]
 ) -> Path:
     """Return the file to read, see `load_model`."""
-    if checkpoint is None:
-        if config is None:
-            raise ValueError("give --ckpt FILE, or --config FILE to test the best.pth of its run")
+    if checkpoint is None and config is None:
+        checkpoint = SMALL_MODEL
+        logger.info("no --ckpt: the small model of this project restores, %s", checkpoint)
+    elif checkpoint is None:
         run = RunDirectory.of(load_config(config, overrides, check_paths=False))
         checkpoint = run.checkpoints / "best.pth"
     path = Path(checkpoint)

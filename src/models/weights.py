@@ -3,6 +3,7 @@
 Nothing pickled in a file runs, and damage is detected.
 """
 
+import json
 import logging
 import lzma
 import pickle
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import nn
 
 from src.paths import resolve
@@ -50,6 +51,9 @@ UNREADABLE = (
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     SafetensorError,
 )
+# Of a checkpoint that was written as .safetensors: its texts, and the prefix of averaged weights.
+EXPORTED_TEXTS = ("config", "vrt", "data")
+EMA_PREFIX = "ema."
 ZIP_START = b"PK\x03\x04"  # torch.load uses the same test
 LFS_START = b"version https://git-lfs"
 DOS_FOLDER = 0x10  # in the external attributes of an entry
@@ -199,12 +203,45 @@ def read_torch_file(path: Path, what: str) -> Any:
     """
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _read_safetensors(path)
         if _starts_with(path, ZIP_START):  # the format before torch 1.6 has no checksums
             _compare_checksums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise ValueError(f"{path}: cannot be read as {what}: {_reason(path, error)}") from error
+
+
+def write_exported(path: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Write weights with what a test needs of their checkpoint, as `read_torch_file` returns it.
+
+    Args:
+        path: where to; it should end in .safetensors.
+        state: a checkpoint, of which `model`, `ema`, `config`, `vrt`, `data` and `progress` count.
+        facts: what else is stored as JSON, such as licence and scores.
+    """
+    texts = {name: state[name] for name in EXPORTED_TEXTS if name in state}
+    texts |= {"progress": json.dumps({"step": state["progress"]["step"]})}
+    texts |= {name: json.dumps(fact) for name, fact in facts.items()}
+    averaged = {EMA_PREFIX + name: value for name, value in state.get("ema", {}).items()}
+    tensors = {name: value.contiguous() for name, value in (state["model"] | averaged).items()}
+    path.write_bytes(save(tensors, texts))
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Return what `write_exported` was given; of another file its tensors."""
+    with safe_open(path, "pt") as file:
+        texts = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    if "config" not in texts:
+        return tensors
+    state = {
+        name: text if name in EXPORTED_TEXTS else json.loads(text) for name, text in texts.items()
+    }
+    averaged = {name for name in tensors if name.startswith(EMA_PREFIX)}
+    state["model"] = {name: value for name, value in tensors.items() if name not in averaged}
+    if averaged:
+        state["ema"] = {name.removeprefix(EMA_PREFIX): tensors[name] for name in averaged}
+    return state
 
 
 def _compare_checksums(path: Path) -> None:

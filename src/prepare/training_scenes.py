@@ -121,7 +121,7 @@ def draw_plan(
     ticks = round(_log_uniform(rng, 16, 160))
     gap, overlap = rng.uniform(1.05, 2.5), rng.uniform(0.5, 0.95)
     stride = rng.choice([1.0, gap, overlap], p=[0.5, 0.3, 0.2])
-    sharp = rng.choice([rng.normal(0.5, 0.04), 0.0, 1.0], p=[0.8, 0.1, 0.1])
+    sharp = rng.normal(0.5, 0.04)
     moves, is_noisy, is_damaged, is_jpeg = (rng.random(4) < (0.75, 0.7, 0.5, 0.3)).tolist()
     noise = SpikeNoise(
         gain_sigma=is_noisy * _rounded(rng.uniform(0, 0.06)),
