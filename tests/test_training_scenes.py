@@ -96,9 +96,7 @@ def test_plans_cover_what_they_promise():
     )
     assert strides.min() >= 0.49  # an exposure shares ticks with the one before it only
     assert {plan.gamma for plan in plans} == {1.0, 2.2}
-    assert 0.7 < np.mean([abs(p.sharp_tick / p.ticks - 0.5) < 0.2 for p in plans]) < 0.9
-    assert any(plan.sharp_tick == 0 for plan in plans)
-    assert any(plan.sharp_tick == plan.ticks - 1 for plan in plans)
+    assert all(abs(p.sharp_tick / p.ticks - 0.5) < 0.25 for p in plans)
     assert {len(plan.object_px) for plan in plans} == {1, 2, 3, 4}
     assert all(side % 16 == 0 for plan in plans for side in plan.size)  # whole bytes of spikes
     assert {draw_plan(0, "train", index, "half").downscale for index in range(40)} == {2}
