@@ -261,15 +261,12 @@ def _check_normalization(splits: list[PreparedSplit], cfg: CfgNode) -> list[str]
     difference is only logged.
     """
     data = cfg.DATA
-    train = [split for split in splits if split.split == data.TRAIN_SPLIT]
-    if not any(entries for split in train for entries in split.entries.values()):
-        return [
-            f"{data.TRAIN_SPLIT}: no prepared frame, so DATA.NORM is not checked; {RUN_PREPARE}"
-        ]
     try:
         found = normalization_texts(splits, data.TRAIN_SPLIT, data.GAIN, data.BIN_NORMALIZE)
     except DataSetError as error:
-        return problems_of(error)
+        return [
+            f"{line}; so DATA.NORM is not checked; {RUN_PREPARE}" for line in problems_of(error)
+        ]
     given = (number_text(data.NORM.MEAN), number_text(data.NORM.STD))
     if found == given:
         return []

@@ -148,27 +148,19 @@ def _check_twice(
         yield f"{first} and {second} share {number} sharp frames: {what}"
 
 
-@dataclass(frozen=True)
-class PairMatch:
-    """How one blurry frame fits the sharp frames around it."""
-
-    name: str  # of the frame
-    margin_db: float  # PSNR against its own sharp frame minus the better of the two beside it
-    edge_ratio: float  # gradient energy of the blurry frame through that of its sharp frame
-    is_moving: bool  # whether blurry and sharp frame differ by more than rounding
-    sizes: str = ""  # of blurry and sharp frame, where they differ; then nothing else is known
-
-
 def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
     """Compare a sample of blurry frames with their sharp frame and with those beside it.
 
     A blurry frame must resemble its own sharp frame most, and must not be the sharper of the two.
     """
-    numbers = sample_places(len(frames), SAMPLED_FRAMES)
-    matches = [match_pair(frames, i) for i in numbers]
-    moving = [match for match in matches if match.is_moving]
-    findings = Findings()
-    unequal = [f"{match.name} {match.sizes}" for match in matches if match.sizes]
+    findings, moving, unequal = Findings(), {}, []
+    for i in sample_places(len(frames), SAMPLED_FRAMES):
+        blurry, sharp = _read_grey(frames[i].blurry), _read_grey(frames[i].sharp)
+        if blurry.shape != sharp.shape:
+            sizes = " and ".join(f"{h}x{w}" for h, w in (blurry.shape, sharp.shape))
+            unequal.append(f"{frames[i].name} {sizes}")
+        elif (found := compare_pair(frames, i, blurry, sharp)) is not None:
+            moving[i] = found
     if unequal:
         findings.problems.append(
             f"{where}: sharp frames have another size than their blurry frames "
@@ -178,45 +170,44 @@ def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
     if not moving:
         findings.notes.append(f"{where}: nothing moves, so blur against sharp cannot be checked")
         return findings
-    wrong = [match for match in moving if match.margin_db <= -CLEAR_MARGIN_DB]
+    wrong = [i for i, (margin_db, _) in moving.items() if margin_db <= -CLEAR_MARGIN_DB]
     if wrong:
-        worst, names = min(match.margin_db for match in wrong), [match.name for match in wrong]
+        worst = min(moving[i][0] for i in wrong)
         line = (
             f"{where}: {len(wrong)} of {len(moving)} sampled blurry frames resemble the sharp "
-            f"frame before or after more than their own, by up to {-worst:.1f} dB ({listed(names)})"
+            f"frame before or after more than their own, by up to {-worst:.1f} dB "
+            f"({listed([frames[i].name for i in wrong])})"
         )
         if 2 * len(wrong) > len(moving) or worst <= -CERTAIN_MARGIN_DB:
-            wrong_numbers = [i for i in numbers if frames[i].name in names]
-            findings.problems.append(f"{line}; {_advice(frames, wrong_numbers)}")
+            findings.problems.append(f"{line}; {_advice(frames, wrong)}")
         else:
             findings.notes.append(f"{line}; a shaking camera can do that, look at them")
-    swapped = [match for match in moving if match.edge_ratio > SWAPPED_RATIO]
+    swapped = {i: ratio for i, (_, ratio) in moving.items() if ratio > SWAPPED_RATIO}
     if 2 * len(swapped) > len(moving):
-        ratio = median(match.edge_ratio for match in swapped)
         findings.problems.append(
-            f"{where}: blurry frames are sharper than sharp ones, with {ratio:.2f} times the "
-            f"gradient energy ({listed([match.name for match in swapped])}); are the folders blur "
-            "and sharp swapped? Rename them"
+            f"{where}: blurry frames are sharper than sharp ones, with "
+            f"{median(swapped.values()):.2f} times the gradient energy "
+            f"({listed([frames[i].name for i in swapped])}); are the folders blur and sharp "
+            "swapped? Rename them"
         )
     return findings
 
 
-def match_pair(frames: tuple[FrameRecord, ...], i: int) -> PairMatch:
-    """Compare blurry frame i with sharp frames i - 1, i, i + 1."""
-    blurry, own = _read_grey(frames[i].blurry), _read_grey(frames[i].sharp)
-    name = frames[i].name
-    if blurry.shape != own.shape:
-        sizes = " and ".join(f"{h}x{w}" for h, w in (blurry.shape, own.shape))
-        return PairMatch(name, 0.0, 0.0, is_moving=False, sizes=sizes)
-    others = _errors(frames, i, (-1, 1), blurry).values()
-    error = _mse(blurry, own)
-    moves = max(error, *others, 0) > STILL_MSE
-    margin = 0.0
-    if others and moves:
-        floor = 1e-2  # of rounding; keeps equal pictures finite
-        margin = 10 * float(np.log10((min(others) + floor) / (error + floor)))
-    ratio = _edge_energy(blurry) / max(_edge_energy(own), 1e-6)
-    return PairMatch(name, margin, ratio, moves)
+def compare_pair(
+    frames: tuple[FrameRecord, ...], i: int, blurry: np.ndarray, sharp: np.ndarray
+) -> tuple[float, float] | None:
+    """Compare the grey values of frame i with the sharp frames around it; None: nothing moves.
+
+    Returns:
+        PSNR against its own sharp frame minus that against the better of the two beside it, in dB,
+        and the gradient energy of the blurry frame through that of its sharp frame.
+    """
+    others, error = _errors(frames, i, (-1, 1), blurry).values(), _mse(blurry, sharp)
+    if max(error, *others, 0) <= STILL_MSE:
+        return None
+    floor = 1e-2  # of rounding; keeps equal pictures finite
+    margin = np.log10((min(others) + floor) / (error + floor)) if others else 0.0
+    return 10 * float(margin), _edge_energy(blurry) / max(_edge_energy(sharp), 1e-6)
 
 
 def _read_grey(path: Path) -> np.ndarray:
