@@ -277,10 +277,12 @@ def check_timing(
     sampled = [usable[place] for place in sample_places(len(usable), TIMING_SAMPLES)]
     timings = measure_timings(frames, sampled, ticks_per_second)
     if not timings:
-        why = "no t_sharp in exposures.csv" if with_bits else "no spikes"
-        if usable:
-            why = "too little moves in the sampled frames for their spikes to show when"
-        return Findings(notes=[f"{where}: {why}, so TFP centre against sharp frame is not checked"])
+        why = "no t_sharp in exposures.csv, so TFP centre against sharp frame is not checked"
+        if not with_bits:
+            why = "voxels without bits, so bit order, flip, threshold and ticks are not checked"
+        elif usable:
+            why = "too little moves for the spikes to show when, so the time is not checked"
+        return Findings(notes=[f"{where}: {why}"])
     offset, allowed = median(timing.offset for timing in timings), allowed_ticks(timings)
     found = f"stated tick {timings[0].stated:.1f}, measured {timings[0].stated + offset:.1f}"
     if abs(offset) <= allowed:

@@ -159,12 +159,8 @@ class SizeTest:
         """What in the bits speaks against the size, in words."""
         rows = [f"pixels {self.size[1]} apart are not alike"]
         dip = [f"there is no dip at {self.size[0] * self.size[1]} pixels"]
-        return rows * (self.row_deviations < MIN_ROW_DEVIATIONS) + dip * (not self.has_dip)
-
-    @property
-    def has_dip(self) -> bool:
-        """Whether a tick has as many pixels as this size."""
-        return self.dip_deviations >= MIN_DIP_DEVIATIONS
+        has_no_dip = self.dip_deviations < MIN_DIP_DEVIATIONS
+        return rows * (self.row_deviations < MIN_ROW_DEVIATIONS) + dip * has_no_dip
 
     @property
     def sentence(self) -> str:
@@ -217,17 +213,12 @@ def _no_size(
             f"{size_name(*cut)} shows in the bits, but {rest} bytes are left over after "
             f"{num_ticks} ticks: the file was cut off, or has a header or footer"
         ), False
-    why = "no usual size passes the tests: another size, noise, or ticks that all are the same"
-    number_bits, dips = _number_bits(data), [f"{h}x{w}" for (h, w), t in tests.items() if t.has_dip]
+    why = "no usual size passes the tests: another size, noise, or a scene without structure"
+    number_bits = _number_bits(data)
     if number_bits is not None:
         why = (
             f"the bits look like numbers of {number_bits} bits, not like single spikes: an image, "
             "a raw video or text"
-        )
-    elif dips:
-        why = (
-            f"a tick has the pixels of {' or '.join(dips)}, but its rows do not show: the scene "
-            "has too little structure, or the sensor another width"
         )
     why = f"the size cannot be known from this file: {why}"
     if question.size is None:

@@ -98,14 +98,7 @@ def check_prepared_content(
         return known, Findings()
     splits = scan_splits(settings)
     findings = check_content(splits, description, settings.scan.num_bins, settings.workers)
-    without_bits = [
-        f"{split.split}/{scan.name}: voxels without bits, so bit order, flip, threshold and ticks "
-        "are not checked"
-        for split in splits
-        for scan in split.scans
-        if any(frame.spikes.geometry is None for frame in scan.frames)
-    ]
-    findings.notes = merged([*findings.notes, *without_bits])
+    findings.notes = merged(findings.notes)
     content = "passed"
     if findings.problems:
         content = "failed" if accepted is None else f"{ACCEPTED}{accepted}"
