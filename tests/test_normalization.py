@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from src.config import config_from_text
+from src.config import config_from_text, load_config
 from src.data import normalization
 from src.data.collate_fns import collate_clips
 from src.data.datasets.spike_deblur_dataset import ClipSettings, SpikeDeblurDataset
@@ -30,10 +30,10 @@ from src.data.voxel_counts import count_frame, normalization_of, write_index
 from src.engine.step import BatchPlacer
 from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings
-from src.prepare.checks import check
-from src.prepare.prepare import PrepareSettings, prepare
+from src.prepare.checks import quick_check
 from tests.data_cases import TICKS_PER_FRAME, align, scan, settings_of, write_miniature
 from tests.inference_cases import Video
+from tests.prepare_cases import run, write_config
 
 K = 32
 NORMS = [
@@ -245,26 +245,17 @@ def test_ticks_are_not_read_without_normalised_bins():
 
 def test_preparation_writes_the_numbers_of_the_scaled_counts(tmp_path):
     root = write_miniature(tmp_path / "mini", sequences=1, frames=3)
-    settings = settings_for(root, tmp_path)
-    prepare(settings)
-    scaled = dataclasses.replace(settings, gain=2.0, bin_normalize=True)
-    lines = prepare(scaled)
-    assert "voxels: 6 frames up to date" in lines
+    config = write_config(root, tmp_path / "a.yaml")
+    scaled = ("DATA.GAIN", "2.0", "DATA.BIN_NORMALIZE", "True")
+    assert run(config, *scaled) == 0
     files = sorted((root / "train/seq_000/spike_vox").glob("*.npy"))
     counts = np.stack([np.load(path) for path in files]) * 2.0
     logs = np.log1p(counts / ticks_per_bin(56, K)[:, None, None])
-    norm = yaml.safe_load(settings.config.read_text())["DATA"]["NORM"]
+    norm = yaml.safe_load(config.read_text())["DATA"]["NORM"]
     assert norm == {"MEAN": float(f"{logs.mean():.6g}"), "STD": float(f"{logs.std():.6g}")}
-    data = {"CLIP_LEN": 3, "CROP_SIZE": 32, "NORM": norm, "GAIN": 2.0, "BIN_NORMALIZE": True}
-    for gain, starts in ((2.0, []), (1.0, ["DATA.NORM: MEAN "])):
-        cfg = config_from_text(yaml.safe_dump({"DATA": {**data, "GAIN": gain}}), "a test")
-        assert [problem[:16] for problem in check(scaled, cfg).problems] == starts
-
-
-def settings_for(root, folder):
-    config = folder / "a.yaml"
-    config.write_text("DATA:\n  K: 32\n")
-    return PrepareSettings(settings_of(root), "train", "val", folder / "log.txt", config)
+    assert quick_check(load_config(config, list(scaled))) == []
+    (problem,) = quick_check(load_config(config, ["DATA.BIN_NORMALIZE", "True"]))
+    assert problem.startswith("DATA.NORM: MEAN ")
 
 
 def test_old_configurations_mean_plain_counts():

@@ -67,12 +67,12 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
     recordings = []
     for name, folder in blurry.items():
         try:
-            frames = inputs.frames or list_frames(folder, images)
+            frames = list_frames(folder, images)
             indices = number_frames(folder, frames)
-            parts = Parts(settings.num_bins)
+            truth = None
             if sharp is not None:
-                partner = _partner(name, blurry, sharp, inputs.sharp)
-                parts = replace(parts, sharp=list_frames(partner, images))
+                truth = list_frames(_partner(name, blurry, sharp, inputs.sharp), images)
+            parts = Parts(settings.num_bins, truth)
             if spikes is not None:
                 partner = _partner(name, blurry, spikes, inputs.spikes)
                 parts = _with_spikes(parts, partner, frames, inputs.spike_size, settings)
@@ -81,7 +81,7 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
             continue
         found, dropped = join_frames(name, parts, frames, indices)
         problems += [by_reason(dropped)] if dropped else []
-        recordings.append(Recording(name, found, settings.num_bins, inputs.read))
+        recordings.append(Recording(name, found, settings.num_bins))
     if problems:
         raise DataSetError(str(inputs.blurry), problems)
     return recordings
@@ -101,15 +101,13 @@ def _with_spikes(
     if not is_cache:  # what is given is all there is; voxels count before bits
         bits = folder / "none" if list_frames(folder, [".npy"]) else folder
     spikes = find_spikes(bits, folder, find_description(folder), blurry, size)
-    table = bits.parent / EXPOSURES_NAME
+    table, rate = bits.parent / EXPOSURES_NAME, spikes.ticks_per_second
     exposures = None
-    can_check_lengths = spikes.ticks_per_second is not None and table.is_file()
-    if spikes.kind == STREAM or (spikes.kind == PER_FRAME and can_check_lengths):
-        exposures = read_exposures(table, spikes.ticks_per_second)
-    parts = replace(parts, spikes=spikes, exposures=exposures)
-    if is_cache:
-        parts = replace(parts, voxel_folder=folder, index=read_index(folder), counts_stale=True)
-    return parts
+    can_check_lengths = spikes.kind == PER_FRAME and rate is not None and table.is_file()
+    if spikes.kind == STREAM or can_check_lengths:
+        exposures = read_exposures(table, rate)
+    cache = {"voxel_folder": folder, "index": read_index(folder), "counts_stale": True}
+    return replace(parts, spikes=spikes, exposures=exposures, **(cache if is_cache else {}))
 
 
 def _find_folders(

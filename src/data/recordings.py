@@ -123,17 +123,15 @@ class Recording:
         """
         problems: dict[str, None] = {}  # in order, each once
         for i, frame in enumerate(self.frames):
-            readers = [self.read_blurry]
-            readers += [] if frame.sharp is None else [self.read_sharp]
-            readers += [] if frame.spikes is None else [self.read_counts]
-            for read in readers:
+            parts = {self.read_blurry: True, self.read_sharp: frame.sharp is not None}
+            parts[self.read_counts] = frame.spikes is not None
+            for read in (read for read, is_there in parts.items() if is_there):
                 try:
                     read(i)
                 except BadFileError as error:
                     problems[str(error)] = None
         if not (problems or any_shape) and self.frames[0].spikes is not None:
-            height, width = self.frame_size
-            rows, columns = self.spike_size
+            (height, width), (rows, columns) = self.frame_size, self.spike_size
             # Equal shapes, up to a spike pixel that rounding may add or lose.
             if abs(rows * width - height * columns) >= max(height, width):
                 problems[
@@ -197,18 +195,12 @@ class Recording:
 
 def require_known_ticks(recordings: Sequence[Recording]) -> None:
     """Refuse voxels without spikes, where the ticks of their bins are not known."""
-    unknown = [
-        recording.name
-        for recording in recordings
-        if any(frame.spikes.num_ticks is None for frame in recording.frames)
-    ]
+    unknown = [r.name for r in recordings if any(f.spikes.num_ticks is None for f in r.frames)]
     if unknown:
-        raise DataSetError(
-            "DATA.BIN_NORMALIZE",
-            [
-                f"sequences {listed(unknown)} have voxels but no spikes, so the ticks of their "
-                "bins are not known; add the .dat files, or the index.json that "
-                "scripts/prepare_data.py writes beside the voxels, or set DATA.BIN_NORMALIZE "
-                "False and divide the voxels before they are stored"
-            ],
+        reason = (
+            f"sequences {listed(unknown)} have voxels but no spikes, so the ticks of their bins "
+            "are not known; add the .dat files, or the index.json that scripts/prepare_data.py "
+            "writes beside the voxels, or set DATA.BIN_NORMALIZE False and divide the voxels "
+            "before they are stored"
         )
+        raise DataSetError("DATA.BIN_NORMALIZE", [reason])
