@@ -39,7 +39,7 @@ def simulate_twin(intensity, start, threshold):
 
 @pytest.mark.parametrize("threshold", [1.0, 2.0, 5.3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_both_paths_equal_the_twin(threshold, dtype):
+def test_with_and_without_maps_of_the_sensor_equals_the_twin(threshold, dtype):
     intensity = moving_intensity(60).astype(dtype)
     quick = SpikeSimulator(3, 4, seed=5, threshold=threshold)
     # A threshold of its own for every pixel, all of them the same: the path for noise.
@@ -51,13 +51,6 @@ def test_both_paths_equal_the_twin(threshold, dtype):
     assert np.array_equal(spikes, simulate_twin(intensity, start, threshold))
     assert np.array_equal(spikes, general.expose(intensity))
     assert np.array_equal(quick.membrane, general.membrane)
-
-
-def test_the_path_without_noise_is_for_sensors_without_noise(monkeypatch):
-    monkeypatch.setattr(SpikeSimulator, "expose_noiseless", None)
-    with pytest.raises(TypeError):
-        SpikeSimulator(3, 4, seed=5).expose(moving_intensity(5))
-    SpikeSimulator(3, 4, seed=5, noise=SpikeNoise(sensor_seed=1)).expose(moving_intensity(5))
 
 
 def test_total_of_spikes_is_the_floor_of_the_charge():

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +100,7 @@ def with_patience(path: str | Path, action: Callable[[], Result]) -> Result:
     return action()
 
 
-@dataclass(frozen=True)
-class FileState:
+class FileState(NamedTuple):
     """Size and time of last change of a file."""
 
     num_bytes: int
