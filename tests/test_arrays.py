@@ -144,23 +144,6 @@ def test_dense_containers_by_ranges(tmp_path, name, key, axes, dtype):
             file.read(start, stop)
 
 
-def test_h5_ranges_read_only_their_part(tmp_path):
-    """Each chunk has its own checksum; a damaged one far away does no harm."""
-    spikes = random_spikes(40, 4, 8)
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:
-        file.create_dataset("spk", data=spikes, chunks=(10, 4, 8), fletcher32=True)
-        offset = file["spk"].id.get_chunk_info(3).byte_offset
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
-    assert array_shape(path) == (40, 4, 8)
-    file = DenseFile(path, 4, 8, "SHW")
-    assert np.array_equal(file.read(0, 30), spikes[:30])
-    with pytest.raises(ValueError, match=r"a\.h5: "):
-        file.read(29, 31)
-
-
 @pytest.mark.parametrize(
     ("shape", "axes", "message"),
     [

@@ -13,7 +13,6 @@ from src.data.description import (
     read_description,
     write_description,
 )
-from src.inference.load import compare_data
 from tests.data_cases import write_miniature
 from tests.training_cases import make_trainer, write_run
 
@@ -26,27 +25,6 @@ def test_the_description_of_a_folder_is_found_above_it(tmp_path):
         assert find_description(root / folder) == read_description(root)
     assert find_description(tmp_path / "a") is None
     assert describe_root(tmp_path / "a") == ""
-
-
-def test_only_the_kind_of_data_counts(tmp_path, caplog):
-    root = write_miniature(tmp_path / "mini", sequences=1, val_sequences=1, frames=2)
-    trained = describe_root(root)
-    other = dataclasses.replace(read_description(root), source="else", fingerprint=())
-    write_description(root, other)
-    assert compare_data(trained, read_description(root))["differences"] == []
-    assert compare_data("", other)["differences"] == []
-    assert compare_data(trained, None) == {
-        "trained_on": trained,
-        "tested_on": "",
-        "differences": [],
-    }
-    assert caplog.text == ""
-    write_description(root, dataclasses.replace(other, blur_kind="blur_gamma", threshold=1.0))
-    found = compare_data(trained, read_description(root))
-    expected = ["blur_kind was blur, is blur_gamma", "threshold was 2.0, is 1.0"]
-    assert found["differences"] == expected
-    assert found["trained_on"] == trained
-    assert "; ".join(expected) in caplog.text
 
 
 def test_f16_a_test_on_another_kind_of_data_says_so(tmp_path, capsys):

@@ -8,7 +8,6 @@ from src.data.transforms import (
     crop_grid,
     damage_counts,
     draw_crop,
-    draw_defects,
     draw_orientation,
     orient_frames,
     orient_voxels,
@@ -132,18 +131,6 @@ def test_every_orientation_is_drawn_equally_often():
     assert max(counts) < 140
 
 
-def test_one_setting_does_not_change_another():
-    def draw(**switches):
-        rng = np.random.default_rng(3)
-        return [draw_orientation(rng, AugmentSettings(**switches)) for _ in range(50)]
-
-    both, flips = draw(flip=True, reverse=True), draw(flip=True)
-    assert [o.flip_rows for o in both] == [o.flip_rows for o in flips]
-    assert any(o.reverse for o in both)
-    assert not any(o.reverse or o.transpose for o in flips)
-    assert set(draw()) == {Orientation()}
-
-
 # ---------------------------------------------------------------- defects of spikes
 
 TICKS = np.tile(np.array([3, 2, 3, 2], np.int32), (2, 1))  # [T, K]
@@ -196,17 +183,3 @@ def test_bad_pixels_are_the_same_in_a_whole_clip():
     assert (is_dead | is_hot | ~changed).all()
     assert is_dead.mean() == pytest.approx(0.05, abs=0.012)
     assert is_hot.mean() == pytest.approx(0.03, abs=0.01)
-
-
-def test_defects_are_drawn_within_their_limits():
-    drawn = [draw_defects(np.random.default_rng(seed)) for seed in range(400)]
-    for name, none, low, high in (
-        ("kept", 1.0, 0.5, 1.0),
-        ("rate", 1.0, 0.5, 2.0),
-        ("dead", 0.0, 0.0, 5e-3),
-        ("hot", 0.0, 0.0, 1e-3),
-    ):
-        values = np.array([getattr(defects, name) for defects in drawn])
-        assert np.mean(values == none) == pytest.approx(0.5, abs=0.1)
-        assert low <= values.min() < low + 0.1 * (high - low)
-        assert high - 0.1 * (high - low) < values.max() <= high

@@ -15,7 +15,6 @@ from src.data import build, errors
 from src.data.build import (
     WatchedDataset,
     WorkerError,
-    describe_death,
     run_watched,
     shared_memory_bytes,
     workers_that_fit,
@@ -73,14 +72,6 @@ def when_reading_frame(monkeypatch, index, do):
     monkeypatch.setattr(Recording, "read_blurry", read_blurry)
 
 
-def test_watching_changes_nothing(recordings):
-    dataset = watched(recordings)
-    assert load(dataset) == [[k, k + 1] for k in range(5)]
-    assert all("between two clips" in line for line in dataset.reading().values())
-    assert len(dataset.reading()) == 2
-    assert dataset[3]["meta"] == dataset.dataset[3]["meta"]
-
-
 @pytest.mark.parametrize(
     ("number", "word"),
     [(signal.SIGKILL, "Killed"), (signal.SIGSEGV, "Segmentation fault"), (signal.SIGBUS, "Bus")],
@@ -97,7 +88,7 @@ def test_f37_a_killed_loader_process_is_named_with_its_clip(recordings, monkeypa
 
 
 def test_f37_training_ends_with_the_name_and_keeps_its_checkpoint(tmp_path, monkeypatch):
-    config = write_run(tmp_path, TRAIN__NUM_WORKERS=1, TRAIN__MAX_STEPS=20)
+    config = write_run(tmp_path, TRAIN__NUM_WORKERS=1, TRAIN__MAX_STEPS=20, TRAIN__SAVE_EVERY=1)
     trainer = make_trainer(config)
     killed_at = tmp_path / "kill"
     when_reading_frame(
@@ -123,22 +114,6 @@ def test_an_error_while_loading_ends_the_run_and_its_loader_processes(tmp_path, 
     printed = training.communicate(timeout=120)[0].splitlines()
     assert training.returncode == 1
     assert "are smaller than the crop of 512; lower DATA.CROP_SIZE" in printed[-1]
-
-
-def test_f37_messages_of_torch_by_hand():
-    reading = {
-        12: "loader process 0 (pid 12), reading a",
-        34: "loader process 1 (pid 34), reading b",
-    }
-    killed = "DataLoader worker (pid 34) is killed by signal: Bus error. It is possible that"
-    assert describe_death(killed, reading).startswith(
-        "loader process 1 (pid 34), reading b: is killed by signal: Bus error. If memory"
-    )
-    gone = "DataLoader worker (pid(s) 12, 99) exited unexpectedly"
-    assert describe_death(gone, reading).startswith(
-        "loader process 0 (pid 12), reading a; a loader process (pid 99): exited unexpectedly. If"
-    )
-    assert describe_death("CUDA error: out of memory", reading) is None
 
 
 def test_f37_a_queue_that_breaks_before_the_signal_comes(recordings, monkeypatch):

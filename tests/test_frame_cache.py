@@ -209,14 +209,6 @@ def test_samples_are_the_same_and_decode_nothing(root, monkeypatch):
         assert a["meta"] == b["meta"]
 
 
-def test_frames_in_memory_take_its_place(root, caplog):
-    dataset_of(root, USE_RAM_CACHE=True)
-    assert not list(root.rglob("frame_cache"))
-    assert "PRELOAD" not in caplog.text
-    dataset_of(root, PRELOAD=True)
-    assert "DATA.PRELOAD fills the cache of DATA.USE_RAM_CACHE, which is off" in caplog.text
-
-
 # ---------------------------------------------------------------- in memory
 
 PATHS = [Path(f"{k}.png") for k in range(4)]

@@ -83,19 +83,6 @@ def test_without_motion_texture_or_spikes_nothing_is_shown():
             assert np.isfinite(match.scores).all()
 
 
-@pytest.mark.parametrize(
-    ("size", "width", "message"),
-    [
-        ((8, 16), 0, "a window of 0 ticks does not lie in a stream of 40"),
-        ((8, 16), 41, "a window of 41 ticks"),
-        ((8, 8), 9, "are needed"),
-    ],
-)
-def test_impossible_questions_are_refused(size, width, message):
-    with pytest.raises(ValueError, match=message):
-        best_tfp_centre(random_spikes(40, 8, 16), np.zeros(size), width=width)
-
-
 def test_grey_at_spike_size_by_hand():
     rgb = np.zeros((2, 4, 3), np.uint8)
     rgb[0, 0], rgb[1, 1], rgb[0, 2] = (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -32,7 +32,6 @@ from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings
 from src.prepare.checks import quick_check
 from tests.data_cases import TICKS_PER_FRAME, align, scan, settings_of, write_miniature
-from tests.inference_cases import Video
 from tests.prepare_cases import run, write_config
 
 K = 32
@@ -174,23 +173,6 @@ def test_device_path_equals_the_float_path(root, norm, spikes):
     assert torch.allclose(as_on_a_device, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_defects_change_the_spikes_of_training_and_nothing_else(root):
-    plain, damaged = dataset_of(root, as_uint8=True), dataset_of(root, True, as_uint8=True)
-    pairs = [(plain[epoch, 1], damaged[epoch, 1]) for epoch in range(8)]
-    for before, after in pairs:
-        assert all(
-            torch.equal(before[name], after[name]) for name in ("blur", "sharp", "bin_ticks")
-        )
-        assert before["meta"] == after["meta"]
-        assert after["spike_vox"].dtype == torch.uint8
-    changed = [not torch.equal(a["spike_vox"], b["spike_vox"]) for a, b in pairs]
-    assert 4 <= sum(changed) <= 8  # one of eight clips gets no defect
-    again = dataset_of(root, True, as_uint8=True)
-    assert all(
-        torch.equal(again[e, 1]["spike_vox"], b["spike_vox"]) for e, (_, b) in enumerate(pairs)
-    )
-
-
 def test_bins_of_unknown_length_cannot_be_normalized(tmp_path):
     root = write_miniature(tmp_path, sequences=1, val_sequences=0, frames=4, spikes="voxels")
     assert not dataset_of(root)[0]["bin_ticks"].any()
@@ -232,12 +214,6 @@ def test_testing_takes_the_ticks_from_the_index_beside_voxels(root, tmp_path, ca
     write_index(voxels, entries)
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(restored(find(voxels), norm), expected)
-
-
-def test_ticks_are_not_read_without_normalised_bins():
-    assert not hasattr(Video(2), "bin_ticks")
-    whole = Restorer(SpikesAsImage(), TileSettings(0, 0, 0, 0), NORMS[1], "cpu")
-    list(whole.restore(Video(2)))
 
 
 # ---------------------------------------------------------------- preparation and configuration

@@ -1,7 +1,6 @@
 """Spike `.dat` files: bits, rows, ranges, sizes, sidecars."""
 
 import io
-import pickle
 import re
 from pathlib import Path
 
@@ -108,14 +107,6 @@ def test_a_file_that_has_become_shorter_is_an_error(tmp_path):
     for read in (file.read, lambda *window: list(file.packed(*window))):
         with pytest.raises(ValueError, match="has become shorter than the 2 ticks"):
             read(0, 2)
-
-
-def test_file_object_can_be_sent_to_a_worker(tmp_path):
-    file = SpikeFile(write_bytes(tmp_path, [0x01, 0x80]), SpikeGeometry(2, 8))
-    file.read(0, 1)
-    data = pickle.dumps(file)
-    assert len(data) < 1000  # the path, not the bits
-    assert np.array_equal(pickle.loads(data).read(0, 1), file.read(0, 1))
 
 
 # ---------------------------------------------------------------- sizes and ranges

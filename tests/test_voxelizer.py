@@ -141,16 +141,6 @@ def test_events_agree_with_ticks(num_ticks, dtype):
     assert np.array_equal(grid, voxelize_spikes_twin(spikes, 32))
 
 
-@pytest.mark.parametrize("columns", [3, 4])
-def test_events_at_real_times_equal_the_twin(columns):
-    rng = np.random.default_rng(3)
-    limits = rng.integers(0, (5, 7), (2000, 2))
-    events = np.column_stack([rng.uniform(0.5, 0.9, 2000), limits, np.ones(2000)])
-    grid = voxelize(events[:, :columns], 0.5, 0.9, 5, 7, 6)
-    assert grid.max() > 1
-    assert np.array_equal(grid, voxelize_twin(events, 0.5, 0.9, 5, 7, 6))
-
-
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.uint64])
 @pytest.mark.parametrize("num_bins", [1, 7, 32])
 def test_events_in_parts_and_in_any_order_equal_the_twin(dtype, num_bins, monkeypatch, caplog):
