@@ -1,4 +1,4 @@
-"""Strips and pages keep the pixels and proportions of what they show; text fits into its bar."""
+"""Pages and strips keep the pixels and proportions of what they show; text fits into its bar."""
 
 import cv2
 import numpy as np
@@ -6,18 +6,19 @@ import pytest
 
 from src.pictures.panels import (
     ALARM_COLOUR,
+    GAP_PX,
+    ZOOM,
     Panel,
+    busiest_region,
     draw_label,
     draw_lines,
     make_page,
+    make_strip,
     scale_to_width,
+    scored,
     to_grey,
     write_page,
 )
-from src.pictures.panels import GAP_PX as PAGE_GAP_PX
-from src.pictures.strips import GAP_PX, ZOOM, Column, busiest_region, make_strip
-
-SCORES = {"psnr_rgb": 31.416, "ssim_rgb": 0.91234, "psnr_y": None, "ssim_y": None, "lpips": None}
 
 
 def grey(value, size=(240, 480)):
@@ -34,53 +35,30 @@ def test_region_is_where_the_versions_differ():
     assert busiest_region(first, first) == (slice(0, 20), slice(0, 30))
 
 
-def test_strip_shows_each_image_and_its_detail_enlarged():
-    first, last = grey(50), grey(50)
-    last[100:140, 200:260] = 250
-    strip = make_strip([Column("blur", first), Column("recon", grey(120)), Column("sharp", last)])
-    label = 480 // 16
-    assert strip.shape == (label + 240 + GAP_PX + 240, 3 * 480 + 2 * GAP_PX, 3)
-    top, bottom = label + 10, label + 240 + GAP_PX + 10
-    for number, value in ((0, 50), (1, 120)):
-        left = number * (480 + GAP_PX)
-        assert (strip[top, left + 10] == value).all()
-        assert (strip[bottom, left + 10] == value).all()
-    detail = strip[label + 240 + GAP_PX :, 2 * (480 + GAP_PX) :, 0]
+def test_strip_shows_each_image_and_its_detail_enlarged_in_rows():
+    versions = [grey(10 * k, (240, 480)) for k in range(6)]
+    versions[5][100:140, 200:260] = 250
+    strip = make_strip([Panel("", image) for image in versions], 4)
+    label, step = 480 // 16, 480 + GAP_PX
+    assert strip.shape == (4 * (label + 240 + GAP_PX) + GAP_PX, 4 * step + GAP_PX, 3)
+    tops = [GAP_PX + k * (label + 240 + GAP_PX) + label for k in range(4)]
+    for top, values in zip(tops, ([0, 10, 20, 30],) * 2 + ([40, 50, 255, 255],) * 2, strict=True):
+        assert strip[top + 5, GAP_PX + 9 : -GAP_PX : step, 0].tolist() == values
+    detail = strip[tops[3] : tops[3] + 240, GAP_PX + step : 2 * step, 0]
     assert (detail == 250).sum() == 40 * 60 * ZOOM**2  # every pixel of the change, repeated
 
 
-def test_labels_hold_caption_and_scores():
-    assert Column("recon", grey(0), SCORES).label == "recon  31.42 dB  0.912"
-    assert Column("recon", grey(0), SCORES | {"psnr_rgb": float("inf")}).label.startswith(
-        "recon  inf"
-    )
-    blank = make_strip([Column("", grey(50)), Column("", grey(50))])
-    text = make_strip([Column("a long caption " * 9, grey(50)), Column("", grey(50))])
-    changed = np.argwhere((blank != text).any(axis=2))
-    assert len(changed) > 100
-    assert changed[:, 0].max() < 480 // 16  # the text stays in its bar
-    assert changed[:, 1].max() < 480
-
-
-def test_small_frames_are_enlarged_and_odd_sizes_fit():
-    image = np.random.default_rng(0).integers(0, 256, (65, 100, 3), dtype=np.uint8)
-    strip = make_strip([Column("blur", image)] * 4)
-    assert strip.shape == (25 + 65 * 4 + GAP_PX + 21 * 12, 4 * 400 + 3 * GAP_PX, 3)
+def test_captions_hold_the_scores():
+    scores = {"psnr_rgb": 31.416, "ssim_rgb": 0.91234}
+    assert scored("recon", grey(0), scores).caption == "recon  31.42 dB  0.912"
+    assert scored("recon", grey(0), scores | {"ssim_rgb": None}).caption == "recon  31.42 dB  -"
 
 
 def test_columns_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match=r"a \[240, 480, 3\], b \[240, 400, 3\]"):
-        make_strip([Column("a", grey(0)), Column("b", grey(0, (240, 400)))])
+        make_strip([Panel("a", grey(0)), Panel("b", grey(0, (240, 400)))])
     with pytest.raises(ValueError, match="got none"):
         make_strip([])
-
-
-def test_many_columns_take_several_rows():
-    columns = [Column("", grey(10 * k, (20, 320))) for k in range(7)]
-    strip, row = make_strip(columns, 4), make_strip(columns[:4])
-    assert strip.shape == (2 * row.shape[0] + GAP_PX, row.shape[1], 3)
-    second = strip[row.shape[0] + GAP_PX + 30]  # in the frames
-    assert second[:: 320 + GAP_PX, 0].tolist() == [40, 50, 60, 255]
 
 
 def test_panels_lie_in_rows_below_their_captions():
@@ -92,14 +70,12 @@ def test_panels_lie_in_rows_below_their_captions():
         160,
     )
     label, picture = 18, 120
-    assert page.shape == (3 * PAGE_GAP_PX + 2 * (label + picture), 2 * 160 + 3 * PAGE_GAP_PX, 3)
-    top = PAGE_GAP_PX + label
-    assert (page[top : top + picture, PAGE_GAP_PX : PAGE_GAP_PX + 160] == 10).all()
-    assert (page[top : top + picture, 2 * PAGE_GAP_PX + 160 : -PAGE_GAP_PX] == 20).all()
-    assert (
-        page[-PAGE_GAP_PX - picture : -PAGE_GAP_PX, PAGE_GAP_PX : PAGE_GAP_PX + 160] == 30
-    ).all()
-    assert (page[-PAGE_GAP_PX - picture :, 2 * PAGE_GAP_PX + 160 :] == 255).all()
+    assert page.shape == (3 * GAP_PX + 2 * (label + picture), 2 * 160 + 3 * GAP_PX, 3)
+    top = GAP_PX + label
+    assert (page[top : top + picture, GAP_PX : GAP_PX + 160] == 10).all()
+    assert (page[top : top + picture, 2 * GAP_PX + 160 : -GAP_PX] == 20).all()
+    assert (page[-GAP_PX - picture : -GAP_PX, GAP_PX : GAP_PX + 160] == 30).all()
+    assert (page[-GAP_PX - picture :, 2 * GAP_PX + 160 :] == 255).all()
 
 
 def test_lines_make_a_page_longer_and_warnings_are_red():

@@ -11,13 +11,13 @@ import numpy as np
 from src.comparison.scores import BLURRY, BOUND, SPIKE, TWIN, FrameImages
 from src.data.frames import write_png
 from src.metrics.report import FrameScores, number_text
-from src.pictures.strips import (
-    Column,
+from src.pictures.panels import (
+    Panel,
     busiest_region,
     densest_region,
-    enlarge,
     make_strip,
     outlined,
+    scored,
 )
 
 WIDEST_PX = 640
@@ -103,7 +103,12 @@ def pictures_of(example: Example) -> Pictures:
         ],
         details=[
             [
-                (data_uri(enlarge(everything[name][region], factor), is_exact=True), name)
+                (
+                    data_uri(
+                        everything[name][region].repeat(factor, 0).repeat(factor, 1), is_exact=True
+                    ),
+                    name,
+                )
                 for name in DETAILED
                 if name in everything
             ]
@@ -132,6 +137,11 @@ def motion_regions(images: FrameImages) -> list[tuple[slice, slice]]:
     return regions or [busiest_region(images.versions[BLURRY], images.sharp)]
 
 
+def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    """Return the image with every pixel repeated."""
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def error_map(image: np.ndarray, sharp: np.ndarray) -> np.ndarray:
     """Return the absolute error, mean of the channels, dark for 0, bright from ERROR_LEVELS on."""
     error = np.abs(image.astype(np.float32) - sharp).mean(axis=2)
@@ -153,10 +163,10 @@ def write_example(path: Path, example: Example) -> None:
     """Write one frame by all methods and the sharp one, with a part enlarged, as PNG."""
     images, scores = example.images, example.frame.scores
     columns = [
-        Column(SHORT_NAMES.get(name, name), image, scores[name])
+        scored(SHORT_NAMES.get(name, name), image, scores[name])
         for name, image in images.versions.items()
     ]
-    write_png(path, make_strip([*columns, Column("sharp", images.sharp)], COLUMNS))
+    write_png(path, make_strip([*columns, Panel("sharp", images.sharp)], COLUMNS))
 
 
 def _shrunk(image: np.ndarray) -> np.ndarray:

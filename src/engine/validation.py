@@ -31,12 +31,12 @@ from src.metrics.report import (
     number_text,
 )
 from src.paths import atomic_write
-from src.pictures.strips import Column, make_strip
+from src.pictures.panels import Panel, make_strip, scored
 from src.run_directory import RunDirectory, git_commit
 
 PICTURES_PER_VALIDATION = 4
 PROGRESS_SECONDS = 60
-Pictures = dict[tuple[str, str], list[Column]]  # by recording and frame: blur, recon, sharp
+Pictures = dict[tuple[str, str], dict[str, Panel]]  # by recording and frame: blur, recon, sharp
 logger = logging.getLogger(__name__)
 
 
@@ -118,11 +118,12 @@ class Validation:
                     bar.update()
                     is_middle = i == len(recording) // 2
                     if pictures is not None and recording.name in shown and is_middle:
-                        pictures[recording.name, recording.frames[i].name] = [
-                            Column("blur", recording.read_blurry(i), scores.scores[BLURRY]),
-                            Column("recon", image, scores.scores[RESTORED]),
-                            Column("sharp", recording.read_sharp(i)),
-                        ]
+                        blurry, sharp = recording.read_blurry(i), recording.read_sharp(i)
+                        pictures[recording.name, recording.frames[i].name] = {
+                            "blur": scored("blur", blurry, scores.scores[BLURRY]),
+                            "recon": scored("recon", image, scores.scores[RESTORED]),
+                            "sharp": Panel("sharp", sharp),
+                        }
         except StoppedError:
             return None
         return report_on(restorer, rows, self.notes)
@@ -138,12 +139,11 @@ class Validation:
     def _write_pictures(self, pictures: Pictures, step: int, scalars: Scalars) -> None:
         """Write blur | recon | sharp as a strip of this step, and each by itself, the newest."""
         for (sequence, frame), columns in pictures.items():
-            name, strip = f"{sequence}_{frame}", make_strip(columns)
+            name, strip = f"{sequence}_{frame}", make_strip([*columns.values()])
             scalars.add_image(step, f"val/{name}", strip)
             write_png(self.run.visuals / f"step_{step:07d}" / f"{name}.png", strip)
-            for column in columns:
-                path = self.run.visuals / sequence / f"{frame}_{column.caption}.png"
-                write_png(path, column.image)
+            for kind, panel in columns.items():
+                write_png(self.run.visuals / sequence / f"{frame}_{kind}.png", panel.image)
 
     def _log(self, report: Report, step: int, scalars: Scalars) -> None:
         means, blurry = report.means(), report.means(BLURRY)

@@ -4,22 +4,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from src.data.frames import write_png
+from src.metrics.report import number_text
 from src.paths import atomic_write
 
 BACKGROUND = 255
 TEXT_COLOUR = (20, 20, 20)
 ALARM_COLOUR = (200, 0, 0)
+FRAME_COLOUR = (255, 200, 0)
 GAP_PX = 6
 LINE_SPACING = 1.35
 JPEG_QUALITY = 88
+ZOOM = 3  # how many enlarged regions fit into a side of a frame
+NARROWEST_COLUMN_PX = 320
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,19 @@ class Panel:
     is_alarm: bool = False
 
 
+def scored(caption: str, image: np.ndarray, scores: dict[str, float | None]) -> Panel:
+    """Return a panel with PSNR and SSIM in its caption."""
+    ssim = number_text(scores["ssim_rgb"], 3)
+    return Panel(f"{caption}  {scores['psnr_rgb']:.2f} dB  {ssim}", image)
+
+
 def make_page(
     rows: Sequence[Sequence[Panel]], panel_width: int, lines: Sequence[str] = ()
 ) -> np.ndarray:
     """Return panels in rows, each below its caption, under lines of text: uint8 RGB [h, w, 3].
 
-    Args:
-        rows: panels from top to bottom; rows may differ in length.
-        panel_width: width to which every panel is scaled, keeping its proportions.
-        lines: text above the panels, see `draw_lines`.
-
-    Raises:
-        ValueError: no panel, or an image that is not uint8 RGB.
+    Rows may differ in length; every panel is scaled to `panel_width` and keeps its proportions. A
+    line that starts with "!" is a warning.
     """
     if not rows or not all(rows):
         raise ValueError("a page needs at least one panel in each row")
@@ -62,6 +65,45 @@ def make_page(
     return np.concatenate(parts)
 
 
+def make_strip(columns: Sequence[Panel], per_row: int | None = None) -> np.ndarray:
+    """Return versions of a frame side by side, each with one region of it enlarged below.
+
+    The region is the one where the first and the last version differ most, and is outlined in the
+    whole frames. With `per_row` they take several rows.
+    """
+    if len({column.image.shape for column in columns}) != 1:
+        named = ", ".join(f"{c.caption} {list(c.image.shape)}" for c in columns)
+        raise ValueError(f"a strip needs columns of one size, got {named or 'none'}")
+    region, width = busiest_region(columns[0].image, columns[-1].image), columns[0].image.shape[1]
+    step, rows = per_row or len(columns), []
+    for part in (columns[i : i + step] for i in range(0, len(columns), step)):
+        rows.append([Panel(c.caption, outlined(c.image, region)) for c in part])
+        rows.append([Panel("", np.ascontiguousarray(c.image[region])) for c in part])
+    return make_page(rows, width * math.ceil(NARROWEST_COLUMN_PX / width))
+
+
+def busiest_region(first: np.ndarray, last: np.ndarray) -> tuple[slice, slice]:
+    """Return rows and columns of the region, a `ZOOM`-th of the frame, that differs most."""
+    return densest_region(np.abs(first.astype(np.int16) - last).mean(axis=2), ZOOM)
+
+
+def densest_region(weights: np.ndarray, zoom: int) -> tuple[slice, slice]:
+    """Return rows and columns of the region, a `zoom`-th of [H, W], with the largest sum."""
+    height, width = (max(1, side // zoom) for side in weights.shape)
+    table = cv2.integral(weights.astype(np.float64))
+    sums = table[height:, width:] - table[:-height, width:]
+    sums += table[:-height, :-width] - table[height:, :-width]
+    top, left = (int(i) for i in np.unravel_index(int(sums.argmax()), sums.shape))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def outlined(image: np.ndarray, region: tuple[slice, slice]) -> np.ndarray:
+    """Return a copy of the image with the region of it framed."""
+    rows, columns = region
+    corners = (columns.start, rows.start), (columns.stop - 1, rows.stop - 1)
+    return cv2.rectangle(image.copy(), *corners, FRAME_COLOUR, max(1, image.shape[1] // 320))
+
+
 def draw_label(text: str, width: int, height: int, colour: tuple = TEXT_COLOUR) -> np.ndarray:
     """Return one line of text as a bar [height, width, 3], made smaller until it fits."""
     bar = Image.new("RGB", (width, height), (BACKGROUND,) * 3)
@@ -77,8 +119,7 @@ def draw_label(text: str, width: int, height: int, colour: tuple = TEXT_COLOUR) 
 def draw_lines(lines: Sequence[str], width: int, size: float) -> np.ndarray:
     """Return lines of text below each other as [h, width, 3]; long ones are broken at blanks.
 
-    A line that starts with "!" is a warning and becomes red without it. `size` is the height of
-    the letters in pixels.
+    A line that starts with "!" becomes red without it. `size` is the height of the letters.
     """
     font, margin, broken = _font(size), 2 * GAP_PX, []
     for line in lines:
@@ -119,21 +160,11 @@ def to_grey(values: np.ndarray, white: float) -> np.ndarray:
 
 
 def write_page(path: str | Path, page: np.ndarray) -> None:
-    """Write uint8 RGB as `.png` or `.jpg`, whole or not at all.
-
-    Raises:
-        ValueError: another file ending.
-    """
-    path = Path(path)
-    if path.suffix.lower() == ".png":
-        write_png(path, page)
-        return
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
+    """Write uint8 RGB as `.png` or `.jpg`, whole or not at all."""
+    if Path(path).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"{path}: pages are written as .png or .jpg")
-    buffer = BytesIO()
-    Image.fromarray(page).save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     with atomic_write(path) as partial:
-        partial.write_bytes(buffer.getvalue())
+        Image.fromarray(page).save(partial, quality=JPEG_QUALITY, optimize=True)
 
 
 def _draw_panel(panel: Panel, width: int) -> np.ndarray:

@@ -21,8 +21,7 @@ from src.data.frames import read_image
 from src.data.recordings import Recording
 from src.data.scanning import ScanSettings, scan_split
 from src.paths import atomic_write
-from src.pictures.panels import Panel, make_page, to_grey, write_page
-from src.pictures.strips import busiest_region
+from src.pictures.panels import Panel, busiest_region, make_page, to_grey, write_page
 from src.prepare.content import (
     FRAME_NAMES,
     ExposureFit,
