@@ -166,7 +166,7 @@ UNCLEAR = {  # what is changed of the folder, given its spikes; the message
         lambda f, _: [
             (f / kind / "img_003.png").rename(f / kind / "b_002.png") for kind in ("blur", "sharp")
         ],
-        r"frames numbered \[2\] exist under several names",
+        r"frames numbered 2 exist under several names",
     ),
     "another unit": (
         lambda f, _: edit(f / "exposures.csv", "[ticks]", "[us]"),
@@ -175,6 +175,10 @@ UNCLEAR = {  # what is changed of the folder, given its spikes; the message
     "two spike files": (
         lambda f, s: np.save(f / "spike.npy", s),
         r"2 spike files \(spike\.dat, spike\.npy\); one for the whole sequence",
+    ),
+    "events in place of spikes": (
+        lambda f, _: (f / "spike.dat").rename(f / "spike.raw").write_bytes(b"% evt 3.0\n% end\n"),
+        r"no spikes; .*; spike\.raw is a Prophesee \.raw recording; these are events",
     ),
     "no spikes": (lambda f, _: (f / "spike.dat").unlink(), r"no spikes; spike\.dat, spike\.npy"),
     "too few spike files": (
@@ -269,6 +273,10 @@ def test_f35_a_stream_shorter_than_its_exposures(root, folder):
 
 WRONG = {
     "cut": (lambda f, _: cut(f / "spike.dat", -1), r"spike\.dat: \d+ bytes are .* ticks of 32x48"),
+    "a pointer": (
+        lambda f, _: (f / "spike.dat").write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+        r"spike\.dat: is a pointer of Git LFS",
+    ),
     "dead": (lambda f, _: (f / "spike.dat").write_bytes(bytes(192 * 280)), "no spike at all in 28"),
     "dead array": (lambda f, s: as_array(f, np.zeros_like(s)), "no spike at all in 28"),
     "turned": (

@@ -59,15 +59,6 @@ def test_the_instant_of_every_sharp_frame_is_the_stated_tick(made):
     assert kinds == {(7, 0), (7, 1), (11, 3), (13, 0), (11, 5)}
 
 
-def test_the_measurement_sees_a_shift_of_one_source_frame(made, tmp_path):
-    folder = shutil.copytree(sequences(made)[GOPRO_CLIPS[0]], tmp_path / "shifted")
-    path = folder / "spike" / "spike.dat"
-    tick_bytes = read_sidecar(path).geometry.tick_bytes
-    path.write_bytes(path.read_bytes()[8 * tick_bytes :])
-    errors = tick_errors(folder, width=15)
-    assert all(abs(error + 8) <= 0.5 for error in errors.values())
-
-
 def test_windows_and_sharp_ticks_by_hand(made):
     exposures = read_exposures(sequences(made)[GOPRO_CLIPS[4]] / "exposures.csv", None)
     assert list(exposures) == [1, 2]  # frame 0 begins 5 source frames before the clip
@@ -109,17 +100,6 @@ def test_description_log_and_numbers(made):
         f"{'val' if clip.split == 'test' else 'train'}/{clip.name}" for clip in GOPRO_CLIPS
     }
     assert norm_of(made / "ours.yaml")["MEAN"] > 0
-
-
-def test_the_stream_covers_the_clip_and_has_its_light(made):
-    clip = GOPRO_CLIPS[0]
-    path = sequences(made)[clip] / "spike" / "spike.dat"
-    stream = SpikeFile(path, read_sidecar(path).geometry)
-    assert stream.num_ticks == 24 * 8
-    rate = stream.read(0, stream.num_ticks).mean()
-    scene = Drift(0)
-    grey = np.mean([scene.at(j) @ (0.299, 0.587, 0.114) for j in range(24)]) / 255
-    assert abs(2 * rate - grey) < 0.01
 
 
 def test_a_second_run_makes_nothing(made, capsys):
@@ -184,16 +164,6 @@ def test_without_pairs_blur_is_computed_and_the_name_decides(tmp_path, caplog):
     assert np.array_equal(read_image(folder / "blur/000001.png"), synthesize_blur(frames))
     assert np.array_equal(read_image(folder / "sharp/000001.png"), frames[5])
     assert max(map(abs, tick_errors(folder, width=15).values())) <= 0.5
-
-
-def test_no_interpolator_is_one_tick_per_frame(small):
-    assert prepare(small / "ours.yaml", "gopro", small / "down", "--interpolator", "none") == 0
-    description = read_description(small / "ours")
-    assert (description.interpolator, description.ticks_per_second) == ("none", 240)
-    folder = small / "ours/train/GOPR0374_11_03"
-    assert (folder / "spike/spike.dat").stat().st_size == 36 * 48 * 64 // 8
-    assert read_exposures(folder / "exposures.csv", None)[1].t_sharp == 13 / 240
-    assert max(map(abs, tick_errors(folder, width=3).values())) <= 0.5
 
 
 @pytest.mark.parametrize(

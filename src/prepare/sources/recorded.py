@@ -24,7 +24,7 @@ from src.data.exposures import (
     write_exposures,
 )
 from src.data.frames import list_frames
-from src.data.kinds import refuse_other_kind
+from src.data.kinds import other_kind, refuse_other_kind
 from src.data.scanning import (
     ScanSettings,
     by_reason,
@@ -381,7 +381,11 @@ def _spike_files(folder: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], 
     found = beside + inside
     if not found:
         needed = ", spike".join(suffixes)
-        raise ValueError(f"no spikes; spike{needed} or a folder spike with such files is needed")
+        reason = f"no spikes; spike{needed} or a folder spike with such files is needed"
+        others = [p for p in (*folder.glob("spike.*"), *folder.glob("spike/*")) if p.is_file()]
+        kinds = {path: other_kind(path) for path in others}
+        named = [f"{path.name} is {kind}" for path, kind in kinds.items() if kind is not None]
+        raise ValueError("; ".join([reason, *named[:1]]))
     if len(found) == 1 and (len(names) > 1 or found[0].stem not in names):
         return (found[0],), False
     by_name = {path.stem: path for path in inside}

@@ -54,8 +54,9 @@ MAX_NAMED = 5
 SPARE_BYTES = 100 << 20
 # What older records do not say; where it is missing, nothing can be compared.
 ADDED_TO_RECORDS = ("spikes_sha256", "frames_sha256")
-# What a description collects from its sequences; each has it in its record, too.
-COLLECTED = ("frames_averaged", "offsets")
+# What a description collects of its sequences, which have it in their records, and what preparation
+# adds to it.
+NOT_COMPARED = ("frames_averaged", "offsets", "fingerprint", "content", "content_of")
 
 
 # ---------------------------------------------------------------- options of prepare_data.py
@@ -191,7 +192,7 @@ def run_plan(
     splits = {sequence.split for sequence in plan.sequences}
     for line in (*plan.notes, *_missing_splits(splits), *uses):
         logger.info(line)
-    write_root_description(root, plan.description)
+    _write_description(root, plan.description)
     remove_abandoned(root, splits)
     lines = [f"{len(notes)} sequences were there already"] if notes else []
     # The longest first, so that no process waits for another at the end.
@@ -256,39 +257,25 @@ def check_root(plan: SourcePlan, root: Path) -> None:
 
 
 def _description_problems(wanted: DataDescription, root: Path) -> list[str]:
-    """Say how the description of a root differs from that of a plan, further sequences apart."""
+    """Say how the description of a root that holds sequences differs from that of a plan."""
     present = read_description(root)
-    if present is None or _pins_nothing(root, present):
+    if present is None or not sequence_folders(root, OUR_SPLITS.values()):
         return []
-    made = dataclasses.replace(present, fingerprint=(), content="unknown", content_of="")
-    now = {name: getattr(wanted, name) for name in COLLECTED}
-    if all(set(getattr(present, name)) <= set(now[name]) for name in COLLECTED):
-        made = dataclasses.replace(made, **now)
     return [
         f"dataset.yaml says {field}: {was!r}, now it would be {is_now!r}"
-        for field, was, is_now in _differences(*map(dataclasses.asdict, (made, wanted)))
+        for field, was, is_now in _differences(*map(dataclasses.asdict, (present, wanted)))
+        if field not in NOT_COMPARED
     ]
 
 
-def write_root_description(root: Path, wanted: DataDescription) -> None:
-    """Write dataset.yaml before the first sequence, so that no other options get in between.
-
-    One of a run in which nothing was made is replaced; to one of fewer sequences the others are
-    added.
-    """
+def _write_description(root: Path, wanted: DataDescription) -> None:
+    """Write dataset.yaml; what preparation found out of the same data stays in it."""
     present = read_description(root)
-    if present is not None and not _pins_nothing(root, present):
-        now = {name: getattr(wanted, name) for name in COLLECTED}
-        wanted = dataclasses.replace(present, **now)
+    if present is not None and sequence_folders(root, OUR_SPLITS.values()):
+        found = {name: getattr(present, name) for name in ("fingerprint", "content", "content_of")}
+        wanted = dataclasses.replace(wanted, **found)
     if present != wanted:
         write_description(root, wanted)
-
-
-def _pins_nothing(root: Path, present: DataDescription) -> bool:
-    """Whether no sequence was made or is being made under a description."""
-    is_at_work = any(is_locked(lock) for lock in root.glob(f"*/{PARTIAL}*.lock"))
-    has_sequences = bool(sequence_folders(root, OUR_SPLITS.values()))
-    return not (present.fingerprint or has_sequences or is_at_work)
 
 
 # ---------------------------------------------------------------- one sequence
