@@ -248,7 +248,8 @@ def train_beside(cfg: CfgNode, budget: Budget, stop: StopSignals) -> None:
 
 def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
     """Return what decides the weights; equal inputs need no second training."""
-    keys = ("TRAIN_SPLIT", "CLIP_LEN", "CROP_SIZE", "K", "NORM", "GAIN", "BIN_NORMALIZE", "AUGMENT")
+    keys = ("TRAIN_SPLIT", "CLIP_LEN", "CROP_SIZE", "K", "NORM", "GAIN", "AUGMENT")
+    keys += ("BIN_NORMALIZE", "MATCH_LIGHT")
     settings = "; ".join(f"{key} {cfg.DATA[key]}" for key in keys)
     data = describe_root(cfg.DATA.ROOT) or str(cfg.DATA.ROOT)
     return {

@@ -138,6 +138,7 @@ def settings_of(cfg: CfgNode, config: str, workers: int) -> PrepareSettings:
         config=path if path.exists() else resolve(path),  # as load_config finds it
         workers=workers,
         frame_cache=cfg.DATA.FRAME_CACHE and not cfg.DATA.USE_RAM_CACHE,
+        measures_norm=not cfg.DATA.MATCH_LIGHT,
         gain=cfg.DATA.GAIN,
         bin_normalize=cfg.DATA.BIN_NORMALIZE,
     )

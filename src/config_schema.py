@@ -104,6 +104,11 @@ SCHEMA: dict[str, Any] = {
         },
         "BIN_NORMALIZE": Key(False, "Divide the count of a bin by the ticks that fall into it."),
         "GAIN": Key(1.0, "Factor on the counts before the logarithm.", POSITIVE),
+        "MATCH_LIGHT": Key(
+            False,
+            "Scale the counts of a clip so that their mean is the mean luma of its blurry frames; "
+            "the threshold of the spike camera then does not matter. DATA.NORM is not measured.",
+        ),
         "IMAGE_EXTS": Key([".png", ".jpg", ".jpeg", ".bmp"], "Names of images end so.", EXTENSIONS),
         "SPIKE_DIR": Key("spike", "Folder of a sequence with its .dat files.", NAME),
         "VOXEL_CACHE_DIRNAME": Key("spike_vox", "Folder of a sequence with voxel counts.", NAME),

@@ -57,6 +57,27 @@ def test_values_by_hand():
     assert plain.ravel().tolist() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("bin_normalize", [True, False])
+def test_matched_light_by_hand(bin_normalize):
+    counts = torch.arange(2 * 2 * 3 * 4 * 4).reshape(2, 2, 3, 4, 4) % 7  # 2 clips of 2 frames
+    ticks = torch.tensor([3, 3, 4]).expand(2, 2, 3)
+    blurry = torch.rand(2, 2, 3, 8, 8)
+    norm = Normalization(0.2, 0.5, bin_normalize=bin_normalize, match_light=True)
+    values = normalize_counts(counts, norm, ticks, blurry)
+    for clip in range(2):
+        luma = sum(w * blurry[clip, :, c].mean() for c, w in enumerate((0.299, 0.587, 0.114)))
+        per_bin = ticks[clip, ..., None, None] if bin_normalize else torch.ones(1)
+        mean = counts[clip].sum() / per_bin.expand(2, 3, 4, 4).sum()
+        expected = (torch.log1p(counts[clip] / per_bin * luma / mean) - 0.2) / 0.5
+        assert torch.allclose(values[clip], expected, atol=1e-5)
+    doubled = normalize_counts(2 * counts, norm, ticks, blurry)  # half the threshold
+    assert torch.allclose(values, doubled, atol=1e-5)
+    silent = normalize_counts(torch.zeros_like(counts), norm, ticks, blurry)
+    assert silent.eq(-0.4).all()
+    with pytest.raises(ValueError, match=r"MATCH_LIGHT"):
+        normalize_counts(counts, norm, ticks)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_table_gives_the_values_of_the_formula(norm, monkeypatch):
     counts = torch.arange(256, dtype=torch.uint8).repeat(2 * K).reshape(2, K, 16, 16)
@@ -152,7 +173,9 @@ def dataset_of(root, spikes=False, **changes):
 
 
 @pytest.mark.parametrize("spikes", [False, True])
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    "norm", [*NORMS, Normalization(0.3, 0.4, bin_normalize=True, match_light=True)]
+)
 def test_device_path_equals_the_float_path(root, norm, spikes):
     floats, raw = (dataset_of(root, spikes, norm=norm, as_uint8=raw) for raw in (False, True))
     keys = [(epoch, 1) for epoch in range(8)]
@@ -163,7 +186,8 @@ def test_device_path_equals_the_float_path(root, norm, spikes):
         (1, 2, 2, 2),  # reversed in time, like the counts
     }
     voxels = BatchPlacer(torch.device("cpu"), norm, (2, 32, K))(batch).voxels
-    as_on_a_device = normalize_counts(batch["spike_vox"].float(), norm, batch["bin_ticks"])
+    args = (norm, batch["bin_ticks"], to_unit(batch["blur"]))
+    as_on_a_device = normalize_counts(batch["spike_vox"].float(), *args)
     expected = torch.stack([floats[key]["spike_vox"] for key in keys])
     for name in ("blur", "sharp"):
         values = torch.stack([floats[key][name] for key in keys])

@@ -3,19 +3,29 @@
 The data set uses it on the CPU, the trainer on the device, on the same counts: same values.
 """
 
+import math
+
 import cv2
 import numpy as np
 import torch
 
 from src.data.settings import Normalization
+from src.data.simulation.simulator import BT601
 
 SMALLEST_DEVIATION = 1e-6
+SMALLEST_RATE = 1e-5  # spikes per pixel and tick
 
 
 def normalize_counts(
-    counts: torch.Tensor, norm: Normalization, bin_ticks: torch.Tensor | None = None
+    counts: torch.Tensor,
+    norm: Normalization,
+    bin_ticks: torch.Tensor | None = None,
+    blurry: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return (log1p(count * gain / ticks of the bin) - mean) / max(std, 1e-6) as float32.
+
+    Where light is matched, the gain of a clip makes the mean of its counts, per tick where bins are
+    normalized, the mean luma of its blurry frames: a threshold k times as high gives the same.
 
     Bytes on the CPU are looked up in a table. The argument is left as it was.
 
@@ -25,15 +35,33 @@ def normalize_counts(
         norm: how.
         bin_ticks: ticks of each bin [..., K], needed where bins are normalized. A bin without ticks
             holds no spikes and counts as one of one tick.
+        blurry: the frames [..., T, 3, H, W] of counts [..., T, K, Hs, Ws], in 0..1; needed where
+            light is matched.
     """
     factors = torch.tensor(norm.gain)
     if norm.bin_normalize and bin_ticks is None:
         raise ValueError("DATA.BIN_NORMALIZE needs the ticks of every bin, which are not known")
     if norm.bin_normalize:
         factors = (norm.gain / bin_ticks.clamp(min=1).float())[..., None, None]
+    if norm.match_light:
+        factors = factors * _light_per_spike(counts, blurry, bin_ticks if norm.bin_normalize else 1)
     if counts.dtype == torch.uint8 and counts.device.type == "cpu":
         return _look_up(counts, factors, norm)
     return _normalize(counts.float(), factors.to(counts.device), norm)
+
+
+def _light_per_spike(
+    counts: torch.Tensor, blurry: torch.Tensor | None, ticks: torch.Tensor | int
+) -> torch.Tensor:
+    """Return mean luma over mean count per tick of each clip, [..., 1, 1, 1, 1] on the CPU."""
+    if blurry is None:
+        raise ValueError("DATA.MATCH_LIGHT needs the blurry frames of the counts")
+    weights = blurry.new_tensor(BT601) / math.prod(blurry.shape[-2:])
+    luma = (blurry.sum((-2, -1)) @ weights).mean(-1)
+    spikes = counts.sum((-3, -2, -1), dtype=torch.float32) / math.prod(counts.shape[-2:])
+    exposed = torch.as_tensor(ticks, dtype=torch.float32).expand(counts.shape[:-2]).sum(-1)
+    rate = spikes.mean(-1).cpu() / exposed.mean(-1)
+    return (luma.cpu() / rate.clamp(min=SMALLEST_RATE))[..., None, None, None, None]
 
 
 def to_unit(image: torch.Tensor) -> torch.Tensor:

@@ -58,15 +58,18 @@ class Normalization:
         mean, std: of the logarithm below over the training split, `DATA.NORM`.
         gain: factor on the counts, `DATA.GAIN`; the spike threshold makes them intensity.
         bin_normalize: divide the counts of a bin by its number of ticks, `DATA.BIN_NORMALIZE`.
+        match_light: scale the counts of a clip to the light of its frames, `DATA.MATCH_LIGHT`.
     """
 
     mean: float = 0.0
     std: float = 1.0
     gain: float = 1.0
     bin_normalize: bool = False
+    match_light: bool = False
 
 
 def normalization_from(cfg: CfgNode) -> Normalization:
     """Return what the configuration says."""
     data = cfg.DATA
-    return Normalization(data.NORM.MEAN, data.NORM.STD, data.GAIN, data.BIN_NORMALIZE)
+    mean, std = data.NORM.MEAN, data.NORM.STD
+    return Normalization(mean, std, data.GAIN, data.BIN_NORMALIZE, data.MATCH_LIGHT)

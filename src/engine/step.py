@@ -59,13 +59,15 @@ class BatchPlacer:
             images = torch.zeros(1, frames, 3, side, side, device=self.device)
             voxels = torch.zeros(1, frames, bins, side // 2, side // 2, device=self.device)
             return MicroBatch(images, images, voxels, 0.0, (f"dropped ({dropped})",))
+        blurry = to_unit(batch["blur"].to(self.device, non_blocking=True))
         return MicroBatch(
-            blurry=to_unit(batch["blur"].to(self.device, non_blocking=True)),
+            blurry=blurry,
             sharp=to_unit(batch["sharp"].to(self.device, non_blocking=True)),
             voxels=normalize_counts(
                 batch["spike_vox"].to(self.device, non_blocking=True),
                 self.norm,
                 batch["bin_ticks"] if self.norm.bin_normalize else None,
+                blurry,
             ),
             weight=1.0,
             names=tuple(f"{m['seq']}:{m['frame_idx'][0]}" for m in batch["meta"]),

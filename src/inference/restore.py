@@ -170,7 +170,8 @@ class Restorer:
             frames = frames.float() if frames.is_floating_point() else to_unit(frames)
             spikes = None
             if tile.counts is not None:
-                spikes = normalize_counts(tile.counts.to(self.device), self.norm, tile.bin_ticks)
+                counts = tile.counts.to(self.device)
+                spikes = normalize_counts(counts, self.norm, tile.bin_ticks, frames)
             restored = self.model(frames, spikes)
             if restored.shape != frames.shape:
                 raise ValueError(

@@ -261,6 +261,8 @@ def _check_normalization(splits: list[PreparedSplit], cfg: CfgNode) -> list[str]
     difference is only logged.
     """
     data = cfg.DATA
+    if data.MATCH_LIGHT:  # NORM then is a choice
+        return []
     try:
         found = normalization_texts(splits, data.TRAIN_SPLIT, data.GAIN, data.BIN_NORMALIZE)
     except DataSetError as error:

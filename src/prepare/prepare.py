@@ -41,6 +41,7 @@ class PrepareSettings:
     config: Path  # YAML file that gets mean and deviation
     workers: int = 1
     frame_cache: bool = False  # decode the frames of the training split onto the disk
+    measures_norm: bool = True  # not with DATA.MATCH_LIGHT
     gain: float = 1.0  # DATA.GAIN
     bin_normalize: bool = False  # DATA.BIN_NORMALIZE
 
@@ -163,6 +164,8 @@ def alignment_records(splits: list[PreparedSplit]) -> dict[str, dict[int, Exposu
 
 def write_normalization(splits: list[PreparedSplit], settings: PrepareSettings) -> str:
     """Write mean and deviation into the configuration where they differ from what is there."""
+    if not settings.measures_norm:
+        return f"{settings.config}: DATA.NORM is left alone, because of DATA.MATCH_LIGHT"
     mean, std = normalization_texts(
         splits, settings.train_split, settings.gain, settings.bin_normalize
     )

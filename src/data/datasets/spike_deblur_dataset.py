@@ -149,7 +149,7 @@ class SpikeDeblurDataset(Dataset):
         return {
             "blur": self._image_tensor(blurry, orientation),
             "sharp": self._image_tensor(sharp, orientation),
-            "spike_vox": self._voxel_tensor(counts, orientation, bin_ticks),
+            "spike_vox": self._voxel_tensor(counts, orientation, bin_ticks, blurry),
             "bin_ticks": bin_ticks,
             "meta": {
                 "seq": recording.name,
@@ -168,14 +168,19 @@ class SpikeDeblurDataset(Dataset):
         return tensor if self.as_uint8 else to_unit(tensor)
 
     def _voxel_tensor(
-        self, counts: np.ndarray, orientation: Orientation, bin_ticks: torch.Tensor
+        self,
+        counts: np.ndarray,
+        orientation: Orientation,
+        bin_ticks: torch.Tensor,
+        blurry: np.ndarray,
     ) -> torch.Tensor:
         if counts.dtype == np.uint16:
             counts = counts.astype(np.int32)  # few operations of torch know uint16
         tensor = torch.from_numpy(orient_voxels(counts, orientation))
         if self.as_uint8:
             return tensor
-        return normalize_counts(tensor, self.norm, bin_ticks)
+        frames = to_unit(torch.from_numpy(np.moveaxis(blurry, -1, 1)))  # their mean is what counts
+        return normalize_counts(tensor, self.norm, bin_ticks, frames)
 
 
 def find_clips(recordings: Sequence[Recording], num_frames: int) -> list[Clip]:
