@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ from src.engine.log import start_logging
 from src.engine.processes import choose_device, choose_precision
 from src.inference.evaluate import build_lpips, evaluate, peak_memory_gib, report_on
 from src.inference.load import LoadedModel, compare_data, load_model
-from src.inference.restore import NonFiniteOutputError, Restorer, TileMemoryError, build_restorer
+from src.inference.restore import Restorer, build_restorer
 from src.inference.video_input import find_inputs
 from src.metrics.report import BLURRY, Report, format_table, notes_on_sizes
 from src.paths import atomic_write, free_name
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return run_test(args)
-    except (ValueError, OSError, NonFiniteOutputError, TileMemoryError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except KeyboardInterrupt:
@@ -115,15 +115,7 @@ def run_test(args: argparse.Namespace) -> int:
     logger.info("%d frames of %d sequences, %s", num_frames, len(sequences), device)
     report, done = _restore_all(restorer, sequences, targets, args.input_sharp is not None, cfg)
     report.notes += notes
-    gib, owner = peak_memory_gib(device)
-    costs = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        # With reading, scoring and writing.
-        "seconds_per_frame": (time.perf_counter() - started) / max(1, done.total()),
-        "model_seconds_per_frame": restorer.seconds / max(1, done.total()),
-        "peak_memory_gib": gib,
-        "peak_memory_of": owner,
-    }
+    costs = _costs(restorer, time.perf_counter() - started, max(1, done.total()))
     content = {
         "command": shlex.join([sys.executable, *sys.argv]),
         "commit": git_commit(),
@@ -147,6 +139,19 @@ def run_test(args: argparse.Namespace) -> int:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
     _show(costs, report, args.output, path)
     return 0 if done.total() == num_frames else 130
+
+
+def _costs(restorer: Restorer, seconds: float, num_frames: int) -> dict[str, Any]:
+    """Return what restoring took, in all with reading, scoring and writing."""
+    device = restorer.device
+    gib, owner = peak_memory_gib(device)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "seconds_per_frame": seconds / num_frames,
+        "model_seconds_per_frame": restorer.seconds / num_frames,
+        "peak_memory_gib": gib,
+        "peak_memory_of": owner,
+    }
 
 
 def _restore_all(
@@ -178,16 +183,11 @@ def _restore_all(
 
 def _overrides(args: argparse.Namespace) -> list[str]:
     """Return the options that change the configuration as KEY VALUE pairs."""
-    overrides = list(args.overrides)
-    if args.device is not None:
-        overrides += ["DEVICE", args.device]
-    for values, keys in (
-        (args.tile, ("VAL.TILE_FRAMES", "VAL.TILE_SIZE")),
-        (args.tile_overlap, ("VAL.OVERLAP_FRAMES", "VAL.OVERLAP_SIZE")),
-    ):
-        if values is not None:
-            overrides += [keys[0], str(values[0]), keys[1], str(values[1])]
-    return overrides
+    given = [("DEVICE", args.device)]
+    given += zip(("VAL.TILE_FRAMES", "VAL.TILE_SIZE"), args.tile or (), strict=False)
+    given += zip(("VAL.OVERLAP_FRAMES", "VAL.OVERLAP_SIZE"), args.tile_overlap or (), strict=False)
+    pairs = [(key, str(value)) for key, value in given if value is not None]
+    return [*args.overrides, *chain.from_iterable(pairs)]
 
 
 def _find_sequences(args: argparse.Namespace, loaded: LoadedModel) -> list[Recording]:
@@ -211,17 +211,14 @@ def check_output(args: argparse.Namespace) -> None:
 
     The next test, training or check would read the results as frames.
     """
-    output = args.output.resolve()
-    around = (output, *output.parents)
+    around = (args.output.resolve(), *args.output.resolve().parents)
     there = next(path for path in around if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"--output {args.output}: {there} is a file; name a folder")
-    if not os.access(there, os.W_OK):
-        raise ValueError(f"--output {args.output}: {there} cannot be written")
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "cannot be written" if there.is_dir() else "is a file"
+        raise ValueError(f"--output {args.output}: {there} {reason}; name another folder")
     inputs = (args.input_blur, args.input_spike_vox, args.input_sharp)
     folders = {path.resolve() for path in inputs if path is not None and path.is_dir()}
-    folders |= {path for path in around if (path / "dataset.yaml").is_file()}
-    _refuse_inside(args.output, folders)
+    _refuse_inside(args.output, folders | {p for p in around if (p / "dataset.yaml").is_file()})
 
 
 def check_targets(
@@ -260,9 +257,9 @@ def find_gaps(sequences: list[Recording]) -> list[str]:
     """Return a note about each sequence whose numbers have a gap: a frame is missing there."""
     notes = []
     for sequence in sequences:
-        steps = [(b.index - a.index, a.name, b.name) for a, b in pairwise(sequence.frames)]
-        usual = min((step for step, _, _ in steps), default=1)
-        gaps = [f"between {a} and {b}" for step, a, b in steps if step != usual]
+        pairs = list(pairwise(sequence.frames))
+        usual = min((b.index - a.index for a, b in pairs), default=1)
+        gaps = [f"between {a.name} and {b.name}" for a, b in pairs if b.index - a.index != usual]
         if gaps:
             notes.append(
                 f"{sequence.name}: frames are missing {listed(gaps, 5)}; those around are restored "

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
 from torch import nn
 
 from src.comparison.compare import Comparison, apply_rules, paired_differences
@@ -117,8 +116,7 @@ def test_numbers_of_a_comparison_are_strict_json():
     assert content["differences"]["psnr_rgb"]["mean"] == pytest.approx((1 - 0.5 + 5) / 3)
     assert content["differences"]["lpips"] is None
     assert content["sequences"]["c"][SPIKE]["psnr_rgb"] == 25.0
-    assert content["runs"][TWIN]["steps"] == 4
-    assert content["runs"][UNET]["compute_s"] == 421.4
+    assert (content["runs"][TWIN]["steps"], content["runs"][UNET]["compute_s"]) == (4, 421.4)
 
 
 def test_the_examples_are_the_extremes_and_each_is_shown_once():
@@ -167,13 +165,8 @@ def test_plots_hold_their_values_and_need_nothing():
     assert plot_validations({TWIN: {}, SPIKE: {}}, ("blurry input", 19.0)) is None
 
 
-def test_differences_in_a_plot(monkeypatch):
-    drawn = {}
-
-    def record(self, values, edges, **settings):
-        drawn[settings["color"]] = (values.tolist(), edges[0], edges[-1])
-
-    monkeypatch.setattr(Axes, "stairs", record)
-    assert plot_differences([0.5, -0.25, 1.0], ["a", "a", "b"], 0.4, Interval(0.1, 0.7))
-    assert list(drawn.values()) == [([0, -0.25, 0], -0.5, 2.5), ([0.5, 0, 1.0], -0.5, 2.5)]
+def test_differences_in_a_plot():
+    given = ["a", "a", "b"], 0.4, Interval(0.1, 0.7)
+    plots = [plot_differences([0.5, -0.25, last], *given) for last in (1.0, 1.0, -1.0)]
+    assert plots[0] == plots[1] != plots[2]
     assert plot_differences([float("inf")], ["a"], 1.0, None) is None

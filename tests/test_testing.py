@@ -189,6 +189,7 @@ def test_checkpoints_and_plain_weights_without_spikes(root, tmp_path, capsys):
         ("--config {root}/rgb.yaml VAL.BLENT smooth", "did you mean 'VAL.BLEND'"),
         ("--config {root}/rgb.yaml --tile 1 8", "VAL.TILE_SIZE: expected 0"),
         ("--config {root}/rgb.yaml --precision fp16", "needs a GPU"),
+        ("--config {root}/rgb.yaml --device cuda", "DEVICE is cuda"),
         ("--config {root}/rgb.yaml --input_sharp {root}/vox", "no .png"),
     ],
 )  # fmt: skip
@@ -205,8 +206,8 @@ def test_what_cannot_be_used_is_reported_in_a_sentence(root, tmp_path, capsys, a
         ("seq/sharp", "lies in"),
         ("seq/restored", "lies in"),
         ("root/val/restored", "lies in"),
-        ("file", "is a file; name a folder"),
-        ("file/below", "is a file; name a folder"),
+        ("file", "is a file; name another"),
+        ("file/below", "is a file; name another"),
         ("old", "holds 2 pictures"),
     ],
 )

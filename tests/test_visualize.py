@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from scripts.visualize import chosen_frames, main
+from scripts.visualize import main
 from src.data.description import read_description, write_description
 from src.data.errors import DataSetError
 from src.data.frames import write_png
@@ -73,12 +73,6 @@ def test_the_spikes_run_through_the_exposure(tmp_path):
     panel = np.s_[80:100, 2 * 126 + 10 : 2 * 126 + 110]  # in the sharp frame: still for 3 pages
     assert np.array_equal(pages[0][panel], pages[2][panel])
     assert not np.array_equal(pages[0][panel], pages[3][panel])
-
-
-def test_a_film_shows_every_frame_and_a_strip_as_many_as_fit(tmp_path):
-    view = open_sequence(spike_sequence(tmp_path), 8)
-    assert chosen_frames(view, None, None) == [0, 1, 2, 3]
-    assert [len(chosen_frames(view, None, limit)) for limit in (1, 2, 3, 5)] == [1, 2, 3, 4]
 
 
 def test_the_tick_of_the_sharp_frame_is_whole(tmp_path):

@@ -67,7 +67,7 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
     recordings = []
     for name, folder in blurry.items():
         try:
-            frames = list_frames(folder, images)
+            frames = inputs.frames or list_frames(folder, images)
             indices = number_frames(folder, frames)
             truth = None
             if sharp is not None:
@@ -81,7 +81,7 @@ def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]
             continue
         found, dropped = join_frames(name, parts, frames, indices)
         problems += [by_reason(dropped)] if dropped else []
-        recordings.append(Recording(name, found, settings.num_bins))
+        recordings.append(Recording(name, found, settings.num_bins, inputs.read))
     if problems:
         raise DataSetError(str(inputs.blurry), problems)
     return recordings
