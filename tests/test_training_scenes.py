@@ -277,7 +277,7 @@ def test_preparation_and_training_read_the_scenes(copy, tmp_path, capsys, monkey
     assert (cfg.DATA.AUGMENT.SPIKES, cfg.DATA.NORM.MEAN) != (False, 0.0)
     dataset = build_train_dataset(cfg)
     sizes = {tuple(dataset[index]["spike_vox"].shape[-2:]) for index in range(len(dataset))}
-    assert sizes == {(48, 48), (96, 96)} == dataset.spike_crop_sizes
+    assert sizes == {(32, 32), (64, 64)} == dataset.spike_crop_sizes
     monkeypatch.setattr(torch.optim, "AdamW", lambda *_, **__: None)  # its import takes seconds
     rival = Training(load_config(config, overrides))
     assert (rival.factor, rival.cfg.TRAIN.BATCH_SIZE) == (2, 1)
