@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 import torch
@@ -24,12 +23,6 @@ MARK = "VRT_SPIKE_TEST"
 torch.set_num_threads(1)  # two threads on a busy machine take ten times as long
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 os.environ["https_proxy"] = "http://127.0.0.1:9"  # no test downloads weights, LPIPS's for example
-
-
-class Starter(Protocol):
-    def __call__(
-        self, command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None
-    ) -> subprocess.Popen: ...
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +62,7 @@ def prepared_config(prepared: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(name="processes")
-def _processes() -> Iterator[Starter]:
+def _processes() -> Iterator[Callable[..., subprocess.Popen]]:
     """Start processes that do not outlive the test, nor does anything that they have started.
 
     Their output and errors come as text from `stdout`. A mark in the environment tells whose child

@@ -1,6 +1,7 @@
 """What clusters do: several machines, a time limit, a queue."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -115,20 +116,15 @@ def test_other_ends_are_not_requeued(cluster, start, changes, code):
     assert "requeue" not in record(cluster)
 
 
-def test_it_has_to_be_started_in_the_repository(start, tmp_path):
-    process = start(SLURM_SUBMIT_DIR=str(tmp_path))
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == 2
-    assert "is not the root of the repository" in output
-
-
-def test_several_machines_need_to_know_where_to_meet():
-    done = subprocess.run(
-        ["bash", str(MULTI_GPU), "2"], env={**os.environ, "NNODES": "2"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "NNODES=2 needs MASTER_ADDR (machine 0) and NODE_RANK (0 to 1)" in done.stderr
+def test_what_is_missing_is_named(start, processes, tmp_path):
+    several = processes(["bash", str(MULTI_GPU), "2"], env={**os.environ, "NNODES": "2"})
+    for process, words in (
+        (start(SLURM_SUBMIT_DIR=str(tmp_path)), "is not the root of the repository"),
+        (several, "NNODES=2 needs MASTER_ADDR (machine 0) and NODE_RANK (0 to 1)"),
+    ):
+        output, _ = process.communicate(timeout=20)
+        assert process.returncode == 2
+        assert words in output
 
 
 def test_the_machines_are_passed_to_the_launcher(tmp_path):
@@ -150,6 +146,13 @@ def test_the_machines_are_passed_to_the_launcher(tmp_path):
     )
     one = printed(NNODES="1", MAX_RESTARTS="3")
     assert one == "--num_processes 8 --max_restarts 3 --config a b.yaml"
+
+
+def test_the_script_for_windows_knows_the_same_variables():
+    names = {"NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "RDZV_ID", "MAX_RESTARTS"}
+    for path in (MULTI_GPU, MULTI_GPU.with_suffix(".ps1")):
+        code = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        assert names <= set(re.findall(r"[A-Z_]{5,}", "\n".join(code)))
 
 
 @pytest.mark.nightly

@@ -183,17 +183,6 @@ def test_weights_in_a_safetensors_file_are_read_and_a_cut_one_is_a_sentence(tmp_
 # ---------------------------------------------------------------- no room, no permission
 
 
-@pytest.mark.usefixtures("partial_1")
-@needs_dev_full
-@pytest.mark.parametrize("size", [3, 1_000_000])  # it fails in closing, or in writing
-def test_f20_a_full_disk_leaves_the_old_files_and_no_partial_one(folder, size):
-    before = contents(folder)
-    (folder / ".partial-1-last.pth").symlink_to("/dev/full")
-    with pytest.raises(CheckpointWriteError, match="No space left on device"):
-        save_checkpoint(folder / "last.pth", state(4, size), previous=folder / "previous.pth")
-    assert contents(folder) == before
-
-
 @pytest.mark.parametrize("limit", [1000, 300_000])
 def test_f20_a_file_that_may_not_grow_names_the_reason(folder, limit):
     before, limits = contents(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
