@@ -39,7 +39,7 @@ from src.paths import resolve
 from src.prepare.sources import own
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.run import WHOLE, run_plan
-from src.prepare.sources.simulate import open_frames
+from src.prepare.sources.frames import open_frames
 
 MAX_WIDTH = 320
 CAMERAS = {

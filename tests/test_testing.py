@@ -17,12 +17,14 @@ from src.data.inputs import InputFolders, scan_inputs
 from src.data.settings import scan_settings
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.engine.checkpoint import save_checkpoint
+from src.inference import load
 from src.inference.evaluate import build_lpips, evaluate, report_on
 from src.inference.load import load_model
 from src.inference.restore import build_restorer, build_tile_settings
 from src.inference.tiling import TileSettings
 from src.inference.video_input import VideoInput
 from src.models.build import build_model
+from src.models.weights import write_exported
 from src.paths import REPO_ROOT
 from src.pictures.animation import write_video
 from tests.folder_cases import (
@@ -87,6 +89,7 @@ def _root(tmp_path_factory):
     content = (root / "weights.safetensors").read_bytes()
     (root / "cut.safetensors").write_bytes(content[: len(content) // 2])
     (root / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    write_exported(root / "exported.safetensors", torch.load(best_of(root, "rgb")), {})
     part = {key: value for key, value in weights.items() if not key.startswith("stage")}
     torch.save(part, root / "part.pth")
     return root
@@ -155,7 +158,7 @@ def test_voxels_and_bits_give_the_same_pictures(root, tmp_path):
     assert newest_report(root)["scores"] is None
 
 
-def test_checkpoints_and_plain_weights_without_spikes(root, tmp_path, capsys):
+def test_checkpoints_and_plain_weights_without_spikes(root, tmp_path, capsys, monkeypatch):
     tiles = ["--tile", 0, 40, "--tile_overlap", 0, 16, "VAL.BLEND", "reference"]
     config = ["--config", root / "rgb.yaml", *tiles]
     run(root, tmp_path / "a", *config)
@@ -166,7 +169,10 @@ def test_checkpoints_and_plain_weights_without_spikes(root, tmp_path, capsys):
     logged = capsys.readouterr().out
     assert "spikes are not read" in logged
     assert f"{root / 'rgb.yaml'} is not read" in logged  # the checkpoint has its own
-    images = [read_image(tmp_path / x / "000001.png") for x in "abcd"]
+    monkeypatch.setattr(load, "SMALL_MODEL", root / "exported.safetensors")
+    run(root, tmp_path / "e", *tiles)
+    assert "no --ckpt: the small model of this project restores" in capsys.readouterr().out
+    images = [read_image(tmp_path / x / "000001.png") for x in "abcde"]
     assert images[0].shape == (*FRAME_SIZE, 3)
     assert all(np.array_equal(images[0], image) for image in images)
     assert "all x 40 px overlap 16, blend reference" in newest_report(root)["protocol"]
@@ -175,7 +181,6 @@ def test_checkpoints_and_plain_weights_without_spikes(root, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "give --ckpt FILE, or --config FILE"),
         ("--ckpt absent.pth", "checkpoint absent.pth does not exist"),
         ("--ckpt {root}/outputs/ckpts/rgb", "is a folder; give a file in it: best.pth"),
         ("--ckpt {root}/weights.pth", "without a configuration; add --config FILE"),
