@@ -6,6 +6,7 @@ import pytest
 
 from src.data.description import DataDescription, write_description
 from src.data.errors import DataSetError
+from src.data.frames import write_png
 from src.data.inputs import InputFolders, scan_inputs
 from src.data.scanning import ScanSettings
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
@@ -134,22 +135,106 @@ def test_spikes_per_frame_need_no_tick_rate(tmp_path):
     assert [frame.spikes.num_ticks for frame in sequence.frames] == [12, 12, 12]
 
 
+WINDOWS = [(20 * i + 2, 20 * i + 14) for i in range(3)]
+
+
+def write_stream(root, names=NAMES, windows=WINDOWS, header="t0[ticks],t1[ticks]", **sidecar):
+    """Write `root/seq` with one stream of 60 ticks and a table of exposures."""
+    write_images(root / "seq/blur", names)
+    stated = SpikeSidecar(*SPIKE_SIZE, **{"ticks_per_second": 1000.0, **sidecar})
+    write_spikes(root / "seq/spike/stream.dat", spikes_of(0, 60), stated.geometry)
+    write_sidecar(root / "seq/spike", stated)
+    rows = [f"{i},{t0},{t1}" for i, (t0, t1) in enumerate(windows)]
+    (root / "seq/exposures.csv").write_text("\n".join([f"frame_idx,{header}", *rows]))
+    return root / "seq"
+
+
+def rejected(folder, **options):
+    """Return why a folder cannot be tested."""
+    with pytest.raises(DataSetError) as raised:
+        [sequence.check() for sequence in find(folder, folder, **options)]
+    return str(raised.value)
+
+
 def test_a_stream_is_cut_by_the_exposures(tmp_path):
-    sequence_folder = tmp_path / "seq"
-    write_images(sequence_folder / "blur", NAMES)
-    stream = spikes_of(0, num_ticks=60)
-    write_spikes(sequence_folder / "spike" / "stream.dat", stream, SpikeGeometry(*SPIKE_SIZE))
-    rows = [f"{i},{20 * i + 2},{20 * i + 14}" for i in range(3)]
-    (sequence_folder / "exposures.csv").write_text(
-        "\n".join(["frame_idx,t0[ticks],t1[ticks]", *rows])
-    )
-    write_sidecar(sequence_folder / "spike", SpikeSidecar(*SPIKE_SIZE))
-    with pytest.raises(DataSetError, match="ticks_per_second is not known"):
-        find(tmp_path, tmp_path)
-    write_sidecar(sequence_folder / "spike", SpikeSidecar(*SPIKE_SIZE, ticks_per_second=1000.0))
+    write_stream(tmp_path, ticks_per_second=None)
+    assert "ticks_per_second is not known" in rejected(tmp_path)
+    write_stream(tmp_path)
     (sequence,) = find(tmp_path, tmp_path)
-    expected = stream[22:34].reshape(NUM_BINS, 3, *SPIKE_SIZE).sum(axis=1)
+    expected = spikes_of(0, 60)[22:34].reshape(NUM_BINS, 3, *SPIKE_SIZE).sum(axis=1)
     assert np.array_equal(sequence.read_counts(1), expected)
+
+
+def test_what_files_state_must_not_contradict(tmp_path):
+    folder = write_stream(tmp_path / "val", flip_rows=False, bit_order="big")
+    plain, sized = find(folder, folder), find(folder, folder, size=SPIKE_SIZE)
+    assert plain[0].frames[0].spikes.geometry == SpikeGeometry(*SPIKE_SIZE, "big", False)
+    assert sized[0].frames[0].spikes == plain[0].frames[0].spikes  # the size alone is stated
+    message = rejected(folder, size=(24, 16))
+    assert "height: 16, width: 24" in message
+    assert "--spike_size" in message
+    size = {"spike_height": 16, "spike_width": 24}
+    write_description(tmp_path, DataDescription("own", bit_order="big", **size))
+    message = rejected(folder)
+    assert "says flip_rows: false" in message
+    assert "says flip_rows: true" in message
+
+
+@pytest.mark.parametrize("kind", ["bits", "voxels"])
+def test_spikes_of_another_shape_than_the_frames_are_rejected(tmp_path, kind):
+    write_images(tmp_path / "blur", NAMES)
+    (tmp_path / "spike_vox").mkdir()
+    for name in NAMES:
+        if kind == "bits":
+            spikes, geometry = np.ones((12, 16, 48), np.uint8), SpikeGeometry(16, 48)
+            write_spikes(tmp_path / f"spike/{name}.dat", spikes, geometry)
+            write_sidecar(tmp_path / "spike", SpikeSidecar(16, 48))
+        else:
+            np.save(tmp_path / f"spike_vox/{name}.npy", np.ones((NUM_BINS, 16, 48), np.uint8))
+    message = rejected(tmp_path)
+    assert "spikes of 16x48" in message
+    assert "DATA.AUGMENT.TRANSPOSE False" in message
+    find(tmp_path, tmp_path)[0].check(any_shape=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ([f"{letter}_{i:03d}" for letter in "ab" for i in range(3)], "several names"),
+        (["0.1", "0.15", "0.2"], "decimal"),
+    ],
+)
+def test_names_that_do_not_number_the_frames_are_rejected(tmp_path, names, reason):
+    assert reason in rejected(write_stream(tmp_path, names))
+
+
+@pytest.mark.parametrize(
+    ("header", "windows", "expected"),
+    [
+        ("t0[ticks],t1[ticks]", [*WINDOWS[:2], (50, 62)], "ticks [50, 62) of stream.dat"),
+        ("t0[s],t1[s]", WINDOWS, "exposure leaves the stream"),
+        ("t0[us],t1[us]", WINDOWS, "holds no tick at 1000"),
+        ("t0[ticks],t1[ticks]", WINDOWS[:2], "no record of its exposure"),
+    ],
+)
+def test_exposures_that_do_not_fit_the_stream(tmp_path, header, windows, expected):
+    message = rejected(write_stream(tmp_path, NAMES, windows, header))
+    assert expected in message
+    assert "(seq/00000" in message
+
+
+@pytest.mark.parametrize("what", ["blurry", "size", "voxels"])
+def test_every_file_is_looked_at(tmp_path, what):
+    write_images(tmp_path / "blur", NAMES)
+    write_voxels(tmp_path / "spike_vox", NAMES)
+    path = tmp_path / ("spike_vox/000002.npy" if what == "voxels" else "blur/000002.png")
+    if what == "size":
+        write_png(path, image_of(0, 0)[:16])
+    elif what == "voxels":
+        np.save(path, np.full((NUM_BINS, *SPIKE_SIZE), np.nan, np.float32))
+    else:
+        path.write_bytes(path.read_bytes()[:-40])
+    assert str(path) in rejected(tmp_path)
 
 
 def test_folders_may_be_the_current_one(tmp_path, monkeypatch):
