@@ -87,7 +87,11 @@ def test_bits_and_events_give_what_their_voxels_give(loaded):
         (FRAMES, {"voxels": VOXELS[:3]}, "voxels: 3 for 4 frames"),
         (FRAMES, {"voxels": VOXELS[:, :5]}, "K=32 bins"),
         (FRAMES, {"voxels": VOXELS.swapaxes(2, 3)}, "aspect ratio of the frames, 32 x 48"),
-        (FRAMES, {"bits": BITS, "exposures": [*WINDOWS[:3], (180, 201)]}, "stream of 200 ticks"),
+        (
+            FRAMES,
+            {"bits": BITS, "exposures": [*WINDOWS[:3], (180, 201)]},
+            "inside the stream",
+        ),
         (FRAMES, {"bits": [VOXELS[0]] * 4}, "zeros and ones"),
         (FRAMES, {"events": np.argwhere(BITS), "exposures": WINDOWS}, "spike_size, too"),
     ],

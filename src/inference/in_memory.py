@@ -56,16 +56,15 @@ def restore_frames(
     for kind, spikes in given.items():
         source.add_spikes(kind, spikes, loaded.cfg.DATA.K, exposures, spike_size)
     restorer = build_restorer(loaded.cfg, loaded.model.to(device), device)
-    is_tensor, is_float = isinstance(frames, torch.Tensor), source.frames.dtype.kind == "f"
+    is_float = source.frames.dtype.kind == "f"
     restored = restorer.restore(source, convert=to_range if is_float else to_uint8)
     bar = tqdm(restored, total=len(source), unit="frame", disable=not progress)
-    if is_float:
-        images = torch.stack([image for _, image in bar])
-        if is_tensor:
-            return images.to(frames.dtype)
-        return np.moveaxis(images.numpy(), 1, 3).astype(source.frames.dtype)
-    images = np.stack([image for _, image in bar])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous() if is_tensor else images
+    images = np.stack([np.asarray(image) for _, image in bar])
+    is_tensor = isinstance(frames, torch.Tensor)
+    if is_tensor != is_float:  # floats come as [3, H, W], bytes as [H, W, 3]
+        images = np.moveaxis(images, *((3, 1) if is_tensor else (1, 3)))
+    images = np.ascontiguousarray(images, source.frames.dtype)
+    return torch.from_numpy(images) if is_tensor else images
 
 
 class ArraySequence:
@@ -76,14 +75,13 @@ class ArraySequence:
         if isinstance(frames, torch.Tensor):
             self.frames = np.moveaxis(self.frames, 1, -1)
         shape, dtype = self.frames.shape, self.frames.dtype
-        if len(shape) != 4 or shape[3] != 3 or 0 in shape or dtype.kind not in "uf":
+        is_float = dtype.kind == "f"
+        if len(shape) != 4 or shape[3] != 3 or 0 in shape or not (is_float or dtype == np.uint8):
             raise ValueError(
                 f"frames are {dtype} {list(frames.shape)}; an array [T, H, W, 3] or a tensor "
-                "[T, 3, H, W] is needed, uint8 or floats"
+                "[T, 3, H, W] is needed, uint8 or floats in 0..1"
             )
-        if dtype.kind == "u" and dtype != np.uint8:
-            raise ValueError(f"frames are {dtype}; uint8 or floats in 0..1 are needed")
-        if dtype.kind == "f" and not (self.frames.min() >= 0 and self.frames.max() <= 1):
+        if is_float and not (self.frames.min() >= 0 and self.frames.max() <= 1):
             raise ValueError("frames are floats outside 0..1; divide 8 bit values by 255")
         self.counts: list[np.ndarray] = []
         self.ticks: list[np.ndarray] = []
@@ -114,26 +112,33 @@ class ArraySequence:
         size: tuple[int, int] | None,
     ) -> None:
         """Count the spikes of every frame into bins; see `restore_frames`."""
-        if kind == "voxels":
-            parts = self.counts = list(as_array(spikes))
-        elif exposures is not None:
-            spikes, parts = as_array(spikes), list(exposures)
-        else:
-            parts = [as_array(part) for part in spikes]
+        parts = spikes if exposures is None or kind == "voxels" else exposures
         if len(parts) != len(self) or (kind == "events" and None in (exposures, size)):
             raise ValueError(
                 f"{kind}: {len(parts)} for {len(self)} frames; one exposure of each frame is "
                 "needed, for events their exposures and spike_size, too"
             )
-        if kind == "events":
-            for t0, t1 in parts:
-                inside = spikes[(spikes[:, 0] >= t0) & (spikes[:, 0] < t1)]
+        if kind == "voxels":
+            self.counts = list(as_array(spikes))
+        elif kind == "events":
+            events = as_array(spikes)
+            for t0, t1 in exposures:
+                inside = events[(events[:, 0] >= t0) & (events[:, 0] < t1)]
                 self.counts.append(voxelize(inside, t0, t1, *size, num_bins))
-        if kind == "bits":
-            if exposures is not None:
-                parts = [cut_stream(spikes, *exposure) for exposure in exposures]
-            self.counts = [count_bits(part, num_bins) for part in parts]
-            self.ticks = [ticks_per_bin(len(part), num_bins).astype(np.int32) for part in parts]
+        else:
+            stream = None if exposures is None else as_array(spikes)
+            for part in parts:
+                bits = as_array(part) if stream is None else stream[slice(*part)]
+                wanted = len(bits) if stream is None else part[1] - part[0]
+                if bits.ndim != 3 or not 0 < len(bits) == wanted or not np.isin(bits, (0, 1)).all():
+                    raise ValueError(
+                        f"bits {list(bits.shape)} of {part if stream is not None else 'a frame'}: "
+                        "zeros and ones [S, h, w] are needed, exposures inside the stream"
+                    )
+                bounds = np.searchsorted(bin_of_tick(len(bits), num_bins), range(num_bins + 1))
+                counts = [bits[a:b].sum(axis=0, dtype=np.int32) for a, b in pairwise(bounds)]
+                self.counts.append(np.stack(counts))
+                self.ticks.append(ticks_per_bin(len(bits), num_bins).astype(np.int32))
         (height, width), shapes = self.frames.shape[1:3], {grid.shape for grid in self.counts}
         for shape in shapes:
             is_grid = len(shape) == 3 and shape[0] == num_bins and len(shapes) == 1
@@ -143,21 +148,6 @@ class ArraySequence:
                     f"{kind} give grids {sorted(map(list, shapes))}; K={num_bins} bins with the "
                     f"aspect ratio of the frames, {height} x {width}, are needed"
                 )
-
-
-def cut_stream(bits: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Return the ticks [start, stop) of a stream; a window that leaves it is an error."""
-    if not 0 <= start < stop <= len(bits):
-        raise ValueError(f"exposure [{start}, {stop}) leaves the stream of {len(bits)} ticks")
-    return bits[int(start) : int(stop)]
-
-
-def count_bits(bits: np.ndarray, num_bins: int) -> np.ndarray:
-    """Return the spikes [S, h, w] of 0 and 1 per bin: int32 [K, h, w]."""
-    if bits.ndim != 3 or bits.max(initial=0) > 1 or bits.min(initial=0) < 0:
-        raise ValueError(f"bits {list(bits.shape)}: zeros and ones [S, h, w] are needed")
-    bounds = np.searchsorted(bin_of_tick(len(bits), num_bins), range(num_bins + 1))
-    return np.stack([bits[a:b].sum(axis=0, dtype=np.int32) for a, b in pairwise(bounds)])
 
 
 def as_array(values: np.ndarray | torch.Tensor) -> np.ndarray:
