@@ -86,13 +86,6 @@ def edit(path, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
-def swap(folder, first, second):
-    """Exchange two files."""
-    (folder / first).rename(folder / "other")
-    (folder / second).rename(folder / first)
-    (folder / "other").rename(folder / second)
-
-
 # ---------------------------------------------------------------- what is it?
 
 
@@ -314,14 +307,6 @@ def test_f35_bits_that_are_stated_wrongly(root, folder, stated, advice):
     assert re.search(advice, str(written(root, accept="the picture is symmetric")))
 
 
-def test_axes_in_another_order_do_not_show_the_frames(root, folder, spikes):
-    (folder / "spike.yaml").unlink()
-    (root / "dataset.yaml").write_text("source: x\nticks_per_second: 2000\n")
-    as_array(folder, spikes)
-    refused_when_written(root, "do not look like the sharp frames in any order", axes="TWH")
-    assert "stated tick 16.0, measured 1" in str(written(root, axes="THW"))
-
-
 @pytest.mark.parametrize("kind", ["blur", "sharp"])
 def test_f33_every_copied_image_is_looked_at(root, folder, kind):
     cut(folder / kind / "img_001.png", -200)
@@ -372,20 +357,6 @@ def restate(folder, change, header=None):
     table.write_text("\n".join([header or old_header, *rows]))
 
 
-def test_one_exposure_late_is_refused(root, folder):
-    """The table is 56 ticks late; what the spikes of these windows show is another frame."""
-    restate(folder, lambda *times: (time + 56 for time in times))
-    for kind in ("blur", "sharp"):
-        (folder / kind / "img_004.png").unlink()
-    refused_when_written(root, "spikes are 1 exposure early: in 3 of 3")
-
-
-def test_swapped_folders_are_asked_for_where_times_do_not_fit(root, folder):
-    swap(folder, "blur", "sharp")
-    restate(folder, lambda t0, t1, t_sharp: (t0, t1, t_sharp - 12))
-    refused_when_written(root, "are the folders blur and sharp swapped")
-
-
 def test_times_in_another_unit_are_named_and_not_the_disk(root, folder):
     """Ticks under the header of seconds: hours of video, of which the spikes hold an instant."""
     header = "frame_idx,t0[s],t1[s],t_sharp[s]"
@@ -419,14 +390,6 @@ def test_endings_in_capitals_are_the_same(root, folder):
     before = written(root)
     (folder / "spike.dat").rename(folder / "spike.DAT")
     assert written(root, "again") == before
-
-
-def test_single_frames_of_another_time_are_named(root, folder):
-    for kind in ("blur", "sharp"):
-        swap(folder / kind, "img_002.png", "img_003.png")
-    notes = str(written(root))
-    assert "3 of 5 sampled exposures fit their own blurry frame best" in notes
-    assert "img_003 one before it, img_002 one after it" in notes
 
 
 def test_what_is_accepted_is_written_and_prepared(root, folder, capsys):

@@ -9,8 +9,6 @@ import pytest
 from src.data.errors import BadFileError
 from src.data.frames import write_png
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeParts, write_spikes
-from src.prepare.sources import spk_gopro
-from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.spk_gopro_offset import (
     FoundFrame,
     judge_shifts,
@@ -20,7 +18,6 @@ from src.prepare.sources.spk_gopro_offset import (
 )
 from tests.data_cases import moving_texture
 from tests.spike_cases import random_spikes
-from tests.spike_source_cases import write_gopro_clip
 
 
 def frames(*shifts, errors=None):
@@ -79,16 +76,6 @@ def test_frames_that_disagree_name_the_part_of_the_worst():
         measured(0.0, 0.0, 0.0, 11.0)  # the last is at tick 8 * 11 * 4 + 40 - 88
 
 
-def test_the_part_that_holds_a_tick_is_named(tmp_path):
-    geometry, paths = SpikeGeometry(4, 8), []
-    for number in range(3):
-        paths.append(tmp_path / f"{number}.dat")
-        write_spikes(paths[-1], random_spikes(10, 4, 8), geometry)
-    parts = SpikeParts(paths, geometry)
-    ticks = (-1, 0, 9.9, 10, 29, 30, 99)
-    assert [parts.path_at(tick).stem for tick in ticks] == list("0001222")
-
-
 def test_spikes_that_show_nothing_are_named_by_their_part(tmp_path):
     geometry, paths = SpikeGeometry(32, 48), []
     for number in range(3):
@@ -114,16 +101,3 @@ def test_frames_of_low_contrast_may_show_nothing(tmp_path):
     path = tmp_path / "0.png"
     assert measure_offset(stream, [path, path], 11, 0) == (None, [])
     assert other_order(stream, FoundFrame(path, 128, 1.0, 0.0)) is None
-
-
-def test_outvoted_frames_are_noted(tmp_path, monkeypatch):
-    write_gopro_clip(tmp_path, "GOPR0384_11_00")
-    sharp = sorted((tmp_path / "GOPRO_Large/train/GOPR0384_11_00/sharp").iterdir())
-    found = [
-        FoundFrame(sharp[k], 88 * k + 40 - 8 * shift, error, shift)
-        for k, shift, error in ((1, 0.0, 0.4), (2, 0.02, 0.1), (3, 0.55, 1.0))
-    ]
-    monkeypatch.setattr(spk_gopro, "measure_offset", lambda *_: (0, found))
-    (note,) = [note for note in spk_gopro.plan(SourceOptions(tmp_path)).notes if "tick" in note]
-    assert "its spikes show 000004.png at tick 299.6, 4.4 ticks from where the other" in note
-    assert "(uncertain by 1.0)" in note

@@ -143,23 +143,6 @@ def test_streaming_equals_the_twin(tmp_path, name):
         assert np.abs(sharp[index] - twin_sharp[index]).max() <= 0.5 + 1e-6
 
 
-def test_a_frame_is_exactly_at_its_tick(tmp_path, monkeypatch):
-    seen = []
-    original = SpikeSimulator.expose
-
-    def expose(self, intensity):
-        seen.append(intensity.copy())
-        return original(self, intensity)
-
-    monkeypatch.setattr(SpikeSimulator, "expose", expose)
-    black, white = np.zeros((*SIZE, 3), np.uint8), np.full((*SIZE, 3), 255, np.uint8)
-    run(plan_of(3, regular_exposures(3, 1, 1, 8), frames=[black, white, black]), tmp_path / "a")
-    light = np.concatenate(seen)[:, 0, 0]
-    ramp = np.arange(8) / 8
-    assert np.allclose(light, [*ramp, *(1 - ramp), *np.zeros(8)], atol=1e-6)
-    assert max(map(len, seen)) == 8  # a frame's ticks at a time, however many frames
-
-
 def test_no_more_sums_are_held_than_exposures_overlap(tmp_path, monkeypatch):
     held = []
 
