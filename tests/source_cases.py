@@ -141,10 +141,11 @@ def write_x4k(folder, clips=None, size=SIZE, as_video=False):
     return folder
 
 
-def write_video(path, frames, pix_fmt="yuv420p", times=None, pipe=False, **options):
+def write_video(path, frames, pix_fmt="yuv420p", times=None, pipe=False, codec=None, **options):
     """Encode frames: H.264, or VP9 for .webm; `times` in steps of 1/90000 s, `options` of x264."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    codec, clock = "libvpx-vp9" if path.suffix == ".webm" else "libx264", Fraction(1, 90000)
+    codec = codec or ("libvpx-vp9" if path.suffix == ".webm" else "libx264")
+    clock = Fraction(1, 90000)
     target = io.BytesIO() if pipe else str(path)
     form = {".webm": "webm", ".mkv": "matroska"}.get(path.suffix, path.suffix[1:])
     with av.open(target, "w", format=form, options={"live": "1"} if pipe else {}) as container:

@@ -128,6 +128,8 @@ REFUSED = {
         "a.cih: does not state Image Height, Total Frame",
     ),
     "a number that is none": ({"rate": "fast"}, None, "could not convert .*fast"),
+    "a rate that is none": ({"rate": "nan"}, None, "nan per second"),
+    "a width without end": ({"width": "inf"}, None, "cannot convert float infinity"),
     "no frames": ({"frames": 0}, None, "0 frames of 32x48"),
     "bits": ({"bits": 10}, None, "Color Bit 10"),
     "colours of the filters": (

@@ -143,6 +143,13 @@ def test_f54_what_is_no_video_is_named(tmp_path, data, message):
         open_frames(path)
 
 
+def test_rows_from_bottom_to_top_are_read_as_they_show(tmp_path):
+    """Raw frames in .avi: what OpenCV and players show."""
+    write_video(tmp_path / "a.avi", frames_of(3), codec="rawvideo", pix_fmt="bgr24")
+    found = open_frames(tmp_path / "a.avi")
+    assert all(np.array_equal(a, b) for a, b in zip(found, frames_of(3), strict=True))
+
+
 def test_sound_alone_is_no_video(tmp_path):
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         add_silence(container, 1)

@@ -10,6 +10,7 @@ linear` and `blur_gamma` undo: 255 (v / max)^(1 / 2.2). Grey is repeated in thre
 are read as R, G, B of every pixel, or made from a Bayer pattern that the header states.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -168,11 +169,11 @@ def _checked(path: Path, texts: Mapping[str, str]) -> MrawHeader:
     """
     try:
         given = {name: float(texts[name]) for name in NUMBERS}
-    except ValueError as error:
+        width, height, frames, bits, depth, step = (
+            int(given[name]) for name in ("width", "height", "frames", "bits", "depth", "step")
+        )
+    except (OverflowError, ValueError) as error:
         raise BadFileError(path, f"{error}; copy it again from the camera") from error
-    width, height, frames, bits, depth, step = (
-        int(given[name]) for name in ("width", "height", "frames", "bits", "depth", "step")
-    )
     kind, side, pattern = texts["colours"].lower(), texts["side"].lower(), texts["pattern"].upper()
     channels = 3 if kind in ("color", "colour", "rgb") else 1
     # A recording that is raw comes from a grey sensor, or shows the colour filters of its pixels.
@@ -181,7 +182,7 @@ def _checked(path: Path, texts: Mapping[str, str]) -> MrawHeader:
     problems = []
     if texts["format"].lower() != "mraw":
         problems.append(f"File Format {texts['format']} instead of MRaw")
-    if min(width, height, frames, given["rate"]) <= 0:
+    if min(width, height, frames) <= 0 or not 0 < given["rate"] < math.inf:
         problems.append(f"{frames} frames of {height}x{width} at {given['rate']:g} per second")
     if kind not in ("mono", "raw", "bayer", "color", "colour", "rgb"):
         problems.append(f"Color Type {texts['colours']}; Mono, Raw, Bayer and Color are known")

@@ -25,7 +25,7 @@ TRANSFERS = {8: "linear light", 9: "a log curve", 10: "a log curve", 16: "PQ", 1
 TRANSFERS |= {14: "BT.2020", 15: "BT.2020"}
 BT2020_PRIMARIES, BT2020_MATRICES = 9, (9, 10)
 MAX_UNEVEN = 0.2  # of the usual time between frames; a step of the clock is allowed, too
-MIN_MOTION = 0.5  # grey levels from frame to frame; below it repeats cannot be told
+MIN_MOTION = 0.3  # grey levels from frame to frame; below it repeats cannot be told
 REPEATS = 0.2  # of the usual motion; a frame that moves less shows the one before it
 MAX_REPEATS_IN_A_ROW = 10  # more is a scene that stands still
 REFUSED_REPEATS = 0.15  # of all frames
@@ -36,10 +36,11 @@ class Seen:
     """What one pass over a video collects."""
 
     times: list[int | None] = field(default_factory=list)  # in steps of its clock; none in .avi
-    motion: list[float] = field(default_factory=list)  # mean change of its first plane
+    motion: list[float] = field(default_factory=list)  # mean change of grey from frame to frame
     num_interlaced: int = 0
     rotation: int = 0  # degrees
     bits: int = 8
+    colours: set[str | None] = field(default_factory=set)  # as container and frames state them
 
 
 def probe_video(path: Path) -> tuple[int, tuple[int, int], list[str]]:
@@ -50,19 +51,22 @@ def probe_video(path: Path) -> tuple[int, tuple[int, int], list[str]]:
     """
     seen, previous = Seen(), None
     with _opened(path) as stream:
+        seen.colours.add(_colours(stream))  # some decoders forget what the container states
         for frame in _decoded(path, stream):
             seen.times.append(None if stream.container.format.name == "avi" else frame.pts)
             seen.num_interlaced += bool(frame.interlaced_frame)
             if previous is None:
                 seen.rotation = frame.rotation
                 seen.bits = max(component.bits for component in frame.format.components)
-                size = _upright(frame.height, frame.width, frame.rotation)
-            plane = _plane(frame)
+                is_on_its_side = frame.rotation % 180 != 0
+                size = (frame.height, frame.width)[:: -1 if is_on_its_side else 1]
+            grey = frame.to_ndarray(format="gray8")[::4].astype(np.int16)
             if previous is not None:
-                seen.motion.append(float(np.abs(plane - previous).mean()))
-            previous = plane
+                seen.motion.append(float(np.abs(grey - previous).mean()))
+            previous = grey
         if not seen.times:
             raise BadFileError(path, "has no frames; get it again, or give a folder of images")
+        seen.colours.add(_colours(stream))
         notes = [*_refuse_colours(path, stream, seen), *_refuse_repeats(path, seen)]
         _refuse_interlaced(path, seen)
         step = _refuse_uneven(path, seen)
@@ -85,7 +89,7 @@ def read_video(path: Path) -> Iterator[np.ndarray]:
 def _opened(path: Path) -> Iterator[av.VideoStream]:
     """Open the main picture stream of a file; what its decoder would conceal becomes an error."""
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
         kind = other_kind(path)
         found = "cannot be opened as a video" if kind is None else f"is {kind}, no video"
@@ -121,19 +125,6 @@ def _get_again(path: Path) -> str:
     return f"get it again, or give the good part as images: ffmpeg -i {path.name} {AS_IMAGES}"
 
 
-def _plane(frame: av.VideoFrame) -> np.ndarray:
-    """Return a sample of the first plane as int32; brightness, in most formats."""
-    plane, is_wide = frame.planes[0], frame.format.components[0].bits > 8
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height : 4]
-    rows = rows[:, : plane.width * (1 + is_wide)]
-    scale = 2 ** (frame.format.components[0].bits - 8)
-    return rows.view(np.uint16).astype(np.int32) // scale if is_wide else rows.astype(np.int32)
-
-
-def _upright(height: int, width: int, rotation: int) -> tuple[int, int]:
-    return (width, height) if rotation % 180 else (height, width)
-
-
 # ---------------------------------------------------------------- what misleads
 
 
@@ -148,18 +139,22 @@ def _refuse_interlaced(path: Path, seen: Seen) -> None:
         )
 
 
-def _refuse_colours(path: Path, stream: av.VideoStream, seen: Seen) -> list[str]:
-    """Refuse light that is not that of a standard display; return a note where none is stated."""
+def _colours(stream: av.VideoStream) -> str | None:
+    """Return what a stream states about its light; None: that of a standard display, or nothing."""
     context = stream.codec_context
     is_wide = context.color_primaries == BT2020_PRIMARIES or context.colorspace in BT2020_MATRICES
-    stated = TRANSFERS.get(context.color_trc, "BT.2020" if is_wide else None)
-    if stated is not None:
+    return TRANSFERS.get(context.color_trc, "BT.2020" if is_wide else None)
+
+
+def _refuse_colours(path: Path, stream: av.VideoStream, seen: Seen) -> list[str]:
+    """Refuse light that is not that of a standard display; return a note where none is stated."""
+    if stated := ", ".join(sorted(seen.colours - {None})):
         raise BadFileError(
             path,
             f"states {stated} colours, which would be taken for those of a standard display; "
             "export it as SDR (BT.709), or as images of 8 bits",
         )
-    if seen.bits > 8 and context.color_trc in (0, 2):
+    if seen.bits > 8 and stream.codec_context.color_trc in (0, 2):
         return [f"{seen.bits} bits per value, taken as SDR: the file does not state its colours"]
     return []
 
