@@ -1,12 +1,12 @@
 """Train VRT+Spike and its RGB-only twin alike, compare them on the same frames, write a page.
 
-    python scripts/compare_baseline.py --config FILE [--take] [KEY VALUE ...]
+    python scripts/compare_baseline.py --config FILE [--take] [--on ROOT] [KEY VALUE ...]
 
 The twin has the same data, steps, seed, augmentation and initial VRT weights. Runs that were
 trained before are used, unfinished ones resume; --take trains nothing. The table also has the best
 image without learning, a bound, and a plain U-Net where TRAIN.RIVAL_UNET trains one. Besides the
 table, the result is an HTML page that opens from disk (outputs/metrics/compare_<exp>.html), its
-numbers as JSON and a picture.
+numbers as JSON and a picture. --on compares on the validation split of another data root.
 """
 
 import argparse
@@ -24,9 +24,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--config", required=True, help="YAML file of the VRT+Spike run")
     parser.add_argument("--take", action="store_true", help="train nothing, take what there is")
+    parser.add_argument(
+        "--on", type=Path, metavar="ROOT", help="with --take: data root to compare on"
+    )
     parser.add_argument("--num_processes", type=int, help="default: one per GPU, else one")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="dotted keys")
-    return parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args()
+    if args.on is not None and not args.take:
+        parser.error("--on compares trained runs: give --take too")
+    return args
 
 
 if __name__ == "__main__":
@@ -42,9 +48,12 @@ from src.comparison.runs import TrainedRival, trained_run
 from src.comparison.scores import UNET
 from src.config import ConfigError, load_config, twin_overrides
 from src.data.build import build_recordings, build_val_recordings
+from src.data.inputs import InputFolders, scan_inputs
+from src.data.recordings import Recording
+from src.data.settings import scan_settings
 from src.inference.restore import NonFiniteOutputError, TileMemoryError
 from src.metrics.report import format_table
-from src.paths import REPO_ROOT, atomic_write
+from src.paths import REPO_ROOT, atomic_write, resolve
 
 
 def main() -> int:
@@ -59,11 +68,11 @@ def main() -> int:
             cfg,
             trained_run(twin_cfg),
             trained_run(cfg),
-            build_val_recordings(cfg),
+            find_frames(cfg, args.on),
             training=build_recordings(cfg, cfg.DATA.TRAIN_SPLIT),
             rivals=find_rivals(cfg),
         )
-        write(comparison)
+        write(comparison, "" if args.on is None else f"_on_{args.on.resolve().name}")
     except (ConfigError, OSError, ValueError, NonFiniteOutputError, TileMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -84,6 +93,14 @@ def train_and_compare(args: argparse.Namespace) -> int:
     return os.execv(command[0], command)  # noqa: S606 (our own script)
 
 
+def find_frames(cfg: CfgNode, root: Path | None) -> list[Recording]:
+    """Return what to compare on: the validation split of the run, or of another data root."""
+    if root is None:
+        return build_val_recordings(cfg)
+    split = resolve(root) / cfg.DATA.VAL_SPLIT
+    return scan_inputs(InputFolders(split, split, split), scan_settings(cfg))
+
+
 def find_rivals(cfg: CfgNode) -> dict[str, TrainedRival]:
     """Return the U-Net that was trained beside the run, by its name in the table."""
     rival = load_trained(cfg)
@@ -98,10 +115,11 @@ def find_rivals(cfg: CfgNode) -> dict[str, TrainedRival]:
     return {}
 
 
-def write(comparison: Comparison) -> None:
+def write(comparison: Comparison, suffix: str) -> None:
     """Write page, numbers and picture; print the table, the result and where they lie."""
     run, frames = comparison.spike.run, comparison.frames
-    page, picture = run.metrics / f"compare_{run.name}.html", run.visuals / "comparison.png"
+    page = run.metrics / f"compare_{run.name}{suffix}.html"
+    picture = run.visuals / f"comparison{suffix}.png"
     numbers = page.with_suffix(".json")
     texts = json.dumps(comparison.to_json(), indent=1, allow_nan=False), render_page(comparison)
     for path, text in zip((numbers, page), texts, strict=True):

@@ -37,9 +37,9 @@ from src.data.errors import BadFileError, DataSetError
 from src.data.frames import write_png
 from src.paths import resolve
 from src.prepare.sources import own
+from src.prepare.sources.frames import open_frames
 from src.prepare.sources.plan import SourceOptions
 from src.prepare.sources.run import WHOLE, run_plan
-from src.prepare.sources.frames import open_frames
 
 MAX_WIDTH = 320
 CAMERAS = {

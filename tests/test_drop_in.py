@@ -30,6 +30,7 @@ def test_commands_work_with_a_clone_of_the_upstream(tmp_path):
     (tmp_path / NETWORK).parent.mkdir(parents=True)
     shutil.copy(REPO_ROOT / "tests/stand_in_vrt.py", tmp_path / NETWORK)
     config = write_run(tmp_path, TRAIN__MAX_STEPS=2, DEVICE="cpu")
+    shutil.copytree(tmp_path / "data/val/seq_000", tmp_path / "other/val/seq_000")
     sequence, last = tmp_path / "data/val/seq_000", tmp_path / "outputs/ckpts/run/last.pth"
     train = ["src/train.py", "--config", config]
     commands = [
@@ -37,6 +38,7 @@ def test_commands_work_with_a_clone_of_the_upstream(tmp_path):
         train,
         [*train, *twin_overrides(load_config(config))],
         ["scripts/compare_baseline.py", "--take", "--config", config],
+        ["scripts/compare_baseline.py", "--take", "--on", tmp_path / "other", "--config", config],
         ["src/test.py", "--ckpt", last, "--input_blur", sequence / "blur",
          "--input_spike_vox", sequence / "spike", "--output", tmp_path / "restored"],
         ["scripts/validate_model_shapes.py", "--config", config, "--size", 64, 64],
@@ -54,6 +56,10 @@ def test_commands_work_with_a_clone_of_the_upstream(tmp_path):
     assert ours["progress"]["step"] == twin["progress"]["step"] == 2
     assert not any("spike" in key for key in twin["model"])
     assert (tmp_path / "outputs/metrics/compare_run.html").is_file()
+    numbers = [tmp_path / f"outputs/metrics/compare_run{on}.json" for on in ("", "_on_other")]
+    whole, part = (json.loads(path.read_text()) for path in numbers)
+    assert part["num_frames"] <= whole["num_frames"]
+    assert set(part["sequences"]) == {"seq_000"}
     assert len(list((tmp_path / "restored").glob("*.png"))) == 5
     assert "vrt.stage7" in shown  # of the table of shapes
     files = {path.name for path in (tmp_path / "third_party").rglob("*.py")}
