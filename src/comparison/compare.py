@@ -182,17 +182,8 @@ def compare_runs(
     """Restore all frames with both models and their rivals and compare them.
 
     Device and tiles are those of `cfg`, the same for all; what the models were trained with is in
-    their checkpoints.
-
-    Args:
-        cfg: the configuration of VRT+Spike.
-        twin, spike: the two runs.
-        recordings: what to restore.
-        training: training sequences, on which the spike image without learning is chosen.
-        rivals: other trained networks, by name.
-
-    Raises:
-        ValueError: the two cannot be compared, or ran with different tiles; both are named.
+    their checkpoints. The spike image without learning is chosen on the `training` sequences. Runs
+    that cannot be compared, or ran with different tiles, are a ValueError.
     """
     check_comparable(twin, spike)
     device, choice = choose_device(cfg.DEVICE), ExampleChoice()
@@ -278,11 +269,7 @@ def remarks(frames: Report) -> list[str]:
 
 
 def check_tiles(twin: Restorer, spike: Restorer) -> None:
-    """Refuse results for which memory ran out for one model, so that the two were cut differently.
-
-    Raises:
-        ValueError: their tiles differ.
-    """
+    """Refuse results of models that were cut differently, because memory ran out for one."""
     if twin.settings != spike.settings:
         raise ValueError(
             f"memory did not do for one model: the twin ran with {twin.settings.describe()}, "

@@ -40,20 +40,10 @@ def compare_frames(
     lpips: LpipsMetric | None,
     on_frame: Callable[[FrameScores, FrameImages], None],
 ) -> tuple[list[FrameScores], str]:
-    """Restore every frame with all methods, side by side, and score it.
+    """Restore every frame with all methods, the first is `blurry_frames`, and score it.
 
-    Args:
-        methods: by name, in the order of the table; the first is `blurry_frames`.
-        recordings: what to restore.
-        lpips: the metric where its weights were found.
-        on_frame: called for every frame, for pictures and progress.
-
-    Returns:
-        The scores, and a hash over names, blurry frames, sharp frames and spike counts: results
-        with the same hash were measured on the same frames.
-
-    Raises:
-        NonFiniteOutputError: naming the recording.
+    Return the scores, and a hash over names, blurry frames, sharp frames and spike counts: results
+    with the same hash were measured on the same frames. `on_frame` is called for every frame.
     """
     digest, rows = hashlib.sha256(), []
     for recording in recordings:

@@ -32,15 +32,8 @@ def evaluate(
     """Restore every frame of the recordings in order and score it against the sharp one.
 
     Ranks that share the work evaluate the parts of `src.inference.tiling.share_out` and join their
-    reports by `src.metrics.report.merge_reports`.
-
-    Args:
-        restorer: Model, tiles and device.
-        recordings: What to restore.
-        clips: Of each recording the consecutive clips whose frames count; None: whole ones.
-        score: False: only restore; nothing sharp is read.
-        score_blurry: Also score the blurry input.
-        lpips: None leaves this metric out.
+    reports by `src.metrics.report.merge_reports`; `clips` are consecutive ones of each recording,
+    None: all. Without `score` nothing sharp is read.
     """
     parts = [None] * len(recordings) if clips is None else clips
     for recording, part in zip(recordings, parts, strict=True):

@@ -37,19 +37,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its weights.
+    """A model with its weights."""
 
-    Attributes:
-        model: On the CPU.
-        cfg: The configuration it was trained with, overrides applied.
-        identity: File, checksum, step and which of its weights, for the report.
-        data: Description of what it was trained on, empty if that is unknown.
-    """
-
-    model: nn.Module
-    cfg: CfgNode
-    identity: dict[str, Any]
-    data: str = ""
+    model: nn.Module  # on the CPU
+    cfg: CfgNode  # it was trained with, overrides applied
+    identity: dict[str, Any]  # file, checksum, step and which of its weights, for the report
+    data: str = ""  # description of what it was trained on, empty if that is unknown
 
 
 def load_model(

@@ -23,24 +23,14 @@ SMALLEST_TILE_PX = 64  # VRT's coarsest windows cover 64 pixels
 
 @dataclass(frozen=True)
 class TileSettings:
-    """How a video is cut.
+    """How a video is cut."""
 
-    Attributes:
-        frames: Frames per clip; 0: all at once.
-        size_px: Side of a square tile in RGB pixels; 0: whole frames.
-        overlap_frames: Frames that adjacent clips share.
-        overlap_px: Pixels that adjacent tiles share.
-        blend: `smooth` or `reference`, see above.
-        window: Frames, rows and columns of VRT's attention window, to whose multiples whole axes
-            are mirrored in `reference`.
-    """
-
-    frames: int = 12
-    size_px: int = 256
+    frames: int = 12  # per clip; 0: all at once
+    size_px: int = 256  # side of a square tile in RGB pixels; 0: whole frames
     overlap_frames: int = 2
     overlap_px: int = 24
     blend: str = "smooth"
-    window: tuple[int, int, int] = (6, 8, 8)
+    window: tuple[int, int, int] = (6, 8, 8)  # of VRT's attention: frames, rows, columns
 
     def __post_init__(self) -> None:
         if self.blend not in BLENDS:
@@ -82,17 +72,11 @@ class TileSettings:
 
 @dataclass(frozen=True)
 class AxisPlan:
-    """Tiles along one axis.
+    """Tiles along one axis."""
 
-    Attributes:
-        starts: First position of each tile, ascending.
-        size: Length of every tile.
-        weights: float32 [tiles, size]; over all tiles they sum to one at every position.
-    """
-
-    starts: tuple[int, ...]
-    size: int
-    weights: np.ndarray
+    starts: tuple[int, ...]  # ascending
+    size: int  # of every tile
+    weights: np.ndarray  # float32 [tiles, size]; at every position those of all tiles sum to one
 
 
 def plan_axis(
@@ -104,21 +88,12 @@ def plan_axis(
     grid: int = 1,
     cut_borders: bool = True,
 ) -> AxisPlan:
-    """Lay tiles over an axis.
+    """Lay tiles of `size` (0: one tile) over an axis; adjacent ones share `overlap` at least.
 
-    The last tile is moved inwards, never shortened; one tile covers an axis that is shorter.
-
-    Args:
-        length: Positions on the axis.
-        size: Positions per tile; 0: one tile.
-        overlap: Positions that adjacent tiles share at least.
-        blend: `smooth` or `reference`.
-        grid: Starts and sizes are multiples of this; `length` must be one. With `smooth` the size
-            and the step are rounded to it.
-        cut_borders: In `reference`, cut half the overlap off at inner borders instead of averaging.
-
-    Raises:
-        ValueError: `reference` tiles do not lie on the grid, or leave positions uncovered.
+    The last tile is moved inwards, never shortened; one tile covers an axis that is shorter. Starts
+    and sizes are multiples of `grid`, as `length` is: with `smooth` they are rounded to it, with
+    `reference` it is an error if they are not. `cut_borders` cuts half the overlap off at inner
+    borders of `reference` tiles instead of averaging.
     """
     unit = grid if blend == "smooth" else 1
     size = min(math.ceil(size / unit) * unit or length, length)

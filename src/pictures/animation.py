@@ -34,17 +34,10 @@ class Written:
 def write_small(
     path: Path, pages: Pages, panel_width: int, rate_hz: float, max_bytes: int
 ) -> Written:
-    """Write pages to a file, smaller ones where it gets too large; whole or not at all.
+    """Write pages to a `.mp4`, or the first one to a `.png` or `.jpg`; whole or not at all.
 
-    Args:
-        path: `.png` or `.jpg` (the first page) or `.mp4`.
-        pages: panel width -> the pages, uint8 RGB [h, w, 3], all of one size.
-        panel_width: width to begin with.
-        rate_hz: pages per second.
-        max_bytes: largest size of the file.
-
-    Raises:
-        ValueError: another ending, or a file that is too large at every width.
+    `pages` returns them for a width of their panels, uint8 RGB [h, w, 3], all of one size. It is
+    called with smaller widths until the file fits; a ValueError says that it never does.
     """
     if path.suffix.lower() not in (*STRIPS, *VIDEOS):
         raise ValueError(f"{path}: the name has to end in one of {', '.join((*STRIPS, *VIDEOS))}")

@@ -25,12 +25,8 @@ def draw_spike_page(
 ) -> np.ndarray:
     """Return a page about consecutive ticks of a recording: uint8 RGB [h, w, 3].
 
-    Args:
-        spikes: uint8 [S, H, W] of 0 and 1, upright.
-        first_tick: number of the first of them in the recording.
-        num_ticks: ticks in the recording.
-        threshold: gain of the images; None scales each to its own white.
-        lines: text above the pictures; one that starts with "!" is a warning.
+    `spikes` are upright 0 and 1, uint8 [S, H, W], from `first_tick` on, of `num_ticks` in the
+    recording. Without a threshold each image has its own white. Lines with "!" are warnings.
     """
     middle = len(spikes) // 2
     rate = spikes.mean(axis=0, dtype=np.float32)
