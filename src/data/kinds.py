@@ -41,8 +41,10 @@ def kind_of(start: bytes, num_bytes: int) -> tuple[str, tuple[str, ...]] | None:
     for signature, name, endings in SIGNATURES:
         if start.startswith(signature):
             return name, endings
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower().startswith(WEB_PAGES):
-        return f"a web page in place of the data; {GET_IT_AGAIN}", (".html", ".xml")
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower()
+    if text.startswith(WEB_PAGES):
+        name = "an XML text" if text.startswith(b"<?xml") else "a web page"
+        return f"{name} in place of the data; {GET_IT_AGAIN}", (".html", ".xml", ".cihx")
     if start.startswith((b"% ", b"%\n")) and b"\n% " in start:
         is_raw = b"evt " in start or b"EVT" in start
         what = "a Prophesee .raw recording" if is_raw else "a Prophesee .dat recording"
