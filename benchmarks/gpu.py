@@ -79,8 +79,13 @@ def steps(output: Path, *, miniature: bool) -> list[Step]:
         )
         for name in configs
     ]
-    restore = [python, "src/test.py", "--output", str(output / "restored"), "--input_blur"]
-    restore += [str(output / "clip/blur"), "--input_spike_vox", str(output / "clip/spike_vox")]
+    restore = [python, "src/test.py", "--output", str(output / "restored"), "--overwrite"]
+    restore += [
+        "--input_blur",
+        str(output / "clip/blur"),
+        "--input_spike_vox",
+        str(output / "clip/spike_vox"),
+    ]
     best = output / "run/ckpts/demo/best.pth"
     return [
         Step("tests", tests, 120),

@@ -25,6 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+STOPPED = "stopped by Ctrl-C"
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
@@ -49,8 +51,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def stop(*_: object) -> None:
+    """Exit on Ctrl-C without a traceback, in the middle of an import, too."""
+    sys.stderr.write(f"{STOPPED}\n")
+    sys.exit(130)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # without a traceback
+    signal.signal(signal.SIGINT, stop)
     parse_arguments()  # --help and wrong arguments end here; the imports below take seconds
 
 import torch
@@ -74,7 +82,6 @@ from src.metrics.report import BLURRY, Report, format_table, notes_on_sizes
 from src.paths import atomic_write, free_name
 from src.run_directory import RunDirectory, git_commit
 
-STOPPED = "stopped by Ctrl-C"
 logger = logging.getLogger(__name__)
 
 
@@ -89,8 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(f"{STOPPED}\n")
-        return 130
+        stop()
 
 
 def run_test(args: argparse.Namespace) -> int:
