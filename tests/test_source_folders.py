@@ -124,14 +124,6 @@ def test_a_table_that_is_off_is_refused_with_the_offset(tmp_path):
         make(tmp_path / "in", tmp_path / "out")
 
 
-def test_without_t_sharp_nothing_is_claimed(tmp_path):
-    folder = tmp_path / "in" / "train" / "a"
-    write_dat(folder, write_recorded(folder, t_sharp=False))
-    _, notes = make(tmp_path / "in", tmp_path / "out")
-    assert "no t_sharp in exposures.csv" in str(notes)
-    assert "5 of 5 sampled exposures fit their own blurry frame best" in notes[-1]
-
-
 def test_the_description_is_the_users_completed(tmp_path):
     folder = tmp_path / "in" / "train" / "a"
     write_array(folder, write_recorded(folder), "spike.npy")
@@ -175,16 +167,6 @@ def test_from_own_frames_to_training_set(tmp_path, capsys):
     assert prepare_data.main(["--config", str(config), "--check_only"]) == 0, capsys.readouterr()
     first = read_image(root / "train" / "a b" / "sharp" / "000001.png")
     assert np.array_equal(first, Drift(0).at(12))
-
-
-def test_what_is_simulated_is_noted(tmp_path):
-    write_sharp(tmp_path / "train" / "a", frames=8)
-    planned = plan(SourceOptions(tmp_path, frames_per_second=500.0, frames_averaged=3))
-    assert planned.notes == (
-        "train/a: sharp high-speed frames, 8 in a",
-        "simulated with 1 tick(s) per frame (interpolator none), 3 frames per exposure, one every "
-        "3 frames",
-    )
 
 
 # ---------------------------------------------------------------- a root that holds something

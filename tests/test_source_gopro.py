@@ -246,18 +246,12 @@ def test_a_released_frame_that_differs_is_named(small, kind, levels, is_accepted
         assert not (small / "ours/train/GOPR0374_11_03").exists()
 
 
-@pytest.mark.parametrize(
-    ("kinds", "message"),
-    [
-        (("blur", "sharp"), "000003.png: differs from"),  # the pairs after it are shifted
-        (("sharp",), "1 without a sharp frame of that name: 000002"),
-    ],
-)
-def test_a_missing_pair_is_found(small, kinds, message, capsys):
-    for kind in kinds:
+def test_a_missing_pair_is_found(small, capsys):
+    """The pairs after it are shifted, which their pixels show."""
+    for kind in ("blur", "sharp"):
         (small / "down/GOPRO_Large/train/GOPR0374_11_03" / kind / "000002.png").unlink()
     assert prepare(small / "ours.yaml", "gopro", small / "down") == 1
-    assert message in capsys.readouterr().err
+    assert "000003.png: differs from" in capsys.readouterr().err
 
 
 def test_pairs_whose_exposure_leaves_the_clip_are_dropped_by_name(tmp_path, capsys):

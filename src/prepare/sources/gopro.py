@@ -85,7 +85,7 @@ def plan(options: SourceOptions) -> SourcePlan:
             f"holds no {ALL_FRAMES}/{{train,test}}/GOPRxxxx_nn_zz/*.png; name that folder, or the "
             "one that holds it"
         )
-        raise DataSetError(str(options.input), [reason])
+        raise DataSetError(str(options.input), [reason, *understood(found)])
     has_pairs = any(SHARP in have for have in found.values())
     cameras = completed(options, interpolator="linear", frames_per_second=SOURCE_FRAMES_PER_SECOND)
     items = ((*item, has_pairs, options.blur_kind, cameras) for item in items)
