@@ -236,6 +236,13 @@ MISSING = {
         lambda r: [path.write_bytes(b"") for path in frames(r, "sharp").iterdir()],
         r"000002\.png: truncated or not an image",
     ),
+    "half is no spike size": (
+        lambda r: [
+            *(path.unlink() for path in r.rglob("config.yaml")),
+            *(write_png(path, np.zeros((30, 50, 3), np.uint8)) for path in r.rglob("*.png")),
+        ],
+        "has 30x50 pixels, published spikes half of that: .* no multiple of 8",
+    ),
     "odd number": (
         lambda r: (r / PAIRS / "train" / CLIP).rename(r / PAIRS / "train" / "GOPR0384_10_00"),
         "10 source frames have no middle one",
