@@ -10,7 +10,8 @@ import numpy as np
 
 from src.comparison.scores import BLURRY, BOUND, SPIKE, TWIN, FrameImages
 from src.data.frames import write_png
-from src.metrics.report import FrameScores, number_text
+from src.metrics.psnr_ssim import score_text
+from src.metrics.report import FrameScores
 from src.pictures.panels import (
     Panel,
     busiest_region,
@@ -86,7 +87,7 @@ def pictures_of(example: Example) -> Pictures:
     factor = math.ceil(ZOOM_WIDTH_PX / (regions[0][1].stop - regions[0][1].start))
     captions = {
         name: f"{name}: {scores[name]['psnr_rgb']:.2f} dB, "
-        f"SSIM {number_text(scores[name]['ssim_rgb'], 4)}"
+        f"SSIM {score_text(scores[name]['ssim_rgb'], 4)}"
         for name in images.versions
     }
     everything = images.versions | {"sharp": images.sharp}

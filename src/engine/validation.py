@@ -21,6 +21,7 @@ from src.engine.stall import AFTER_VALIDATION
 from src.inference.evaluate import build_lpips, evaluate, report_on
 from src.inference.restore import Restorer, build_restorer
 from src.inference.tiling import share_out
+from src.metrics.psnr_ssim import score_text
 from src.metrics.report import (
     BLURRY,
     RESTORED,
@@ -28,7 +29,6 @@ from src.metrics.report import (
     Report,
     merge_reports,
     notes_on_sizes,
-    number_text,
 )
 from src.paths import atomic_write
 from src.pictures.panels import Panel, make_strip, scored
@@ -150,8 +150,8 @@ class Validation:
         scalars.add(step, {f"val/{name}": value for name, value in means.items()})
         logger.info(
             "%s validation at step %d: PSNR %.2f dB, SSIM %s (blurry input %.2f dB, %s)",
-            *(self.run.name, step, means["psnr_rgb"], number_text(means["ssim_rgb"], 4)),
-            *(blurry["psnr_rgb"], number_text(blurry["ssim_rgb"], 4)),
+            *(self.run.name, step, means["psnr_rgb"], score_text(means["ssim_rgb"], 4)),
+            *(blurry["psnr_rgb"], score_text(blurry["ssim_rgb"], 4)),
         )
 
     @contextmanager

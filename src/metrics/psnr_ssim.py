@@ -54,6 +54,11 @@ def rgb_to_y(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float64) @ np.array(LUMA_WEIGHTS) + LUMA_OFFSET
 
 
+def score_text(value: float | None, decimals: int) -> str:
+    """Return a score as text, "-" where it was not measured."""
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
 def _psnr(restored: np.ndarray, sharp: np.ndarray) -> float:
     mean_squared_error = float(np.mean(np.square(restored - sharp)))
     return 10.0 * math.log10(PEAK**2 / mean_squared_error) if mean_squared_error else math.inf

@@ -9,7 +9,7 @@ import numpy as np
 
 from src.data.errors import listed
 from src.metrics.lpips_metric import MIN_SIDE_PX, LpipsMetric
-from src.metrics.psnr_ssim import SSIM_WINDOW_PX, psnr, psnr_y, ssim, ssim_y
+from src.metrics.psnr_ssim import SSIM_WINDOW_PX, psnr, psnr_y, score_text, ssim, ssim_y
 
 METRICS = ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "lpips")
 EDGE_METRICS = ("edge_sharpness", "edge_error")  # only of frames where enough edges move
@@ -166,14 +166,9 @@ def format_table(rows: list[tuple[str, Scores]]) -> str:
     width = max([len("method"), *(len(label) for label, _ in rows)])
     lines = [f"{'method':<{width}}" + "".join(f"  {name:>9}" for name in METRICS)]
     for label, means in rows:
-        cells = (number_text(means[name], decimals=3 if "psnr" in name else 4) for name in METRICS)
+        cells = (score_text(means[name], decimals=3 if "psnr" in name else 4) for name in METRICS)
         lines.append(f"{label:<{width}}" + "".join(f"  {cell:>9}" for cell in cells))
     return "\n".join(lines)
-
-
-def number_text(value: float | None, decimals: int) -> str:
-    """Return a score as text, "-" where it was not measured."""
-    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def _mean(rows: list[Scores]) -> Scores:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from src.metrics.report import number_text
+from src.metrics.psnr_ssim import score_text
 from src.paths import atomic_write
 
 BACKGROUND = 255
@@ -35,7 +35,7 @@ class Panel:
 
 def scored(caption: str, image: np.ndarray, scores: dict[str, float | None]) -> Panel:
     """Return a panel with PSNR and SSIM in its caption."""
-    ssim = number_text(scores["ssim_rgb"], 3)
+    ssim = score_text(scores["ssim_rgb"], 3)
     return Panel(f"{caption}  {scores['psnr_rgb']:.2f} dB  {ssim}", image)
 
 
