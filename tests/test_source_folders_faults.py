@@ -180,7 +180,7 @@ UNCLEAR = {  # what is changed of the folder, given its spikes; the message
     ),
     "two places that say different things": (
         lambda f, _: (f.parents[1] / "dataset.yaml").write_text(CONTRADICTION),
-        r"spike\.yaml says ticks_per_second: 2000, dataset\.yaml of the data root says "
+        r"spike\.yaml says ticks_per_second: 2000\.0, dataset\.yaml of the data root says "
         r"ticks_per_second: 4000; correct the one .*inspect_spikes\.py /.*/spike\.dat shows",
     ),
     "axes that fit in two orders": (

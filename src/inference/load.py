@@ -110,6 +110,11 @@ def _find_checkpoint(
     """Return the file to read, see `load_model`."""
     if checkpoint is None and config is None:
         checkpoint = SMALL_MODEL
+        if not SMALL_MODEL.is_file():
+            raise FileNotFoundError(
+                "give --ckpt FILE, or --config FILE to test the best.pth of its run; the small "
+                f"model {SMALL_MODEL}, which would be the default, is not there"
+            )
         logger.info("no --ckpt: the small model of this project restores, %s", checkpoint)
     elif checkpoint is None:
         run = RunDirectory.of(load_config(config, overrides, check_paths=False))
