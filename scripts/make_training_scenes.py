@@ -65,7 +65,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         default="mixed",
         help="spike resolution over RGB's",
     )
-    parser.add_argument("--threshold", type=float, help="of all spike cameras; default: 1 to 5")
+    parser.add_argument("--threshold", type=float, help="of all spike cameras; default: 1 to 4")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     options = parser.parse_args(arguments)
     if options.threshold is not None and not options.threshold >= 1:

@@ -43,7 +43,7 @@ from src.prepare.demo_scenes import (
     shift_matrix,
 )
 
-VERSION = 2  # to be raised whenever the same seed gives other bytes than before
+VERSION = 3  # to be raised whenever the same seed gives other bytes than before
 SPIKE_SCALES = {"mixed": (2, 1), "half": (2, 2), "full": (1, 1)}  # usual and other RGB pixels
 TRANSFERS = {1.0: "encoded", 2.2: "linear"}  # what the spikes integrate, by the RGB camera's gamma
 CONTENT = f"{ACCEPTED}frames and spikes are renderings of one scene"
@@ -115,11 +115,11 @@ def draw_plan(
     change nothing else.
     """
     rng = _generator(seed, split, index, _PLAN)
-    ticks = round(_log_uniform(rng, 16, 160))
+    ticks = round(_log_uniform(rng, 24, 160))
     gap, overlap = rng.uniform(1.05, 2.5), rng.uniform(0.5, 0.95)
     stride = rng.choice([1.0, gap, overlap], p=[0.5, 0.3, 0.2])
     sharp = rng.normal(0.5, 0.04)
-    moves, is_noisy, is_damaged, is_jpeg = (rng.random(4) < (0.75, 0.7, 0.5, 0.3)).tolist()
+    moves, is_noisy, is_damaged, is_jpeg = (rng.random(4) < (0.9, 0.4, 0.4, 0.2)).tolist()
     noise = SpikeNoise(
         gain_sigma=is_noisy * _rounded(rng.uniform(0, 0.06)),
         dark_mean=is_noisy * _rounded(rng.uniform(0, 0.01)),
@@ -137,12 +137,12 @@ def draw_plan(
         sharp_tick=min(round(ticks * sharp), ticks - 1),
         gamma=float(rng.choice(list(TRANSFERS))),
         softness_px=_rounded(rng.uniform(0.4, 1.2)),
-        camera_px=moves * _log_uniform(rng, 1, 20),
+        camera_px=moves * _log_uniform(rng, 2, 20),
         object_px=tuple(
             (rng.random() > 0.1) * _log_uniform(rng, 2, 20) for _ in range(rng.integers(1, 5))
         ),
         downscale=SPIKE_SCALES[spike_scale][int(rng.random() > 0.7)],
-        threshold=_log_uniform(rng, 1, 5),
+        threshold=_log_uniform(rng, 1, 4),
         noise=noise,
         dead=is_damaged * _log_uniform(rng, 1e-4, 3e-3),
         hot=is_damaged * _log_uniform(rng, 1e-4, 1e-3),
