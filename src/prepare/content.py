@@ -1,4 +1,4 @@
-"""Do the spikes of a sequence show its frames? The one answer, for every source and every check.
+"""Do the spikes of a sequence show its frames? The answer for every check and recorded source.
 
 Three questions, each put to a sample of frames:
 
