@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from src.models.temporal_attention import TemporalAttention
+from src.utils.attention import TemporalAttention
 
 HEADS = 4
 PACKED_PIXELS = 8

@@ -50,7 +50,7 @@ from src.config import ConfigError, load_config, twin_overrides
 from src.data.build import build_recordings, build_val_recordings
 from src.data.inputs import InputFolders, scan_inputs
 from src.data.recordings import Recording
-from src.data.settings import scan_settings
+from src.data.scanning import scan_settings
 from src.inference.restore import NonFiniteOutputError, TileMemoryError
 from src.metrics.report import format_table
 from src.paths import REPO_ROOT, atomic_write, resolve

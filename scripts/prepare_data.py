@@ -27,7 +27,7 @@ from yacs.config import CfgNode
 from src.config import ConfigError, load_config
 from src.data.description import DescriptionError
 from src.data.errors import BadFileError, DataSetError
-from src.data.settings import alignment_paths, scan_settings
+from src.data.scanning import alignment_paths, scan_settings
 from src.paths import resolve
 from src.prepare.checks import check
 from src.prepare.frame_checks import Findings

@@ -21,8 +21,15 @@ from tqdm import tqdm
 from src.data.description import DescriptionError
 from src.data.errors import BadFileError, DataSetError
 from src.paths import atomic_write, resolve
-from src.pictures.animation import STRIPS, VIDEOS, Written, write_small, write_video
-from src.pictures.result_film import film_pages, open_result
+from src.pictures.animation import (
+    STRIPS,
+    VIDEOS,
+    Written,
+    film_pages,
+    open_result,
+    write_small,
+    write_video,
+)
 from src.pictures.sequence_view import SequenceView, draw_frames, draw_strip, open_sequence
 from src.prepare.frame_checks import sample_places
 

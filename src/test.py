@@ -69,15 +69,14 @@ from src.config import config_to_text
 from src.data.description import find_description
 from src.data.errors import listed
 from src.data.frames import write_png
-from src.data.inputs import scan_inputs
+from src.data.inputs import find_inputs, scan_inputs
 from src.data.recordings import Recording, require_known_ticks
-from src.data.settings import scan_settings
+from src.data.scanning import scan_settings
 from src.engine.log import start_logging
 from src.engine.processes import choose_device, choose_precision
 from src.inference.evaluate import build_lpips, evaluate, peak_memory_gib, report_on
 from src.inference.load import LoadedModel, compare_data, load_model
 from src.inference.restore import Restorer, build_restorer
-from src.inference.video_input import find_inputs
 from src.metrics.report import BLURRY, Report, format_table, notes_on_sizes
 from src.paths import atomic_write, free_name
 from src.run_directory import RunDirectory, git_commit

@@ -11,8 +11,7 @@ from torch import nn
 
 from src.comparison.compare import Comparison, apply_rules, paired_differences
 from src.comparison.examples import ExampleChoice, error_map, motion_regions, pictures_of
-from src.comparison.page import render_page
-from src.comparison.plots import plot_differences, plot_validations
+from src.comparison.page import plot_differences, plot_validations, render_page
 from src.comparison.runs import TrainedRival, TrainedRun
 from src.comparison.scores import BLURRY, SPIKE, TWIN, UNET, FrameImages
 from src.config import config_to_text, load_config

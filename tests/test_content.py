@@ -31,7 +31,7 @@ from src.prepare.content import (
     shift_of,
     shifted_side,
 )
-from src.prepare.counting import PreparedSplit
+from src.prepare.frame_checks import PreparedSplit
 from src.prepare.overlay import draw_overlay
 from tests.data_cases import copy_root, scan, write_miniature
 from tests.prepare_cases import run, write_config

@@ -11,7 +11,7 @@ from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.recordings import FrameRecord
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.data.voxel_counts import SpikeSource
-from src.prepare.counting import count_frames
+from src.prepare.prepare import count_frames
 
 
 def test_processes_give_what_one_gives(tmp_path):

@@ -8,8 +8,7 @@ from torch import distributed, nn
 from src.config import ConfigError, load_config
 from src.models.build import build_model
 from src.models.first_estimate import FirstEstimate
-from src.models.integrate_vrt import RGBOnly
-from src.models.padding import SizeRule
+from src.models.integrate_vrt import RGBOnly, SizeRule
 from tests.model_cases import build_tiny_vrt, build_with_spike, clip_and_voxels, wake_up
 from tests.training_cases import make_trainer, read_checkpoint, write_run
 

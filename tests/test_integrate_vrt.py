@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from src.models.integrate_vrt import RGBOnly, SpikeOpened, VRTWithSpike, open_vrt
-from src.models.padding import pad_clip
+from src.models.integrate_vrt import RGBOnly, SpikeOpened, VRTWithSpike, open_vrt, pad_clip
 from tests.model_cases import (
     VRTS,
     build_look_alike,

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from scripts.inspect_spikes import main as inspect_spikes
-from src.data.errors import BadFileError
-from src.data.kinds import LEADING_BYTES, kind_of, other_kind
+from src.data.errors import LEADING_BYTES, BadFileError, kind_of, other_kind
 from src.data.spikes.arrays import read_array
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeParts
 from src.data.voxel_counts import SpikeSource, count_frame

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.models.padding import SizeRule, pad_clip, pad_spikes, reflect_index, size_rule_of
+from src.models.integrate_vrt import SizeRule, pad_clip, pad_spikes, reflect_index, size_rule_of
 from tests.model_cases import build_look_alike, build_tiny_vrt
 
 

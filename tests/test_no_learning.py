@@ -10,9 +10,11 @@ import torch
 from src.comparison.no_learning import (
     bound_at_spike_resolution,
     choose_spike_image,
+    difference_image,
+    gaussian_blur,
     sharp_instants,
+    window_rate,
 )
-from src.data.spikes.rates import difference_image, gaussian_blur, window_rate
 from src.data.spikes.reconstruct import tfp
 from src.metrics.psnr_ssim import psnr
 from src.pictures.sequence_view import open_sequence

@@ -19,12 +19,12 @@ from src.data.exposures import read_alignment
 from src.data.inputs import InputFolders, scan_inputs
 from src.data.normalization import (
     Normalization,
+    normalization_from,
     normalize_counts,
     to_unit,
 )
 from src.data.recordings import require_known_ticks
 from src.data.scanning import scan_split
-from src.data.settings import normalization_from
 from src.data.transforms import AugmentSettings
 from src.data.voxel_counts import count_frame, normalization_of, write_index
 from src.engine.step import BatchPlacer

@@ -7,8 +7,8 @@ from src.data.build import build_train_dataset, build_train_loader, build_val_re
 from src.data.exposures import read_alignment
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.data.voxel_counts import read_index
-from src.prepare import counting
-from src.prepare.counting import count_frames
+from src.prepare import prepare as preparing
+from src.prepare.prepare import count_frames
 from tests.data_cases import write_miniature
 from tests.prepare_cases import CONFIG, run, state_of, write_config
 from tests.spike_cases import voxelize_spikes_twin
@@ -109,8 +109,8 @@ def test_interrupted_counting_keeps_what_is_done(root, config, monkeypatch, caps
             raise KeyboardInterrupt
         return count_frames(frames, num_bins)
 
-    monkeypatch.setattr(counting, "FRAMES_PER_TASK", 2)
-    monkeypatch.setattr(counting, "count_frames", interrupt)
+    monkeypatch.setattr(preparing, "FRAMES_PER_TASK", 2)
+    monkeypatch.setattr(preparing, "count_frames", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     monkeypatch.undo()

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from src.prepare import counting
+from src.prepare import prepare as preparing
 from tests.data_cases import copy_root
 from tests.source_cases import norm_of, prepare_data, write_config
 
@@ -95,7 +95,7 @@ def test_f21_a_folder_that_must_not_be_written_to(miniature, tmp_path, monkeypat
     def refuse(folder, entries):
         raise PermissionError(errno.EACCES, "Permission denied", str(folder))
 
-    monkeypatch.setattr(counting, "write_index", refuse)
+    monkeypatch.setattr(preparing, "write_index", refuse)
     assert run(write_config(tmp_path, root)) == 1
     printed = capsys.readouterr().err
     assert f"error: {root}/" in printed

@@ -5,15 +5,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from src.models import temporal_attention
 from src.models.fusion.cross_attn_temporal import (
     MultiScaleTemporalCrossAttnFuse,
     TemporalCrossAttnFuse,
     resize_frames,
 )
 from src.models.spike_temporal_sa import TemporalSelfAttentionBlock
-from src.models.temporal_attention import PixelsLastAttention, TemporalAttention, time_bias
-from src.utils.attention import set_recomputation
+from src.utils import attention
+from src.utils.attention import PixelsLastAttention, TemporalAttention, set_recomputation, time_bias
 from tests.attention_cases import (
     CHANNELS,
     HEADS,
@@ -94,7 +93,7 @@ def test_long_pixel_lists_are_split_for_the_kernel(monkeypatch):
     module = with_random_weights(TemporalAttention(CHANNELS, HEADS))
     (x,) = random_maps((2, 3, 5, CHANNELS))
     whole = module._fused_kernel(x, x)
-    monkeypatch.setattr(temporal_attention, "MAX_KERNEL_BATCH", 6)  # three pixels at a time
+    monkeypatch.setattr(attention, "MAX_KERNEL_BATCH", 6)  # three pixels at a time
     seen = []
     kernel = F.scaled_dot_product_attention
 

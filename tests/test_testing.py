@@ -14,14 +14,14 @@ from src.config import config_to_text, load_config
 from src.data.description import DataDescription, write_description
 from src.data.frames import read_image, write_png
 from src.data.inputs import InputFolders, scan_inputs
-from src.data.settings import scan_settings
+from src.data.scanning import scan_settings
+from src.data.video import VideoInput
 from src.engine.checkpoint import save_checkpoint
 from src.inference import load
 from src.inference.evaluate import build_lpips, evaluate, report_on
 from src.inference.load import load_model
 from src.inference.restore import build_restorer, build_tile_settings
 from src.inference.tiling import TileSettings
-from src.inference.video_input import VideoInput
 from src.models.build import build_model
 from src.models.weights import write_exported
 from src.paths import REPO_ROOT

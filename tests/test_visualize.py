@@ -12,11 +12,10 @@ from src.data.description import read_description, write_description
 from src.data.errors import DataSetError
 from src.data.frames import write_png
 from src.data.spikes.spike_dat import read_sidecar, write_spikes
-from src.pictures.animation import write_small, write_video
+from src.data.video import read_video
+from src.pictures.animation import film_pages, open_result, write_small, write_video
 from src.pictures.panels import GAP_PX
-from src.pictures.result_film import film_pages, open_result
 from src.pictures.sequence_view import draw_frames, draw_strip, open_sequence, spike_images
-from src.prepare.sources.video import read_video
 from tests.data_cases import write_miniature
 
 SIZE = (64, 96)

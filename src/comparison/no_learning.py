@@ -4,6 +4,7 @@ A spike image knows light, not colour: it replaces or corrects the luma of the b
 chroma stays. Its window, smoothing and gain are chosen on training frames.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -11,11 +12,12 @@ from itertools import product
 import cv2
 import numpy as np
 import torch
+from einops import einsum
+from torch.nn import functional
 
 from src.data.exposures import EXPOSURES_NAME, read_exposures
 from src.data.recordings import Recording
 from src.data.simulation.simulator import BT601
-from src.data.spikes.rates import difference_image, gaussian_blur, window_rate
 from src.data.spikes.reconstruct import tfi
 from src.data.spikes.spike_dat import SpikeFile
 
@@ -180,3 +182,71 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def to_bytes(image: np.ndarray) -> np.ndarray:
     """Return values in 0..1 as uint8, clamped and rounded."""
     return np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+
+
+def window_rate(
+    counts: torch.Tensor, bin_ticks: torch.Tensor, centre: torch.Tensor, width: float
+) -> torch.Tensor:
+    """Return the spikes per tick in a window of the exposure: TFP from bins, with gain 1.
+
+    The window is [centre - width / 2, centre + width / 2) in ticks from the start of the exposure,
+    cut at its ends. A bin that an edge cuts counts by the part of its ticks inside.
+
+    Args:
+        counts: spikes per bin, [..., K, h, w].
+        bin_ticks: ticks of each bin, [..., K]; where all are 0 they are unknown and count as 1.
+        centre: instant in ticks, [...], inside the exposure.
+        width: ticks in the window, above 0.
+
+    Returns:
+        float32 [..., h, w], in spikes per tick.
+    """
+    ticks = _known_ticks(bin_ticks)
+    stop = ticks.cumsum(-1)
+    first = (centre - width / 2)[..., None]
+    inside = torch.minimum(stop, first + width) - torch.maximum(stop - ticks, first)
+    inside = inside.clamp(min=0)
+    shares = inside / ticks.clamp(min=1) / inside.sum(-1, keepdim=True)
+    return einsum(counts.float(), shares, "... k h w, ... k -> ... h w")
+
+
+def difference_image(
+    counts: torch.Tensor,
+    bin_ticks: torch.Tensor,
+    centre: torch.Tensor,
+    width: float,
+    sigma: float = 1.0,
+) -> torch.Tensor:
+    """Return by how much an instant of the exposure is brighter than the whole of it.
+
+    A blurry frame is the mean of the exposure, so blurry + gain * this, enlarged to the frame's
+    size and added to all three channels, is an estimate of the sharp frame without any learning.
+    The gain is the threshold, in intensity per spike rate.
+
+    Args:
+        counts, bin_ticks, centre, width: see `window_rate`.
+        sigma: of the Gaussian over the difference, in spike pixels; 0 for none.
+
+    Returns:
+        float32 [..., h, w], in spikes per tick, of either sign.
+    """
+    whole = counts.float().sum(-3) / _known_ticks(bin_ticks).sum(-1)[..., None, None]
+    return gaussian_blur(window_rate(counts, bin_ticks, centre, width) - whole, sigma)
+
+
+def gaussian_blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Return images [..., h, w] under a Gaussian of `sigma` pixels; edge pixels repeat outside."""
+    if sigma == 0:
+        return images
+    reach = math.ceil(3 * sigma)
+    kernel = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (kernel / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    planes = functional.pad(images.reshape(-1, 1, *images.shape[-2:]), (reach,) * 4, "replicate")
+    planes = functional.conv2d(planes, kernel.reshape(1, 1, -1, 1))
+    return functional.conv2d(planes, kernel.reshape(1, 1, 1, -1)).reshape(images.shape)
+
+
+def _known_ticks(bin_ticks: torch.Tensor) -> torch.Tensor:
+    is_known = bin_ticks.sum(-1, keepdim=True) > 0
+    return torch.where(is_known, bin_ticks, 1).float()

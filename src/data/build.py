@@ -26,9 +26,9 @@ from src.data.errors import DataSetError
 from src.data.exposures import read_alignment
 from src.data.frame_cache import FrameCache, available_memory_bytes, preload, store_frames
 from src.data.frames import ImageReader, read_image
+from src.data.normalization import normalization_from
 from src.data.recordings import Recording, require_known_ticks
-from src.data.scanning import scan_split
-from src.data.settings import alignment_paths, normalization_from, scan_settings
+from src.data.scanning import alignment_paths, scan_settings, scan_split
 from src.data.transforms import ORDER_STREAM, AugmentSettings, Key
 from src.paths import resolve
 

@@ -13,8 +13,13 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from src.data.errors import BadFileError, DataSetError, refuse_undecodable, with_patience
-from src.data.kinds import other_kind
+from src.data.errors import (
+    BadFileError,
+    DataSetError,
+    other_kind,
+    refuse_undecodable,
+    with_patience,
+)
 from src.paths import atomic_write
 
 ImageReader = Callable[[Path], np.ndarray]

@@ -1,5 +1,6 @@
-"""Folders that the user gives for testing: their sequences, read by the rules of training."""
+"""Folders or a video that the user gives for testing: sequences, read by the rules of training."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,10 @@ from src.data.scanning import (
     join_frames,
     number_frames,
 )
+from src.data.video import VideoInput
 from src.data.voxel_counts import INDEX_NAME, read_index
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,22 @@ class InputFolders:
     spike_size: tuple[int, int] | None = None
     frames: Mapping[str, Path] = field(default_factory=dict)
     read: ImageReader = read_image
+
+
+def find_inputs(
+    blurry: Path,
+    spikes: Path | None = None,
+    sharp: Path | None = None,
+    spike_size: tuple[int, int] | None = None,
+) -> InputFolders:
+    """Return what the user gives for testing, where `blurry` may be a video."""
+    inputs = InputFolders(blurry, spikes, sharp, spike_size)
+    if not blurry.is_file():
+        return inputs
+    video = VideoInput(blurry)
+    for note in video.notes:
+        logger.info("%s: %s", blurry, note)
+    return replace(inputs, frames=video.frames, read=video.read)
 
 
 def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]:

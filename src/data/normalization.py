@@ -4,16 +4,42 @@ The data set uses it on the CPU, the trainer on the device, on the same counts: 
 """
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
-from src.data.settings import Normalization
 from src.data.simulation.simulator import BT601
 
 SMALLEST_DEVIATION = 1e-6
 SMALLEST_RATE = 1e-5  # spikes per pixel and tick
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How counts become what the network sees.
+
+    Attributes:
+        mean, std: of the logarithm below over the training split, `DATA.NORM`.
+        gain: factor on the counts, `DATA.GAIN`; the spike threshold makes them intensity.
+        bin_normalize: divide the counts of a bin by its number of ticks, `DATA.BIN_NORMALIZE`.
+        match_light: scale the counts of a clip to the light of its frames, `DATA.MATCH_LIGHT`.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    gain: float = 1.0
+    bin_normalize: bool = False
+    match_light: bool = False
+
+
+def normalization_from(cfg: CfgNode) -> Normalization:
+    """Return what the configuration says."""
+    data = cfg.DATA
+    mean, std = data.NORM.MEAN, data.NORM.STD
+    return Normalization(mean, std, data.GAIN, data.BIN_NORMALIZE, data.MATCH_LIGHT)
 
 
 def normalize_counts(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from yacs.config import CfgNode
 
 from src.data.description import DataDescription, read_description
 from src.data.errors import BadFileError, DataSetError, file_state, listed, problems_of
@@ -23,9 +24,8 @@ from src.data.exposures import (
     read_exposures,
     window_ticks,
 )
-from src.data.frames import ImageReader, list_frames, list_sequences, read_image
+from src.data.frames import IMAGE_EXTS, ImageReader, list_frames, list_sequences, read_image
 from src.data.recordings import FrameRecord, Recording
-from src.data.settings import ScanSettings
 from src.data.spikes.spike_dat import (
     SIDECAR_NAME,
     SpikeFile,
@@ -34,12 +34,54 @@ from src.data.spikes.spike_dat import (
     locate_sidecar,
 )
 from src.data.voxel_counts import SpikeSource, VoxelEntry, read_index, staleness
+from src.paths import resolve
 
 logger = logging.getLogger(__name__)
 
 MAX_REASONS = 10  # in one line
 PER_FRAME, STREAM, VOXELS = "per frame", "stream", "voxels"
 STATED = ("height", "width", "ticks_per_second", "bit_order", "flip_rows")
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """Where things lie below the data root.
+
+    Attributes:
+        num_bins: K.
+        image_exts: endings of image files.
+        spike_dir: folder of a sequence with `.dat` files.
+        voxel_dir: folder of a sequence with voxel counts.
+        use_voxel_cache: read counts from `voxel_dir`; False: count the bits at every use.
+    """
+
+    root: Path
+    num_bins: int
+    image_exts: tuple[str, ...] = IMAGE_EXTS
+    spike_dir: str = "spike"
+    voxel_dir: str = "spike_vox"
+    use_voxel_cache: bool = True
+
+
+def scan_settings(cfg: CfgNode) -> ScanSettings:
+    """Return where things lie below the data root."""
+    data = cfg.DATA
+    return ScanSettings(
+        root=resolve(data.ROOT),
+        num_bins=data.K,
+        image_exts=tuple(data.IMAGE_EXTS),
+        spike_dir=data.SPIKE_DIR,
+        voxel_dir=data.VOXEL_CACHE_DIRNAME,
+        use_voxel_cache=data.USE_PRECOMPUTED_VOXELS,
+    )
+
+
+def alignment_paths(cfg: CfgNode) -> list[Path]:
+    """Return the alignment logs: those of the configuration, else the one named after the root."""
+    if cfg.DATA.ALIGN_LOG_PATHS:
+        return [resolve(path) for path in cfg.DATA.ALIGN_LOG_PATHS]
+    name = resolve(cfg.DATA.ROOT).name
+    return [resolve(cfg.LOG.SAVE_DIR) / "logs" / f"align_{name}.txt"]
 
 
 @dataclass(frozen=True)

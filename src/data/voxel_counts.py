@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.datasets.voxelizer import ticks_per_bin, voxelize_packed
-from src.data.errors import BadFileError, file_state, with_patience
-from src.data.kinds import refuse_other_kind
+from src.data.errors import BadFileError, file_state, refuse_other_kind, with_patience
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import atomic_write
 

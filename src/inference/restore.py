@@ -17,9 +17,8 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from src.data.normalization import Normalization, normalize_counts, to_unit
+from src.data.normalization import Normalization, normalization_from, normalize_counts, to_unit
 from src.data.recordings import Recording
-from src.data.settings import normalization_from
 from src.inference.tiling import (
     TileSettings,
     blend_clips,

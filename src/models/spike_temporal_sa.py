@@ -5,8 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from src.models.temporal_attention import TemporalAttention, feed_forward
-from src.utils.attention import BaseChunkableAttention, ChunkConfig, require_ints
+from src.utils.attention import (
+    BaseChunkableAttention,
+    ChunkConfig,
+    TemporalAttention,
+    feed_forward,
+    require_ints,
+)
 
 
 class TemporalSelfAttentionBlock(BaseChunkableAttention):

@@ -33,17 +33,18 @@ from src.data.recordings import FrameRecord, Recording
 from src.data.scanning import (
     ScanSettings,
     SequenceScan,
+    alignment_paths,
     by_reason,
     scan_folders,
+    scan_settings,
     summarize,
 )
-from src.data.settings import alignment_paths, scan_settings
 from src.data.transforms import crop_grid
 from src.data.voxel_counts import VoxelEntry, count_source, read_voxels
 from src.data.yaml_text import number_text
 from src.prepare.content import check_content
-from src.prepare.counting import PreparedSplit, normalization_texts, sort_by_freshness
-from src.prepare.frame_checks import Findings, check_files, merged
+from src.prepare.frame_checks import Findings, PreparedSplit, check_files, merged
+from src.prepare.prepare import normalization_texts, sort_by_freshness
 
 logger = logging.getLogger(__name__)
 

@@ -34,8 +34,7 @@ from src.data.recordings import FrameRecord
 from src.data.spikes.matching import TfpMatch, best_tfp_centre, grey_at_spike_size
 from src.data.spikes.spike_dat import SIDECAR_NAME, SpikeFile, SpikeGeometry
 from src.data.voxel_counts import count_source, open_voxels
-from src.prepare.counting import PreparedSplit
-from src.prepare.frame_checks import Findings, check_pairs, sample_places
+from src.prepare.frame_checks import Findings, PreparedSplit, check_pairs, sample_places
 
 MAX_SEEN = 50  # lines about sequences that are right
 

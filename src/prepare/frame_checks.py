@@ -15,8 +15,8 @@ from src.data.errors import BadFileError, listed
 from src.data.frames import read_image
 from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.recordings import FrameRecord
-from src.data.scanning import SequenceScan
-from src.prepare.counting import PreparedSplit
+from src.data.scanning import Dropped, SequenceScan
+from src.data.voxel_counts import VoxelEntry
 
 FILES_PER_TASK = 32
 SAMPLED_FRAMES = 5
@@ -28,6 +28,16 @@ SWAPPED_RATIO = 1.05
 STILL_MSE = 0.25  # mean square of 8 bit values: less is rounding, not motion
 
 Picture = tuple[tuple[int, int], bytes]  # size of a decoded image, and a hash of its pixels
+
+
+@dataclass
+class PreparedSplit:
+    """A split while it is prepared: its sequences, and their counted frames by name."""
+
+    split: str
+    scans: list[SequenceScan]
+    entries: dict[str, dict[str, VoxelEntry]] = field(default_factory=dict)
+    failed: list[Dropped] = field(default_factory=list)
 
 
 @dataclass

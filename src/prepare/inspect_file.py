@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.errors import BadFileError
-from src.data.kinds import refuse_other_kind
+from src.data.errors import BadFileError, refuse_other_kind
 from src.data.spikes.arrays import (
     ARRAY_SUFFIXES,
     array_shape,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from src.data.kinds import other_kind
+from src.data.errors import other_kind
 from src.data.spikes.spike_dat import check_binary, check_range
 
 H5_SUFFIXES = (".h5", ".hdf5")

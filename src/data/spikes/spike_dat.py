@@ -17,8 +17,7 @@ from typing import Protocol
 import numpy as np
 import yaml
 
-from src.data.errors import BadFileError
-from src.data.kinds import other_kind, refuse_other_kind
+from src.data.errors import BadFileError, other_kind, refuse_other_kind
 from src.data.yaml_text import load_plain_mapping, read_small_text, states_key
 from src.paths import atomic_write
 

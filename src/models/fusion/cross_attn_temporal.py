@@ -7,8 +7,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from src.models.temporal_attention import TemporalAttention, feed_forward, time_bias
-from src.utils.attention import BaseChunkableAttention, ChunkConfig, require_ints, require_number
+from src.utils.attention import (
+    BaseChunkableAttention,
+    ChunkConfig,
+    TemporalAttention,
+    feed_forward,
+    require_ints,
+    require_number,
+    time_bias,
+)
 
 TIME_SLOPE = 8.0
 

@@ -20,8 +20,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 
-from src.data.errors import BadFileError
-from src.data.kinds import other_kind
+from src.data.errors import BadFileError, other_kind
 
 MRAW_EXTS = (".mraw",)
 HEADER_EXTS = (".cihx", ".cih")

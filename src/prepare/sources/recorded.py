@@ -15,7 +15,7 @@ from itertools import permutations
 from pathlib import Path
 
 from src.data.description import DataDescription, read_description
-from src.data.errors import BadFileError, DataSetError, listed
+from src.data.errors import BadFileError, DataSetError, listed, other_kind, refuse_other_kind
 from src.data.exposures import (
     EXPOSURES_NAME,
     Exposure,
@@ -24,7 +24,6 @@ from src.data.exposures import (
     write_exposures,
 )
 from src.data.frames import list_frames
-from src.data.kinds import other_kind, refuse_other_kind
 from src.data.scanning import (
     ScanSettings,
     by_reason,

@@ -24,7 +24,7 @@ from yacs.config import CfgNode
 from src.data.description import DataDescription, read_description, write_description
 from src.data.errors import BadFileError, DataSetError, problems_of
 from src.data.parallel import is_locked, locked, run_parallel
-from src.data.settings import scan_settings
+from src.data.scanning import scan_settings
 from src.data.simulation.simulator import TRANSFERS
 from src.paths import atomic_write
 from src.prepare.sources import gopro, own, spk_gopro, x4k1000fps

@@ -34,8 +34,7 @@ from src.data.spikes.spike_dat import (
 from src.paths import atomic_write
 from src.prepare.prepare import default_workers
 from src.prepare.sources.frames import image_size, open_frames
-from src.prepare.sources.gopro import find_offset, parse_name, released_pairs
-from src.prepare.sources.gopro_folders import (
+from src.prepare.sources.gopro import (
     FOLDER,
     FRAMES,
     PAIRS,
@@ -47,6 +46,9 @@ from src.prepare.sources.gopro_folders import (
     STREAM,
     Sequence,
     find_gopro,
+    find_offset,
+    parse_name,
+    released_pairs,
     split_folder,
     understood,
 )

@@ -9,6 +9,7 @@ middle tick, which then mostly lies between two source frames and is a cross-fad
 from pathlib import Path
 
 from src.data.errors import DataSetError
+from src.data.video import VIDEO_EXTS
 from src.prepare.sources.frames import open_frames
 from src.prepare.sources.plan import (
     ARRAY_OPTIONS,
@@ -28,7 +29,6 @@ from src.prepare.sources.simulate import (
     regular_exposures,
     simulated_description,
 )
-from src.prepare.sources.video import VIDEO_EXTS
 
 FRAMES_PER_SECOND = 1000
 TICKS_PER_FRAME = 4

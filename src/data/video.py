@@ -1,4 +1,4 @@
-"""Videos as sharp high-speed frames: what their files state is read, and refused if it misleads.
+"""Videos as frames: what their files state is read, and refused if it misleads.
 
 A video is decoded once before anything is made: its frames are counted then, not taken from the
 header, which may be missing (a pipe), rounded (sound that is longer), or those of another file (a
@@ -10,13 +10,14 @@ and what a decoder had to conceal.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import av
 import numpy as np
 
-from src.data.errors import BadFileError
-from src.data.kinds import other_kind
+from src.data.errors import BadFileError, other_kind
+from src.data.frames import read_image
 
 VIDEO_EXTS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 AS_IMAGES = "-fps_mode passthrough FOLDER/%06d.png"
@@ -29,6 +30,7 @@ MIN_MOTION = 0.3  # grey levels from frame to frame; below it repeats cannot be 
 REPEATS = 0.2  # of the usual motion; a frame that moves less shows the one before it
 MAX_REPEATS_IN_A_ROW = 10  # more is a scene that stands still
 REFUSED_REPEATS = 0.15  # of all frames
+MAX_PASSES = 2  # at a time: scoring follows restoring at a distance
 
 
 @dataclass
@@ -80,6 +82,59 @@ def read_video(path: Path) -> Iterator[np.ndarray]:
         for frame in _decoded(path, stream):
             image = frame.to_ndarray(format="rgb24")
             yield np.ascontiguousarray(np.rot90(image, frame.rotation // 90))
+
+
+@dataclass
+class Pass:
+    """A decoder somewhere in a video."""
+
+    frames: Iterator[np.ndarray]
+    next: int = 0
+    latest: np.ndarray | None = None
+
+    def read(self, number: int) -> np.ndarray:
+        """Return a frame from the latest one on."""
+        if number >= self.next:
+            self.latest = next(islice(self.frames, number - self.next, None))
+            self.next = number + 1
+        return self.latest
+
+
+class VideoInput:
+    """The frames of a video, named by their numbers: the path of frame 7 is `VIDEO/000007`.
+
+    Attributes:
+        frames: Path by name, as of a folder.
+        notes: What the user should know about the file.
+
+    Raises:
+        BadFileError: It is no video, or one whose frames are not what they seem.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        count, _, self.notes = probe_video(path)
+        self.frames = {name: path / name for name in (f"{i:06d}" for i in range(count))}
+        self._passes: list[Pass] = []
+
+    def read(self, path: Path) -> np.ndarray:
+        """Return a frame of the video, or an image file: uint8 [H, W, 3].
+
+        Frames are read forwards; what lies behind every decoder is decoded again from the start.
+        """
+        if path.parent != self.path:
+            return read_image(path)
+        number = int(path.name)
+        behind = [found for found in self._passes if found.next <= number + 1]
+        if behind:
+            nearest = max(behind, key=lambda found: found.next)
+        else:
+            nearest = Pass(read_video(self.path))
+            self._passes = [*self._passes, nearest][-MAX_PASSES:]
+        try:
+            return nearest.read(number)
+        except StopIteration:
+            raise BadFileError(self.path, f"has no frame {number} any more") from None
 
 
 # ---------------------------------------------------------------- decoding
