@@ -74,9 +74,15 @@ from src.data.recordings import Recording, require_known_ticks
 from src.data.scanning import scan_settings
 from src.engine.log import start_logging
 from src.engine.processes import choose_device, choose_precision
-from src.inference.evaluate import build_lpips, evaluate, peak_memory_gib, report_on
 from src.inference.load import LoadedModel, compare_data, load_model
-from src.inference.restore import Restorer, build_restorer
+from src.inference.restore import (
+    Restorer,
+    build_lpips,
+    build_restorer,
+    evaluate,
+    peak_memory_gib,
+    report_on,
+)
 from src.metrics.report import BLURRY, Report, format_table, notes_on_sizes
 from src.paths import atomic_write, free_name
 from src.run_directory import RunDirectory, git_commit

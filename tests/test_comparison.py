@@ -9,7 +9,7 @@ from src.comparison.runs import TrainedRun, check_comparable
 from src.comparison.scores import BLURRY, blurry_frames, compare_frames
 from src.config import config_to_text, load_config
 from src.data.description import DataDescription, description_to_text
-from src.inference.evaluate import evaluate, report_on
+from src.inference.restore import evaluate, report_on
 from src.inference.tiling import TileSettings
 from src.metrics.motion_edges import find_motion_edges, score_motion_edges
 from src.metrics.report import METRICS, Report

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.inference.evaluate import evaluate, report_on
-from src.inference.restore import NonFiniteOutputError, Normalization, Restorer
+from src.inference.restore import NonFiniteOutputError, Normalization, Restorer, evaluate, report_on
 from src.inference.tiling import TileSettings, frames_of_clips, plan_axis, share_out
 from src.metrics.psnr_ssim import psnr
 from src.metrics.report import merge_reports, notes_on_sizes, score_frame

@@ -18,9 +18,14 @@ from src.data.scanning import scan_settings
 from src.data.video import VideoInput
 from src.engine.checkpoint import save_checkpoint
 from src.inference import load
-from src.inference.evaluate import build_lpips, evaluate, report_on
 from src.inference.load import load_model
-from src.inference.restore import build_restorer, build_tile_settings
+from src.inference.restore import (
+    build_lpips,
+    build_restorer,
+    build_tile_settings,
+    evaluate,
+    report_on,
+)
 from src.inference.tiling import TileSettings
 from src.models.build import build_model
 from src.models.weights import write_exported

@@ -30,8 +30,13 @@ from src.comparison.scores import (
 )
 from src.data.recordings import Recording
 from src.engine.processes import choose_device
-from src.inference.evaluate import build_lpips, describe_protocol, peak_memory_gib
-from src.inference.restore import Restorer, build_restorer
+from src.inference.restore import (
+    Restorer,
+    build_lpips,
+    build_restorer,
+    describe_protocol,
+    peak_memory_gib,
+)
 from src.metrics.paired import PairedDifference, paired_difference
 from src.metrics.report import (
     EDGE_METRICS,

@@ -11,8 +11,7 @@ import torch
 from src.engine.optim import freeze
 from src.engine.step import Batch, StepMemoryError
 from src.engine.trainer import Trainer, build_step
-from src.inference.evaluate import peak_memory_gib
-from src.inference.restore import build_restorer
+from src.inference.restore import build_restorer, peak_memory_gib
 from src.models.build import build_model
 
 TIMED_STEPS, TIMED_SECONDS = 3, 30.0  # after the first step, which is slow

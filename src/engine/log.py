@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from src.engine.alignment_watch import Reach, alarms, scalars_of
 from src.engine.progress import StepOutcome
-from src.inference.evaluate import peak_memory_gib
+from src.inference.restore import peak_memory_gib
 from src.paths import atomic_write
 
 ON_DEVICE = ("transfer", "forward", "backward", "optimiser")

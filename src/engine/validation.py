@@ -18,8 +18,7 @@ from src.engine.log import Scalars
 from src.engine.processes import SHARE_SECONDS, Ranks
 from src.engine.signals import StoppedError
 from src.engine.stall import AFTER_VALIDATION
-from src.inference.evaluate import build_lpips, evaluate, report_on
-from src.inference.restore import Restorer, build_restorer
+from src.inference.restore import Restorer, build_lpips, build_restorer, evaluate, report_on
 from src.inference.tiling import share_out
 from src.metrics.psnr_ssim import score_text
 from src.metrics.report import (
