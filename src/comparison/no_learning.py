@@ -184,6 +184,9 @@ def to_bytes(image: np.ndarray) -> np.ndarray:
     return np.rint(image.clip(0, 1) * 255).astype(np.uint8)
 
 
+# ---------------------------------------------------------------- images of counted bins
+
+
 def window_rate(
     counts: torch.Tensor, bin_ticks: torch.Tensor, centre: torch.Tensor, width: float
 ) -> torch.Tensor:

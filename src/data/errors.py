@@ -157,6 +157,9 @@ def refuse_changed(path: Path, seen: FileState) -> None:
         )
 
 
+# ---------------------------------------------------------------- what a file is by its first bytes
+
+
 def kind_of(start: bytes, num_bytes: int) -> tuple[str, tuple[str, ...]] | None:
     """Return what leading bytes of a file of some size show, and its endings; None: nothing known.
 

@@ -274,6 +274,9 @@ def set_recomputation(model: nn.Module, *, attn: bool, ffn: bool) -> None:
             module.use_checkpoint_attn, module.use_checkpoint_ffn = attn, ffn
 
 
+# ---------------------------------------------------------------- attention over time
+
+
 class PixelsLastAttention(torch.autograd.Function):
     """Softmax attention with pixels in the last, contiguous axis: products of long vectors only.
 

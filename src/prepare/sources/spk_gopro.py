@@ -68,10 +68,7 @@ from src.prepare.sources.plan import (
     refuse_cut_short,
     refuse_options,
 )
-from src.prepare.sources.simulate import (
-    SimulatedExposure,
-    frame_exposure,
-)
+from src.prepare.sources.simulate import SimulatedExposure, frame_exposure
 from src.prepare.sources.spk_gopro_offset import MAX_DEVIATION_TICKS, measure_offset, other_order
 
 TICKS_PER_SECOND = float(SOURCE_FRAMES_PER_SECOND * TICKS_PER_SOURCE_FRAME)
