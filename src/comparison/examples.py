@@ -138,11 +138,6 @@ def motion_regions(images: FrameImages) -> list[tuple[slice, slice]]:
     return regions or [busiest_region(images.versions[BLURRY], images.sharp)]
 
 
-def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
-    """Return the image with every pixel repeated."""
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
 def error_map(image: np.ndarray, sharp: np.ndarray) -> np.ndarray:
     """Return the absolute error, mean of the channels, dark for 0, bright from ERROR_LEVELS on."""
     error = np.abs(image.astype(np.float32) - sharp).mean(axis=2)

@@ -223,10 +223,8 @@ def text_differences(old: str, new: str, names: tuple[str, str]) -> list[str]:
     if not old or not new:
         one, other = names if old else names[::-1]
         return [f"{one} have a {FILE_NAME}, {other} have none"]
-    texts = zip((old, new), names, strict=True)
-    return description_differences(
-        *(description_from_text(text, f"description of {name}") for text, name in texts)
-    )
+    where = (f"description of {name}" for name in names)
+    return description_differences(*map(description_from_text, (old, new), where))
 
 
 def fingerprint_data(
@@ -284,23 +282,17 @@ def changed_files(root: str | Path, splits: Iterable[str], exts: Iterable[str]) 
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
     now = {name: fact for split in splits for name, fact in _facts(Path(root), split, exts).items()}
-    kinds = {
-        "new": now.keys() - was.keys(),
-        "gone": was.keys() - now.keys(),
-        "changed": {name for name in now.keys() & was.keys() if now[name] != was[name]},
-    }
-    return "; ".join(
-        f"{kind}: {listed(sorted(found), 5)}" for kind, found in kinds.items() if found
-    )
+    changed = {name for name in now.keys() & was.keys() if now[name] != was[name]}
+    kinds = {"new": now.keys() - was.keys(), "gone": was.keys() - now.keys(), "changed": changed}
+    return "; ".join(f"{kind}: {listed(sorted(n), 5)}" for kind, n in kinds.items() if n)
 
 
 def write_fingerprint(root: str | Path, fingerprint: Iterable[SplitFingerprint]) -> Path:
     """Renew the fingerprint in `root/dataset.yaml`, or write a file that knows nothing else."""
     path = Path(root) / FILE_NAME
     if not path.is_file():
-        return write_description(
-            root, DataDescription(Path(root).name, fingerprint=tuple(fingerprint))
-        )
+        known = DataDescription(Path(root).name, fingerprint=tuple(fingerprint))
+        return write_description(root, known)
     text = path.read_text(encoding="utf-8")
     return _write(root, replace_entry(text, "fingerprint", _fingerprint_values(fingerprint)))
 
@@ -368,13 +360,9 @@ def _recorded(root: Path, split: str, exts: Iterable[str] | None) -> Recorded:
 
 
 def _visible_files(folder: Path, endings: tuple[str, ...] | None) -> list[Path]:
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [
-        path
-        for path in files
-        if path.name[0] != "." and (endings is None or path.suffix.lower() in endings)
-        if path.is_file()
-    ]
+    files = (path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else ()
+    visible = sorted(path for path in files if path.name[0] != ".")
+    return [path for path in visible if endings is None or path.suffix.lower() in endings]
 
 
 def _fingerprint(split: str, recorded: Recorded) -> SplitFingerprint:

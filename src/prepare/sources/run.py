@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -248,7 +248,7 @@ def check_root(plan: SourcePlan, root: Path) -> None:
         problems = [*problems, *found]
     if problems:
         more = len(problems) - MAX_NAMED
-        named = problems[:MAX_NAMED] + ([f"and {more} more"] if more > 0 else [])
+        named = problems[:MAX_NAMED] + [f"and {more} more"] * (more > 0)
         advice = "nothing was changed; choose an empty DATA.ROOT"
         present = sequence_folders(root, OUR_SPLITS.values())
         is_all_ours = all((folder / RECORD_NAME).is_file() for _, folder in present)
@@ -345,11 +345,9 @@ def _changed(folder: Path, sequence: PlannedSequence) -> list[str]:
 
 def _differences(
     old: Mapping[str, object], new: Mapping[str, object]
-) -> Iterator[tuple[str, object, object]]:
-    for key in dict.fromkeys((*old, *new)):
-        was, now = old.get(key), new.get(key)
-        if was != now:
-            yield key, was, now
+) -> list[tuple[str, object, object]]:
+    sides = ((key, old.get(key), new.get(key)) for key in dict.fromkeys((*old, *new)))
+    return [(key, was, now) for key, was, now in sides if was != now]
 
 
 # ---------------------------------------------------------------- disk

@@ -124,14 +124,14 @@ def plan(options: SourceOptions) -> SourcePlan:
     workers = worthwhile_workers(default_workers(), BYTES_PER_SEQUENCE * len(found))
     tasks = run_parallel(_try_to_plan, found, workers, "matching spikes with sharp frames")
     results = [result for _, result in sorted(tasks, key=lambda task: task[0])]
-    problems = [problem for _, _, failures in results for problem in failures]
+    problems = [line for sequence, lines in results if sequence is None for line in lines]
     if problems:
         raise DataSetError(str(options.input), problems)
     notes = understood(there)
     if unused:
         notes.append(f"not made, {PAIRS} has no such sequence: {listed(unused)}")
-    notes += [note for _, offset_notes, _ in results for note in offset_notes]
-    sequences = tuple(sequence for sequence, _, _ in results)
+    notes += [line for _, lines in results for line in lines]
+    sequences = tuple(sequence for sequence, _ in results)
     description = DataDescription(
         source=f"{PAIRS} with the published spikes (Spk-GoPro)",
         blur_kind=options.blur_kind,
@@ -197,10 +197,9 @@ def _spike_files(folder: Path, have: Sequence, names: list[str]) -> dict[str, Pa
 
 def _geometry_of(spikes: Path, frame: Path) -> SpikeGeometry:
     """Return how the bits lie: as a config.yaml says, else half the size of the frames."""
+    above = split_folder(spikes).parent / STREAM_NAME
     try:
-        located = locate_sidecar(spikes) or locate_sidecar(
-            split_folder(spikes).parent / STREAM_NAME
-        )
+        located = locate_sidecar(spikes) or locate_sidecar(above)
     except ValueError as error:
         raise BadFileError(spikes, str(error)) from error
     height, width = image_size(frame)
@@ -240,15 +239,13 @@ def _check_lengths(stream: SpikeParts, ticks: int) -> None:
 # ---------------------------------------------------------------- which ticks are whose
 
 
-def _try_to_plan(
-    found: PublishedSequence,
-) -> tuple[PlannedSequence | None, list[str], list[str]]:
-    """Return the plan of a sequence, what the user should know of its offset, and what is wrong."""
+def _try_to_plan(found: PublishedSequence) -> tuple[PlannedSequence | None, list[str]]:
+    """Return the plan of a sequence and notes on its offset, or None and what is wrong."""
     try:
         offset, notes = check_offset(found)
-        return _planned(found, offset), [f"{found.where}: {note}" for note in notes], []
+        return _planned(found, offset), [f"{found.where}: {note}" for note in notes]
     except (BadFileError, DataSetError) as error:
-        return None, [], [placed(found.where, line) for line in problems_of(error)]
+        return None, [placed(found.where, line) for line in problems_of(error)]
 
 
 def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
