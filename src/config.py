@@ -15,6 +15,7 @@ import yaml
 from yacs.config import CfgNode
 
 from src.config_schema import FORMER_KEYS, SCHEMA, Key
+from src.data.yaml_text import MAX_ALIASES, load_checked
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)
@@ -113,8 +114,8 @@ def config_from_text(
 ) -> CfgNode:
     """Return the frozen configuration of a YAML text, such as the one in a checkpoint."""
     try:
-        given = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
+        given = load_checked(text, _Loader, MAX_ALIASES)
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(source, [f"not valid YAML: {error}"]) from error
     if not isinstance(given, dict):
         raise ConfigError(source, ["holds no mapping of keys to values"])
@@ -196,8 +197,8 @@ def _parse_overrides(overrides: list[str], problems: list[str]) -> dict[str, Any
         if dotted in keys and isinstance(keys[dotted].default, str):
             continue  # a name like 007 or on stays as it was typed
         try:
-            parsed[dotted] = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
-        except yaml.YAMLError:
+            parsed[dotted] = load_checked(text, _Loader)
+        except (yaml.YAMLError, ValueError):
             continue
     return parsed
 
@@ -234,7 +235,7 @@ def _as(example: Any, value: Any) -> Any:
     if isinstance(example, float) and isinstance(value, int | float | str):
         try:
             number = float(value)  # YAML 1.1 reads 2e-4 as a string
-        except ValueError:
+        except (OverflowError, ValueError):
             return None
         return number if number - number == 0 else None  # neither inf nor nan
     if isinstance(example, str) and isinstance(value, int | float):

@@ -7,6 +7,7 @@ only when their descriptions agree, so it holds everything that changes the task
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,8 @@ class DataDescription:
         numbers += [(f"offsets.{name}", offset) for name, offset in self.offsets]
         for name, value in numbers:
             kind, what = ((int, float), "a") if name in floats else (int, "a whole")
-            is_number = isinstance(value, kind) and not isinstance(value, bool) and value > 0
+            is_number = isinstance(value, kind) and not isinstance(value, bool)
+            is_number = is_number and 0 < value <= sys.float_info.max
             if value is not None and not is_number:
                 problems.append(f"{name}: expected {what} number > 0, got {value!r}")
         for name in ("source", "interpolator", "content_of"):

@@ -8,8 +8,13 @@ an event camera is called what it is.
 
 import errno
 import logging
+import lzma
 import os
+import struct
 import time
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +25,13 @@ logger = logging.getLogger(__name__)
 # A network drive that stalls returns one of these; waiting helps, unlike for a missing file.
 PASSING_ERRORS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)
+
+# What the readers of libraries raise on damaged bytes: NumPy evaluates a header as Python text.
+DAMAGED = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, SyntaxError),
+    *(TypeError, ValueError, struct.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 
 Result = TypeVar("Result")
 LEADING_BYTES = 2048

@@ -51,6 +51,8 @@ def window_ticks(t0: float, t1: float, ticks_per_second: float) -> tuple[int, in
     """
     if not t1 > t0:
         raise ValueError(f"exposure ends before it starts: t0={t0}, t1={t1}")
+    if not (math.isfinite(t0 * ticks_per_second) and math.isfinite(t1 * ticks_per_second)):
+        raise ValueError(f"exposure [{t0} s, {t1} s) at {ticks_per_second} ticks/s has no end")
     start, stop = (_first_tick(t * ticks_per_second) for t in (t0, t1))
     if stop <= start:
         raise ValueError(
@@ -189,7 +191,10 @@ def _read_rows(path: Path, advice: str) -> list[list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise BadFileError(path, f"cannot be read ({reason}); {advice}") from error
-    rows = [row for row in csv.reader(io.StringIO(text)) if any(map(str.strip, row))]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text)) if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise BadFileError(path, f"is no table ({error}); {advice}") from error
     if not rows:
         raise BadFileError(path, f"is empty; {advice}")
     return [[cell.strip() for cell in rows[0]], *rows[1:]]

@@ -9,6 +9,7 @@ decoded again. Everything can be deleted at any time.
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from src.data.errors import BadFileError, DataSetError, listed
+from src.data.errors import DAMAGED, BadFileError, DataSetError, listed
 from src.data.frames import ImageReader, read_image
 from src.data.parallel import locked, run_parallel, worthwhile_workers
 from src.data.voxel_counts import Crop
@@ -197,7 +198,10 @@ def _stored(array: Path, files: list[Path]) -> dict[Path, StoredFrame] | None:
         index = json.loads(array.with_suffix(".json").read_text(encoding="utf-8"))
         if index["format"] != FORMAT or array.stat().st_size != index["num_bytes"]:
             return None
+        starts = _starts(array, index) if index["size"] else {}
         entries = {file: index["files"][file.name] for file in files}
+        if any(start not in (0, starts.get(file.name)) for file, (*_, start) in entries.items()):
+            return None
         if any([size, time] != _identity(file) for file, (size, time, _) in entries.items()):
             return None
         return {
@@ -205,8 +209,19 @@ def _stored(array: Path, files: list[Path]) -> dict[Path, StoredFrame] | None:
             for file, (_, _, start) in entries.items()
             if start
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGED:
         return None
+
+
+def _starts(array: Path, index: Mapping) -> dict[str, int]:
+    """Return where the frame of each file begins in an array that has the shape of its index."""
+    shape, names = np.lib.format.open_memmap(array, mode="r").shape, index["files"]
+    if shape != (len(names), *index["size"], 3):
+        raise ValueError(f"{array} has shape {shape}")
+    frame_bytes = math.prod(shape[1:])
+    first = index["num_bytes"] - len(names) * frame_bytes
+    stored = [name for name, (*_, start) in names.items() if start]  # side by side
+    return {name: first + i * frame_bytes for i, name in enumerate(stored)}
 
 
 def _identity(path: Path) -> list[int]:

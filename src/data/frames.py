@@ -1,10 +1,12 @@
 """Image files: reading, listing, writing."""
 
+import math
 import os
 import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +24,7 @@ from src.data.errors import (
 )
 from src.paths import atomic_write
 
+MAX_PIXELS = 1 << 27  # 400 MB as RGB
 ImageReader = Callable[[Path], np.ndarray]
 
 IMAGE_EXTS = (".png", ".jpg", ".jpeg", ".bmp")
@@ -49,17 +52,38 @@ def read_image(path: str | Path) -> np.ndarray:
     if data and not _is_whole(BytesIO(data), check_pixels=True):
         kind = {PNG_SIGNATURE[:2]: "PNG", JPEG_START[:2]: "JPEG"}.get(data[:2], "BMP")
         raise BadFileError(path, f"truncated {kind}, or damaged inside {found}; copy it again")
+    if (num_pixels := _stated_pixels(data)) > MAX_PIXELS:
+        raise BadFileError(path, f"its header states {num_pixels} pixels, {MAX_PIXELS} at most")
     if data.startswith(JPEG_START):  # OpenCV drops the warnings of the same decoder
         try:
             return simplejpeg.decode_jpeg(data, "RGB", strict=True)
         except ValueError as error:
             raise BadFileError(path, f"damaged image {found}: {error}; copy it again") from error
     array = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED) if data else None
+    try:
+        image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED) if data else None
+    except cv2.error as error:
+        raise BadFileError(path, f"damaged image {found}: {error.err}") from error
     if image is None:
         other = other_kind(path)
         raise BadFileError(path, f"is {other}" if other else f"truncated or not an image {found}")
     return _as_rgb(path, image)
+
+
+def _stated_pixels(data: bytes) -> int:
+    """Return height times width as the header of a PNG, JPEG or BMP states them; 0 of others."""
+    if data.startswith(JPEG_START):
+        with suppress(ValueError):  # decoding names the reason
+            return math.prod(simplejpeg.decode_jpeg_header(data, strict=False)[:2])
+        return 0
+    if data.startswith(PNG_SIGNATURE):
+        sides = struct.unpack_from(">II", data.ljust(24, b"\0"), 16)
+    elif data.startswith(BMP_START):
+        is_old = data[14:18] == b"\x0c\0\0\0"
+        sides = struct.unpack_from("<hh" if is_old else "<ii", data.ljust(26, b"\0"), 18)
+    else:
+        return 0
+    return abs(math.prod(sides))
 
 
 def is_cut_short(path: str | Path) -> bool:

@@ -59,6 +59,9 @@ def probe_video(path: Path) -> tuple[int, tuple[int, int], list[str]]:
             seen.num_interlaced += bool(frame.interlaced_frame)
             if previous is None:
                 seen.rotation = frame.rotation
+                if frame.rotation % 90:
+                    reason = f"is to be turned by {frame.rotation} degrees; give a folder of images"
+                    raise BadFileError(path, reason)
                 seen.bits = max(component.bits for component in frame.format.components)
                 is_on_its_side = frame.rotation % 180 != 0
                 size = (frame.height, frame.width)[:: -1 if is_on_its_side else 1]

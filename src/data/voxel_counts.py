@@ -10,13 +10,13 @@ import logging
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from src.data.datasets.voxelizer import ticks_per_bin, voxelize_packed
-from src.data.errors import BadFileError, file_state, refuse_other_kind, with_patience
+from src.data.errors import DAMAGED, BadFileError, file_state, refuse_other_kind, with_patience
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry
 from src.paths import atomic_write
 
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 2  # raise when the counts of an unchanged source, or what is kept of them, would change
 INDEX_NAME = "index.json"
 UNKNOWN_TICKS = "0"
+LARGEST = 1 << 62
 
 Crop = tuple[int, int, int, int]  # y, x, height, width in pixels
 
@@ -101,10 +102,21 @@ def read_index(folder: str | Path) -> dict[str, VoxelEntry]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["format"] != FORMAT:
             return {}
-        return {name: VoxelEntry(**entry) for name, entry in stored["frames"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return {name: _checked(VoxelEntry(**entry)) for name, entry in stored["frames"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         logger.warning("%s cannot be used (%s); its frames are counted again", path, error)
         return {}
+
+
+def _checked(entry: VoxelEntry) -> VoxelEntry:
+    """Return an entry of the right types; a TypeError or ValueError where a value cannot be."""
+    numbers = [count for counts in entry.histograms.values() for count in counts]
+    numbers += [int(ticks) for ticks in entry.histograms]
+    numbers += [getattr(entry, f.name) for f in fields(VoxelEntry) if f.type in (int, float)]
+    for number in numbers:
+        if not 0 <= number < LARGEST:
+            raise ValueError(f"{number} is no count or sum")
+    return entry
 
 
 def write_index(folder: str | Path, entries: Mapping[str, VoxelEntry]) -> None:
@@ -174,7 +186,7 @@ def open_voxels(path: str | Path, num_bins: int) -> np.ndarray:
     try:
         # refuses archives and pickled objects
         grid = with_patience(path, lambda: np.lib.format.open_memmap(path, mode="r"))
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED as error:
         raise BadFileError(path, f"cannot be opened as .npy voxels: {error}") from error
     if grid.ndim != 3 or grid.shape[0] != num_bins or 0 in grid.shape:
         raise BadFileError(

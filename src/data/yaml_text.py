@@ -10,23 +10,35 @@ import yaml
 INDENT = 2
 MAX_CHARACTERS = 1 << 20
 MAX_DEPTH = 20
+MAX_ALIASES = 20  # in configurations; so few cannot multiply a text to what fills the memory
+MAX_DIGITS = 3500  # 0x and so many digits are a number that Python can still write
 
 
-def load_plain_mapping(text: str, where: str) -> dict[str, object]:
+def load_plain_mapping(text: str, where: str, max_aliases: int = 0) -> dict[str, object]:
     """Return the mapping that a text of lines `key: value` holds; `where` names it in messages.
 
     Tags, aliases and what takes long to parse are refused: the text may be of unknown origin.
     """
     try:
-        reason = _refusal(text)
-        values = None if reason else yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        values = load_checked(text, max_aliases=max_aliases)
+    except yaml.YAMLError as error:
         raise ValueError(f"{where}: not a plain YAML file: {error}") from error
-    if reason:
-        raise ValueError(f"{where}: {reason}")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"{where}: expected lines 'key: value', got {type(values).__name__}")
     return values
+
+
+def load_checked(text: str, loader: type = yaml.SafeLoader, max_aliases: int = 0) -> Any:
+    """Return what a YAML text holds; a YAMLError or ValueError where it is not accepted."""
+    reason = _refusal(text, max_aliases)
+    if reason:
+        raise ValueError(reason)
+    try:
+        return yaml.load(text, loader)  # noqa: S506 (a SafeLoader)
+    except ValueError as error:  # such as a date that does not exist
+        raise yaml.YAMLError(f"a value cannot be: {error}") from error
 
 
 def read_small_text(path: Path) -> str:
@@ -114,12 +126,23 @@ def number_text(value: float) -> str:
     return mantissa + ("" if "." in mantissa else ".0") + exponent + power
 
 
-def _refusal(text: str) -> str | None:
-    """Parse a text without building anything; return what is not accepted in it."""
-    depth = 0
+def _refusal(text: str, max_aliases: int) -> str | None:
+    """Parse a text without building anything; return what is not accepted in it.
+
+    Aliases multiply values where there are many. Values with a tag fail inside the library where
+    they do not fit it.
+    """
+    depth = num_aliases = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            return "aliases ('*name') are not accepted; write values out"
+            num_aliases += 1
+            if num_aliases > max_aliases:
+                allowed = f"more than {max_aliases} " if max_aliases else ""
+                return f"{allowed}aliases ('*name') are not accepted; write values out"
+        elif getattr(event, "tag", None) is not None:
+            return f"not a plain YAML file: tags ({event.tag}) are not accepted"
+        elif _is_plain(event) and len(event.value) > MAX_DIGITS:
+            return f"not a plain YAML file: a value of {len(event.value)} characters; quote a text"
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -127,6 +150,10 @@ def _refusal(text: str) -> str | None:
         if depth > MAX_DEPTH:  # the parser takes quadratic time for it
             return f"nested more than {MAX_DEPTH} levels deep; lines 'key: value' are needed"
     return None
+
+
+def _is_plain(event: yaml.Event) -> bool:
+    return isinstance(event, yaml.ScalarEvent) and event.implicit[0]
 
 
 def _block(keys: Sequence[str], value: str, column: int) -> str:

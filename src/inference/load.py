@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 from yacs.config import CfgNode
 
@@ -20,8 +19,10 @@ from src.data.description import (
     description_to_text,
 )
 from src.data.errors import listed
+from src.data.yaml_text import MAX_ALIASES, load_plain_mapping
 from src.models.build import build_model
 from src.models.weights import (
+    EXPORTED_TEXTS,
     NESTED_UNDER,
     VRT_PREFIX,
     convert_keys,
@@ -69,6 +70,8 @@ def load_model(
     path = _find_checkpoint(checkpoint, config, overrides)
     stored = read_torch_file(path, "weights")
     is_ours = isinstance(stored, dict) and "config" in stored and "model" in stored
+    if is_ours:
+        _check_parts(path, stored)
     if not is_ours and config is None:
         raise ValueError(f"{path} holds weights without a configuration; add --config FILE")
     part, arguments, step, data = None, None, None, ""
@@ -79,8 +82,9 @@ def load_model(
                 f"{path} holds no averaged weights (TRAIN.EMA_DECAY was 0); use --weights auto"
             )
         cfg = config_from_text(stored["config"], f"configuration in {path}", overrides)
-        arguments = yaml.safe_load(stored["vrt"]) if "vrt" in stored else None
         step, data = stored["progress"]["step"], stored.get("data", "")
+        if "vrt" in stored:
+            arguments = load_plain_mapping(stored["vrt"], f"vrt in {path}", MAX_ALIASES)
         if config is not None:
             use = "only names the run" if checkpoint is None else "is not read"
             logger.warning("%s has its own configuration; %s %s", path, config, use)
@@ -102,6 +106,14 @@ def load_model(
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     identity = {"file": str(path), "sha256": digest, "step": step, "run": cfg.EXP_NAME}
     return LoadedModel(model, cfg, {**identity, "weights": part}, data)
+
+
+def _check_parts(path: Path, stored: dict[str, Any]) -> None:
+    """Refuse a checkpoint of which parts are not of the type that is written."""
+    progress = stored.get("progress")
+    is_whole = isinstance(progress, dict) and isinstance(progress.get("step"), int)
+    if not is_whole or any(not isinstance(stored.get(key, ""), str) for key in EXPORTED_TEXTS):
+        raise ValueError(f"{path}: its configuration or progress is none: no checkpoint of ours")
 
 
 def _find_checkpoint(

@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 from yacs.config import CfgNode
 
+from src.data.yaml_text import MAX_ALIASES, load_checked
 from src.models.downloads import fetch_weights
 from src.models.integrate_vrt import RGBOnly, VRTWithSpike
 from src.models.weights import load_weights, read_torch_file
@@ -134,10 +135,10 @@ def read_vrt_arguments(path: str | Path) -> dict[str, Any]:
     """
     path = resolve(path)
     try:
-        arguments = yaml.safe_load(path.read_text(encoding="utf-8"))
+        arguments = load_checked(path.read_text(encoding="utf-8"), max_aliases=MAX_ALIASES)
     except OSError as error:
         raise ValueError(f"MODEL.VRT_CFG: {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"MODEL.VRT_CFG: {path} is not valid YAML: {error}") from error
     if not isinstance(arguments, dict):
         raise ValueError(f"MODEL.VRT_CFG: {path} holds no mapping of VRT's arguments")

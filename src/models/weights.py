@@ -5,12 +5,9 @@ Nothing pickled in a file runs, and damage is detected.
 
 import json
 import logging
-import lzma
 import pickle
 import re
-import struct
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from src.data.errors import DAMAGED
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)
@@ -46,11 +44,7 @@ FORMER_NAMES = {
 
 # What readers raise on a missing, foreign, cut or arbitrary file: torch's reader of the old
 # format takes any bytes for a program and fails somewhere in it.
-UNREADABLE = (
-    *(OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError),
-    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    SafetensorError,
-)
+UNREADABLE = (*DAMAGED, MemoryError, pickle.UnpicklingError, SafetensorError)
 # Of a checkpoint that was written as .safetensors: its texts, and the prefix of averaged weights.
 EXPORTED_TEXTS = ("config", "vrt", "data")
 EMA_PREFIX = "ema."

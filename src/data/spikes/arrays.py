@@ -7,22 +7,23 @@ exist and must be stated. Separate arrays `t`, `y`, `x` (and `p`) of one group, 
 structured array, are read as such a list. Errors are a ValueError that names the file.
 """
 
+import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from src.data.errors import other_kind
+from src.data.errors import DAMAGED, other_kind
 from src.data.spikes.spike_dat import check_binary, check_range
 
 H5_SUFFIXES = (".h5", ".hdf5")
 ARRAY_SUFFIXES = (".npy", ".npz", *H5_SUFFIXES)
 AXES = ("S", "H", "W")
+MAX_RATIO = 2000  # of packing; beyond it a header states what is not there
 MIN_STEPS = 16  # so many different times are not multiples of one number by chance
 LABELS = {"t": ("t", "ts", "time", "timestamp", "timestamps"), "y": ("y", "ys"), "x": ("x", "xs")}
 LABELS["p"] = ("p", "ps", "pol", "polarity", "polarities")
@@ -57,18 +58,16 @@ def open_array(path: str | Path, key: str | None = None, columns: str = "tyxp") 
     """
     path = Path(path)
     places = column_places(list_arrays(path), key)
-    with ExitStack() as stack:
-        with _naming(path):
-            arrays = stack.enter_context(_opened(path))
-            if places:
-                parts = [places[letter] for letter in columns if letter in places]
-                found = [_column(arrays[name], field) for name, field in parts]
-                if len({len(column) for column in found}) > 1:
-                    raise ValueError(f"columns {parts} have different lengths")
-                array = np.stack(found, axis=1)
-            else:
-                array = arrays[_choose(list(arrays), key)]
-                _refuse_hidden(array)
+    with _naming(path), _opened(path) as arrays:  # what its reader finds damaged is named, too
+        if places:
+            parts = [places[letter] for letter in columns if letter in places]
+            found = [_column(arrays[name], field) for name, field in parts]
+            if len({len(column) for column in found}) > 1:
+                raise ValueError(f"columns {parts} have different lengths")
+            array = np.stack(found, axis=1)
+        else:
+            array = arrays[_choose(list(arrays), key)]
+            _refuse_hidden(array)
         yield array
 
 
@@ -93,7 +92,7 @@ def _naming(path: Path) -> Iterator[None]:
     """Name the file, and what it is instead of an array, in what libraries raise about it."""
     try:
         yield
-    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         if str(error).startswith(f"{path}: "):
             raise
         kind = other_kind(path)
@@ -137,6 +136,9 @@ def _npy_header(archive: zipfile.ZipFile, name: str) -> Stored:
         is_first = np.lib.format.read_magic(member) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if is_first else None
         shape, _, dtype = (read or np.lib.format.read_array_header_2_0)(member)
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if num_bytes > (is_there := archive.getinfo(name).file_size):
+            raise ValueError(f"{name} states {num_bytes} bytes of values, {is_there} are there")
     return shape, dtype
 
 
@@ -183,6 +185,9 @@ def _refuse_hidden(array: Any) -> None:
             f"{getattr(array, 'name', 'the array')} has type {array.dtype}; plain numbers are "
             "needed (no objects, references, texts or lists of varying length)"
         )
+    is_h5 = hasattr(array, "id")
+    if is_h5 and array.nbytes > MAX_RATIO * max(array.id.get_storage_size(), 4096):
+        raise ValueError(f"{array.name} states shape {array.shape}, of which hardly any is stored")
     if getattr(array, "external", None) or getattr(array, "is_virtual", False):
         raise ValueError(f"{array.name} keeps its data in other files; copy it into one")
 

@@ -7,6 +7,7 @@ from a sidecar (ours, or the `config.yaml` of SpikeCV) or from the user. Errors 
 that names the file.
 """
 
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ SIDECAR_NAME = "spike.yaml"
 SPIKECV_NAME = "config.yaml"
 SPIKECV_SIZES = {"spike_h": "height", "spike_w": "width"}
 BIT_ORDERS = ("little", "big")
+NUMBER = (int, float, type(None))
+LARGEST = sys.float_info.max  # whole numbers above it cannot be multiplied by times
 CHUNK_BYTES = 4 << 20
 UNPACKED_BYTES = 32 << 20  # of spikes that are held in memory to be packed
 _ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
@@ -340,8 +343,8 @@ def _parse_sidecar(path: Path, entries: dict, otherwise: Mapping[str, object]) -
     kinds = {
         "height": int,
         "width": int,
-        "ticks_per_second": (int, float, type(None)),
-        "threshold": (int, float, type(None)),
+        "ticks_per_second": NUMBER,
+        "threshold": NUMBER,
         "bit_order": str,
         "flip_rows": bool,
     }
@@ -351,8 +354,8 @@ def _parse_sidecar(path: Path, entries: dict, otherwise: Mapping[str, object]) -
         value = entries[key]
         if not isinstance(value, kinds[key]) or (isinstance(value, bool) and key != "flip_rows"):
             problems.append(f"{key} is {value!r}")
-        elif key in ("ticks_per_second", "threshold") and value is not None and not value > 0:
-            problems.append(f"{key} is {value!r}, it must be above 0")
+        elif kinds[key] == NUMBER and value is not None and not 0 < value <= LARGEST:
+            problems.append(f"{key} is {value!r}, it must be above 0 and finite")
     if problems:
         raise ValueError(f"{path}: {'; '.join(problems)}; known keys: {', '.join(kinds)}")
     try:
