@@ -2,7 +2,7 @@
 
 Whole small files are cut, repeated, swapped and overwritten. A reader must not raise what its
 entry point does not catch, take 10 s or a gigabyte, or leave files behind. A run tries 64 inputs
-per reader, fewer of slow ones; `pytest -m nightly` as many as VRT_SPIKE_FUZZ says (1000; for a
+per reader, fewer of slow ones; `pytest -m nightly` as many as VRT_SPIKE_FUZZ says (200; for a
 whole night VRT_SPIKE_FUZZ=20000).
 """
 
@@ -39,7 +39,7 @@ from tests.spike_cases import dense_to_events, random_spikes
 from tests.test_source_mraw import write_mraw
 
 SIZE, NUM_BINS, SECONDS, EXTRA_BYTES = (8, 16), 3, 10, 1 << 30
-NIGHTLY = int(os.environ.get("VRT_SPIKE_FUZZ", "1000"))
+NIGHTLY = int(os.environ.get("VRT_SPIKE_FUZZ", "200"))
 GEOMETRY = spike_dat.SpikeGeometry(*SIZE)
 SPIKES = random_spikes(12, *SIZE)
 BITS = bytes(range(250)) * 50
