@@ -83,7 +83,7 @@ FOUND = {
     "exposures.csv": [("insert", 0, 1, b"x" * 200_000)], "spike.yaml": [("token", 5, 1, b".inf")],
     "dataset.yaml": [("token", 1, 1, b"!!bool x")], "run.yaml": [("token", 1, 1, b"2024-99-99")],
     "inspected.h5": [("cut", 291331, 19, b""), ("write", 2048, 28, b":")],
-    "old.pth": [("token", 33, 1, b"\xff\xff\xff\x7f"), ("write", 62, 1, b"1e999")],
+    "old.pth": [("flip", 1408, 40, b"")],
 }  # fmt: skip
 
 
@@ -117,6 +117,7 @@ class Reader(NamedTuple):
     read: Callable[[Path], bool]
     errors: type[Exception] = BadFileError  # what the entry points make a sentence of
     share: int = 1  # the number of inputs is divided by it
+    longest: int = 200_000  # bytes that are put in at once
 
 
 def write_array(path: Path) -> None:
@@ -246,7 +247,7 @@ READERS = (
       for end in ("mp4", "webm", "avi")),
     Reader("last.pth", lambda p: torch.save(STATE, p), read_weights, ValueError),
     Reader("old.pth", lambda p: torch.save(WEIGHTS, p, _use_new_zipfile_serialization=False),
-           read_weights, ValueError),
+           read_weights, ValueError, longest=10_000),  # torch's time is quadratic in a name
     Reader("a.safetensors", lambda p: save_file(WEIGHTS, p), read_weights, ValueError),
 )  # fmt: skip
 
@@ -294,6 +295,7 @@ def test_damaged_files_are_read_rightly_or_named(reader, count, tmp_path):
     )  # fmt: skip
     @hypothesis.given(EDITS)
     def check(edits: list[tuple[str, int, int, bytes]]) -> None:
+        edits = [(*where, piece[: reader.longest]) for *where, piece in edits]
         check_file(reader, path, damage(whole, edits))
 
     assert check_file(reader, path, whole) is None

@@ -133,11 +133,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: holds weights but no training state; to start from weights alone give the "
             "file as MODEL.PRETRAINED"
         )
-    step = state["progress"].get("step") if isinstance(state["progress"], dict) else None
-    if not (isinstance(step, int) and isinstance(state["format"], int)):
+    found, progress = state["format"], state["progress"]
+    if isinstance(found, int) and found > FORMAT:
+        raise ValueError(f"{path}: format {found}; this version reads up to {FORMAT}")
+    step = progress.get("step") if isinstance(progress, dict) else None
+    if not (isinstance(found, int) and isinstance(step, int)):
         raise ValueError(f"{path}: its format or step is no whole number: no checkpoint of ours")
-    if state["format"] > FORMAT:
-        raise ValueError(f"{path}: format {state['format']}; this version reads up to {FORMAT}")
     for part in state.keys() & {"model", "ema"}:
         state[part] = convert_keys(state[part])
     return state

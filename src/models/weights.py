@@ -44,7 +44,7 @@ FORMER_NAMES = {
 
 # What readers raise on a missing, foreign, cut or arbitrary file: torch's reader of the old
 # format takes any bytes for a program and fails somewhere in it.
-UNREADABLE = (*DAMAGED, MemoryError, pickle.UnpicklingError, SafetensorError)
+UNREADABLE = (*DAMAGED, AssertionError, MemoryError, pickle.UnpicklingError, SafetensorError)
 # Of a checkpoint that was written as .safetensors: its texts, and the prefix of averaged weights.
 EXPORTED_TEXTS = ("config", "vrt", "data")
 EMA_PREFIX = "ema."

@@ -136,7 +136,7 @@ def _npy_header(archive: zipfile.ZipFile, name: str) -> Stored:
         is_first = np.lib.format.read_magic(member) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if is_first else None
         shape, _, dtype = (read or np.lib.format.read_array_header_2_0)(member)
-        num_bytes = math.prod(shape) * dtype.itemsize
+        num_bytes = 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
         if num_bytes > (is_there := archive.getinfo(name).file_size):
             raise ValueError(f"{name} states {num_bytes} bytes of values, {is_there} are there")
     return shape, dtype
