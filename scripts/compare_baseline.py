@@ -72,7 +72,7 @@ def main() -> int:
             training=build_recordings(cfg, cfg.DATA.TRAIN_SPLIT),
             rivals=find_rivals(cfg),
         )
-        write(comparison, "" if args.on is None else f"_on_{args.on.resolve().name}")
+        write(comparison, "" if args.on is None else f"_on_{resolve(args.on).name}")
     except (ConfigError, OSError, ValueError, NonFiniteOutputError, TileMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -67,7 +67,9 @@ def export(args: argparse.Namespace) -> None:
     where = f"configuration in {args.checkpoint}"
     state["config"] = config_to_text(config_from_text(state["config"], where, ["EXP_NAME", name]))
     progress = state["progress"]
-    scores = {"validation": {"psnr_rgb": progress["best_psnr"], "step": progress["best_step"]}}
+    scores = {}
+    if progress.get("best_step") == progress["step"]:  # else the score is that of other weights
+        scores["validation"] = {"psnr_rgb": progress["best_psnr"]}
     scores |= {str(path): scores_of(path) for path in args.report}
     facts = {"licence": args.licence, "scores": scores, "compute_s": progress.get("compute_s")}
     with atomic_write(args.output) as partial:
@@ -81,9 +83,8 @@ def scores_of(path: Path) -> dict[str, float | None]:
         ValueError: The file has none.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["scores"]["restored"][
-            "mean_over_frames"
-        ]
+        scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        return scores["restored"]["mean_over_frames"]
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: no report of src/test.py with --input_sharp") from error
 

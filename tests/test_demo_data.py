@@ -170,7 +170,7 @@ def test_bytes_depend_on_the_seed_and_not_on_the_number_of_processes(made, tmp_p
 
 
 def test_complete_data_is_left_alone_and_other_data_are_refused(copy, monkeypatch, capsys):
-    """What `fill_root` does with the rest is told by the tests of training scenes."""
+    """What `fill_root` does with the rest is proved by the tests of training scenes."""
     (copy / "train/seq_000/spike_vox").mkdir()  # what preparation adds does not matter
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
     assert make_demo_data(copy, SEED, MINIATURE) == []

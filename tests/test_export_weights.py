@@ -18,7 +18,7 @@ STATE = {
     "config": config_to_text(get_defaults()),
     "vrt": "depths: [1, 2]\n",
     "data": "source: demo\n",
-    "progress": {"step": 7, "best_psnr": 27.5, "best_step": 6, "compute_s": 12.5},
+    "progress": {"step": 7, "best_psnr": 27.5, "best_step": 7, "compute_s": 12.5},
 }
 
 
@@ -48,7 +48,7 @@ def test_both_sets_of_weights_and_the_facts(checkpoint, tmp_path, capsys):
     assert "EXP_NAME: small\n" in stored["config"]
     assert stored["progress"] == {"step": 7}
     assert (stored["licence"], stored["compute_s"]) == ("Apache-2.0", 12.5)
-    validation = {"psnr_rgb": 27.5, "step": 6}
+    validation = {"psnr_rgb": 27.5}
     assert stored["scores"] == {"validation": validation, str(report): {"ssim_rgb": 1}}
     assert "optimizer" not in stored
 
@@ -63,6 +63,13 @@ def test_merged_weights_are_the_averaged_ones(checkpoint, tmp_path):
     assert load_weights(model, output, require_all=True).missing == ()
     assert model["vrt"].weight.eq(2).all()
     assert model["vrt"].bias.eq(1).all()
+
+
+def test_a_score_of_other_weights_is_not_theirs(tmp_path):
+    progress = STATE["progress"] | {"step": 8}
+    save_checkpoint(tmp_path / "last.pth", STATE | {"progress": progress})
+    assert main([str(tmp_path / "last.pth"), str(tmp_path / "a.safetensors")]) == 0
+    assert facts_of(tmp_path / "a.safetensors")["scores"] == "{}"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def answering(monkeypatch, owner, name, error):
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, recwarn, number):
-    """Lustre and NFS without locks; what is left of a killed process keeps nobody out."""
+    """Lustre and NFS without locks; what is left of a killed process blocks no other."""
     answering(monkeypatch, fcntl, "flock", OSError(number, "no locks here"))
     for _ in range(2):
         with locked(tmp_path / "a.lock", wait=False) as is_mine:

@@ -1,4 +1,4 @@
-"""Which tick of a spike stream shows what a sharp frame shows; whether it is right, others decide.
+"""Which tick of a spike stream shows what a sharp frame shows.
 
 The image of the rate in a short window (TFP) moves with the scene. The centre of the window that
 fits the sharp frame best is the instant of that frame, whatever a table says about it. A scene in
