@@ -15,6 +15,7 @@ from src import paths
 from src.config import config_to_text, get_defaults, load_config
 from src.data.description import read_description, write_description
 from src.engine.checkpoint import (
+    Checkpoints,
     CheckpointWriteError,
     find_checkpoint,
     load_checkpoint,
@@ -150,6 +151,13 @@ def test_other_files_are_no_checkpoints(tmp_path, content, remedy):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=remedy):
         load_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_checkpoint_that_lacks_parts_is_named():
+    run, parts = SimpleNamespace(name="run"), {"progress": Progress()}
+    checkpoints = Checkpoints(run, None, parts, {"config": "", "vrt": "", "data": ""})
+    with pytest.raises(ValueError, match="the checkpoint lacks config, vrt;"):
+        checkpoints.load_state_dict({"progress": {"step": 1}})
 
 
 def test_f22_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path):

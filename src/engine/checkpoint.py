@@ -220,6 +220,12 @@ class Checkpoints:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put the run in the state of a checkpoint, unless it would become another run."""
+        needed = (self.parts | self.identity).keys() - {"ema", "data"}  # which may be new
+        if lacking := sorted(needed - state.keys()):
+            raise ValueError(
+                f"run {self.run.name} cannot resume: the checkpoint lacks {', '.join(lacking)}; "
+                "give a whole one, or its weights as MODEL.PRETRAINED"
+            )
         conflicts = resume_conflicts(state, self.state_dict())
         if conflicts:
             raise ValueError(
