@@ -65,7 +65,7 @@ GRAD_CLIP = 0.2
 SAVE_SECONDS = 30.0
 COUNTERS = ("step", "compute_s", "loss")
 ENDLESS = 10**8
-VERSION = 3  # raise when equal inputs would give other weights
+VERSION = 4  # raise when equal inputs would give other weights
 
 
 class PlainUNet(nn.Module):
@@ -249,7 +249,7 @@ def train_beside(cfg: CfgNode, budget: Budget, stop: StopSignals) -> None:
 def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
     """Return what decides the weights; equal inputs need no second training."""
     keys = ("TRAIN_SPLIT", "CLIP_LEN", "CROP_SIZE", "K", "NORM", "GAIN", "AUGMENT")
-    keys += ("BIN_NORMALIZE", "MATCH_LIGHT")
+    keys += ("BIN_NORMALIZE", "MATCH_LIGHT", "CENTER_SHARP")
     settings = "; ".join(f"{key} {cfg.DATA[key]}" for key in keys)
     data = describe_root(cfg.DATA.ROOT) or str(cfg.DATA.ROOT)
     return {

@@ -109,6 +109,11 @@ SCHEMA: dict[str, Any] = {
             "Scale the counts of a clip so that their mean is the mean luma of its blurry frames; "
             "the threshold of the spike camera then does not matter. DATA.NORM is not measured.",
         ),
+        "CENTER_SHARP": Key(
+            False,
+            "Shift the bins of an exposure by whole bins, so that the instant of its sharp frame, "
+            "t_sharp in exposures.csv, is in the middle; the last bin is repeated.",
+        ),
         "IMAGE_EXTS": Key([".png", ".jpg", ".jpeg", ".bmp"], "Names of images end so.", EXTENSIONS),
         "SPIKE_DIR": Key("spike", "Folder of a sequence with its .dat files.", NAME),
         "VOXEL_CACHE_DIRNAME": Key("spike_vox", "Folder of a sequence with voxel counts.", NAME),

@@ -15,12 +15,13 @@ from src.data.datasets.spike_deblur_dataset import (
     find_clips,
 )
 from src.data.errors import BadSample, DataSetError
-from src.data.exposures import read_alignment
+from src.data.exposures import read_alignment, read_exposures, write_exposures
 from src.data.frames import read_image, write_png
 from src.data.normalization import Normalization
 from src.data.recordings import Recording
 from src.data.scanning import scan_split
 from src.data.transforms import AugmentSettings
+from src.inference.restore import _FrameWindow
 from tests.data_cases import align, copy_root, settings_of, write_miniature
 
 RANDOM = ClipSettings(frames=3, crop_px=32, augment=AugmentSettings(True, True, True))
@@ -77,6 +78,31 @@ def test_sample_of_whole_frames_holds_the_files(original):
         assert counts.any()
         expected = (np.log1p(counts.astype(np.float32)) - 0.3) / 0.5
         assert np.allclose(sample["spike_vox"][t].numpy(), expected, atol=1e-6)
+
+
+def test_bins_are_shifted_so_that_the_sharp_frame_is_in_the_middle(root):
+    recording = recordings_of(root)[0]
+    counts = np.array([recording.read_counts(i) for i in range(3)])
+    sample = dataset_of(root, WHOLE, norm=Normalization(center_sharp=True), as_uint8=True)[0]
+    assert np.array_equal(sample["spike_vox"], counts)  # not stated: it is in the middle
+    path = root / "train/seq_000/exposures.csv"
+    times = read_exposures(path, 1000.0)
+    for k, exposure in times.items():
+        sharp = exposure.t0 + (0.4 if k else 0.5) * (exposure.t1 - exposure.t0)
+        times[k] = dataclasses.replace(exposure, t_sharp=sharp)
+    write_exposures(path, times)
+    dataset = dataset_of(root, WHOLE, norm=Normalization(center_sharp=True), as_uint8=True)
+    sample = dataset[0]
+    ticks = np.array([recording.bin_ticks(i) for i in range(3)])
+    for k, shift in enumerate((0, 3, 3)):  # 0.1 of 32 bins
+        bins = [max(0, b - shift) for b in range(32)]
+        assert np.array_equal(sample["spike_vox"][k], counts[k, bins])
+        assert np.array_equal(sample["bin_ticks"][k], ticks[k, bins])
+    assert np.array_equal(dataset_of(root, WHOLE, as_uint8=True)[0]["spike_vox"], counts)
+    read = _FrameWindow(dataset.recordings[0], True, Normalization(0, 1, 1, True, False, True))
+    clip = read.read([0, 1, 2])
+    assert np.array_equal(clip.counts[0], sample["spike_vox"])
+    assert np.array_equal(clip.bin_ticks[0], sample["bin_ticks"])
 
 
 def test_crop_flips_and_reversal_act_on_all_three_together(tmp_path):

@@ -12,7 +12,6 @@ from src.comparison.no_learning import (
     choose_spike_image,
     difference_image,
     gaussian_blur,
-    sharp_instants,
     window_rate,
 )
 from src.data.spikes.reconstruct import tfp
@@ -121,9 +120,10 @@ def test_the_best_image_is_chosen_and_beats_its_input(tmp_path, spikes):
 def test_the_instant_is_the_part_of_the_exposure_in_any_unit(tmp_path):
     folder = sequence(tmp_path)
     recording = open_sequence(folder, 32).recording
-    assert sharp_instants(recording) == [0.5] * 4
+    assert recording.sharp_instants == [0.5] * 4
     state_instants(folder)
-    assert sharp_instants(recording) == pytest.approx([24 / 56] * 4)
+    recording = open_sequence(folder, 32).recording
+    assert recording.sharp_instants == pytest.approx([24 / 56] * 4)
 
 
 class Stripes:

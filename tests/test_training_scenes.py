@@ -31,6 +31,7 @@ from src.prepare.training_scenes import (
     make_training_scenes,
     mean_light,
     photograph,
+    simulate_scene,
 )
 
 SEED = 3
@@ -42,6 +43,7 @@ def small(seed: int, split: str, index: int, *options) -> ScenePlan:
     """The plan of a scene with fewer, shorter and certainly moving exposures."""
     plan = drawn(seed, split, index, *options)
     changes = {"num_frames": 4, "ticks": 24, "sharp_tick": 11, "stride": (24, 30, 18)[index % 3]}
+    changes |= {"frames_averaged": 0}
     return replace(plan, **changes, camera_px=6.0, downscale=1 + (index + 1) % 2)
 
 
@@ -79,7 +81,7 @@ def test_plans_cover_what_they_promise():
         return values.min(), values.max()
 
     ranges = {
-        "ticks": (24, 160),
+        "ticks": (15, 160),
         "threshold": (1, 4),
         "softness_px": (0.4, 1.2),
         "camera_px": (0, 20),
@@ -90,6 +92,12 @@ def test_plans_cover_what_they_promise():
         least, most = span(name)
         assert low <= least <= low + 0.1 * (high - low) + 1e-9, name
         assert high - 0.1 * (high - low) - 1e-9 <= most <= high, name
+    videos = [plan for plan in plans if plan.frames_averaged]
+    assert len(videos) / len(plans) == pytest.approx(0.5, abs=0.08)
+    for plan in videos:
+        step = plan.ticks / plan.frames_averaged
+        assert (plan.stride, plan.sharp_tick) == (plan.ticks, plan.frames_averaged // 2 * step)
+    plans = [plan for plan in plans if not plan.frames_averaged]
     strides = np.array([plan.stride / plan.ticks for plan in plans])
     assert [np.mean(strides == 1), np.mean(strides > 1), np.mean(strides < 1)] == pytest.approx(
         [0.5, 0.3, 0.2], abs=0.08
@@ -150,6 +158,24 @@ def test_files_are_the_rendered_scene(made):
             assert np.abs(blurry - light ** (1 / plan.gamma)).mean() < allowed
             assert np.abs(sharp / 255.0 - light ** (1 / plan.gamma)).mean() > 0.002
         assert yaml.safe_load((folder / "scene.yaml").read_text())["ticks"] == 24
+
+
+def test_a_scene_made_as_from_a_video_averages_a_few_pictures_and_fades_between_them(tmp_path):
+    plan = small(SEED, "train", 0)
+    plan = replace(plan, stride=24, sharp_tick=8, frames_averaged=3, gamma=1.0, jpeg_quality=0)
+    scene = TrainingScene(SEED, plan)
+    pictures, _ = next(expose(SEED, plan))
+    keys = [scene.rgb(tick / 24).astype(float) for tick in (0, 8, 16, 24)]
+    for tick, picture in enumerate(pictures):
+        expected = keys[tick // 8] * (1 - tick % 8 / 8)
+        if tick % 8:
+            expected += keys[tick // 8 + 1] * (tick % 8 / 8)
+        assert np.abs(picture - expected).max() <= 0.5
+    simulate_scene(SEED, tmp_path / "scene", plan)
+    assert np.array_equal(read_image(tmp_path / "scene/sharp/000000.png"), keys[1])
+    blurry = read_image(tmp_path / "scene/blur/000000.png")
+    assert np.abs(blurry - np.mean(keys[:3], axis=0)).mean() < 3
+    assert np.abs(blurry - np.mean(pictures, axis=0)).mean() > 0.1
 
 
 @pytest.mark.parametrize("stride", [13, 24, 31])

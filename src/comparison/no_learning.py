@@ -15,7 +15,6 @@ import torch
 from einops import einsum
 from torch.nn import functional
 
-from src.data.exposures import EXPOSURES_NAME, read_exposures
 from src.data.recordings import Recording
 from src.data.simulation.simulator import BT601
 from src.data.spikes.reconstruct import tfi
@@ -55,7 +54,7 @@ class SpikeImage:
 
     def restore(self, recording: Recording) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the number and the uint8 RGB [H, W, 3] of every frame."""
-        for i, instant in enumerate(sharp_instants(recording)):
+        for i, instant in enumerate(recording.sharp_instants):
             base, image = self.parts(read_exposed(recording, i, instant))
             yield i, to_bytes(base + self.gain * image[..., None])
 
@@ -84,7 +83,7 @@ def choose_spike_image(
     The gain of each is the one of least squares. TFI needs spikes, not only voxels, in all
     sequences, those to be tested among them.
     """
-    places = [(r, i, at) for r in training for i, at in enumerate(sharp_instants(r))]
+    places = [(r, i, at) for r in training for i, at in enumerate(r.sharp_instants)]
     places = places[:: max(1, len(places) // FIT_FRAMES)][:FIT_FRAMES]
     exposures = [_num_ticks(recording.bin_ticks(i)) for recording, i, _ in places]
     candidates = _candidates(float(np.median(exposures)), (*training, *tested))
@@ -137,21 +136,6 @@ def read_exposed(recording: Recording, i: int, instant: float) -> Exposed:
         spikes,
         instant,
     )
-
-
-def sharp_instants(recording: Recording) -> list[float]:
-    """Return the part of its exposure that has passed at the instant of each sharp frame.
-
-    It is the middle where the exposures of the sequence do not state it.
-    """
-    path = recording.frames[0].blurry.parents[1] / EXPOSURES_NAME
-    known = read_exposures(path, ticks_per_second=1.0) if path.is_file() else {}  # any unit: ratios
-    parts = {
-        index: (exposure.t_sharp - exposure.t0) / (exposure.t1 - exposure.t0)
-        for index, exposure in known.items()
-        if exposure.t_sharp is not None
-    }
-    return [parts.get(frame.index, 0.5) for frame in recording.frames]
 
 
 def bound_at_spike_resolution(recording: Recording) -> Iterator[tuple[int, np.ndarray]]:

@@ -26,6 +26,7 @@ class Normalization:
         gain: factor on the counts, `DATA.GAIN`; the spike threshold makes them intensity.
         bin_normalize: divide the counts of a bin by its number of ticks, `DATA.BIN_NORMALIZE`.
         match_light: scale the counts of a clip to the light of its frames, `DATA.MATCH_LIGHT`.
+        center_sharp: shift bins so that the sharp frame is in the middle, `DATA.CENTER_SHARP`.
     """
 
     mean: float = 0.0
@@ -33,13 +34,26 @@ class Normalization:
     gain: float = 1.0
     bin_normalize: bool = False
     match_light: bool = False
+    center_sharp: bool = False
 
 
 def normalization_from(cfg: CfgNode) -> Normalization:
     """Return what the configuration says."""
     data = cfg.DATA
     mean, std = data.NORM.MEAN, data.NORM.STD
-    return Normalization(mean, std, data.GAIN, data.BIN_NORMALIZE, data.MATCH_LIGHT)
+    flags = data.BIN_NORMALIZE, data.MATCH_LIGHT, data.CENTER_SHARP
+    return Normalization(mean, std, data.GAIN, *flags)
+
+
+def centred_bins(sharp_instant: float, num_bins: int) -> np.ndarray:
+    """Return which bin takes the place of each of K bins, so that an instant is in the middle.
+
+    Args:
+        sharp_instant: 0 at the start of the exposure, 1 at its end.
+        num_bins: K. Bins before the first or after the last repeat it.
+    """
+    shift = round(num_bins * (sharp_instant - 0.5))
+    return np.clip(np.arange(num_bins) + shift, 0, num_bins - 1)
 
 
 def normalize_counts(

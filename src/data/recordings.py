@@ -9,8 +9,10 @@ import numpy as np
 
 from src.data.datasets.voxelizer import ticks_per_bin
 from src.data.errors import BadFileError, DataSetError, FileState, listed, refuse_changed
+from src.data.exposures import EXPOSURES_NAME, read_exposures
 from src.data.frame_cache import FrameStore
 from src.data.frames import ImageReader, read_image
+from src.data.normalization import centred_bins
 from src.data.voxel_counts import Crop, SpikeSource, count_source, open_voxels, read_voxels
 
 
@@ -90,6 +92,22 @@ class Recording:
         if spikes is not None and spikes.geometry is not None:  # the same for all frames
             return spikes.geometry.height, spikes.geometry.width
         return self._first(lambda frame: open_voxels(frame.spikes.path, self.num_bins).shape[1:])
+
+    @cached_property
+    def sharp_instants(self) -> list[float]:
+        """The part of its exposure that has passed at the instant of each sharp frame.
+
+        It is the middle where the exposures of the sequence do not state it.
+        """
+        exposures, path = self.frames, self.frames[0].blurry.parents[1] / EXPOSURES_NAME
+        if exposures[0].t_sharp is None and path.is_file():
+            known = read_exposures(path, ticks_per_second=1.0)  # any unit: ratios
+            exposures = [known.get(frame.index, frame) for frame in self.frames]
+        return [0.5 if e.t_sharp is None else (e.t_sharp - e.t0) / (e.t1 - e.t0) for e in exposures]
+
+    def centred_bins(self, i: int) -> np.ndarray:
+        """Return which bin of frame i takes the place of each bin, see `DATA.CENTER_SHARP`."""
+        return centred_bins(self.sharp_instants[i], self.num_bins)
 
     def read_blurry(self, i: int, crop: Crop | None = None) -> np.ndarray:
         """Read blurry frame i: uint8 [h, w, 3], of the crop (y, x, h, w) in its pixels."""

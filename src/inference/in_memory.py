@@ -103,6 +103,10 @@ class ArraySequence:
             raise ValueError("DATA.BIN_NORMALIZE needs the ticks of every bin; give bits")
         return self.ticks[i]
 
+    def centred_bins(self, i: int) -> np.ndarray:
+        """Return the bins as they are: the middle of an exposure is what is restored."""
+        return np.arange(len(self.counts[i]))
+
     def add_spikes(
         self,
         kind: str,

@@ -100,7 +100,7 @@ class Restorer:
         if len(source) == 0:
             return
         plan, indices = plan_time(len(source), self.settings)
-        window = _FrameWindow(source, self.use_spikes, self.norm.bin_normalize)
+        window = _FrameWindow(source, self.use_spikes, self.norm)
         with evaluating(self.model):
             frames = blend_clips(
                 lambda clip: self._run_clip(window.read(clip)), plan, indices, clips
@@ -225,9 +225,10 @@ class _Clip:
 class _FrameWindow:
     """Reads the frames of one clip after the other; keeps only those that the clips share."""
 
-    def __init__(self, source: Recording, use_spikes: bool, use_ticks: bool) -> None:
-        self.source = source
-        self.use_spikes, self.use_ticks = use_spikes, use_spikes and use_ticks
+    def __init__(self, source: Recording, use_spikes: bool, norm: Normalization) -> None:
+        self.source, self.use_spikes = source, use_spikes
+        self.use_ticks = use_spikes and norm.bin_normalize
+        self.bins = source.centred_bins if norm.center_sharp else lambda i: slice(None)
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def read(self, frames: list[int]) -> _Clip:
@@ -240,12 +241,15 @@ class _FrameWindow:
         if self.use_spikes:
             counts = torch.stack([self.kept[i][1] for i in frames])[None]
         if self.use_ticks:
-            ticks = torch.from_numpy(np.stack([self.source.bin_ticks(i) for i in frames]))[None]
+            ticks = [self.source.bin_ticks(i)[self.bins(i)] for i in frames]
+            ticks = torch.from_numpy(np.stack(ticks))[None]
         return _Clip(torch.stack([self.kept[i][0] for i in frames])[None], counts, ticks)
 
     def _read_frame(self, i: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         rgb = torch.from_numpy(np.array(self.source.read_blurry(i))).permute(2, 0, 1)
-        counts = torch.from_numpy(np.array(self.source.read_counts(i))) if self.use_spikes else None
+        counts = None
+        if self.use_spikes:
+            counts = torch.from_numpy(np.array(self.source.read_counts(i)[self.bins(i)]))
         before = next(iter(self.kept.values()), (rgb, counts))
         for what, new, known in zip(("frame", "spike counts"), (rgb, counts), before, strict=True):
             if new is not None and new.shape != known.shape:

@@ -2,7 +2,9 @@
 
 Scene i of a split depends on (seed, split, i) alone. Its pictures are rendered at every tick of the
 spike camera: a blurry frame is the mean of the ticks of its exposure, its sharp counterpart is one
-of them, and the spike camera integrates them. `scene.yaml` of a scene says what was drawn.
+of them, and the spike camera integrates them. Half of the scenes are like data made from a
+high-speed video instead: a blurry frame is the mean of a few pictures, the spike camera sees
+cross-fades between them. `scene.yaml` of a scene says what was drawn.
 """
 
 import functools
@@ -43,7 +45,7 @@ from src.prepare.demo_scenes import (
     shift_matrix,
 )
 
-VERSION = 3  # to be raised whenever the same seed gives other bytes than before
+VERSION = 4  # to be raised whenever the same seed gives other bytes than before
 SPIKE_SCALES = {"mixed": (2, 1), "half": (2, 2), "full": (1, 1)}  # usual and other RGB pixels
 TRANSFERS = {1.0: "encoded", 2.2: "linear"}  # what the spikes integrate, by the RGB camera's gamma
 CONTENT = f"{ACCEPTED}frames and spikes are renderings of one scene"
@@ -61,6 +63,7 @@ PHOTOGRAPHS = {
 }
 OF_SCIKIT_LEARN = ("china.jpg", "flower.jpg")  # the others are scikit-image's
 LARGEST_PART_PX = 640  # of a photograph; a scene shows less
+VIDEO = 0.5  # part of the scenes made as from a high-speed video
 DEAD_LEAVES = 0.25  # part of the training split's textures that are drawn shapes
 _PLAN, _LAYERS, _SPIKES, _CAMERA = range(4)  # streams of random numbers
 
@@ -76,6 +79,7 @@ class ScenePlan:
     ticks: int  # length of an exposure
     stride: int  # ticks from one exposure's start to the next; below `ticks` they overlap
     sharp_tick: int  # tick of the sharp frame in its exposure
+    frames_averaged: int  # pictures whose mean is a blurry frame; 0: those of all ticks
     gamma: float  # 1.0: blur and spikes are of encoded values; 2.2: of light
     softness_px: float  # standard deviation of the optical blur, in RGB pixels
     camera_px: float  # root-mean-square shift of the camera in one exposure, in RGB pixels
@@ -127,6 +131,10 @@ def draw_plan(
         temporal_sigma=is_noisy * _log_uniform(rng, 0.003, 0.1),
         sensor_seed=int(rng.integers(2**31)),
     )
+    averaged = int(rng.random() < VIDEO) * int(rng.choice(range(5, 16, 2)))
+    if averaged:
+        step = max(2, ticks // averaged)
+        ticks, stride, sharp = averaged * step, 1.0, (averaged - 1) / 2 / averaged
     plan = ScenePlan(
         split=split,
         index=index,
@@ -135,6 +143,7 @@ def draw_plan(
         ticks=ticks,
         stride=round(ticks * stride),
         sharp_tick=min(round(ticks * sharp), ticks - 1),
+        frames_averaged=averaged,
         gamma=float(rng.choice(list(TRANSFERS))),
         softness_px=_rounded(rng.uniform(0.4, 1.2)),
         camera_px=moves * _log_uniform(rng, 2, 20),
@@ -193,7 +202,8 @@ def simulate_scene(seed: int, folder: Path, plan: ScenePlan) -> SequenceReport:
 
     def frames() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, Exposure]]:
         for k, (pictures, spikes) in enumerate(expose(seed, plan)):
-            blurry = photograph(mean_light(pictures, plan.gamma), plan, rng)
+            step = plan.ticks // (plan.frames_averaged or plan.ticks)
+            blurry = photograph(mean_light(pictures[::step], plan.gamma), plan, rng)
             times = k * plan.stride + np.array([0, plan.ticks, plan.sharp_tick])
             t0, t1, t_sharp = (times / TICKS_PER_SECOND).tolist()
             yield blurry, pictures[plan.sharp_tick], spikes, Exposure(t0, t1, t_sharp=t_sharp)
@@ -224,7 +234,7 @@ def expose(seed: int, plan: ScenePlan) -> Iterator[tuple[np.ndarray, np.ndarray]
     for start in range(0, plan.num_frames * plan.stride, plan.stride):
         known = max(0, plan.ticks - plan.stride) if start else 0
         ticks = range(start + known, start + plan.ticks)
-        new = np.stack([scene.rgb(tick / plan.ticks) for tick in ticks])
+        new = scene.pictures(ticks)
         bits = sensor.expose(rgb_to_intensity(new, TRANSFERS[plan.gamma], plan.downscale))
         bits[:, place < plan.dead] = 0
         bits[:, place > 1 - plan.hot] = 1
@@ -261,7 +271,8 @@ class TrainingScene:
 
     def __init__(self, seed: int, plan: ScenePlan) -> None:
         rng = _generator(seed, plan.split, plan.index, _LAYERS)
-        self.size = plan.size
+        self.size, self.ticks = plan.size, plan.ticks
+        self.step = plan.ticks // (plan.frames_averaged or plan.ticks)
         duration = (plan.num_frames - 1) * plan.stride / plan.ticks + 1
         self.background, scale, place = soft_texture(rng, plan, margin_px=max(plan.size) / 2)
         own = pose_matrix([*place, -np.log(scale), rng.uniform(-np.pi, np.pi)])
@@ -273,6 +284,20 @@ class TrainingScene:
             x, y = rng.uniform(-0.45, 0.45, 2) * plan.size[::-1]
             texture, own = cut_blob(rng, plan)
             self.objects.append(Layer(texture, own, replace(motion, rest=np.array([x, y, 0, 0]))))
+
+    def pictures(self, ticks: range) -> np.ndarray:
+        """Return the picture at every tick, uint8 [S, H, W, 3]; cross-fades if it is a video."""
+        instants = range(ticks.start, ticks.stop + self.step - 1, self.step)
+        keys = [self.rgb(tick / self.ticks) for tick in instants]
+        places = [divmod(tick - ticks.start, self.step) for tick in ticks]
+        return np.stack(
+            [
+                cv2.addWeighted(keys[i], 1 - k / self.step, keys[i + 1], k / self.step, 0)
+                if k
+                else keys[i]
+                for i, k in places
+            ]
+        )
 
     def rgb(self, exposures: float) -> np.ndarray:
         """Return the picture at a time: uint8 [H, W, 3]."""

@@ -141,6 +141,10 @@ class SpikeDeblurDataset(Dataset):
         sharp = np.stack([recording.read_sharp(i, frame_crop) for i in times])
         counts = recording.read_clip_counts(times, spike_crop)  # [T, K, Hs, Ws]
         ticks = np.stack([recording.bin_ticks(i) for i in times])  # [T, K]
+        if self.norm.center_sharp:
+            bins = np.stack([recording.centred_bins(i) for i in times])
+            ticks = np.take_along_axis(ticks, bins, axis=1)
+            counts = np.take_along_axis(counts, bins[..., None, None], axis=1)
         if self.settings.augment.spikes:
             counts = damage_counts(rng, counts, ticks, draw_defects(rng))
         order = slice(None, None, -1 if orientation.reverse else 1)
