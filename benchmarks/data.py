@@ -32,7 +32,7 @@ from src.data.frame_cache import FrameCache
 from src.data.frames import read_image
 from src.data.normalization import Normalization, normalize_counts
 from src.data.spikes.spike_dat import SpikeFile
-from src.prepare.sources.plan import SourceOptions
+from src.prepare.sources.planning import SourceOptions
 from src.prepare.sources.run import SOURCES, run_plan
 from tests.spike_cases import voxelize_twin
 

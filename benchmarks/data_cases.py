@@ -15,7 +15,7 @@ from src.data.frames import write_png
 from src.data.recordings import FrameRecord, Recording
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
 from src.data.transforms import AugmentSettings
-from src.data.voxel_counts import Crop, SpikeSource, count_frame, read_voxels
+from src.data.voxel_counts import Crop, SpikeWindow, count_frame, read_voxels
 from tests.source_cases import GoproClip, write_gopro
 
 FRAMES_PER_CLIP = 5
@@ -117,7 +117,7 @@ class BenchmarkData:
         for path, image in zip(paths.values(), (cv2.blur(sharp, (9, 1)), sharp), strict=True):
             write_png(path, image)
             cv2.imwrite(str(path.with_suffix(".jpg")), image[..., ::-1])
-        source = SpikeSource(self._write_spikes(k, rng), self.geometry, 0, self.scale.num_ticks)
+        source = SpikeWindow(self._write_spikes(k, rng), self.geometry, 0, self.scale.num_ticks)
         voxels = self.root / f"spike_vox/{k:06d}.npy"
         count_frame(source, self.scale.num_bins, voxels)
         counts = read_voxels(voxels, self.scale.num_bins)

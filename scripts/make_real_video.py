@@ -36,9 +36,9 @@ from tqdm import tqdm
 from src.data.errors import BadFileError, DataSetError
 from src.data.frames import write_png
 from src.paths import resolve
-from src.prepare.sources import own
-from src.prepare.sources.frames import open_frames
-from src.prepare.sources.plan import SourceOptions
+from src.prepare.sources import folders
+from src.prepare.sources.high_speed import open_frames
+from src.prepare.sources.planning import SourceOptions
 from src.prepare.sources.run import WHOLE, run_plan
 
 MAX_WIDTH = 320
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             folder = options.archives or Path(stack.enter_context(TemporaryDirectory()))
             for archive in ARCHIVES:
                 write_frames(fetch(archive, folder), archive, output / "frames/val")
-        plan = own.plan(SourceOptions(input=output / "frames", **CAMERAS))
+        plan = folders.plan(SourceOptions(input=output / "frames", **CAMERAS))
         print("\n".join(run_plan(plan, output, workers=1, shard=WHOLE)))
     except (BadFileError, DataSetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

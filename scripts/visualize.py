@@ -31,7 +31,7 @@ from src.pictures.animation import (
     write_video,
 )
 from src.pictures.sequence_view import SequenceView, draw_frames, draw_strip, open_sequence
-from src.prepare.frame_checks import sample_places
+from src.prepare.frame_checks import sample_evenly
 
 ENDINGS = {"strip": ".jpg", "video": ".mp4"}
 SPIKES_RATE_HZ = 8.0
@@ -134,7 +134,7 @@ def chosen_frames(view: SequenceView, numbers: list[int] | None, limit: int | No
     """Return indices of the frames with these numbers, else of up to `limit` spread evenly."""
     frames = view.recording.frames
     if numbers is None:
-        return sample_places(len(frames), len(frames) if limit is None else limit)
+        return sample_evenly(len(frames), len(frames) if limit is None else limit)
     known = {frame.index: i for i, frame in enumerate(frames)}
     missing = [number for number in numbers if number not in known]
     if missing:

@@ -110,7 +110,7 @@ def align(root, path, splits=("train", "val")):
         for folder in sorted((Path(root) / split).iterdir()):
             exposures = read_exposures(folder / "exposures.csv", TICKS_PER_SECOND)
             records[f"{split}/{folder.name}"] = {
-                index: dataclasses.replace(exposure, event_count=0)
+                index: dataclasses.replace(exposure, num_spikes=0)
                 for index, exposure in exposures.items()
             }
     write_alignment(path, records)

@@ -10,7 +10,7 @@ from src.data.errors import DataSetError
 from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.recordings import FrameRecord
 from src.data.spikes.spike_dat import SpikeGeometry, write_spikes
-from src.data.voxel_counts import SpikeSource
+from src.data.voxel_counts import SpikeWindow
 from src.prepare.prepare import count_frames
 
 
@@ -21,7 +21,7 @@ def test_processes_give_what_one_gives(tmp_path):
         bits = np.random.default_rng(seed).integers(0, 2, (56, 4, 8), dtype=np.uint8)
         write_spikes(path, bits, geometry)
     tasks = [
-        [FrameRecord(path.stem, 0, path, None, spikes=SpikeSource(path, geometry, 0, 56))]
+        [FrameRecord(path.stem, 0, path, None, spikes=SpikeWindow(path, geometry, 0, 56))]
         for path in files
     ]
     count = partial(count_frames, num_bins=32)

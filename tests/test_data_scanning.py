@@ -26,8 +26,8 @@ def dropped(result):
     return {entry.frame: entry.reason for entry in result.dropped}
 
 
-def strays(result):
-    return {(entry.frame, entry.reason) for entry in result.strays}
+def unmatched(result):
+    return {(entry.frame, entry.reason) for entry in result.unmatched}
 
 
 def test_frames_are_joined_by_name(root):
@@ -38,7 +38,7 @@ def test_frames_are_joined_by_name(root):
         assert frame.t0 == pytest.approx(7 * k / 240, abs=1e-12)
         assert {p.stem for p in (frame.blurry, frame.sharp, frame.spikes.path)} == {frame.name}
         assert (frame.spikes.start, frame.spikes.stop) == (0, 56)
-    assert (result.dropped, result.strays) == ((), ())
+    assert (result.dropped, result.unmatched) == ((), ())
 
 
 def test_f34_missing_files_in_the_middle_are_found_by_name(root):
@@ -52,7 +52,7 @@ def test_f34_missing_files_in_the_middle_are_found_by_name(root):
         "000001": "no sharp frame of this name",
         "000002": "no spike file of this name",
     }
-    assert strays(result) == {
+    assert unmatched(result) == {
         ("000000", "sharp frame"),
         ("000000", "spike file"),
         ("000000", "exposure"),

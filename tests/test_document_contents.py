@@ -67,7 +67,7 @@ def test_example_of_the_data_guide(tmp_path, monkeypatch):
     stream = SpikeFile(root / "train" / "street" / "spike" / "stream.dat", SpikeGeometry(32, 48))
     record = log.of_sequence("train", "street")[2]
     assert (record.t0, record.t1) == pytest.approx((0.020, 0.028))
-    assert record.event_count == stream.read(400, 560).sum() > 0
+    assert record.num_spikes == stream.read(400, 560).sum() > 0
 
     dataset = build_train_dataset(load_config(config), as_uint8=False)
     sample = dataset[0]

@@ -24,7 +24,7 @@ from src.data.errors import BadFileError
 from src.data.exposures import read_alignment
 from src.data.recordings import Recording
 from src.data.scanning import scan_split
-from src.data.voxel_counts import count_source, open_voxels
+from src.data.voxel_counts import count_window, open_voxels
 from src.engine.checkpoint import load_checkpoint
 from tests.data_cases import align, scan, settings_of, write_miniature
 from tests.training_cases import make_trainer, train_command, write_run
@@ -159,9 +159,9 @@ def test_f39_spikes_on_a_stalled_drive_are_read_again(tmp_path, monkeypatch, spi
         read = lambda: open_voxels(path, 32)  # noqa: E731
     else:
         source = scan(root / "train/seq_000").frames[0].spikes
-        expected = count_source(source, 32)
+        expected = count_window(source, 32)
         monkeypatch.setattr(Path, "open", failing(Path.open))
-        read = lambda: count_source(source, 32)  # noqa: E731
+        read = lambda: count_window(source, 32)  # noqa: E731
     assert np.array_equal(read(), expected)
     assert failures == []
     failures += [OSError(errno.EIO, "Input/output error")] * 3

@@ -159,7 +159,7 @@ def read_exposures(path: Path) -> bool:
 
 def write_counts(path: Path) -> None:
     spike_dat.write_spikes(path.with_name("a.dat"), SPIKES, GEOMETRY)
-    source = voxel_counts.SpikeSource(path.with_name("a.dat"), GEOMETRY, 0, len(SPIKES))
+    source = voxel_counts.SpikeWindow(path.with_name("a.dat"), GEOMETRY, 0, len(SPIKES))
     voxel_counts.write_index(path.parent, {"a": voxel_counts.count_frame(source, NUM_BINS, None)})
 
 

@@ -7,7 +7,7 @@ from scripts.inspect_spikes import main as inspect_spikes
 from src.data.errors import LEADING_BYTES, BadFileError, kind_of, other_kind
 from src.data.spikes.arrays import read_array
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeParts
-from src.data.voxel_counts import SpikeSource, count_frame
+from src.data.voxel_counts import SpikeWindow, count_frame
 
 TICK = bytes(range(256)) * 2  # 512 bytes: whole ticks of 64 x 64 pixels
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1228800\n"
@@ -35,7 +35,7 @@ def test_every_reader_names_what_a_file_is(tmp_path, capsys, kind, is_whole):
     assert expected in capsys.readouterr().err
     for read in (
         lambda: SpikeParts([path], geometry),
-        lambda: count_frame(SpikeSource(path, geometry, 0, 1), 1, None),
+        lambda: count_frame(SpikeWindow(path, geometry, 0, 1), 1, None),
     ):
         with pytest.raises(BadFileError, match=expected.replace(".", r"\.")):
             read()

@@ -10,8 +10,8 @@ import pytest
 
 from src.data.frames import read_image
 from src.data.recordings import Recording
-from src.prepare.content import ExposureFit, fit_exposure
-from src.prepare.overlay import draw_overlay, fringes, outline, write_overlays
+from src.prepare.exposure_shift import ExposureFit, fit_exposure
+from src.prepare.overlay import draw_overlay, outline, red_cyan, write_overlays
 from tests.data_cases import scan, write_miniature
 
 
@@ -77,8 +77,8 @@ def test_a_scene_without_motion_shows_nothing(right):
 def test_fringes_are_grey_where_both_agree_in_place(right):
     grey = cv2.cvtColor(recording_of(right).read_sharp(1), cv2.COLOR_RGB2GRAY)
     image = np.dstack([grey] * 3)
-    assert colourfulness(fringes(image, grey / 255 * 17)) < 1  # brightness does not count
-    assert colourfulness(fringes(image, np.roll(grey, 4, axis=1) / 255)) > 5
+    assert colourfulness(red_cyan(image, grey / 255 * 17)) < 1  # brightness does not count
+    assert colourfulness(red_cyan(image, np.roll(grey, 4, axis=1) / 255)) > 5
 
 
 def test_outlines_lie_on_the_edges_of_the_spikes():

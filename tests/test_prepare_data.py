@@ -40,7 +40,7 @@ def test_preparing_writes_voxels_log_and_numbers(root, config, tmp_path, capsys)
         assert stored.dtype == np.uint8
         assert np.array_equal(stored, expected)
     log = read_alignment([tmp_path / "out/logs/align_mini.txt"])
-    assert [e.event_count for e in log.records["train/seq_000"].values()] == counts[:4].sum(
+    assert [e.num_spikes for e in log.records["train/seq_000"].values()] == counts[:4].sum(
         axis=(1, 2, 3)
     ).tolist()
     assert log.records["val/seq_000"][3].t1 == 28 / 240

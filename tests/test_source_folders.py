@@ -10,8 +10,8 @@ from src.data.errors import DataSetError
 from src.data.exposures import read_exposures
 from src.data.frames import list_frames, read_image, write_png
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, read_sidecar, write_spikes
-from src.prepare.sources.own import plan
-from src.prepare.sources.plan import SourceOptions
+from src.prepare.sources.folders import plan
+from src.prepare.sources.planning import SourceOptions
 from src.prepare.sources.run import run_plan
 from tests.data_cases import moving_texture
 from tests.source_cases import (

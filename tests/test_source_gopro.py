@@ -12,9 +12,9 @@ from src.data.exposures import read_alignment, read_exposures
 from src.data.frames import read_image
 from src.data.simulation.blur import blur_window, synthesize_blur
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
-from src.prepare.sources.frames import open_frames
 from src.prepare.sources.gopro import exposures_of, find_offset, parse_name
-from src.prepare.sources.plan import find_pairs
+from src.prepare.sources.high_speed import open_frames
+from src.prepare.sources.planning import find_pairs
 from tests.source_cases import (
     GOPRO_CLIPS,
     SMALL_GOPRO,

@@ -4,7 +4,7 @@ import pytest
 
 from src.data.errors import DataSetError
 from src.data.frames import write_png
-from src.prepare.sources.plan import (
+from src.prepare.sources.planning import (
     SourceOptions,
 )
 from src.prepare.sources.run import SOURCES

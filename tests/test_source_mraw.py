@@ -5,7 +5,7 @@ import pytest
 
 from src.data.description import read_description
 from src.data.errors import BadFileError
-from src.prepare.sources.frames import open_frames
+from src.prepare.sources.high_speed import open_frames
 from src.prepare.sources.mraw import unpack
 from tests.source_cases import Drift, prepare, tick_errors, write_config
 

@@ -16,7 +16,7 @@ import pytest
 from src.data.description import DataDescription, read_description, write_content
 from src.data.errors import DataSetError
 from src.paths import REPO_ROOT
-from src.prepare.sources.plan import PlannedSequence, SourcePlan
+from src.prepare.sources.planning import PlannedSequence, SourcePlan
 from src.prepare.sources.run import (
     make_sequence,
     remove_abandoned,
@@ -163,8 +163,8 @@ def test_disk_use_is_stated_and_about_right(downloaded, tmp_path, caplog):
         if path.suffix in (".png", ".dat")
     )
     stated = {
-        kind: float(value) * 1e3
-        for value, kind in re.findall(r"([\d.]+) kB for ([\w ]+) \(", caplog.text)
+        kind: float(value) * 1e6
+        for value, kind in re.findall(r"([\d.]+) MB for ([\w ]+) \(", caplog.text)
     }
     assert 0.5 < stated["frames and spikes"] / written < 2
     assert stated["voxels"] == pytest.approx(8 * 8 * 48 * 64, rel=0.01)  # K = 8

@@ -15,8 +15,8 @@ from src.data.simulation.blur import BlurAccumulator
 from src.data.simulation.simulator import BT601, SpikeSimulator
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 from src.prepare.sources import simulate
-from src.prepare.sources.frames import image_size, open_frames
-from src.prepare.sources.plan import SourceOptions
+from src.prepare.sources.high_speed import image_size, open_frames
+from src.prepare.sources.planning import SourceOptions
 from src.prepare.sources.simulate import (
     Simulation,
     frame_weights,

@@ -12,7 +12,7 @@ from src.data.exposures import read_exposures
 from src.data.frames import write_png
 from src.data.scanning import scan_sequence
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, SpikeParts, write_spikes
-from src.prepare.sources.plan import SourceOptions
+from src.prepare.sources.planning import SourceOptions
 from src.prepare.sources.spk_gopro import plan
 from tests.data_cases import settings_of
 from tests.source_cases import bytes_of, read_stream, tick_errors
@@ -84,7 +84,7 @@ def test_the_result_is_understood_by_the_data_set(tmp_path):
     scan = scan_sequence(folder, settings_of(tmp_path / "out"), planned.description)
     assert [frame.name for frame in scan.frames] == ["000048", "000049", "000050"]
     assert not scan.dropped
-    assert not scan.strays
+    assert not scan.unmatched
     assert [f.spikes.stop - f.spikes.start for f in scan.frames] == [88] * 3
     assert planned.description.blur_kind == "blur_gamma"
     source = tmp_path / "in" / "GOPRO_Large" / "train" / "GOPR0384_11_02"
@@ -110,7 +110,7 @@ def test_spikes_of_another_clip_are_refused(tmp_path):
     write_gopro_clip(tmp_path / "other", "GOPR0385_11_01")
     for path in (tmp_path / "other" / PARTS / "train/GOPR0385_11_01/spike").iterdir():
         path.replace(spikes(tmp_path / "in") / path.name)
-    refused(tmp_path / "in", rf"{CLIP}: .*do not show 000002\.png")
+    refused(tmp_path / "in", rf"{CLIP}: .*(do not look like|not of the same sequence)")
 
 
 @pytest.mark.parametrize("late", [1, 40])
@@ -119,7 +119,7 @@ def test_f34_a_stream_that_begins_elsewhere_is_refused(tmp_path, late):
     write_gopro_clip(tmp_path, CLIP, whole=True, per_frame=False, frames=5)
     path = tmp_path / "Spike_GOPRO_Large_all" / "train" / CLIP / "spike.dat"
     path.write_bytes(path.read_bytes()[4 * late * GEOMETRY.tick_bytes :])
-    message = "fit no offset of 0 to 5" if late == 1 else "do not show|fit no offset|ticks, its 5"
+    message = "fit no offset of 0 to 5" if late == 1 else "do not look|fit no offset|ticks, its 5"
     refused(tmp_path, message)
 
 
@@ -127,7 +127,7 @@ def test_f34_a_stream_that_begins_elsewhere_is_refused(tmp_path, late):
 def test_f35_bits_that_are_read_in_the_wrong_order(root, tmp_path, change):
     """The wrong order still looks like a picture; the frame fits the right one better."""
     (spikes(root) / "spike.yaml").write_text(f"height: 32\nwidth: 48\n{change}\n")
-    refused(root, "state the latter|do not show")
+    refused(root, "state the latter")
     order = {"bit_order": "big"} if "big" in change else {"flip_rows": False}
     for path in spikes(root).glob("*.dat"):  # now they are what the file says, and become ours
         write_spikes(path, SpikeFile(path, GEOMETRY).read(0, 88), SpikeGeometry(32, 48, **order))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from src.data.errors import BadFileError
-from src.prepare.sources.frames import open_frames
+from src.prepare.sources.high_speed import open_frames
 from tests.source_cases import Drift, add_silence, copy_video, prepare, write_config, write_video
 
 SIZE = (48, 64)

@@ -7,9 +7,9 @@ import pytest
 
 from src.data.errors import BadFileError
 from src.data.voxel_counts import (
-    SpikeSource,
+    SpikeWindow,
     count_frame,
-    count_source,
+    count_window,
     normalization_of,
     read_index,
     read_voxels,
@@ -31,15 +31,15 @@ def test_cache_and_bits_give_the_same_values(frame):
     count_frame(frame.spikes, K, frame.voxels)
     for crop in (None, (0, 0, 32, 48), (3, 5, 16, 17), (31, 47, 1, 1)):
         stored = read_voxels(frame.voxels, K, crop)
-        counted = count_source(frame.spikes, K, crop)
+        counted = count_window(frame.spikes, K, crop)
         assert stored.dtype == counted.dtype == np.uint8
         assert stored.flags.c_contiguous
         assert np.array_equal(stored, counted)
     assert stored.max() <= 2  # 56 ticks in 32 bins
     counts = np.load(frame.voxels, allow_pickle=False)
     entry = count_frame(frame.spikes, K, None)
-    assert (entry.num_voxels, entry.event_count) == (counts.size, counts.sum())
-    assert entry.event_count > 1000
+    assert (entry.num_voxels, entry.num_spikes) == (counts.size, counts.sum())
+    assert entry.num_spikes > 1000
 
 
 def test_normalization_is_over_all_voxels_and_keeps_no_order(frame):
@@ -175,8 +175,8 @@ def test_files_that_are_no_npy_and_crops_outside(tmp_path):
 def test_sums_of_voxels_given_as_real_numbers(tmp_path):
     grid = np.random.default_rng(0).random((K, 4, 5)) * 3
     np.save(tmp_path / "a.npy", grid)
-    entry = count_frame(SpikeSource(tmp_path / "a.npy"), K, tmp_path / "a.npy")
+    entry = count_frame(SpikeWindow(tmp_path / "a.npy"), K, tmp_path / "a.npy")
     assert entry.npy_bytes == 0
-    assert entry.event_count == round(grid.sum())
+    assert entry.num_spikes == round(grid.sum())
     assert entry.sum_log1p == pytest.approx(np.log1p(grid).sum(), rel=1e-6)
     assert np.array_equal(np.load(tmp_path / "a.npy"), grid)  # never written to

@@ -49,16 +49,7 @@ ADVICE = (
 
 
 def build_train_dataset(cfg: CfgNode, *, as_uint8: bool = True) -> SpikeDeblurDataset:
-    """Return the training clips.
-
-    Args:
-        cfg: the configuration.
-        as_uint8: for the trainer, which normalizes on the device; False gives float samples.
-
-    Raises:
-        BadFileError: no alignment log.
-        DataSetError: what is wrong with the data.
-    """
+    """Return the training clips; `as_uint8` leaves normalizing to the device."""
     data = cfg.DATA
     if (data.NORM.MEAN, data.NORM.STD) == (0.0, 1.0):
         logger.warning(

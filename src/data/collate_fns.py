@@ -14,16 +14,10 @@ TENSORS = ("blur", "sharp", "spike_vox", "bin_ticks")
 
 
 def collate_clips(samples: list[dict[str, Any] | BadSample]) -> dict[str, Any]:
-    """Stack clips along a new first axis; those of another shape than the first one are dropped.
+    """Stack the samples of `SpikeDeblurDataset`: blur [B, T, 3, H, W] and so on.
 
-    Args:
-        samples: dicts with blur [T, 3, H, W], sharp [T, 3, H, W], spike_vox [T, K, Hs, Ws],
-            bin_ticks [T, K] and meta, or `BadSample`.
-
-    Returns:
-        blur [B, T, 3, H, W], sharp, spike_vox [B, T, K, Hs, Ws] (in the widest dtype of the
-        samples), bin_ticks [B, T, K], meta: list of B dicts, dropped: list of BadSample. The four
-        tensors are None where no sample is left.
+    Clips of another shape than the first are dropped; `dropped` lists them and each `BadSample`.
+    The tensors, in the widest dtype of the samples, are None where no sample is left.
     """
     good: list[dict[str, Any]] = []
     dropped: list[BadSample] = []

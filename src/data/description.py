@@ -37,64 +37,35 @@ class DescriptionError(ValueError):
 
 @dataclass(frozen=True)
 class SplitFingerprint:
-    """What a split of the data looked like when its description was written.
+    """What a split of the data looked like when its description was written."""
 
-    Attributes:
-        split: folder below the data root.
-        sequences, frames: numbers of sequence folders and of blurry frames.
-        names_sha256: of the sorted names of all blurry frames, as `SEQ/NAME`.
-        ends_sha256: of size and content (first and last MiB) of the first and last file of every
-            folder, of the .yaml files beside the spikes and of exposures.csv.
-        sizes_sha256: of names and sizes of all files; "" in descriptions of older versions.
-    """
-
-    split: str
+    split: str  # folder below the data root
     sequences: int
-    frames: int
-    names_sha256: str
-    ends_sha256: str
-    sizes_sha256: str = ""
+    frames: int  # number of blurry ones
+    names_sha256: str  # of the sorted names of all blurry frames, as `SEQ/NAME`
+    ends_sha256: str  # of what `_end_files` yields: size, first and last MiB
+    sizes_sha256: str = ""  # of names and sizes of all files; "" in older descriptions
 
 
 @dataclass(frozen=True)
 class DataDescription:
-    """Everything two data sets must share for their results to be compared.
+    """Everything two data sets must share for their results to be compared."""
 
-    Attributes:
-        source: where the frames come from, in words ("GOPRO_Large_all", "demo").
-        blur_kind: "blur" (mean of encoded frames), "blur_gamma" (mean in linear light by the
-            power 2.2), "recorded" (a real camera's exposure) or "unknown".
-        frames_averaged: the numbers of sharp frames in one blurry frame that occur, ascending.
-        transfer: what the spikes integrate, "encoded" grey values or "linear" light.
-        threshold: firing threshold in units of full-scale intensity per tick; None if unknown.
-        ticks_per_second: readouts of the spike sensor per second; None if unknown.
-        spike_height, spike_width: pixels of the spike sensor; None where every sequence states it.
-        bit_order: "little" (first pixel in the least significant bit) or "big".
-        flip_rows: True where the rows of a `.dat` are stored bottom-up.
-        interpolator: what made frames between the recorded ones; "none".
-        offsets: by the name `SPLIT/SEQUENCE`, the source frames by which the exposures of a
-            sequence begin earlier than its frame numbers say; those with 0 are left out.
-        fingerprint: one entry per split, see `fingerprint_data`.
-        content: whether samples of blur, sharp and spikes were found to belong together: "passed",
-            "failed", "unknown" (not checked yet), or "accepted: REASON" of a person.
-        content_of: hash of what `content` was found for, see `content_key`; "" where unknown.
-    """
-
-    source: str
-    blur_kind: str = "unknown"
-    frames_averaged: tuple[int, ...] = ()
-    transfer: str = "unknown"
-    threshold: float | None = None
-    ticks_per_second: float | None = None
-    spike_height: int | None = None
+    source: str  # where the frames come from, in words
+    blur_kind: str = "unknown"  # mean of encoded frames or, "blur_gamma", of light; or "recorded"
+    frames_averaged: tuple[int, ...] = ()  # sharp frames in a blurry one, all that occur
+    transfer: str = "unknown"  # what the spikes integrate: encoded grey values or light
+    threshold: float | None = None  # firing threshold in full-scale intensity times ticks
+    ticks_per_second: float | None = None  # readouts of the spike sensor
+    spike_height: int | None = None  # of the sensor; None where every sequence states it
     spike_width: int | None = None
-    bit_order: str = "little"
-    flip_rows: bool = True
-    interpolator: str = "none"
-    offsets: tuple[tuple[str, int], ...] = ()
+    bit_order: str = "little"  # "little": first pixel in the least significant bit
+    flip_rows: bool = True  # the rows of a `.dat` are stored bottom-up
+    interpolator: str = "none"  # what made frames between the recorded ones
+    offsets: tuple[tuple[str, int], ...] = ()  # source frames that a sequence begins early
     fingerprint: tuple[SplitFingerprint, ...] = ()
-    content: str = "unknown"
-    content_of: str = ""
+    content: str = "unknown"  # whether samples belong together, or "accepted: REASON"
+    content_of: str = ""  # `content_key` of what `content` was found for
 
     def __post_init__(self) -> None:
         choices = {"blur_kind": BLUR_KINDS, "transfer": TRANSFERS, "bit_order": BIT_ORDERS}

@@ -108,15 +108,10 @@ def problems_of(error: BadFileError | DataSetError) -> list[str]:
 
 @dataclass(frozen=True)
 class BadSample:
-    """Takes the position of a sample that could not be made in a batch.
+    """Takes the position of a sample that could not be made in a batch."""
 
-    Attributes:
-        name: sequence and frames, for the log.
-        reason: the file and what is wrong with it.
-    """
-
-    name: str
-    reason: str
+    name: str  # sequence and frames
+    reason: str  # the file and what is wrong with it
 
 
 def with_patience(path: str | Path, action: Callable[[], Result]) -> Result:

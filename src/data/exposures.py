@@ -28,18 +28,12 @@ SNAP_TICKS = 0.05
 
 @dataclass(frozen=True)
 class Exposure:
-    """When a frame was exposed.
-
-    Attributes:
-        t0, t1: the window [t0, t1) in seconds.
-        event_count: spikes in the window; None before they were counted.
-        t_sharp: instant of the sharp frame in seconds; None where it is unknown.
-    """
+    """When a frame was exposed: the window [t0, t1) in seconds."""
 
     t0: float
     t1: float
-    event_count: int | None = None
-    t_sharp: float | None = None
+    num_spikes: int | None = None  # in the window; None before they were counted
+    t_sharp: float | None = None  # instant of the sharp frame in seconds; None: unknown
 
 
 def window_ticks(t0: float, t1: float, ticks_per_second: float) -> tuple[int, int]:
@@ -166,7 +160,7 @@ def write_alignment(path: str | Path, records: Mapping[str, Mapping[int, Exposur
     writer.writerow(LOG_COLUMNS)
     for name in sorted(records):
         for index, exposure in sorted(records[name].items()):
-            count = exposure.event_count
+            count = exposure.num_spikes
             if count is None:
                 raise ValueError(f"{name} frame {index}: the spikes were not counted")
             writer.writerow([name, index, repr(exposure.t0), repr(exposure.t1), count])

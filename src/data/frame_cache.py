@@ -100,13 +100,10 @@ def decoded_bytes(files: Iterable[Path]) -> int:
 def store_frames(
     files: Iterable[Path], root: Path, workers: int = 1
 ) -> tuple[FrameStore, list[str]]:
-    """Bring the arrays of all files up to date; several processes may do so at once.
+    """Bring the arrays of all files up to date; return what is stored, and lines on what was done.
 
     Files that cannot be decoded, or are not of the size of their folder's first, are left out and
-    named. The disk of `root` must have room; `workers` processes decode.
-
-    Returns:
-        What is stored now, and what was done or why not, one line each.
+    named. The disk of `root` must have room. Several processes may do so at once.
     """
     arrays = _arrays_of(files)
     stale = {array: files for array, files in arrays.items() if _stored(array, files) is None}

@@ -202,11 +202,7 @@ def list_frames(folder: str | Path, exts: Iterable[str]) -> dict[str, Path]:
 
 
 def list_sequences(split_folder: str | Path) -> list[Path]:
-    """Return the sequence folders of a split, sorted by name; hidden folders do not count.
-
-    Raises:
-        FileNotFoundError: no such folder.
-    """
+    """Return the sequence folders of a split by name, without hidden ones."""
     folder = Path(split_folder)
     if not folder.is_dir():
         raise FileNotFoundError(

@@ -29,22 +29,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class InputFolders:
-    """What the user gives for testing.
+    """What the user gives for testing."""
 
-    Attributes:
-        blurry: folder of frames, of sequence folders, or of sequence folders with `blur` in them.
-        spikes: the same with `.npy` counts (`spike_vox`) or `.dat` spikes (`spike`).
-        sharp: the same with the ground truth (`sharp`).
-        spike_size: height and width of `.dat` spikes; None: as the files beside them say.
-        frames: by name, where `blurry` is a video in place of a folder.
-        read: what reads them.
-    """
-
-    blurry: Path
-    spikes: Path | None = None
-    sharp: Path | None = None
-    spike_size: tuple[int, int] | None = None
-    frames: Mapping[str, Path] = field(default_factory=dict)
+    blurry: Path  # folder of frames, of sequences, or a video
+    spikes: Path | None = None  # the same with `.npy` counts or `.dat` spikes
+    sharp: Path | None = None  # the same with the ground truth
+    spike_size: tuple[int, int] | None = None  # of `.dat` spikes; None: as files say
+    frames: Mapping[str, Path] = field(default_factory=dict)  # by name, of a video
     read: ImageReader = read_image
 
 

@@ -19,22 +19,14 @@ SMALLEST_RATE = 1e-5  # spikes per pixel and tick
 
 @dataclass(frozen=True)
 class Normalization:
-    """How counts become what the network sees.
+    """How counts become what the network sees; the keys are those of DATA."""
 
-    Attributes:
-        mean, std: of the logarithm below over the training split, `DATA.NORM`.
-        gain: factor on the counts, `DATA.GAIN`; the spike threshold makes them intensity.
-        bin_normalize: divide the counts of a bin by its number of ticks, `DATA.BIN_NORMALIZE`.
-        match_light: scale the counts of a clip to the light of its frames, `DATA.MATCH_LIGHT`.
-        center_sharp: shift bins so that the sharp frame is in the middle, `DATA.CENTER_SHARP`.
-    """
-
-    mean: float = 0.0
+    mean: float = 0.0  # NORM.MEAN, of the logarithm over the training split
     std: float = 1.0
-    gain: float = 1.0
-    bin_normalize: bool = False
-    match_light: bool = False
-    center_sharp: bool = False
+    gain: float = 1.0  # factor on the counts; the spike threshold makes them intensity
+    bin_normalize: bool = False  # divide the counts of a bin by its number of ticks
+    match_light: bool = False  # scale the counts of a clip to its frames' mean luma
+    center_sharp: bool = False  # shift bins so that the sharp frame is in the middle
 
 
 def normalization_from(cfg: CfgNode) -> Normalization:
@@ -64,19 +56,11 @@ def normalize_counts(
 ) -> torch.Tensor:
     """Return (log1p(count * gain / ticks of the bin) - mean) / max(std, 1e-6) as float32.
 
-    Where light is matched, the gain of a clip makes the mean of its counts, per tick where bins are
-    normalized, the mean luma of its blurry frames: a threshold k times as high gives the same.
-
-    Bytes on the CPU are looked up in a table. The argument is left as it was.
-
-    Args:
-        counts: spikes per voxel, any shape and real dtype, on any device; [..., K, Hs, Ws] where
-            bins are normalized.
-        norm: how.
-        bin_ticks: ticks of each bin [..., K], needed where bins are normalized. A bin without ticks
-            holds no spikes and counts as one of one tick.
-        blurry: the frames [..., T, 3, H, W] of counts [..., T, K, Hs, Ws], in 0..1; needed where
-            light is matched.
+    Counts have any real dtype and shape, on any device; [..., T, K, Hs, Ws] where bins are
+    normalized (by `bin_ticks` [..., K]; a bin without ticks counts as one of one tick) or light is
+    matched. Then the gain of a clip makes the mean of its counts, per tick where bins are
+    normalized, the mean luma of its frames `blurry` [..., T, 3, H, W] in 0..1. Bytes on the CPU are
+    looked up in a table.
     """
     factors = torch.tensor(norm.gain)
     if norm.bin_normalize and bin_ticks is None:

@@ -42,14 +42,10 @@ def worthwhile_workers(workers: int, num_bytes: int) -> int:
 def run_parallel(
     function: Callable[[Task], Result], tasks: Sequence[Task], workers: int, label: str
 ) -> Iterator[tuple[int, Result]]:
-    """Yield (number of the task, its result) as they get done.
+    """Yield (number of the task, its result) as they get done; a killed process is a DataSetError.
 
     With one worker or one task everything happens in this process. Otherwise function and tasks
     must be picklable; processes are started fresh, so nothing of this one leaks into them.
-
-    Raises:
-        DataSetError: a process was killed.
-        What `function` raises.
     """
     bar = tqdm(total=len(tasks), desc=label, unit="task", disable=not sys.stderr.isatty())
     with bar:
@@ -93,14 +89,11 @@ def _end_with(parent: BaseProcess) -> None:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file at `path`; yield whether it could be had.
+    """Hold the lock file at `path`, which stays; yield whether it could be had.
 
-    A process that ends in any way gives its locks up. Where the file system has no locks a warning
-    is logged, and the work goes ahead without one.
-
-    Args:
-        path: the lock file; it is made, and stays.
-        wait: until it is free; False yields False at once where another process holds it.
+    Without `wait` this is False at once where another process holds it. A process that ends in any
+    way gives its locks up. Where the file system has no locks, a warning is logged and work goes
+    ahead.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

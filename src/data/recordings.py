@@ -13,38 +13,23 @@ from src.data.exposures import EXPOSURES_NAME, read_exposures
 from src.data.frame_cache import FrameStore
 from src.data.frames import ImageReader, read_image
 from src.data.normalization import centred_bins
-from src.data.voxel_counts import Crop, SpikeSource, count_source, open_voxels, read_voxels
+from src.data.voxel_counts import Crop, SpikeWindow, count_window, open_voxels, read_voxels
 
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """One blurry frame with all that belongs to it.
+    """One blurry frame with all that belongs to it; in tests of a model, some of it."""
 
-    Attributes:
-        name: file name without ending, the same for blurry frame, sharp frame and spikes.
-        index: the number at the end of the name.
-        blurry: image file.
-        sharp: image file; None in frames given for testing without it.
-        t0, t1: exposure window [t0, t1) in seconds; None in frames given for testing that need no
-            exposures.
-        t_sharp: instant of the sharp frame in seconds; None where exposures.csv does not say, and
-            in frames from the alignment log, which does not hold it.
-        spikes: where the spikes of the window are; None in frames given without them.
-        voxels: stored counts [K, Hs, Ws]; None: count from `spikes`.
-        seen: state of the spike file when it was found; it must not change later. None: not
-            recorded.
-    """
-
-    name: str
-    index: int
+    name: str  # file name without ending, of frames and spikes
+    index: int  # the number at its end
     blurry: Path
     sharp: Path | None
-    t0: float | None = None
+    t0: float | None = None  # exposure window [t0, t1) in seconds
     t1: float | None = None
-    t_sharp: float | None = None
-    spikes: SpikeSource | None = None
-    voxels: Path | None = None
-    seen: FileState | None = None
+    t_sharp: float | None = None  # instant of the sharp frame; None: unknown, as in the log
+    spikes: SpikeWindow | None = None
+    voxels: Path | None = None  # stored counts [K, Hs, Ws]; None: count from `spikes`
+    seen: FileState | None = None  # of the spike file, which must not change later
 
 
 class Recording:
@@ -130,7 +115,7 @@ class Recording:
         if frame.seen is not None:
             refuse_changed(frame.spikes.path, frame.seen)
         if frame.voxels is None and frame.spikes.geometry is not None:
-            return count_source(frame.spikes, self.num_bins, crop, out)
+            return count_window(frame.spikes, self.num_bins, crop, out)
         path = frame.voxels or frame.spikes.path
         return read_voxels(path, self.num_bins, crop, self.spike_size, out)
 

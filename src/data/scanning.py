@@ -33,7 +33,7 @@ from src.data.spikes.spike_dat import (
     SpikeSidecar,
     locate_sidecar,
 )
-from src.data.voxel_counts import SpikeSource, VoxelEntry, read_index, staleness
+from src.data.voxel_counts import SpikeWindow, VoxelEntry, read_index, staleness
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)
@@ -45,22 +45,14 @@ STATED = ("height", "width", "ticks_per_second", "bit_order", "flip_rows")
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """Where things lie below the data root.
-
-    Attributes:
-        num_bins: K.
-        image_exts: endings of image files.
-        spike_dir: folder of a sequence with `.dat` files.
-        voxel_dir: folder of a sequence with voxel counts.
-        use_voxel_cache: read counts from `voxel_dir`; False: count the bits at every use.
-    """
+    """Where things lie below the data root."""
 
     root: Path
-    num_bins: int
+    num_bins: int  # K
     image_exts: tuple[str, ...] = IMAGE_EXTS
-    spike_dir: str = "spike"
-    voxel_dir: str = "spike_vox"
-    use_voxel_cache: bool = True
+    spike_dir: str = "spike"  # folder of a sequence with `.dat` files
+    voxel_dir: str = "spike_vox"  # folder of a sequence with voxel counts
+    use_voxel_cache: bool = True  # read counts from there; False: count the bits at every use
 
 
 def scan_settings(cfg: CfgNode) -> ScanSettings:
@@ -95,23 +87,15 @@ class Dropped:
 
 @dataclass(frozen=True)
 class SequenceScan:
-    """What a sequence folder holds.
-
-    Attributes:
-        num_blurry: blurry frames in the folder.
-        frames: those that have all that belongs to them, in order of their numbers.
-        dropped: those that have not.
-        strays: files and records without a blurry frame of their name.
-        ticks_per_second: of its spikes; None where it is unknown.
-    """
+    """What a sequence folder holds."""
 
     name: str
     folder: Path
-    num_blurry: int
-    frames: tuple[FrameRecord, ...]
-    dropped: tuple[Dropped, ...]
-    strays: tuple[Dropped, ...]
-    ticks_per_second: float | None = None
+    num_blurry: int  # frames in the folder
+    frames: tuple[FrameRecord, ...]  # those that have all, by number
+    dropped: tuple[Dropped, ...]  # those that have not
+    unmatched: tuple[Dropped, ...]  # files and records without a blurry frame
+    ticks_per_second: float | None = None  # of its spikes; None: unknown
 
     @property
     def files(self) -> list[Path]:
@@ -189,16 +173,16 @@ def scan_sequence(
     stored = voxel_folder if settings.use_voxel_cache else None
     parts = Parts(settings.num_bins, sharp, spikes, records, stored, index)
     frames, dropped = join_frames(folder.name, parts, blurry, indices)
-    strays = [
+    unmatched = [
         Dropped(folder.name, name, kind)
         for kind, files in (("sharp frame", sharp), (spikes.kind_of_file, spikes.files))
         for name in files
         if name not in blurry
     ]
     unknown = sorted(records.keys() - set(indices.values()))
-    strays += [Dropped(folder.name, f"{number:06d}", "exposure") for number in unknown]
+    unmatched += [Dropped(folder.name, f"{number:06d}", "exposure") for number in unknown]
     rate = spikes.ticks_per_second
-    return SequenceScan(folder.name, folder, len(blurry), frames, dropped, tuple(strays), rate)
+    return SequenceScan(folder.name, folder, len(blurry), frames, dropped, tuple(unmatched), rate)
 
 
 def summarize(split: str, scans: list[SequenceScan]) -> str:
@@ -207,11 +191,11 @@ def summarize(split: str, scans: list[SequenceScan]) -> str:
     aligned = sum(len(scan.frames) for scan in scans)
     line = f"{split}: {len(scans)} sequences, {total} frames, {aligned} aligned"
     dropped = [entry for scan in scans for entry in scan.dropped]
-    strays = [entry for scan in scans for entry in scan.strays]
+    unmatched = [entry for scan in scans for entry in scan.unmatched]
     if dropped:
         line += f", {len(dropped)} dropped: {by_reason(dropped)}"
-    if strays:
-        line += f"; {len(strays)} without a blurry frame: {by_reason(strays)}"
+    if unmatched:
+        line += f"; {len(unmatched)} without a blurry frame: {by_reason(unmatched)}"
     return line
 
 
@@ -248,34 +232,27 @@ def by_reason(entries: Iterable[Dropped]) -> str:
 class SequenceSpikes:
     """The spikes of one sequence.
 
-    Attributes:
-        kind: "per frame" (each `.dat` covers exactly the exposure of the frame of its name),
-            "stream" (one `.dat` of the whole sequence) or "voxels" (`.npy` files, no spikes).
-        files: name without ending -> file; empty for a stream.
-        stream: the file of a stream.
-        geometry: how bits lie; None for voxels.
-        ticks_per_second: None where no file states it.
-        index: of voxels, the entries of the index beside them, by frame name.
+    "per frame": each `.dat` covers exactly the exposure of the frame of its name; "stream": one
+    `.dat` of the whole sequence; "voxels": `.npy` files, no spikes.
     """
 
-    kind: str
-    files: Mapping[str, Path]
+    kind: str  # one of the three
+    files: Mapping[str, Path]  # by name without ending; empty for a stream
     stream: Path | None
-    geometry: SpikeGeometry | None
-    ticks_per_second: float | None
-    index: Mapping[str, VoxelEntry] = field(default_factory=dict)
+    geometry: SpikeGeometry | None  # None for voxels
+    ticks_per_second: float | None  # None where no file states it
+    index: Mapping[str, VoxelEntry] = field(default_factory=dict)  # of voxels, beside them
 
     @property
     def kind_of_file(self) -> str:
         """What one of the files is called in messages."""
         return "voxel file" if self.kind == VOXELS else "spike file"
 
-    def source_of(self, name: str, exposure: Exposure | None) -> SpikeSource:
-        """Return where the spikes of a frame are.
+    def window_of(self, name: str, exposure: Exposure | None) -> SpikeWindow:
+        """Return where the spikes of a frame are; only a stream needs its exposure.
 
-        Only a stream needs its exposure, in seconds from the start of the sequence. A ValueError
-        says that there is no file of this name or that it has not as many ticks, or that the
-        exposure leaves the stream; a BadFileError, that a file cannot be read as spikes.
+        A ValueError says what does not fit: name, number of ticks, or an exposure that leaves the
+        stream.
         """
         if self.stream is None and name not in self.files:
             raise ValueError(f"no {self.kind_of_file} of this name")
@@ -284,7 +261,7 @@ class SequenceSpikes:
             entry = self.index.get(name)
             is_of_it = entry is not None and entry.is_of(path)
             ticks = (entry.start, entry.stop) if is_of_it else (0, 0)
-            return SpikeSource(path, None, *ticks)
+            return SpikeWindow(path, None, *ticks)
         try:
             num_ticks = SpikeFile(path, self.geometry).num_ticks
         except (OSError, ValueError) as error:
@@ -298,7 +275,7 @@ class SequenceSpikes:
                         f"exposure and spike file differ in length: [{exposure.t0:g} s, "
                         f"{exposure.t1:g} s) is {expected:.6g} ticks, the file has {num_ticks}"
                     )
-            return SpikeSource(path, self.geometry, 0, num_ticks)
+            return SpikeWindow(path, self.geometry, 0, num_ticks)
         if rate is None:
             raise ValueError(f"{path.name} is a stream, but ticks_per_second is not known")
         start, stop = window_ticks(exposure.t0, exposure.t1, rate)
@@ -307,7 +284,7 @@ class SequenceSpikes:
                 f"exposure leaves the stream: [{exposure.t0:g} s, {exposure.t1:g} s) is ticks "
                 f"[{start}, {stop}) of {path.name}, which has [0, {num_ticks})"
             )
-        return SpikeSource(path, self.geometry, start, stop)
+        return SpikeWindow(path, self.geometry, start, stop)
 
 
 def find_spikes(
@@ -404,25 +381,15 @@ def entries_of(description: DataDescription | None) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Parts:
-    """All of a sequence but its blurry frames, ready to be looked up by name.
+    """All of a sequence but its blurry frames, ready to be looked up by name."""
 
-    Attributes:
-        num_bins: K.
-        sharp: by name; None where there are none to join.
-        spikes: the same.
-        exposures: by number; None where no spikes need them.
-        voxel_folder: where stored counts of `spikes` are; None: count at every reading.
-        index: what was counted there; None: stored counts need not exist yet.
-        counts_stale: count a frame whose stored counts are out of date; False: drop it.
-    """
-
-    num_bins: int
-    sharp: Mapping[str, Path] | None = None
-    spikes: SequenceSpikes | None = None
-    exposures: Mapping[int, Exposure] | None = None
-    voxel_folder: Path | None = None
-    index: Mapping[str, VoxelEntry] | None = None
-    counts_stale: bool = False
+    num_bins: int  # K
+    sharp: Mapping[str, Path] | None = None  # by name; None: there are none to join
+    spikes: SequenceSpikes | None = None  # the same
+    exposures: Mapping[int, Exposure] | None = None  # by number; None: not needed
+    voxel_folder: Path | None = None  # with stored counts of `spikes`; None: count at every reading
+    index: Mapping[str, VoxelEntry] | None = None  # of them; None: they need not exist yet
+    counts_stale: bool = False  # count frames whose stored counts are old; False: drop them
 
     def frame(self, name: str, index: int, blurry: Path) -> FrameRecord:
         """Return the record of one frame; a ValueError says what of it is not there."""
@@ -435,13 +402,13 @@ class Parts:
         if exposure is not None:
             times = {"t0": exposure.t0, "t1": exposure.t1, "t_sharp": exposure.t_sharp}
         if self.spikes is not None:
-            source = self.spikes.source_of(name, exposure)
+            source = self.spikes.window_of(name, exposure)
             voxels, seen = self._stored(name, source), file_state(source.path)
             spikes = {"spikes": source, "voxels": voxels, "seen": seen}
         sharp = None if self.sharp is None else self.sharp[name]
         return FrameRecord(name, index, blurry, sharp, **times, **spikes)
 
-    def _stored(self, name: str, source: SpikeSource) -> Path | None:
+    def _stored(self, name: str, source: SpikeWindow) -> Path | None:
         """Return the stored counts of a frame where they are to be used; they must be fresh."""
         if self.voxel_folder is None or source.geometry is None:
             return None

@@ -155,19 +155,12 @@ def _orient_plane(array: np.ndarray, orientation: Orientation) -> np.ndarray:
 
 @dataclass(frozen=True)
 class SpikeDefects:
-    """What another sensor would have recorded, drawn for one clip.
+    """What another sensor would have recorded, drawn for one clip."""
 
-    Attributes:
-        kept: probability of each spike to stay.
-        rate: factor on the counts, as of more light or a lower threshold.
-        dead: part of the pixels that never fire.
-        hot: part of the pixels that fire at every tick.
-    """
-
-    kept: float = 1.0
-    rate: float = 1.0
-    dead: float = 0.0
-    hot: float = 0.0
+    kept: float = 1.0  # probability of each spike to stay
+    rate: float = 1.0  # factor on the counts, as of a lower threshold
+    dead: float = 0.0  # part of the pixels that never fire
+    hot: float = 0.0  # part of them that fire at every tick
 
 
 def draw_defects(rng: np.random.Generator) -> SpikeDefects:
@@ -187,14 +180,8 @@ def damage_counts(
 ) -> np.ndarray:
     """Return counts [T, K, H, W] with defects, of the same dtype; pixels keep theirs over a clip.
 
-    No bin gets more spikes than it has ticks. Whole numbers stay whole: a factor on them is rounded
-    up or down at random, right in the mean.
-
-    Args:
-        rng: where from.
-        counts: spikes per voxel.
-        bin_ticks: ticks of each bin [T, K]; all 0 where they are not known.
-        defects: what to do.
+    No bin gets more spikes than it has ticks, `bin_ticks` [T, K]; all 0 where they are not known.
+    Whole numbers stay whole: a factor on them is rounded up or down at random, right in the mean.
     """
     is_whole, is_known = counts.dtype.kind != "f", bin_ticks.any()
     largest = np.iinfo(counts.dtype).max if is_whole else np.inf

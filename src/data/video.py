@@ -46,11 +46,7 @@ class Seen:
 
 
 def probe_video(path: Path) -> tuple[int, tuple[int, int], list[str]]:
-    """Return the number of frames, height and width of a video, and what the user should know.
-
-    Raises:
-        BadFileError: it cannot be decoded to its end, or its frames are not what they seem.
-    """
+    """Return number and size of the frames of a video that can be used, and notes on it."""
     seen, previous = Seen(), None
     with _opened(path) as stream:
         seen.colours.add(_colours(stream))  # some decoders forget what the container states
@@ -104,15 +100,7 @@ class Pass:
 
 
 class VideoInput:
-    """The frames of a video, named by their numbers: the path of frame 7 is `VIDEO/000007`.
-
-    Attributes:
-        frames: Path by name, as of a folder.
-        notes: What the user should know about the file.
-
-    Raises:
-        BadFileError: It is no video, or one whose frames are not what they seem.
-    """
+    """The frames of a video, named by their numbers: the path of frame 7 is `VIDEO/000007`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -31,19 +31,12 @@ Crop = tuple[int, int, int, int]  # y, x, height, width in pixels
 
 
 @dataclass(frozen=True)
-class SpikeSource:
-    """Where the spikes of one frame are.
+class SpikeWindow:
+    """Where the spikes of one frame are: the ticks [start, stop) of a file."""
 
-    Attributes:
-        path: a `.dat` file, or a `.npy` of voxels where there are no spikes.
-        geometry: how the bits lie; None for voxels.
-        start, stop: the ticks [start, stop) of the file; for voxels the ticks that were counted,
-            0, 0 where that is not known.
-    """
-
-    path: Path
-    geometry: SpikeGeometry | None = None
-    start: int = 0
+    path: Path  # a `.dat` file, or a `.npy` of voxels where there are no spikes
+    geometry: SpikeGeometry | None = None  # None for voxels
+    start: int = 0  # of voxels 0, 0 where the counted ticks are not known
     stop: int = 0
 
     @property
@@ -56,32 +49,24 @@ class SpikeSource:
 class VoxelEntry:
     """One frame in the index: what its counts add up to, and what they were made from.
 
-    Attributes:
-        num_voxels: how many there are.
-        event_count: their sum.
-        sum_log1p, sum_log1p_squared: of log1p(count) and of its square.
-        histograms: ticks of a bin, as text -> how often the counts 0, 1, 2, ... occur in bins of so
-            many ticks; "0" where the ticks are not known. Empty where the voxels are no whole
-            numbers below 65536.
-        source, source_bytes, source_mtime_ns, start, stop, geometry, num_bins: see `_identity`.
-        npy_bytes: size of the stored file, 0 where only the sums were wanted.
-        source_crc32: of the bytes that were counted; None in indices of older versions.
+    A histogram says how often the counts 0, 1, 2, ... occur in bins of so many ticks, as text; "0"
+    where the ticks are not known. There is none where voxels are no whole numbers below 65536.
     """
 
     num_voxels: int
-    event_count: int
-    sum_log1p: float
+    num_spikes: int  # `event_count` in the file
+    sum_log1p: float  # of log1p(count)
     sum_log1p_squared: float
     histograms: Mapping[str, Sequence[int]]
-    source: str
+    source: str  # this and the following: see `_identity`
     source_bytes: int
     source_mtime_ns: int
     start: int
     stop: int
     geometry: str
     num_bins: int
-    npy_bytes: int
-    source_crc32: int | None = None
+    npy_bytes: int  # of the stored file, 0 where only the sums were wanted
+    source_crc32: int | None = None  # of the bytes that were counted; None in older indices
 
     def is_of(self, path: Path) -> bool:
         """Whether a `.npy` file has the size of the one that this entry was written for."""
@@ -102,6 +87,8 @@ def read_index(folder: str | Path) -> dict[str, VoxelEntry]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["format"] != FORMAT:
             return {}
+        for entry in stored["frames"].values():
+            entry["num_spikes"] = entry.pop("event_count")  # its name in the file
         return {name: _checked(VoxelEntry(**entry)) for name, entry in stored["frames"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         logger.warning("%s cannot be used (%s); its frames are counted again", path, error)
@@ -122,13 +109,15 @@ def _checked(entry: VoxelEntry) -> VoxelEntry:
 def write_index(folder: str | Path, entries: Mapping[str, VoxelEntry]) -> None:
     """Write the index of a voxel folder whole or not at all."""
     frames = {name: asdict(entry) for name, entry in sorted(entries.items())}
+    for entry in frames.values():
+        entry["event_count"] = entry.pop("num_spikes")
     with atomic_write(Path(folder) / INDEX_NAME) as partial:
         text = json.dumps({"format": FORMAT, "frames": frames}, indent=0)
         partial.write_text(text + "\n", encoding="utf-8")
 
 
 def staleness(
-    entry: VoxelEntry | None, source: SpikeSource, num_bins: int, npy_path: Path | None
+    entry: VoxelEntry | None, source: SpikeWindow, num_bins: int, npy_path: Path | None
 ) -> str | None:
     """Return why a frame has to be counted (again), or None where all is fresh.
 
@@ -150,11 +139,11 @@ def staleness(
     return None
 
 
-def count_frame(source: SpikeSource, num_bins: int, npy_path: Path | None) -> VoxelEntry:
+def count_frame(source: SpikeWindow, num_bins: int, npy_path: Path | None) -> VoxelEntry:
     """Count one frame, store the counts at `npy_path` where one is given, return its entry."""
     refuse_other_kind(source.path)
     identity = _identity(source, num_bins)
-    counts = count_source(source, num_bins)
+    counts = count_window(source, num_bins)
     npy_bytes = 0
     if npy_path is not None and source.geometry is not None:
         with atomic_write(npy_path) as partial:
@@ -164,8 +153,8 @@ def count_frame(source: SpikeSource, num_bins: int, npy_path: Path | None) -> Vo
     return VoxelEntry(**sums, **identity, npy_bytes=npy_bytes, source_crc32=_crc32(source))
 
 
-def count_source(
-    source: SpikeSource, num_bins: int, crop: Crop | None = None, out: np.ndarray | None = None
+def count_window(
+    source: SpikeWindow, num_bins: int, crop: Crop | None = None, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the counts of a crop straight from the source: [K, h, w]; in `out`, if they fit."""
     if source.geometry is None:
@@ -228,7 +217,7 @@ def read_voxels(
     return _as_counts(path, out)
 
 
-def _identity(source: SpikeSource, num_bins: int) -> dict[str, object]:
+def _identity(source: SpikeWindow, num_bins: int) -> dict[str, object]:
     """Everything the counts of a frame depend on."""
     state, bits = file_state(source.path), source.geometry
     return {
@@ -244,7 +233,7 @@ def _identity(source: SpikeSource, num_bins: int) -> dict[str, object]:
     }
 
 
-def _crc32(source: SpikeSource) -> int:
+def _crc32(source: SpikeWindow) -> int:
     """Return the checksum of the bytes of a window, or of a whole file of voxels."""
 
     def read() -> bytes:
@@ -291,7 +280,7 @@ def _sums_of(counts: np.ndarray, num_ticks: int | None) -> dict[str, object]:
     logs = np.log1p(values)
     return {
         "num_voxels": int(counts.size),
-        "event_count": round(float((values * frequency).sum())),
+        "num_spikes": round(float((values * frequency).sum())),
         "sum_log1p": float((logs * frequency).sum()),
         "sum_log1p_squared": float((logs * logs * frequency).sum()),
         "histograms": histograms,

@@ -100,11 +100,7 @@ def set_value(text: str, keys: Sequence[str], value: str) -> str:
 
 
 def replace_entry(text: str, key: str, value: Any) -> str:
-    """Return the text without the top-level entry `key`, and with it written anew at the end.
-
-    Raises:
-        ValueError: the text is not a YAML mapping in block form.
-    """
+    """Return a YAML text in block form with the top-level entry `key` written anew at its end."""
     root = yaml.compose(text, yaml.SafeLoader)
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
         raise ValueError("expected lines 'key: value' at the top level")

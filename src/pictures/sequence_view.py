@@ -17,7 +17,7 @@ from src.data.scanning import ScanSettings, scan_sequence
 from src.data.simulation.simulator import CAMERA_GAMMA
 from src.data.spikes.reconstruct import tfi, tfp
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
-from src.data.voxel_counts import SpikeSource
+from src.data.voxel_counts import SpikeWindow
 from src.pictures.panels import GAP_PX, Panel, make_page, to_grey
 
 ROUNDING = 1e-6  # of a tick: t_sharp in seconds is rarely a whole tick to the last digit
@@ -160,7 +160,7 @@ def spike_images(view: SequenceView, i: int, at: float | None = None) -> SpikeIm
     )
 
 
-def read_ticks(source: SpikeSource) -> np.ndarray:
+def read_ticks(source: SpikeWindow) -> np.ndarray:
     """Return the spikes of an exposure: uint8 [S, H, W]."""
     return SpikeFile(source.path, source.geometry).read(source.start, source.stop)
 

@@ -40,11 +40,11 @@ from src.data.scanning import (
     summarize,
 )
 from src.data.transforms import crop_grid
-from src.data.voxel_counts import VoxelEntry, count_source, read_voxels
+from src.data.voxel_counts import VoxelEntry, count_window, read_voxels
 from src.data.yaml_text import number_text
-from src.prepare.content import check_content
 from src.prepare.frame_checks import Findings, PreparedSplit, check_files, merged
 from src.prepare.prepare import normalization_texts, sort_by_freshness
+from src.prepare.spikes_match_frames import check_content
 
 logger = logging.getLogger(__name__)
 
@@ -132,14 +132,11 @@ def _check_scan(split: PreparedSplit, scan: SequenceScan, settings: ScanSettings
     """Name frames that are left out, files without a frame, and counts that are wrong."""
     where = f"{split.split}/{scan.name}"
     if scan.dropped:
-        yield (
-            f"{where}: dropped: {by_reason(scan.dropped)}; add what is missing or delete the frames"
-        )
-    if scan.strays:
-        yield (
-            f"{where}: without a blurry frame: {by_reason(scan.strays)}; add the blurry frames or "
-            "delete these"
-        )
+        advice = "add what is missing or delete the frames"
+        yield f"{where}: dropped: {by_reason(scan.dropped)}; {advice}"
+    if scan.unmatched:
+        advice = "add the blurry frames or delete these"
+        yield f"{where}: without a blurry frame: {by_reason(scan.unmatched)}; {advice}"
     for line in _recount_sample(split.entries[scan.name], scan, settings):
         yield f"{where}: {line}"
 
@@ -161,25 +158,21 @@ def _recount_sample(
 ) -> Iterable[str]:
     """Count the first, a middle and the last frame anew and compare with what is stored."""
     numbers = sorted({0, len(scan.frames) // 2, len(scan.frames) - 1}) if scan.frames else []
-    for frame in (scan.frames[i] for i in numbers):
-        entry = entries.get(frame.name)
-        if entry is None:
-            continue
-        stored = None
+    for frame in (scan.frames[i] for i in numbers if scan.frames[i].name in entries):
+        before = entries[frame.name].num_spikes
         try:
-            counts = count_source(frame.spikes, settings.num_bins)
-            if frame.voxels is not None:
-                stored = read_voxels(frame.voxels, settings.num_bins)
+            counts = count_window(frame.spikes, settings.num_bins)
+            stored = counts if frame.voxels is None else read_voxels(frame.voxels, len(counts))
         except BadFileError as error:
             yield str(error)
             continue
         total = round(float(counts.sum(dtype=np.float64)))
-        if total != entry.event_count:
+        if total != before:
             yield (
-                f"{frame.name}: {total} spikes counted now, {entry.event_count} before; delete "
+                f"{frame.name}: {total} spikes counted now, {before} before; delete "
                 f"{settings.voxel_dir}/ of this sequence, then {RUN_PREPARE}"
             )
-        elif stored is not None and not np.array_equal(counts, stored):
+        elif not np.array_equal(counts, stored):
             yield f"{frame.voxels}: differs from the spikes; delete it, then {RUN_PREPARE}"
 
 
@@ -199,49 +192,39 @@ def check_rates(
 
     Stored voxels have no known number of ticks; only a window without a spike is seen there.
     """
-    silent, full, dark = [], [], []
+    rates = {}
     for frame in (frame for frame in frames if frame.name in entries):
-        count, source = entries[frame.name].event_count, frame.spikes
-        if count == 0:
-            silent.append(frame.name)
-        elif source.geometry is not None:
-            num_bits = 8 * source.geometry.tick_bytes * (source.stop - source.start)
-            full += [frame.name] if count > HIGHEST_RATE * num_bits else []
-            dark += [frame.name] if count < LOWEST_RATE * num_bits else []
+        geometry, count = frame.spikes.geometry, entries[frame.name].num_spikes
+        num_bits = geometry and 8 * geometry.tick_bytes * frame.spikes.num_ticks
+        rates[frame.name] = count / num_bits if num_bits else 0.5 * (count > 0)
+    silent = [name for name, rate in rates.items() if rate == 0]
+    full = [name for name, rate in rates.items() if rate > HIGHEST_RATE]
+    dark = [name for name, rate in rates.items() if 0 < rate < LOWEST_RATE]
     findings = Findings()
     if silent:
-        findings.problems.append(
-            f"{where}: not a single spike in the window ({listed(silent)}); write these spikes "
-            "again or delete the frames"
-        )
+        what = f"{where}: not a single spike in the window ({listed(silent)})"
+        findings.problems.append(f"{what}; write these spikes again or delete the frames")
     if full:
-        findings.problems.append(
-            f"{where}: nearly every bit is 1 ({listed(full)}); no camera does that, see "
-            "scripts/inspect_spikes.py"
-        )
+        what = f"{where}: nearly every bit is 1 ({listed(full)})"
+        findings.problems.append(f"{what}; no camera does that, see scripts/inspect_spikes.py")
     if dark:
-        findings.notes.append(
-            f"{where}: hardly a spike, below {LOWEST_RATE:g} per pixel and tick ({listed(dark)})"
-        )
+        what = f"hardly a spike, below {LOWEST_RATE:g} per pixel and tick ({listed(dark)})"
+        findings.notes.append(f"{where}: {what}")
     return findings
 
 
 def _check_crops(scan: SequenceScan, cfg: CfgNode) -> Iterable[str]:
     """Name a sequence of which no clip or no crop can be taken."""
-    clip_len, crop_px = cfg.DATA.CLIP_LEN, cfg.DATA.CROP_SIZE
-    if len(scan.frames) < clip_len:
-        yield (
-            f"{scan.folder}: {len(scan.frames)} usable frames, a clip needs {clip_len}; no clip is "
-            "taken from this sequence; lower DATA.CLIP_LEN or delete it"
-        )
+    clip_len, crop_px, number = cfg.DATA.CLIP_LEN, cfg.DATA.CROP_SIZE, len(scan.frames)
+    if number < clip_len:
+        why = f"{number} usable frames, a clip needs {clip_len}"
+        yield f"{scan.folder}: {why}, so none is taken; lower DATA.CLIP_LEN or delete it"
     recording = Recording(scan.name, scan.frames, cfg.DATA.K)
     try:
         height, width = recording.frame_size
         if min(height, width) < crop_px:
-            yield (
-                f"{scan.folder}: frames of {height}x{width} are below the crop {crop_px}; lower "
-                "DATA.CROP_SIZE"
-            )
+            small = f"frames of {height}x{width} are below the crop {crop_px}"
+            yield f"{scan.folder}: {small}; lower DATA.CROP_SIZE"
         crop_grid((height, width), recording.spike_size, crop_px)
     except BadFileError:
         return  # named before
@@ -287,9 +270,9 @@ def _check_description(
     settings: ScanSettings, splits: list[str], description: DataDescription | None
 ) -> Iterable[str]:
     """Compare the description with the files as they are."""
-    root, exts = settings.root, settings.image_exts
+    root, exts, file = settings.root, settings.image_exts, settings.root / FILE_NAME
     if description is None:
-        yield f"{root / FILE_NAME}: missing; {RUN_PREPARE}"
+        yield f"{file}: missing; {RUN_PREPARE}"
         return
     try:
         now = fingerprint_data(root, splits, exts, description.fingerprint)
@@ -298,21 +281,12 @@ def _check_description(
     changes = fingerprint_differences(description.fingerprint, now)
     files = changed_files(root, splits, exts) if changes else ""
     for change in changes:
-        yield (
-            f"{root / FILE_NAME}: {change}{f' ({files})' if files else ''}; if the change is "
-            f"meant, {RUN_PREPARE}, else bring the old files back"
-        )
-    present = _sequence_names(root, splits)
-    gone = [
-        name
-        for name, _ in description.offsets
-        if name.partition("/")[0] in splits and name not in present
-    ]
-    if gone:
-        yield (
-            f"{root / FILE_NAME}: offsets of sequences that do not exist: {', '.join(gone)}; "
-            "delete those lines"
-        )
+        what = f"{file}: {change}{f' ({files})' if files else ''}"
+        yield f"{what}; if the change is meant, {RUN_PREPARE}, else bring the old files back"
+    there = _sequence_names(root, splits)
+    offsets = (name for name, _ in description.offsets if name.partition("/")[0] in splits)
+    if gone := ", ".join(name for name in offsets if name not in there):
+        yield f"{file}: offsets of sequences that do not exist: {gone}; delete those lines"
 
 
 def _check_log(
@@ -321,21 +295,18 @@ def _check_log(
     """Compare the alignment log with exposures and counts as they are now."""
     wrong: dict[str, str] = {}
     for frame in scan.frames:
-        record = records.get(frame.index)
+        record, entry = records.get(frame.index), entries.get(frame.name)
         if record is None:
             wrong[frame.name] = "no record in the alignment log"
         elif (record.t0, record.t1) != (frame.t0, frame.t1):
             wrong[frame.name] = "the alignment log has another exposure"
-        elif frame.name in entries and record.event_count != entries[frame.name].event_count:
-            wrong[frame.name] = (
-                f"the alignment log says {record.event_count} spikes, the voxels hold "
-                f"{entries[frame.name].event_count}"
-            )
-    extra = [str(i) for i in sorted(set(records) - {frame.index for frame in scan.frames})]
+        elif entry is not None and record.num_spikes != entry.num_spikes:
+            logged = f"the alignment log says {record.num_spikes} spikes"
+            wrong[frame.name] = f"{logged}, the voxels hold {entry.num_spikes}"
     yield from _grouped(wrong)
-    if extra:
-        what = f"the alignment log has records of frames {listed(extra)} that cannot be used"
-        yield f"{what}; {RUN_PREPARE}"
+    if extra := sorted(set(records) - {frame.index for frame in scan.frames}):
+        what = f"records of frames {listed(list(map(str, extra)))} that cannot be used"
+        yield f"the alignment log has {what}; {RUN_PREPARE}"
 
 
 def content_problems(description: DataDescription | None, where: str) -> list[str]:
@@ -364,10 +335,6 @@ def _cut_short(splits: list[PreparedSplit]) -> Iterable[str]:
     """Find images whose end is missing, by their last bytes."""
     paths = [path for split in splits for scan in split.scans for path in scan.files]
     with ThreadPoolExecutor(READERS) as pool:
-        broken = [
-            str(path)
-            for path, is_broken in zip(paths, pool.map(is_cut_short, paths), strict=True)
-            if is_broken
-        ]
-    if broken:
+        are_broken = list(pool.map(is_cut_short, paths))
+    if broken := [str(p) for p, is_broken in zip(paths, are_broken, strict=True) if is_broken]:
         yield f"images that are cut short or cannot be read: {listed(broken)}; copy them again"

@@ -49,11 +49,7 @@ def to_grey(rgb: np.ndarray) -> np.ndarray:
 
 
 def cut_out(photograph: np.ndarray, piece: CutOut) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a piece out of a photograph uint8 [H, W, 3].
-
-    Returns:
-        colours uint8 [h, w, 3] and opacity uint8 [h, w]; the piece's centre is the middle of both.
-    """
+    """Return colours uint8 [h, w, 3] and opacity uint8 [h, w] of a part of a photograph."""
     lobe_height = 0.12 if piece.num_lobes else 0.0
     reach = np.ceil(np.array(piece.radii) * (1 + lobe_height) + piece.edge_px).astype(int)
     left, top = np.round(piece.centre).astype(int) - reach

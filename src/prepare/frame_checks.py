@@ -64,7 +64,7 @@ def merged(lines: list[str]) -> list[str]:
     return [f"{listed(found, 3)}: {text}" for text, found in places.items()]
 
 
-def sample_places(count: int, wanted: int) -> list[int]:
+def sample_evenly(count: int, wanted: int) -> list[int]:
     """Return at most `wanted` of `count` places, evenly spread, the same ones every time."""
     if count <= wanted:
         return list(range(count))
@@ -164,7 +164,7 @@ def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
     A blurry frame must resemble its own sharp frame most, and must not be the sharper of the two.
     """
     findings, moving, unequal = Findings(), {}, []
-    for i in sample_places(len(frames), SAMPLED_FRAMES):
+    for i in sample_evenly(len(frames), SAMPLED_FRAMES):
         blurry, sharp = _read_grey(frames[i].blurry), _read_grey(frames[i].sharp)
         if blurry.shape != sharp.shape:
             sizes = " and ".join(f"{h}x{w}" for h, w in (blurry.shape, sharp.shape))

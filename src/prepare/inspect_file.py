@@ -41,14 +41,7 @@ PACKED_ENDINGS = (".dat", ".bin", ".raw")
 
 
 def inspect_file(question: Question) -> Inspection:
-    """Find out what a file is.
-
-    What a YAML file beside packed spikes says is tested like what the user says.
-
-    Raises:
-        BadFileError: a file that is missing, empty, or of a kind that holds no spikes.
-        ValueError: a given size that packed spikes cannot have.
-    """
+    """Find out what a file is; a YAML file beside it is tested like what the user says."""
     path = question.path
     if not path.is_file():
         raise BadFileError(path, "is a folder" if path.is_dir() else "no such file")

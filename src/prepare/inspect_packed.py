@@ -16,7 +16,8 @@ import numpy as np
 
 from src.data.frames import read_image
 from src.data.spikes.spike_dat import BIT_ORDERS, SpikeGeometry
-from src.prepare.content import SHOWN, bit_correlations
+from src.prepare.exposure_shift import SHOWN
+from src.prepare.spikes_match_frames import bit_correlations
 
 USUAL_SIZES = {
     (250, 400): "first spike camera, REDS sets",
@@ -84,12 +85,7 @@ class Inspection:
 
 
 def inspect_bytes(data: np.ndarray, question: Question) -> Inspection:
-    """Inspect packed spikes in memory or in a memory map, uint8 [N]; only samples are read.
-
-    Raises:
-        BadFileError: an unreadable reference.
-        ValueError: a given size whose pixels are no multiple of 8.
-    """
+    """Inspect packed spikes in memory or in a memory map, uint8 [N]; only samples are read."""
     sample = np.concatenate([data[: SAMPLE_BITS // 16], data[-SAMPLE_BITS // 16 :]])
     rate = float(np.unpackbits(sample).mean(dtype=np.float64))
     whole = [size for size in USUAL_SIZES if _is_whole(len(data), size)]

@@ -22,7 +22,7 @@ from src.data.recordings import Recording
 from src.data.scanning import ScanSettings, scan_split
 from src.paths import atomic_write
 from src.pictures.panels import Panel, busiest_region, make_page, to_grey, write_page
-from src.prepare.content import (
+from src.prepare.exposure_shift import (
     FRAME_NAMES,
     ExposureFit,
     check_exposures,
@@ -49,11 +49,7 @@ HOW_TO_READ = (
 def overlay_splits(
     scan: ScanSettings, splits: Sequence[str], log: Path, count: int, folder: Path, seed: int
 ) -> Findings:
-    """Write overlays of prepared splits, and check all of them for shifts by exposures.
-
-    Returns:
-        Where the pages are and, per sequence, whether its spikes fit their own frames.
-    """
+    """Write overlays of prepared splits, and check all of them for shifts by exposures."""
     alignment = read_alignment([log])
     recordings = {split: scan_split(scan, split, alignment) for split in splits}
     everything = [recording for found in recordings.values() for recording in found]
@@ -119,7 +115,7 @@ def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, ExposureFit]
             Panel("sharp", sharp),
         ],
         [
-            Panel("blurry in red + spikes in cyan: grey = match", fringes(blurry[0], whole)),
+            Panel("blurry in red + spikes in cyan: grey = match", red_cyan(blurry[0], whole)),
             Panel("outlines of the spikes on blurry", outline(blurry[0], whole)),
             Panel("outlines of the middle spikes on sharp", outline(sharp, part)),
         ],
@@ -128,7 +124,7 @@ def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, ExposureFit]
     details = []
     for distance, name in sorted(FRAME_NAMES.items()):
         if distance in blurry:
-            image = fringes(blurry[distance], whole)[region]
+            image = red_cyan(blurry[distance], whole)[region]
             is_alarm = distance != 0 and fit.best == distance
             details.append(Panel(f"spikes with {name}, detail", image, is_alarm))
     lines = [
@@ -139,7 +135,7 @@ def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, ExposureFit]
     return make_page([*rows, details], PANEL_PX, lines), fit
 
 
-def fringes(image: np.ndarray, spikes: np.ndarray) -> np.ndarray:
+def red_cyan(image: np.ndarray, spikes: np.ndarray) -> np.ndarray:
     """Return the image in red with the spikes in green and blue: grey where both agree.
 
     The spikes [H, W] get the histogram of the image uint8 RGB [H, W, 3], so that only where they

@@ -38,8 +38,8 @@ from src.data.voxel_counts import (
 )
 from src.data.yaml_text import number_text, set_value
 from src.paths import atomic_write
-from src.prepare.content import check_content
 from src.prepare.frame_checks import Findings, PreparedSplit, merged
+from src.prepare.spikes_match_frames import check_content
 
 FRAMES_PER_TASK = 8
 SECONDS_BETWEEN_INDEX_WRITES = 5.0
@@ -67,11 +67,7 @@ class PrepareSettings:
 
 
 def prepare(settings: PrepareSettings) -> list[str]:
-    """Bring voxels, alignment log, mean and deviation, and description up to date.
-
-    Returns:
-        What was done, one line each.
-    """
+    """Bring voxels, alignment log, DATA.NORM and description up to date; say what was done."""
     refuse_log_of_another_root(settings)
     splits = scan_splits(settings)
     lines = [count_spikes(splits, settings.scan, settings.workers)]
@@ -98,14 +94,11 @@ def prepare(settings: PrepareSettings) -> list[str]:
 def check_prepared_content(
     settings: PrepareSettings, accepted: str | None = None
 ) -> tuple[str, Findings]:
-    """Check samples of all sequences and write the result, unless it is known already.
+    """Check samples of all sequences; return the result, as `DataDescription.content`, and lines.
 
     The result is written to `dataset.yaml`, so that a training can refuse data that failed without
-    decoding a picture. A data set that failed is checked every time, so that its problems are
-    printed again. `accepted` says why problems are accepted; None: they are not.
-
-    Returns:
-        the result, as `DataDescription.content`, and what was found; nothing where it was known.
+    decoding a picture. Data that failed are checked every time, so that the problems are printed
+    again. `accepted` says why problems are accepted; None: they are not.
     """
     root = settings.scan.root
     description = read_description(root)
@@ -167,7 +160,7 @@ def alignment_records(splits: list[PreparedSplit]) -> dict[str, dict[int, Exposu
     return {
         f"{split.split}/{scan.name}": {
             frame.index: Exposure(
-                frame.t0, frame.t1, split.entries[scan.name][frame.name].event_count
+                frame.t0, frame.t1, split.entries[scan.name][frame.name].num_spikes
             )
             for frame in scan.frames
             if frame.name in split.entries[scan.name]
@@ -228,11 +221,7 @@ def default_workers() -> int:
 
 
 def count_spikes(splits: list[PreparedSplit], settings: ScanSettings, workers: int) -> str:
-    """Count the frames whose index entry is missing or stale; fill `entries` and `failed`.
-
-    Returns:
-        One line about what was done.
-    """
+    """Count the frames whose entry is missing or stale, into `entries` and `failed`."""
     tasks: list[list[FrameRecord]] = []
     owners: list[tuple[PreparedSplit, SequenceScan]] = []
     for split in splits:

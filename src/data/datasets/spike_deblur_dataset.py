@@ -55,14 +55,8 @@ class SpikeDeblurDataset(Dataset):
 
     A key is an index, or (epoch, index); everything random depends on (seed, epoch, index) alone.
     A clip that cannot be read comes back as `BadSample`, which `collate_clips` leaves out.
-
-    Args:
-        recordings: aligned sequences.
-        settings: how clips are cut; the default gives whole frames and nothing random.
-        norm: how counts become what the network sees.
-        seed: of crops and augmentation.
-        as_uint8: leave scaling and normalization to the receiver: blur and sharp are uint8, and
-            spike_vox holds counts (uint8, or int32 or float32 where the stored ones need it).
+    `as_uint8` leaves scaling and normalization to the receiver: blur and sharp are uint8, and
+    spike_vox holds counts (uint8, or int32 or float32 where the stored ones need it).
     """
 
     def __init__(

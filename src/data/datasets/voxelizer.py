@@ -41,27 +41,13 @@ def voxelize(
     K: int = 32,
     outside: str = "error",
 ) -> np.ndarray:
-    """Count events per bin of the window [t0, t1).
+    """Count events per bin of the window [t0, t1): float32 [K, H, W].
 
-    bin = clip(floor((t - t0) / (t1 - t0) * K), 0, K - 1). With integer events and integer t0, t1
-    the bin is computed in integers; times in seconds as floats can fall on the wrong side of a bin
-    edge by rounding, so keep ticks or microseconds as integers.
-
-    Args:
-        events: rows (t, y, x) or (t, y, x, p), any real dtype, any order; p is not used.
-        t0: start of the window, in the unit of t.
-        t1: its end, exclusive.
-        H: rows of the sensor.
-        W: columns of the sensor.
-        K: number of bins.
-        outside: "error" refuses events outside the sensor or the window, "drop" leaves them out and
-            logs how many.
-
-    Returns:
-        float32 [K, H, W], the counts.
-
-    Raises:
-        ValueError: a wrong shape, an empty window, a fractional coordinate, or events outside.
+    Events are rows (t, y, x) or (t, y, x, p) of any real dtype in any order; p is not used. The bin
+    is clip(floor((t - t0) / (t1 - t0) * K), 0, K - 1), in integers where all times are. Times in
+    seconds as floats can fall on the wrong side of a bin edge by rounding: keep ticks or
+    microseconds. Events outside the sensor or the window are an error, or left out and logged with
+    `outside` "drop".
     """
     events = np.asarray(events)
     if outside not in OUTSIDE_CHOICES:
@@ -104,13 +90,10 @@ def voxelize_packed(
     crop: tuple[int, int, int, int] | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Count the spikes of ticks [start, stop) of a bit-packed file per bin.
+    """Count the spikes of ticks [start, stop) of a bit-packed file: [K, h, w], upright.
 
-    No event list and no dense stream is built; of a crop (y, x, h, w) in upright pixels only its
-    own bytes are unpacked.
-
-    Returns:
-        uint8 (uint16 if a count needs it) [K, h, w], upright; `out`, if that fits it.
+    No event list is built, and of a crop (y, x, h, w) only its own bytes are unpacked. The result
+    is uint8, uint16 if a count needs it; `out`, if that fits it.
     """
     geometry = file.geometry
     y, x, h, w = (0, 0, geometry.height, geometry.width) if crop is None else crop

@@ -11,21 +11,14 @@ SOURCE_FRAMES_PER_SECOND = 240
 
 @dataclass(frozen=True)
 class BlurWindow:
-    """What one blurry frame was made from.
+    """What one blurry frame was made from."""
 
-    Attributes:
-        first_frame, stop_frame: source frames [first, stop).
-        sharp_frame: the source frame that is its sharp counterpart.
-        start_tick, stop_tick: ticks [start, stop) of the exposure.
-        t0, t1: the same in seconds.
-    """
-
-    first_frame: int
+    first_frame: int  # source frames [first, stop)
     stop_frame: int
-    sharp_frame: int
-    start_tick: int
+    sharp_frame: int  # the one that is its sharp counterpart
+    start_tick: int  # ticks [start, stop) of the exposure
     stop_tick: int
-    t0: float
+    t0: float  # in seconds
     t1: float
 
     @property
@@ -35,15 +28,11 @@ class BlurWindow:
 
 
 def blur_window(k: int, n: int, offset: int = 0) -> BlurWindow:
-    """Return the window of blurry frame `k` when `n` source frames of 240 per second are averaged.
+    """Return the window of blurry frame `k` when an odd number `n` of source frames is averaged.
 
     Source frame j sits at tick 8j, and ticks 8j ... 8j+7 lead to frame j+1; so the sharp frame,
-    the middle one of n, is at tick 4(n-1) of 8n, half a source frame before the middle.
-
-    Args:
-        k: number of the blurry frame, from 0.
-        n: source frames averaged, odd.
-        offset: source frames by which the windows of a clip begin early (zz of GOPRxxxx_nn_zz).
+    the middle one of n, is at tick 4(n-1) of 8n, half a source frame before the middle. The windows
+    begin `offset` source frames early (zz of GOPRxxxx_nn_zz).
     """
     if n < 1 or n % 2 == 0:
         raise ValueError(f"n={n}: an odd number of source frames has a middle one")
@@ -76,11 +65,8 @@ def synthesize_blur(frames: np.ndarray, gamma: float | None = None) -> np.ndarra
 class BlurAccumulator:
     """The mean of sharp frames that come one after the other, rounded once; no frame is kept.
 
-    Args:
-        size: (height, width) of the frames.
-        total_weight: sum of the weights that will come.
-        gamma: None for the plain mean of encoded values (GoPro `blur`); a camera curve such as
-            2.2 for the mean of light, ((1/n) sum S^gamma)^(1/gamma) (GoPro `blur_gamma`).
+    Without `gamma` it is the mean of encoded values (GoPro `blur`), with a camera curve such as 2.2
+    that of light, ((1/n) sum S^gamma)^(1/gamma) (GoPro `blur_gamma`).
     """
 
     def __init__(

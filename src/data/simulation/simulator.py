@@ -27,27 +27,17 @@ _START, _GAIN, _DARK, _THRESHOLD, _SHOT, _TEMPORAL = range(6)
 class SpikeNoise:
     """Noise of the sensor; every part is off at its default.
 
-        u <- u + a(y,x) * Poisson(I * photons) / photons + d(y,x) + temporal_sigma * eps
-        theta(y,x) = theta * (1 + threshold_sigma * eps)
-
-    Args:
-        photons: photons per tick at full scale, for shot noise; None means none.
-        gain_sigma: relative deviation of the gain a(y,x) from pixel to pixel.
-        dark_mean: mean of the dark current d(y,x), in full-scale intensity per tick.
-        dark_sigma: its deviation from pixel to pixel; negative currents become 0.
-        temporal_sigma: deviation of what is added to the membrane at each tick.
-        threshold_sigma: relative deviation of the threshold from pixel to pixel.
-        sensor_seed: draws the fixed patterns (gain, dark current, threshold); keep it to simulate
-            several clips with one sensor.
+    u <- u + a(y,x) * Poisson(I * photons) / photons + d(y,x) + temporal_sigma * eps
+    theta(y,x) = theta * (1 + threshold_sigma * eps)
     """
 
-    photons: float | None = None
-    gain_sigma: float = 0.0
-    dark_mean: float = 0.0
-    dark_sigma: float = 0.0
+    photons: float | None = None  # per tick at full scale, for shot noise
+    gain_sigma: float = 0.0  # relative deviation of the gain a(y,x) from pixel to pixel
+    dark_mean: float = 0.0  # of the dark current d(y,x), in full-scale intensity per tick
+    dark_sigma: float = 0.0  # its deviation; negative currents become 0
     temporal_sigma: float = 0.0
     threshold_sigma: float = 0.0
-    sensor_seed: int = 0
+    sensor_seed: int = 0  # draws the fixed patterns; keep it for several clips of one sensor
 
     def __post_init__(self) -> None:
         if self.photons is not None and not self.photons > 0:
@@ -60,11 +50,8 @@ class SpikeNoise:
 class SpikeSimulator:
     """A sensor that is shown intensities chunk by chunk and keeps its membrane in between.
 
-    Args:
-        height, width: pixels of the sensor.
-        seed: draws the start of the membrane and the temporal noise.
-        threshold: theta, in full-scale intensity times ticks.
-        noise: see `SpikeNoise`.
+    `seed` draws the start of the membrane and the temporal noise; `threshold` is theta, in full-
+    scale intensity times ticks.
     """
 
     def __init__(
@@ -177,18 +164,11 @@ def simulate_spikes(
 
 
 def rgb_to_intensity(rgb: np.ndarray, transfer: str = "encoded", downscale: int = 1) -> np.ndarray:
-    """Return what a spike sensor of lower resolution sees of an RGB image.
+    """Return what a spike sensor of lower resolution sees of RGB uint8 [..., H, W, 3], in [0, 1].
 
-    BT.601 weights, mean over blocks of `downscale` x `downscale` pixels.
-
-    Args:
-        rgb: uint8 [..., H, W, 3].
-        transfer: "encoded" takes grey values as they are, as all published simulated sets do;
-            "linear" undoes the camera curve (power 2.2) first, as a real sensor would see it.
-        downscale: RGB pixels per spike pixel, in each direction.
-
-    Returns:
-        float32 [..., H/downscale, W/downscale] in [0, 1].
+    BT.601 weights, mean over blocks of `downscale` x `downscale` pixels: float32 [..., h, w].
+    "encoded" takes grey values as they are, as all published simulated sets do; "linear" undoes the
+    camera curve (power 2.2) first, as a real sensor would see it.
     """
     rgb = np.asarray(rgb)
     if rgb.dtype != np.uint8 or rgb.ndim < 3 or rgb.shape[-1] != 3:

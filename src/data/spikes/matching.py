@@ -26,25 +26,19 @@ MAX_CENTRE_ERROR_TICKS = 1.0
 
 @dataclass(frozen=True)
 class TfpMatch:
-    """The best centre and how it was found.
+    """The best centre, in ticks from the window's first, and how it was found.
 
-    Attributes:
-        centre: ticks from the window's first tick: the top of a parabola through the scores around
-            the highest one, or that one's centre where fewer than three lie close to it.
-        centre_error: standard error of the centre in ticks, from leaving out one band of rows after
-            the other; inf where the scores are flat.
-        centres: float64 [M], all that were tried, ascending.
-        scores: float64 [M], PSNR in dB against the sharp frame after the best gain and offset.
-        num_pixels: pixels compared.
-        correlation: of the best TFP image with the sharp frame, 0 where it is not above 0.
+    It is the top of a parabola through the scores around the highest one, or that one's centre
+    where fewer than three lie close to it. Its error comes from leaving out one band of rows after
+    another.
     """
 
     centre: float
-    centre_error: float
-    centres: np.ndarray
-    scores: np.ndarray
-    num_pixels: int
-    correlation: float
+    centre_error: float  # standard error in ticks; inf where the scores are flat
+    centres: np.ndarray  # float64 [M], all that were tried, ascending
+    scores: np.ndarray  # float64 [M], PSNR in dB after the best gain and offset
+    num_pixels: int  # compared
+    correlation: float  # of the best TFP image, 0 where it is not above 0
 
     @property
     def is_decisive(self) -> bool:

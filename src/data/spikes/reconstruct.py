@@ -27,11 +27,8 @@ def tfi(spikes: np.ndarray, tick: int, threshold: float) -> tuple[np.ndarray, np
     """Return the image of the inter-spike intervals around a tick, and where an interval exists.
 
     intensity = threshold / (t_next - t_prev), with the last spike at or before the tick and the
-    first one after it. Where a spike lacks, the end of the stream counts as one: such a pixel is at
-    most as bright as shown, which is for looking at, not for measuring.
-
-    Returns:
-        float32 [H, W], full scale is 1, and bool [H, W]: where both spikes exist.
+    first one after it: float32 [H, W], full scale is 1. Where a spike lacks, the end of the stream
+    counts as one and the mask bool [H, W] is False: such a pixel is at most as bright as shown.
     """
     _check_stream(spikes)
     if not 0 <= tick < len(spikes):

@@ -38,18 +38,12 @@ USUAL_SIZES = ((250, 400), (360, 640), (384, 384), (180, 320), (96, 128), (1000,
 
 @dataclass(frozen=True)
 class SpikeGeometry:
-    """How the bits of one tick lie in the file.
-
-    Attributes:
-        height, width: pixels of the sensor.
-        bit_order: "little" if the first of eight pixels is the least significant bit, else "big".
-        flip_rows: whether the file stores the bottom row first.
-    """
+    """How the bits of one tick lie in the file."""
 
     height: int
     width: int
-    bit_order: str = "little"
-    flip_rows: bool = True
+    bit_order: str = "little"  # "little": the first of eight pixels is the least significant bit
+    flip_rows: bool = True  # the file stores the bottom row first
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -266,18 +260,12 @@ def check_rate(rate: float, path: Path, num_ticks: int) -> None:
 
 @dataclass(frozen=True)
 class SpikeSidecar:
-    """What a `.dat` file does not say about itself; None where the source does not say it.
-
-    Attributes:
-        height, width, bit_order, flip_rows: see `SpikeGeometry`.
-        ticks_per_second: readouts per second.
-        threshold: firing threshold in full-scale intensity times ticks.
-    """
+    """What a `.dat` file does not say about itself; None where the source does not say it."""
 
     height: int
     width: int
     ticks_per_second: float | None = None
-    threshold: float | None = None
+    threshold: float | None = None  # in full-scale intensity times ticks
     bit_order: str = "little"
     flip_rows: bool = True
 

@@ -31,8 +31,8 @@ from src.data.description import FILE_NAME as DESCRIPTION_NAME
 from src.data.errors import BadFileError, DataSetError, listed
 from src.data.frames import list_sequences, read_image
 from src.data.simulation.blur import SOURCE_FRAMES_PER_SECOND
-from src.prepare.sources.frames import HighSpeedFrames, open_frames
-from src.prepare.sources.plan import (
+from src.prepare.sources.high_speed import HighSpeedFrames, open_frames
+from src.prepare.sources.planning import (
     ARRAY_OPTIONS,
     GOPRO_FRAMES,
     GOPRO_NAME,
@@ -80,9 +80,6 @@ def find_gopro(given: Path) -> dict[tuple[str, str], Sequence]:
     """Return (split, name) -> what there is of a sequence, in order; splits are train and test.
 
     Looked at is `given`, and what lies beside it where it is one of the downloaded folders.
-
-    Raises:
-        DataSetError: something is there twice.
     """
     known = [name.lower() for name in DOWNLOADED]
     roots = [given]

@@ -161,11 +161,7 @@ def _read_fields(path: Path) -> Mapping[str, str]:
 
 
 def _checked(path: Path, texts: Mapping[str, str]) -> MrawHeader:
-    """Return what a header states.
-
-    Raises:
-        BadFileError: a number is none, or this kind of recording is not known.
-    """
+    """Return what a header states, checked."""
     try:
         given = {name: float(texts[name]) for name in NUMBERS}
         width, height, frames, bits, depth, step = (

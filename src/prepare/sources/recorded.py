@@ -33,6 +33,7 @@ from src.data.scanning import (
 )
 from src.data.spikes.arrays import ARRAY_SUFFIXES, DenseFile, EventFile, array_shape
 from src.data.spikes.spike_dat import (
+    BIT_ORDERS,
     SpikeFile,
     SpikeGeometry,
     SpikeParts,
@@ -43,8 +44,7 @@ from src.data.spikes.spike_dat import (
     write_dat,
     write_sidecar,
 )
-from src.prepare.content import better_bits, check_sequence, order_text, sample_bits
-from src.prepare.sources.plan import (
+from src.prepare.sources.planning import (
     STREAM_NAME,
     PlannedSequence,
     SourceOptions,
@@ -60,6 +60,7 @@ from src.prepare.sources.plan import (
     refuse_options,
     sample_sha256,
 )
+from src.prepare.spikes_match_frames import better_bits, check_sequence, order_text, sample_bits
 
 KIND = "recorded frames and spikes"
 DAT, DENSE, EVENTS = "packed ticks (.dat)", "dense array", "list of events"
@@ -95,11 +96,7 @@ class SpikeInput:
         )
 
     def open(self, path: Path) -> TickReader:
-        """Return the ticks of one of the files.
-
-        Raises:
-            ValueError, OSError: it cannot be read.
-        """
+        """Return the ticks of one of the files."""
         size = self.sidecar.height, self.sidecar.width
         if self.layout == DAT:
             return SpikeFile(path, self.sidecar.geometry)
@@ -190,9 +187,6 @@ class RecordedSequence:
         """Return the ticks of a list of events: its last spike is not its end.
 
         The last exposure is, where it is near; a table in another unit must not make it longer.
-
-        Raises:
-            ValueError: times of another unit, or from another beginning than the exposures.
         """
         unit = events.time_step
         if unit > 1:
@@ -214,8 +208,7 @@ class RecordedSequence:
     def _check(self, folder: Path) -> list[str]:
         """Check what was written; return notes, or raise what is wrong with the user's files."""
         path, rate = self.spikes.files[0], self.spikes.sidecar.ticks_per_second
-        settings = ScanSettings(folder.parent, num_bins=1, use_voxel_cache=False)
-        scan = scan_sequence(folder, settings, None)
+        scan = scan_sequence(folder, ScanSettings(folder.parent, 1, use_voxel_cache=False), None)
         name = self.where.partition("/")[2]  # the folder has another one yet
         dropped = by_reason([replace(entry, sequence=name) for entry in scan.dropped])
         dropped = f"{len(scan.dropped)} frames cannot be used: {dropped}"
@@ -242,10 +235,10 @@ class RecordedSequence:
             axes = "; --axes may be wrong too" if is_swapped else ""
             return f"its spikes are upside down; store the array with its rows reversed{axes}"
         stated = self.spikes.sidecar.geometry
-        orders = {"little": "big", "big": "little"}
+        orders = BIT_ORDERS[:: -1 if is_swapped else 1]
         right = replace(
             stated,
-            bit_order=orders[stated.bit_order] if is_swapped else stated.bit_order,
+            bit_order=orders[BIT_ORDERS.index(stated.bit_order)],
             flip_rows=stated.flip_rows != (better.flip_rows != OUR_FLIP_ROWS),
         )
         return (
@@ -272,17 +265,13 @@ def plan_recorded(folders: Mapping[str, Path], options: SourceOptions) -> Source
     height, width = common((s.height, s.width) for s in sidecars) or (None, None)
     said = stated or DataDescription(source=f"own recordings of {options.input.name}")
     threshold = common(s.threshold for s in sidecars)
-    description = DataDescription(
-        source=said.source,
-        blur_kind=said.blur_kind,
-        frames_averaged=said.frames_averaged,
-        transfer=said.transfer,
+    description = replace(
+        said,
         threshold=said.threshold if threshold is None else threshold,
         ticks_per_second=common(s.ticks_per_second for s in sidecars),
-        spike_height=height,
-        spike_width=width,
-        interpolator=said.interpolator,
-        offsets=said.offsets,
+        **{"spike_height": height, "spike_width": width, "fingerprint": ()},
+        **{"bit_order": OUR_BIT_ORDER, "flip_rows": OUR_FLIP_ROWS},
+        **{"content": "unknown", "content_of": ""},
     )
     return SourcePlan(tuple(sequences), description, tuple(notes))
 
@@ -297,8 +286,7 @@ def find_recorded(
         spikes = _find_spikes(folder, list(names.values()), options, description)
         rate = spikes.sidecar.ticks_per_second
         exposures = read_exposures(folder / EXPOSURES_NAME, rate)
-        missing = [name for number, name in names.items() if number not in exposures]
-        if missing:
+        if missing := [name for number, name in names.items() if number not in exposures]:
             found = f"no line in {EXPOSURES_NAME} for {len(missing)} frame(s)"
             raise ValueError(f"{found}: {listed(missing)}")
         used = {number: exposures[number] for number in pairs}
@@ -318,20 +306,14 @@ def find_recorded(
 
 def name_gaps(numbers: Sequence[int], exposures: Mapping[int, Exposure]) -> list[str]:
     """Name exposures without frames, and missing numbers, where training clips end."""
-    notes = []
-    without = sorted(exposures.keys() - set(numbers))
+    notes, without = [], sorted(exposures.keys() - set(numbers))
     if without:
-        notes.append(
-            f"{len(without)} line(s) of {EXPOSURES_NAME} have no frames and are not used: "
-            f"{listed([str(number) for number in without])}; are their images missing?"
-        )
+        what = f"{len(without)} line(s) of {EXPOSURES_NAME} have no frames and are not used"
+        notes.append(f"{what}: {listed(list(map(str, without)))}; are their images missing?")
     missing = sorted(set(range(min(numbers), max(numbers))) - set(numbers) - set(without))
     if missing and len(missing) < len(numbers):  # else numbers are times or the like
-        notes.append(
-            f"{len(missing)} frame(s) missing in the middle: "
-            f"{listed([str(number) for number in missing])}; frames on both sides of a gap are "
-            "further apart in time"
-        )
+        what = f"{len(missing)} frame(s) missing in the middle: {listed(list(map(str, missing)))}"
+        notes.append(f"{what}; frames on both sides of a gap are further apart in time")
     return notes
 
 
@@ -401,24 +383,16 @@ def _spike_files(folder: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], 
 def _find_axes(
     shape: tuple[int, ...], stated: SpikeSidecar | None, given: str | None, path: Path
 ) -> str:
-    """Return the order of the axes of dense spikes, such as "THW".
-
-    Raises:
-        ValueError: several orders fit what is stated, or none does.
-    """
+    """Return the only order of the axes of dense spikes that fits, such as "THW"."""
     orders = ["".join(order) for order in permutations("THW")]
-    if given is not None:
-        given = given.upper().replace("S", "T")
-        if given not in orders:
-            raise ValueError(f"--axes {given}: name T, H and W once each")
+    given = given and given.upper().replace("S", "T")
+    if given not in (None, *orders):
+        raise ValueError(f"--axes {given}: name T, H and W once each")
     size = None if stated is None else (stated.height, stated.width)
     fitting = [o for o in orders if size in (None, (shape[o.index("H")], shape[o.index("W")]))]
     found = [order for order in fitting if given in (None, order)]
     if len(found) == 1:
         return found[0]
     sensor = f"the sensor {size[0]}x{size[1]} (height x width)" if size else "its size not stated"
-    advice = (
-        f"give --axes {' or '.join(fitting)}" if fitting else "no --axes fits; correct the size"
-    )
-    array = "x".join(map(str, shape))
-    raise ValueError(f"{path}: the array is {array}, {sensor}; {advice}")
+    advice = f"give --axes {' or '.join(fitting)}" if fitting else "correct the size"
+    raise ValueError(f"{path}: the array is {'x'.join(map(str, shape))}, {sensor}; {advice}")

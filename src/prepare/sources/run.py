@@ -27,8 +27,8 @@ from src.data.parallel import is_locked, locked, run_parallel
 from src.data.scanning import scan_settings
 from src.data.simulation.simulator import TRANSFERS
 from src.paths import atomic_write
-from src.prepare.sources import gopro, own, spk_gopro, x4k1000fps
-from src.prepare.sources.plan import (
+from src.prepare.sources import folders, gopro, spk_gopro, x4k1000fps
+from src.prepare.sources.planning import (
     BLUR_GAMMAS,
     KNOWN_SPLITS,
     OUR_SPLITS,
@@ -42,7 +42,7 @@ from src.prepare.sources.plan import (
 logger = logging.getLogger(__name__)
 
 SOURCES: Mapping[str, Callable[[SourceOptions], SourcePlan]] = {
-    "folders": own.plan,
+    "folders": folders.plan,
     "gopro": gopro.plan,
     "spk_gopro": spk_gopro.plan,
     "x4k1000fps": x4k1000fps.plan,
@@ -134,17 +134,16 @@ def make_from_source(
 
 def _refuse_inside(root: Path, given: Path) -> None:
     """Refuse to write into what is read, or to read what is written."""
-    reason = None
     if root == given:
         reason = (
             "is DATA.ROOT and --input at the same time; what is there stays as it is, give another "
             "DATA.ROOT to write to. A folder in our layout needs no --source"
         )
+        raise DataSetError(str(root), [reason])
     for outer, inner in ((given, root), (root, given)):
         if outer in inner.parents and inner.relative_to(outer).parts[0] in KNOWN_SPLITS:
             reason = f"DATA.ROOT {root} and --input {given} lie in each other; give another one"
-    if reason is not None:
-        raise DataSetError(str(root), [reason])
+            raise DataSetError(str(root), [reason])
 
 
 def after_shard(shard: tuple[int, int]) -> str | None:
@@ -171,17 +170,10 @@ def run_plan(
 ) -> list[str]:
     """Make what is missing of a plan below a data root; return what was done, one line each.
 
-    What it needs on the disk is logged before it starts. A sequence that fails does not keep the
-    others from being made.
-
-    Args:
-        plan: what to make.
-        root: DATA_ROOT.
-        workers: processes, each with one sequence.
-        shard: (i, n): make sequences i, i + n, i + 2n ... only.
-        num_bins: K of the voxels that preparation stores; None: it stores none.
-        frame_downscale: RGB per spike pixel of the decoded training frames that it stores; None:
-            none.
+    What it needs on the disk is logged first: `num_bins` and `frame_downscale`, K and RGB per spike
+    pixel, count what preparation stores of voxels and decoded frames; None: none. A sequence that
+    fails does not keep the others from being made. Shard (i, n) makes sequences i, i + n, i + 2n
+    ... only.
     """
     root = Path(root)
     mine = plan.sequences[shard[0] :: shard[1]]
@@ -366,9 +358,8 @@ def disk_use(
     if not sequences:
         return ["all sequences are there, nothing to make"]
     seconds = sum(sequence.seconds for sequence in sequences)
-    exposures = sum(sequence.num_exposures for sequence in sequences)
-    sizes = {"frames and spikes": sum(sequence.out_bytes for sequence in sequences)}
     spike_px = {s.where: s.num_exposures * math.prod(s.spike_size) for s in sequences}
+    sizes = {"frames and spikes": sum(sequence.out_bytes for sequence in sequences)}
     if num_bins is not None:
         sizes["voxels"] = num_bins * sum(spike_px.values())
     needed = sum(sizes.values()) + SPARE_BYTES
@@ -376,24 +367,18 @@ def disk_use(
         training = sum(spike_px[s.where] for s in sequences if s.split == "train")
         sizes["decoded training frames"] = 2 * 3 * training * frame_downscale**2
     parts = [
-        f"{_size(size)} for {what} ({_size(size / seconds * 3600)} per hour)"
+        f"{size / 1e6:,.3f} MB for {what} ({size / seconds * 3.6e-6:,.1f} GB per hour)"
         for what, size in sizes.items()
     ]
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     lines = [
         f"{len(sequences)} sequences to make: {sum(s.num_inputs for s in sequences)} frames and "
-        f"files to read, {seconds:.1f} s of video, {exposures} blurry frames",
-        f"disk, and per hour of video, about: {', '.join(parts)}; {_size(free)} are free",
+        f"files to read, {seconds:.1f} s of video, "
+        f"{sum(s.num_exposures for s in sequences)} blurry frames",
+        f"disk, and per hour of video, about: {', '.join(parts)}; {free / 1e6:,.1f} MB are free",
     ]
     if needed > free:
         advice = "free some, choose another DATA.ROOT, or set DATA.USE_PRECOMPUTED_VOXELS false"
         raise DataSetError(str(root), [*lines, f"that is too little; {advice}"])
     return lines
-
-
-def _size(num_bytes: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes / 1e3:.0f} kB"

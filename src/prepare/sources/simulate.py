@@ -22,8 +22,8 @@ from src.data.frames import write_png
 from src.data.simulation.blur import BlurAccumulator
 from src.data.simulation.simulator import SpikeSimulator, rgb_to_intensity
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, pack_spikes, write_sidecar
-from src.prepare.sources.frames import HighSpeedFrames
-from src.prepare.sources.plan import (
+from src.prepare.sources.high_speed import HighSpeedFrames
+from src.prepare.sources.planning import (
     BLUR_GAMMAS,
     STREAM_NAME,
     PlannedSequence,
@@ -167,12 +167,7 @@ class Simulation:
         return height // self.cameras.downscale, width // self.cameras.downscale
 
     def write(self, folder: Path) -> list[str]:
-        """Write blur, sharp, spike/spike.dat, its sidecar and exposures.csv; return the notes.
-
-        Raises:
-            DataSetError: another number of frames than was planned.
-            What reading the frames and `put` raise.
-        """
+        """Write blur, sharp, spike/spike.dat, its sidecar and exposures.csv; return the notes."""
         cameras, rate = self.cameras, self.cameras.ticks_per_second
         sidecar = SpikeSidecar(*self.spike_size, float(rate), float(cameras.threshold))
         write_sidecar(folder / "spike", sidecar)

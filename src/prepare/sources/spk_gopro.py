@@ -8,21 +8,24 @@
 SEQ is GOPRxxxx_nn_zz: nn source frames of 240 per second in a blurry frame, 8 ticks per source
 frame. The published files are cut at 8 nn k although the exposures begin zz source frames earlier,
 so the stream of the sequence (or its parts, which abut) is taken whole and the exposures are stated
-anew. The offset is measured (see `spk_gopro_offset`), not taken from the name.
+anew. The offset is measured, not taken from the name.
 """
 
 import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 from src.data.description import DataDescription
 from src.data.errors import BadFileError, DataSetError, listed, problems_of
 from src.data.exposures import EXPOSURES_NAME, frame_index
 from src.data.frames import list_frames
 from src.data.parallel import run_parallel, worthwhile_workers
+from src.data.recordings import FrameRecord
 from src.data.simulation.blur import SOURCE_FRAMES_PER_SECOND, TICKS_PER_SOURCE_FRAME
 from src.data.spikes.spike_dat import (
+    SpikeFile,
     SpikeGeometry,
     SpikeParts,
     SpikeSidecar,
@@ -31,9 +34,10 @@ from src.data.spikes.spike_dat import (
     write_dat,
     write_sidecar,
 )
+from src.data.voxel_counts import SpikeWindow
 from src.paths import atomic_write
+from src.prepare.frame_checks import sample_evenly
 from src.prepare.prepare import default_workers
-from src.prepare.sources.frames import image_size, open_frames
 from src.prepare.sources.gopro import (
     FOLDER,
     FRAMES,
@@ -52,7 +56,8 @@ from src.prepare.sources.gopro import (
     split_folder,
     understood,
 )
-from src.prepare.sources.plan import (
+from src.prepare.sources.high_speed import image_size, open_frames
+from src.prepare.sources.planning import (
     OUR_SPLITS,
     STREAM_NAME,
     PlannedSequence,
@@ -69,11 +74,20 @@ from src.prepare.sources.plan import (
     refuse_options,
 )
 from src.prepare.sources.simulate import SimulatedExposure, frame_exposure
-from src.prepare.sources.spk_gopro_offset import MAX_DEVIATION_TICKS, measure_offset, other_order
+from src.prepare.spikes_match_frames import (
+    TIMING_SAMPLES,
+    better_bits,
+    measure_timings,
+    order_text,
+    sample_bits,
+    why_unlike,
+)
 
 TICKS_PER_SECOND = float(SOURCE_FRAMES_PER_SECOND * TICKS_PER_SOURCE_FRAME)
 THRESHOLD = 2.0  # of the published spikes
 EXPOSURES_IN_TICKS = "frame_idx,t0[ticks],t1[ticks],t_sharp[ticks]"
+# A sharp frame may be found so many ticks, and standard errors, from where the offset puts it.
+MAX_TICKS_OFF, MAX_ERRORS = 2.0, 3.0
 BYTES_PER_SEQUENCE = 24 << 20  # read to measure one offset: five frames of 720p and their spikes
 # What says how to simulate, or how arrays lie.
 NOT_FOR_THIS = (
@@ -186,10 +200,10 @@ def _spike_files(folder: Path, have: Sequence, names: list[str]) -> dict[str, Pa
         raise DataSetError(str(folder), [f"no .dat files in {have.get(SPIKES, 'any folder')}"])
     if len(parts) != len(names):
         without = listed(sorted(set(names) - parts.keys())) or "none"
-        stray = listed(sorted(parts.keys() - set(names))) or "none"
+        unmatched = listed(sorted(parts.keys() - set(names))) or "none"
         reason = (
             f"{len(names)} frames, {len(parts)} spike files; frames without a spike file: "
-            f"{without}; spike files without a frame: {stray}"
+            f"{without}; spike files without a frame: {unmatched}"
         )
         raise DataSetError(str(folder), [reason])
     return {name: parts[name] for name in names} if set(parts) == set(names) else parts
@@ -258,46 +272,84 @@ def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
     if found.source_frames is not None:
         frames = open_frames(found.source_frames)
         by_pixels = find_offset(found.pairs[0][1], frames, found.averaged, hint=name)
-    highest = max((found.averaged - 1) // 2, name, by_pixels or 0)
-    stream, sharp = found.stream, [path for _, path in found.pairs]
-    offset, shown = measure_offset(stream, sharp, found.averaged, highest)
+    offset = measure_offset(found, max((found.averaged - 1) // 2, name, by_pixels or 0))
+    if offset is None and found.is_joined_by_order:
+        reason = (
+            "frames and spike files have different names, and the scene is too still to show "
+            "which belong together; rename the spike files like the frames"
+        )
+        raise DataSetError(found.where, [reason])
     if offset is None:
-        if found.is_joined_by_order:
-            reason = (
-                "frames and spike files have different names, and the scene is too still to show "
-                "which belong together; rename the spike files like the frames"
-            )
-            raise DataSetError(found.where, [reason])
+        known, origin = (
+            (name, "its name") if by_pixels is None else (by_pixels, "the source frames")
+        )
         still = "too still for its spikes to show the offset"
-        if by_pixels is None:
-            return name, [f"{still}; {name} is taken from its name"]
-        return by_pixels, [f"{still}; {by_pixels} is taken from the source frames"]
-    problem = other_order(stream, min(shown, key=lambda frame: frame.error))
+        return known, [f"{still}; {known} is taken from {origin}"]
     if by_pixels not in (None, offset):
-        problem = (
+        reason = (
             f"its sharp frames equal the source frames with an offset of {by_pixels}, its spikes "
             f"show them with one of {offset}; frames and spikes are not of the same sequence"
         )
+        raise DataSetError(found.where, [reason])
+    if offset != name:
+        stated = f"the name states an offset of {name} source frames, the data show {offset}"
+        return offset, [f"{stated}, which is used"]
+    late = f"published files are cut {TICKS_PER_SOURCE_FRAME * offset} ticks late"
+    early = f"exposures begin {offset} source frame(s) early, as name and data say; {late}"
+    return offset, [early] if offset else []
+
+
+def measure_offset(found: PublishedSequence, highest: int) -> int | None:
+    """Return the offset, 0 to `highest`, that sharp frames show in the spikes; None: a still scene.
+
+    Ticks are joined to frames as the files are cut, without an offset. So each source frame of the
+    offset makes the spikes show a sharp frame 8 ticks too early.
+    """
+    frames = _frames_without_offset(found)
+    first = min(1, max(len(frames) - 1, 0))  # the exposure of 0 may begin before the stream
+    fit = sample_bits(frames[first:])
+    if fit is not None:
+        check_rate(fit.rate, frames[0].spikes.path, found.stream.num_ticks)
+    if (better := better_bits(fit)) is not None:
+        reason = (
+            f"its spikes, read with {order_text(fit.stated)}, show its sharp frames better with"
+        )
+        raise DataSetError(found.where, [f"{reason} {order_text(better)}; state the latter"])
+    sampled = [first + i for i in sample_evenly(len(frames) - first, TIMING_SAMPLES)]
+    timings = measure_timings(frames, sampled, TICKS_PER_SECOND)
+    shifts = [-timing.offset / TICKS_PER_SOURCE_FRAME for timing in timings]
+    offset = round(median(shifts)) if shifts else None
+    is_agreed = 2 * sum(round(shift) == offset for shift in shifts) > len(shifts) and all(
+        TICKS_PER_SOURCE_FRAME * abs(shift - offset) <= MAX_TICKS_OFF + MAX_ERRORS * timing.error
+        for shift, timing in zip(shifts, timings, strict=True)
+    )
+    if shifts and is_agreed and 0 <= offset <= highest:
+        return offset
+    problem = why_unlike(fit)
+    if shifts and problem is None:
+        early = ", ".join(f"{t.name} {x:.2f}" for t, x in zip(timings, shifts, strict=True))
+        problem = (
+            f"its spikes show the sharp frames so many source frames early: {early}; they fit no "
+            f"offset of 0 to {highest}. Frames and spikes are not of the same sequence, or some "
+            "are missing"
+        )
     if problem is not None:
         raise DataSetError(found.where, [problem])
-    notes = [
-        f"its spikes show {frame.sharp.name} at tick {frame.tick:.1f}, {ticks:.1f} ticks from "
-        f"where the other frames put it (uncertain by {frame.error:.1f}); its scene moves too "
-        "little there"
-        for frame in shown
-        if (ticks := frame.deviation(offset)) > MAX_DEVIATION_TICKS
-    ]
-    if offset != name:
-        notes.append(
-            f"the name states an offset of {name} source frames, the data show {offset}, which is "
-            "used"
-        )
-    elif offset:
-        notes.append(
-            f"exposures begin {offset} source frame(s) early, as name and data say; published "
-            f"files are cut {TICKS_PER_SOURCE_FRAME * offset} ticks late"
-        )
-    return offset, notes
+    return None
+
+
+def _frames_without_offset(found: PublishedSequence) -> tuple[FrameRecord, ...]:
+    """Return the frames whose spikes are there, each with the ticks at which the files are cut."""
+    length, frames = TICKS_PER_SOURCE_FRAME * found.averaged, []
+    for k, (blurry, sharp) in enumerate(found.pairs):
+        e = frame_exposure(k, k * found.averaged, found.averaged, TICKS_PER_SOURCE_FRAME)
+        times = (tick / TICKS_PER_SECOND for tick in (e.start_tick, e.stop_tick, e.sharp_tick))
+        start = e.start_tick if found.is_whole else 0
+        path = found.spikes[0 if found.is_whole else k]
+        if start + length <= SpikeFile(path, found.geometry).num_ticks:
+            window = SpikeWindow(path, found.geometry, start, start + length)
+            frames.append(FrameRecord(blurry.stem, k, blurry, sharp, *times, window))
+    return tuple(frames)
 
 
 def exposures_in_stream(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from src.data.errors import DataSetError
 from src.data.video import VIDEO_EXTS
-from src.prepare.sources.frames import open_frames
-from src.prepare.sources.plan import (
+from src.prepare.sources.high_speed import open_frames
+from src.prepare.sources.planning import (
     ARRAY_OPTIONS,
     OUR_SPLITS,
     X4K,

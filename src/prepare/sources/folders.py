@@ -12,9 +12,9 @@ from pathlib import Path
 
 from src.data.errors import DataSetError, refuse_undecodable
 from src.data.spikes.arrays import ARRAY_SUFFIXES
-from src.prepare.sources.frames import RECORDING_EXTS, open_frames
+from src.prepare.sources.high_speed import RECORDING_EXTS, open_frames
 from src.prepare.sources.mraw import HEADER_EXTS, MRAW_EXTS
-from src.prepare.sources.plan import (
+from src.prepare.sources.planning import (
     ARRAY_OPTIONS,
     GOPRO_FRAMES,
     IMAGE_EXTS,

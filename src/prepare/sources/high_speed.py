@@ -16,7 +16,7 @@ from src.data.exposures import frame_index
 from src.data.frames import list_frames, read_image
 from src.data.video import VIDEO_EXTS, probe_video, read_video
 from src.prepare.sources.mraw import MRAW_EXTS, find_mraw, read_mraw
-from src.prepare.sources.plan import IMAGE_EXTS, file_size
+from src.prepare.sources.planning import IMAGE_EXTS, file_size
 
 RECORDING_EXTS = (*VIDEO_EXTS, *MRAW_EXTS)  # of files that are a whole recording
 MAX_NAMED = 10

@@ -14,25 +14,27 @@ from src.data.recordings import Recording
 from src.data.spikes.matching import grey_at_spike_size
 from src.data.spikes.spike_dat import SpikeFile, SpikeGeometry, write_spikes
 from src.data.voxel_counts import count_frame
-from src.prepare import content
+from src.prepare import spikes_match_frames
 from src.prepare.checks import check_rates
-from src.prepare.content import (
+from src.prepare.exposure_shift import (
     ExposureFit,
-    Timing,
-    allowed_ticks,
-    check_content,
     check_exposures,
-    check_sequence,
     frames_around,
-    is_certain,
-    needs_wider_search,
-    sample_bits,
     sample_exposures,
     shift_of,
     shifted_side,
 )
 from src.prepare.frame_checks import PreparedSplit
 from src.prepare.overlay import draw_overlay
+from src.prepare.spikes_match_frames import (
+    Timing,
+    allowed_ticks,
+    check_content,
+    check_sequence,
+    is_certain,
+    needs_wider_search,
+    sample_bits,
+)
 from tests.data_cases import copy_root, scan, write_miniature
 from tests.prepare_cases import run, write_config
 from tests.spike_cases import random_spikes
@@ -187,7 +189,7 @@ def test_another_threshold_than_stated_is_a_note(timed, threshold, transfer):
 
 
 def test_of_many_right_sequences_not_all_are_listed(timed, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(content, "MAX_SEEN", 1)
+    monkeypatch.setattr(spikes_match_frames, "MAX_SEEN", 1)
     config = write_config(timed, tmp_path / "timed.yaml")
     assert run(config) == 0
     assert run(config, "--check_only") == 0
