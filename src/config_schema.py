@@ -244,6 +244,8 @@ SCHEMA: dict[str, Any] = {
     },
     "LOG": {
         "TENSORBOARD": Key(True, "Write TensorBoard events beside scalars.csv."),
+        "WANDB": Key(False, "Also send scalars to Weights & Biases; needs wandb."),
+        "SWANLAB": Key(False, "Also send scalars to SwanLab; needs swanlab."),
         "SAVE_DIR": Key("outputs", "Folder for logs, checkpoints, pictures and metrics."),
     },
 }

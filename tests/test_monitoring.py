@@ -3,14 +3,18 @@
 import copy
 import math
 import re
+import sys
 
 import pytest
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
+from src.config import get_defaults
 from src.engine.alignment_watch import AlignmentWatch, Reach, alarms, scalars_of
-from src.engine.log import Clock, StepLog, profiled
+from src.engine.log import TRACKERS, Clock, StepLog, open_trackers, profiled
 from src.engine.progress import StepOutcome
+from tests.training_cases import make_trainer, write_run
 from third_party.VRT.models.deformable import FlowGuidedDeformConv
 from third_party.VRT.models.warping import pixel_grid
 
@@ -239,3 +243,52 @@ def test_the_line_of_a_resumed_run_by_hand(caplog):
         log.write(911, 1000, 1000, scalars, {})
     assert caplog.messages[-1].endswith("left 03:58")  # 89 steps of 2 s, one validation of 60 s
     assert scalars.values["loss/total"] == (911, 7.0)  # started over
+
+
+TRACKER = """
+calls = []
+def init(**options): calls.append(options)
+def log(values, step):
+    if step > 1: raise ConnectionError("the service is gone")
+    calls.append((step, values))
+def finish(): calls.append("finished")
+"""
+
+
+def install(monkeypatch, folder, name, code):
+    """Let `import name` find a module of this code until the test ends."""
+    (folder / f"{name}.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, name, None)
+    del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_scalars_go_to_a_tracker(name, tmp_path, monkeypatch):
+    """A run that asks for it sends its scalars; a service that breaks does not end the run."""
+    install(monkeypatch, tmp_path, name, TRACKER)
+    config = write_run(tmp_path / "run", TRAIN__MAX_STEPS=2, TRAIN__LOG_EVERY=1)
+    assert make_trainer(config, f"LOG.{name.upper()}", "true").fit() == 0
+    begun, (step, values), *others = sys.modules[name].calls
+    title, folder = TRACKERS[name]
+    assert begun[title] == "run"
+    assert str(tmp_path / "run/outputs/logs/run") in begun[folder]
+    assert begun["config"]["TRAIN"]["MAX_STEPS"] == 2
+    assert step == 1
+    table = (tmp_path / "run/outputs/logs/run/scalars.csv").read_text(encoding="utf-8")
+    assert f"1,loss/total,{values['loss/total']}" in table
+    assert "2,loss/total," in table
+    assert not others  # neither scalars nor `finish` after the service has failed
+
+
+def test_a_tracker_that_is_wanted_must_work(tmp_path, monkeypatch):
+    wanted = CfgNode({"WANDB": True, "SWANLAB": False})
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it was not installed
+    with pytest.raises(RuntimeError, match="LOG.WANDB is true, but .*; pip install wandb, or"):
+        open_trackers(wanted, "run", tmp_path, {})
+    wanted.WANDB, wanted.SWANLAB = False, True
+    code = TRACKER.replace("calls.append(options)", "raise KeyError('no account')")
+    install(monkeypatch, tmp_path, "swanlab", code)
+    with pytest.raises(RuntimeError, match=r"LOG.SWANLAB .*no account.*SWANLAB_MODE=offline"):
+        open_trackers(wanted, "run", tmp_path, {})
+    assert open_trackers(get_defaults().LOG, "run", tmp_path, {}) == []

@@ -1,4 +1,4 @@
-"""What a run reports: the log on terminal and disk, TensorBoard, seconds, the line per interval."""
+"""What a run reports: the log on terminal and disk, scalars, seconds, the line per interval."""
 
 import csv
 import io
@@ -10,15 +10,18 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
+from yacs.config import CfgNode
 
 from src.engine.alignment_watch import Reach, alarms, scalars_of
 from src.engine.progress import StepOutcome
@@ -107,11 +110,20 @@ def start_logging(log_file: Path | None, *, rank: int = 0) -> None:
 
 
 class Scalars:
-    """scalars.csv of a run and, if wanted, TensorBoard events; only the main rank has a folder."""
+    """scalars.csv of a run and, if wanted, TensorBoard events; only the main rank has a folder.
+
+    `trackers` are modules of experiment trackers whose run has begun, see `open_trackers`.
+    """
 
     def __init__(
-        self, folder: Path | None, *, tensorboard: bool = True, first_step: int = 0
+        self,
+        folder: Path | None,
+        *,
+        tensorboard: bool = True,
+        first_step: int = 0,
+        trackers: Sequence[ModuleType] = (),
     ) -> None:
+        self._trackers = list(trackers)
         self._table = folder and folder / "scalars.csv"
         with self._tolerating():
             if folder is not None:
@@ -127,6 +139,15 @@ class Scalars:
                     csv.writer(handle).writerows(rows)
             for _, tag, value in rows if self._writer else ():
                 self._writer.add_scalar(tag, value, step)
+        for tracker in list(self._trackers):
+            try:
+                tracker.log({tag: value for _, tag, value in rows}, step=step)
+            except Exception as error:  # noqa: BLE001 (a service may raise anything)
+                self._trackers.remove(tracker)
+                logger.warning(
+                    "%s takes no more scalars (%s); training continues without it",
+                    *(tracker.__name__, error),
+                )
 
     def add_image(self, step: int, tag: str, image: np.ndarray) -> None:
         """Write a picture, uint8 [H, W, 3]."""
@@ -139,6 +160,8 @@ class Scalars:
         with self._tolerating():
             if self._writer:
                 self._writer.close()
+        for tracker in self._trackers:
+            tracker.finish()
 
     @contextmanager
     def _tolerating(self) -> Iterator[None]:
@@ -176,6 +199,35 @@ def open_events(folder: Path, first_step: int) -> Any:
         return None
     # Events that a killed run wrote after its checkpoint are hidden.
     return SummaryWriter(folder, purge_step=first_step + 1)
+
+
+# Experiment trackers: the keys of LOG in lower case, and what name and folder of a run are there.
+TRACKERS = {"wandb": ("name", "dir"), "swanlab": ("experiment_name", "logdir")}
+
+
+def open_trackers(log: CfgNode, run: str, folder: Path, config: dict[str, Any]) -> list[ModuleType]:
+    """Begin a run, whose files come into the folder, of every tracker that LOG asks for.
+
+    A resume begins another run of the same name, whose curves continue at its step.
+
+    Raises:
+        RuntimeError: One is not installed, or cannot begin without a network or an account.
+    """
+    trackers = []
+    for name in (name for name in TRACKERS if log[name.upper()]):
+        named = dict(zip(TRACKERS[name], (run, str(folder)), strict=True))
+        try:
+            trackers.append(import_module(name))
+            trackers[-1].init(project="vrt-spike", config=config, **named)
+        except Exception as error:
+            remedy = f"without a network set the variable {name.upper()}_MODE=offline"
+            if isinstance(error, ModuleNotFoundError):
+                remedy = f"pip install {name}"
+            raise RuntimeError(
+                f"LOG.{name.upper()} is true, but {name} cannot begin a run ({error}); {remedy}, "
+                f"or set LOG.{name.upper()} false: scalars.csv has the numbers anyway"
+            ) from error
+    return trackers
 
 
 class Clock:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
+import yaml
 from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode
@@ -21,7 +22,7 @@ from src.data.build import (
 from src.data.normalization import Normalization
 from src.engine.alignment_watch import AlignmentWatch
 from src.engine.checkpoint import BEST, LAST, Checkpoints, identity_of
-from src.engine.log import Scalars, StepLog, profiled
+from src.engine.log import Scalars, StepLog, open_trackers, profiled
 from src.engine.optim import WeightAverage, build_optimizer, build_schedule, freeze, read_rules
 from src.engine.processes import (
     Ranks,
@@ -95,8 +96,7 @@ class Trainer:
         step, progress = self.progress.step, self.progress
         if self._is_unfinished():
             self.describe()
-            folder = self.run.events if self.ranks.is_main else None
-            scalars = Scalars(folder, tensorboard=self.cfg.LOG.TENSORBOARD, first_step=step)
+            scalars = self._open_scalars()
             try:
                 with reporting_nondeterminism(self.run.add_nondeterministic):
                     run_watched(self.clips, lambda: self._train(scalars))
@@ -111,6 +111,16 @@ class Trainer:
                 *(self.run.checkpoints, "" if progress.best_psnr is None else best),
             )
         return self.stopped_by
+
+    def _open_scalars(self) -> Scalars:
+        """Open what this rank writes scalars to."""
+        if not self.ranks.is_main:
+            return Scalars(None)
+        log, folder = self.cfg.LOG, self.run.events
+        folder.mkdir(parents=True, exist_ok=True)
+        trackers = open_trackers(log, self.run.name, folder, yaml.safe_load(self.cfg.dump()))
+        options = {"tensorboard": log.TENSORBOARD, "trackers": trackers}
+        return Scalars(folder, first_step=self.progress.step, **options)
 
     def _train(self, scalars: Scalars) -> None:
         """The loop."""
