@@ -211,7 +211,7 @@ def _find_sequences(args: argparse.Namespace, loaded: LoadedModel) -> list[Recor
     inputs = find_inputs(args.input_blur, spikes, args.input_sharp, size)
     sequences = scan_inputs(inputs, scan_settings(cfg))
     if cfg.MODEL.USE_SPIKE and cfg.DATA.BIN_NORMALIZE:
-        require_known_ticks(sequences)
+        require_known_ticks(sequences, match_light=cfg.DATA.MATCH_LIGHT)
     for sequence in sequences:
         sequence.check(any_shape=not cfg.DATA.AUGMENT.TRANSPOSE)
     return sequences

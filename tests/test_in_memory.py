@@ -109,3 +109,5 @@ def test_models_without_spikes_and_bins_without_ticks(loaded):
     with pytest.raises(ValueError, match="give bits"):
         restored(ticks, voxels=VOXELS)
     assert np.ptp(restored(ticks, bits=BITS, exposures=WINDOWS)) > 20
+    light = config("DATA.BIN_NORMALIZE", "true", "DATA.MATCH_LIGHT", "true")
+    assert np.ptp(restored(LoadedModel(loaded.model, light, {"file": "b.pth"}), voxels=VOXELS)) > 20

@@ -235,6 +235,11 @@ def test_testing_takes_the_ticks_from_the_index_beside_voxels(root, tmp_path, ca
     assert not np.array_equal(expected, restored(find(voxels), Normalization(0.1, 0.5)))
     with pytest.raises(DataSetError, match=r"ticks of their bins are not known; add the \.dat"):
         require_known_ticks([find(voxels)])
+    with caplog.at_level(logging.WARNING):
+        require_known_ticks([find(voxels)], match_light=True)
+        even = restored(find(voxels), dataclasses.replace(norm, match_light=True))
+    assert "count as equally long" in caplog.text
+    assert even.std() > 1
     write_index(voxels, entries)
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(restored(find(voxels), norm), expected)

@@ -84,6 +84,7 @@ def _light_per_spike(
     luma = (blurry.sum((-2, -1)) @ weights).mean(-1)
     spikes = counts.sum((-3, -2, -1), dtype=torch.float32) / math.prod(counts.shape[-2:])
     exposed = torch.as_tensor(ticks, dtype=torch.float32).expand(counts.shape[:-2]).sum(-1)
+    exposed = torch.where(exposed > 0, exposed, counts.shape[-3])  # unknown: a tick per bin
     rate = spikes.mean(-1).cpu() / exposed.mean(-1)
     return (luma.cpu() / rate.clamp(min=SMALLEST_RATE))[..., None, None, None, None]
 

@@ -1,5 +1,6 @@
 """One sequence: its frames, joined by name, and how to read them."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ from src.data.frame_cache import FrameStore
 from src.data.frames import ImageReader, read_image
 from src.data.normalization import centred_bins
 from src.data.voxel_counts import Crop, SpikeWindow, count_window, open_voxels, read_voxels
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -196,10 +199,16 @@ class Recording:
         raise last_error
 
 
-def require_known_ticks(recordings: Sequence[Recording]) -> None:
-    """Refuse voxels without spikes, where the ticks of their bins are not known."""
+def require_known_ticks(recordings: Sequence[Recording], *, match_light: bool = False) -> None:
+    """Refuse voxels without spikes, where the ticks of their bins are not known.
+
+    With `match_light` the rate does not matter: all bins count as equally long, with a warning.
+    """
     unknown = [r.name for r in recordings if any(f.spikes.num_ticks is None for f in r.frames)]
-    if unknown:
+    if unknown and match_light:
+        where = f"sequences {listed(unknown)} have voxels but no spikes"
+        logger.warning("%s: all bins of an exposure count as equally long", where)
+    elif unknown:
         reason = (
             f"sequences {listed(unknown)} have voxels but no spikes, so the ticks of their bins "
             "are not known; add the .dat files, or the index.json that scripts/prepare_data.py "

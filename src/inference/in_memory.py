@@ -55,6 +55,8 @@ def restore_frames(
     source = ArraySequence(frames)
     for kind, spikes in given.items():
         source.add_spikes(kind, spikes, loaded.cfg.DATA.K, exposures, spike_size)
+    if use_spikes and loaded.cfg.DATA.MATCH_LIGHT and not source.ticks:  # rates do not matter
+        source.ticks = [np.zeros(loaded.cfg.DATA.K, np.int32)] * len(source)
     restorer = build_restorer(loaded.cfg, loaded.model.to(device), device)
     is_float = source.frames.dtype.kind == "f"
     restored = restorer.restore(source, convert=to_range if is_float else to_uint8)
