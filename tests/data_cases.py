@@ -10,10 +10,10 @@ from src.data.description import DataDescription, fingerprint_data, write_descri
 from src.data.exposures import EXPOSURES_HEADER, read_exposures, write_alignment
 from src.data.frames import write_png
 from src.data.scanning import ScanSettings, scan_sequence
-from src.data.simulation.blur import blur_window, synthesize_blur
+from src.data.simulation.blur import synthesize_blur
 from src.data.simulation.simulator import SpikeSimulator
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
-from tests.spike_cases import voxelize_spikes_twin
+from tests.spike_cases import blur_window, voxelize_spikes_twin
 
 TICKS_PER_FRAME, TICKS_PER_SECOND = 8, 1920
 

@@ -1,5 +1,7 @@
 """Builders and slow twins shared by the tests of spike files, events and voxels."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
 
@@ -33,3 +35,11 @@ def voxelize_spikes_twin(spikes, K):
     for q in range(num_ticks):
         grid[q * K // num_ticks] += spikes[q]
     return grid
+
+
+def blur_window(k, n, offset=0):
+    """Source frames, ticks and seconds of blurry frame k of n source frames, 240 per second."""
+    first = k * n - offset
+    frames = {"first_frame": first, "stop_frame": first + n, "sharp_frame": first + n // 2}
+    ticks = {"start_tick": 8 * first, "stop_tick": 8 * (first + n)}
+    return SimpleNamespace(**frames, **ticks, t0=first / 240, t1=(first + n) / 240)

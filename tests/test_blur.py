@@ -1,53 +1,14 @@
-"""Blur synthesis and the windows of blurry frames."""
-
-import dataclasses
+"""Blur synthesis: means of encoded values and of light, rounded once."""
 
 import numpy as np
 import pytest
 
-from src.data.simulation.blur import BlurAccumulator, blur_window, synthesize_blur
+from src.data.simulation.blur import BlurAccumulator, synthesize_blur
 from src.data.simulation.simulator import rgb_to_intensity, simulate_spikes
 
 
 def solid(*values):
     return np.stack([np.full((2, 2, 3), value, np.uint8) for value in values])
-
-
-def test_worked_window():
-    """n=11, k=2: source frames 22..32, sharp 27, ticks [176, 264), sharp at tick 40."""
-    window = blur_window(2, 11)
-    assert (window.first_frame, window.stop_frame, window.sharp_frame) == (22, 33, 27)
-    assert (window.start_tick, window.stop_tick, window.sharp_tick) == (176, 264, 40)
-    assert round(window.t0, 6) == 0.091667
-    assert window.t1 == 0.1375
-
-
-@pytest.mark.parametrize("n", [7, 11, 13])
-def test_windows_abut_and_the_sharp_tick_is_stated(n):
-    windows = [blur_window(k, n) for k in range(4)]
-    for before, after in zip(windows, windows[1:], strict=False):
-        assert before.stop_tick == after.start_tick
-        assert before.t1 == after.t0
-    assert {window.sharp_tick for window in windows} == {4 * (n - 1)}
-    assert {window.stop_tick - window.start_tick for window in windows} == {8 * n}
-
-
-def test_a_late_part_begins_earlier_and_has_no_first_frame():
-    with pytest.raises(ValueError, match="begins at source frame -5; drop that frame"):
-        blur_window(0, 11, offset=5)
-    window, plain = blur_window(1, 11, offset=5), blur_window(1, 11)
-    assert (window.first_frame, window.stop_frame, window.sharp_frame) == (6, 17, 11)
-    shifts = [
-        now - was
-        for now, was in zip(dataclasses.astuple(window), dataclasses.astuple(plain), strict=True)
-    ]
-    assert np.allclose(shifts, [-5, -5, -5, -40, -40, -5 / 240, -5 / 240])
-
-
-@pytest.mark.parametrize(("k", "n"), [(0, 8), (0, 0), (0, -1), (-1, 7)])
-def test_impossible_windows(k, n):
-    with pytest.raises(ValueError, match="n="):
-        blur_window(k, n)
 
 
 def test_the_mean_is_rounded_once():

@@ -11,7 +11,7 @@ import pytest
 from scripts.make_demo_data import main as script_main
 from src.data.description import fingerprint_data, read_description
 from src.data.frames import read_image
-from src.data.simulation.blur import blur_window, synthesize_blur
+from src.data.simulation.blur import synthesize_blur
 from src.data.simulation.simulator import SpikeSimulator, rgb_to_intensity
 from src.data.spikes.reconstruct import tfp
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
@@ -19,6 +19,7 @@ from src.metrics.psnr_ssim import psnr
 from src.prepare import demo
 from src.prepare.demo import DemoPlan, SequencePlan, demo_plan, make_demo_data
 from src.prepare.demo_scenes import CutOut
+from tests.spike_cases import blur_window
 
 COIN = CutOut("coins.png", (338, 185), (32, 32), edge_px=2, photo_px=2.0)
 MINIATURE = DemoPlan(
@@ -123,13 +124,13 @@ def test_the_spike_sensor_sees_the_rgb_picture_at_half_size(index):
 def test_the_shipped_plan_separates_photographs_and_samples_them_finely_enough():
     plan, seen = demo_plan(), {"train": set(), "val": set()}
     for index, sequence in enumerate(plan.sequences):
-        seen[sequence.split] |= {sequence.background, *(p.photograph for p in sequence.pieces)}
+        seen[sequence.split] |= {sequence.background, *(p.photograph for p in sequence.objects)}
         assert 1.0 <= demo.build_scene(plan, index, 123)[0].photo_px <= 2.0
     assert not seen["train"] & seen["val"]
     assert len({sequence.background for sequence in plan.sequences}) == 8
     assert [sequence.split for sequence in plan.sequences] == ["train"] * 6 + ["val"] * 2
     assert {sequence.num_averaged for sequence in plan.sequences} == {7, 11}
-    assert all(sequence.pieces for sequence in plan.sequences)
+    assert all(sequence.objects for sequence in plan.sequences)
     assert all(side % 16 == 0 for side in plan.size)
 
 

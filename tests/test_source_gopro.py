@@ -10,7 +10,7 @@ from src.data.description import read_description
 from src.data.errors import DataSetError
 from src.data.exposures import read_alignment, read_exposures
 from src.data.frames import read_image
-from src.data.simulation.blur import blur_window, synthesize_blur
+from src.data.simulation.blur import synthesize_blur
 from src.data.spikes.spike_dat import SpikeFile, read_sidecar
 from src.prepare.sources.gopro import exposures_of, find_offset, parse_name
 from src.prepare.sources.high_speed import open_frames
@@ -27,6 +27,7 @@ from tests.source_cases import (
     write_gopro,
     write_released,
 )
+from tests.spike_cases import blur_window
 
 OFFSETS = (
     ("train/GOPR0372_07_01", 1),

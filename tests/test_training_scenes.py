@@ -121,7 +121,7 @@ def test_photographs_of_validation_are_in_no_training_split():
     assert not any("motorcycle" in name for name in train)  # left and right show the same
     for sequence in demo.demo_plan().sequences:
         if sequence.split == "val":
-            assert not {sequence.background, *(p.photograph for p in sequence.pieces)} & train
+            assert not {sequence.background, *(p.photograph for p in sequence.objects)} & train
     for name in train | val:
         assert training_scenes._photograph_of(name).shape[2] == 3
 

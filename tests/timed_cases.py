@@ -7,11 +7,12 @@ import numpy as np
 from src.data.description import DataDescription, fingerprint_data, write_description
 from src.data.exposures import Exposure, write_exposures
 from src.data.frames import write_png
-from src.data.simulation.blur import blur_window, synthesize_blur
+from src.data.simulation.blur import synthesize_blur
 from src.data.simulation.simulator import simulate_spikes
 from src.data.spikes.matching import grey_at_spike_size
 from src.data.spikes.spike_dat import SpikeGeometry, SpikeSidecar, write_sidecar, write_spikes
 from tests.data_cases import TICKS_PER_FRAME, TICKS_PER_SECOND, moving_texture
+from tests.spike_cases import blur_window
 
 N = 7
 WINDOW = N * TICKS_PER_FRAME

@@ -133,11 +133,10 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
 class ClipBatchSampler(Sampler[list[Key]]):
     """Micro-batches of (epoch, index) keys for one rank, a function of seed and position alone.
 
-    All ranks together walk through one endless stream: the permutation of epoch 0, then of epoch 1,
-    and so on; a global batch may cross the edge of an epoch. Step s takes the positions
-    [s * G, (s + 1) * G) with G = batch_size * accumulation * world_size. Of these, micro-batch a of
-    rank r gets the ones from (a * world_size + r) * batch_size on. So the same G gives the same
-    global batches however it is split, and any step can be started at directly.
+    All ranks walk through one endless stream of permutations, one per epoch. Step s takes the
+    positions [s * G, (s + 1) * G) with G = batch_size * accumulation * world_size; of these, micro-
+    batch a of rank r gets those from (a * world_size + r) * batch_size on. So the same G gives the
+    same global batches however it is split, and any step can be started at directly.
     """
 
     def __init__(
@@ -188,10 +187,8 @@ class WorkerError(RuntimeError):
 class WatchedDataset(Dataset):
     """A data set that notes which clip is being read by this loader process.
 
-    A process that the system kills (out of memory, a drive that fails under a memory map, a fault
-    in a library) cannot say what it was doing. Each of the at most `num_workers` processes
-    therefore notes the number of its clip in memory that it shares with the training process,
-    before it reads.
+    A process that the system kills cannot say what it was doing. Each of the at most `num_workers`
+    processes therefore notes its clip in memory shared with the training process, before it reads.
     """
 
     def __init__(self, dataset: SpikeDeblurDataset, num_workers: int) -> None:
@@ -283,8 +280,7 @@ def build_train_loader(
 ) -> DataLoader:
     """Return a loader of collated micro-batches, from an optimizer step on; starting is O(1).
 
-    A `WatchedDataset` names the clip at which a loader process dies. `setup_worker` is called in
-    every loader process before it begins, to leave signals to the training for example.
+    `setup_worker` is called in every loader process before it begins.
     """
     train = cfg.TRAIN
     sampler = ClipBatchSampler(
@@ -325,10 +321,7 @@ def init_worker(_worker_id: int, setup: Callable[[], None] | None = None) -> Non
 
 
 def workers_that_fit(wanted: int, batch_bytes: int, free_bytes: int | None) -> int:
-    """Return how many workers the shared memory has room for, and warn where it is fewer.
-
-    `free_bytes` is the shared memory of this rank, None where the system has no such limit.
-    """
+    """Return how many workers fit into the shared memory of this rank; None: no such limit."""
     per_worker = batch_bytes * (PREFETCH_BATCHES + 1)
     if free_bytes is None or wanted * per_worker <= free_bytes:
         return wanted

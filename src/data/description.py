@@ -118,10 +118,9 @@ def describe_root(root: str | Path) -> str:
 
 
 def find_description(folder: str | Path) -> DataDescription | None:
-    """Return the description of the data root that a folder lies in; None where there is none.
+    """Return the description of the data root that a folder (`SEQ/blur` or above) lies in, or None.
 
-    The folder may be `SEQ/blur`, `SEQ`, `SPLIT` or the root itself. A file of this name without
-    an entry `source` is that of another program.
+    A file of this name without an entry `source` is that of another program.
     """
     folder = Path(folder).resolve()
     for level in (folder, *list(folder.parents)[:LEVELS_ABOVE]):
@@ -175,10 +174,7 @@ def description_from_text(text: str, where: str) -> DataDescription:
 
 
 def description_differences(old: DataDescription, new: DataDescription) -> list[str]:
-    """Say in which fields two descriptions differ; results on equal ones can be compared.
-
-    What was found about the content does not count.
-    """
+    """Say in which fields two descriptions differ, except in what was found about the content."""
     lines = []
     for field in dataclasses.fields(DataDescription):
         was, now = getattr(old, field.name), getattr(new, field.name)
@@ -206,10 +202,9 @@ def fingerprint_data(
     exts: Iterable[str] = IMAGE_EXTS,
     old: Iterable[SplitFingerprint] = (),
 ) -> tuple[SplitFingerprint, ...]:
-    """Fingerprint the splits of a data root in the given order; reads a few files per sequence.
+    """Fingerprint the splits of a data root; reads a few files per sequence.
 
-    Only files that a scan reads count, with images of the endings `exts`: neither what preparation
-    writes (`spike_vox` beside `spike`) nor what file managers leave. Older versions counted
+    Only files that a scan reads count, with images of the endings `exts`. Older versions counted
     every file; an entry of `old` that is right by their rule is returned as it is.
     """
     before, entries = {entry.split: entry for entry in old}, []

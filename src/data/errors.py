@@ -117,9 +117,8 @@ class BadSample:
 def with_patience(path: str | Path, action: Callable[[], Result]) -> Result:
     """Return what `action` returns; repeat it with pauses where the drive of `path` stalls.
 
-    Only calls that return an error can be repeated. Bytes of a memory-mapped file (`.npy`) are read
-    when they are touched; where the drive fails then, the system ends the process with SIGBUS, and
-    `src/data/build.py` reports the loader process and the clip it was reading.
+    Only calls that return an error can be repeated. Where a memory map fails, the system ends the
+    process with SIGBUS, and `src/data/build.py` reports the loader process and its clip.
     """
     for pause in RETRY_PAUSES_S:
         try:
@@ -168,10 +167,7 @@ def refuse_changed(path: Path, seen: FileState) -> None:
 
 
 def kind_of(start: bytes, num_bytes: int) -> tuple[str, tuple[str, ...]] | None:
-    """Return what leading bytes of a file of some size show, and its endings; None: nothing known.
-
-    `start` are the first 2048 bytes, or all of a shorter file.
-    """
+    """Return what the first 2048 bytes of a file of some size show, and its endings, or None."""
     for signature, name, endings in SIGNATURES:
         if start.startswith(signature):
             return name, endings

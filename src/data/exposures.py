@@ -57,11 +57,7 @@ def window_ticks(t0: float, t1: float, ticks_per_second: float) -> tuple[int, in
 
 
 def frame_index(stem: str) -> int:
-    """Return the number at the end of a frame's name: `000012` and `img_000012` are 12.
-
-    A ValueError names one without a number, and one that ends in a decimal number such as a time,
-    of which the last digits do not count frames.
-    """
+    """Return the number at the end of a name (12 of `img_000012`); none of a decimal number."""
     match = re.search(r"(\d+\.)?(\d+)$", stem)
     if match is None or match[1]:
         what = "ends in a decimal number" if match else "does not end in a number"
@@ -72,8 +68,8 @@ def frame_index(stem: str) -> int:
 def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int, Exposure]:
     """Read a table `frame_idx,t0[UNIT],t1[UNIT]` with UNIT s, ms, us or ticks: by frame number.
 
-    A fourth column `t_sharp[UNIT]` says at which instant the sharp frame was taken. The unit ticks
-    needs `ticks_per_second`.
+    A fourth column `t_sharp[UNIT]` is the instant of the sharp frame; ticks need
+    `ticks_per_second`.
     """
     path = Path(path)
     rows = _read_rows(path, f"write lines '{EXPOSURES_HEADER}' and '0,0.0,0.0458333'")
@@ -99,10 +95,9 @@ def read_exposures(path: str | Path, ticks_per_second: float | None) -> dict[int
 
 
 def write_exposures(path: str | Path, exposures: Mapping[int, Exposure]) -> None:
-    """Write a table of exposures in seconds, whole or not at all.
+    """Write a table of exposures in seconds with all digits, whole or not at all.
 
     The column of the sharp frames is there when every exposure has it; it cannot be there for some.
-    Times are written with all their digits, so that reading gives the same numbers.
     """
     has_sharp = {exposure.t_sharp is not None for exposure in exposures.values()}
     if len(has_sharp) > 1:
@@ -151,10 +146,7 @@ def read_alignment(paths: Iterable[str | Path]) -> AlignmentLog:
 
 
 def write_alignment(path: str | Path, records: Mapping[str, Mapping[int, Exposure]]) -> bool:
-    """Write an alignment log in order of names and frames; True where the file changed.
-
-    Times are written with all their digits, so that reading gives the same numbers.
-    """
+    """Write an alignment log in order, times with all digits; True where the file changed."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(LOG_COLUMNS)

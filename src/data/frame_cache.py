@@ -236,8 +236,8 @@ def _identity(path: Path) -> list[int]:
 class FrameCache:
     """Reads images and keeps the latest ones, up to a number of bytes.
 
-    Every process has its own. A cache that was filled before worker processes are forked is shared
-    with them; sent to a process in any other way it arrives empty.
+    Forked processes share what it holds by then; sent to a process in any other way it arrives
+    empty.
     """
 
     def __init__(self, max_bytes: int, read: ImageReader = read_image) -> None:
@@ -288,9 +288,8 @@ class FrameCache:
 
 
 def preload(cache: FrameCache, files: list[Path]) -> None:
-    """Read image files into the cache, with a progress bar.
+    """Read image files into the cache; a DataSetError where cache or free memory is too small.
 
-    Nothing is read, by a DataSetError, where they do not fit into the cache or into free memory.
     Files that cannot be read are left for the samples that need them to name.
     """
     needed, available = decoded_bytes(files), available_memory_bytes()

@@ -39,9 +39,8 @@ BMP_START, BMP_SIZE = b"BM", slice(2, 6)  # little endian
 def read_image(path: str | Path) -> np.ndarray:
     """Read an 8 bit image as RGB: uint8 [H, W, 3]; everything that reads frames does it here.
 
-    Grey images become three equal channels. An alpha channel is accepted where it is opaque
-    everywhere, and left out. Orientation tags are ignored, the pixels are taken as stored. Bytes
-    after the end of the image do not count. What a decoder only warns of is an error.
+    Grey becomes three equal channels, an opaque alpha channel is left out, and orientation tags are
+    ignored. Bytes after the end do not count. What a decoder only warns of is an error.
     """
     path = Path(path)
     try:
@@ -87,10 +86,7 @@ def _stated_pixels(data: bytes) -> int:
 
 
 def is_cut_short(path: str | Path) -> bool:
-    """Tell, without decoding it, whether a PNG, JPEG or BMP file is empty, cut short or unreadable.
-
-    A file that ends as its kind must end is taken as whole; of others the parts are walked.
-    """
+    """Whether a PNG, JPEG or BMP file, which is not decoded, is empty, cut or unreadable."""
     try:
         with Path(path).open("rb") as handle:
             return not _is_whole(handle)
@@ -101,7 +97,7 @@ def is_cut_short(path: str | Path) -> bool:
 def _is_whole(file: BinaryIO, *, check_pixels: bool = False) -> bool:
     """Whether an image of a known kind is there up to its end; True for another that is not empty.
 
-    With `check_pixels` the checksums of all parts of a PNG are computed, too.
+    A file that ends as its kind must end is whole, unless `check_pixels` checks the sums of a PNG.
     """
     start = file.read(len(PNG_SIGNATURE))
     size = file.seek(0, os.SEEK_END)
@@ -135,10 +131,9 @@ def _walk_png(file: BinaryIO, check_pixels: bool) -> bool:
 
 
 def _walk_jpeg(file: BinaryIO, ends_as_one: bool) -> bool:
-    """Whether the segments of a JPEG lead to the one that ends it.
+    """Whether the segments of a JPEG, of which one may hold another, lead to the one that ends it.
 
-    A thumbnail in one of them is a JPEG of its own, so their lengths are followed. Where the file
-    ends as a JPEG, that is believed from the beginning of the pixels on.
+    Where the file ends as a JPEG, that is believed from the beginning of the pixels on.
     """
     file.seek(2)
     while True:
@@ -178,8 +173,7 @@ def list_frames(folder: str | Path, exts: Iterable[str]) -> dict[str, Path]:
     """List the files of a folder with one of the endings: name without ending -> path, sorted.
 
     Hidden files do not count; an absent folder is an empty list. Links are listed even where they
-    lead nowhere, so that reading them names them. Two files with the same name and different
-    endings are a DataSetError.
+    lead nowhere. Equal names with different endings are a DataSetError.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -58,10 +58,8 @@ def find_inputs(
 def scan_inputs(inputs: InputFolders, settings: ScanSettings) -> list[Recording]:
     """Return all sequences of the folders given for testing, sorted by name.
 
-    The rules are those of `scan_sequence`, but every frame must have spikes and a sharp frame where
-    these are given; a DataSetError names all that lack something. Files without a blurry frame of
-    their name do not count. Where stored counts in `SEQ/spike_vox` are out of date, the spikes in
-    `SEQ/spike` are counted.
+    The rules are those of `scan_sequence`, but a frame without spikes or sharp frame, where these
+    are given, is an error. Spikes in `SEQ/spike` are counted where stored counts are out of date.
     """
     images = settings.image_exts
     if inputs.frames:

@@ -118,10 +118,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def _try_flock(path: Path) -> None:
-    """Raise the OSError of a system without `flock`, for which `filelock` has a lock of its own.
-
-    That one is the existence of the file, which outlives a killed process.
-    """
+    """Raise the OSError of a system without `flock`, where a lock of `filelock` stays for ever."""
     if sys.platform != "win32":
         with path.open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_UN)  # disturbs no other process

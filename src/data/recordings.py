@@ -110,9 +110,8 @@ class Recording:
     ) -> np.ndarray:
         """Read the voxel counts of frame i: [K, h, w], of the crop (y, x, h, w) in spike pixels.
 
-        The dtype is uint8, or that of `read_voxels` for other counts. An array `out` of their
-        shape and dtype is filled and returned. Spikes that changed since they were found are an
-        error.
+        The dtype is uint8, or that of `read_voxels`; `out` is filled if it fits. Spikes that
+        changed since they were found are an error.
         """
         frame = self.frames[i]
         if frame.seen is not None:
@@ -149,11 +148,7 @@ class Recording:
             raise DataSetError(self.name, problems)
 
     def read_clip_counts(self, times: Sequence[int], crop: Crop | None = None) -> np.ndarray:
-        """Read the voxel counts of several frames: [T, K, h, w]; see `read_counts`.
-
-        Counts that are bytes are put where they belong as they are read: new memory costs more
-        than counting.
-        """
+        """Read the counts of several frames [T, K, h, w], bytes right into their place."""
         size = self.spike_size if crop is None else crop[2:]
         clip = np.empty((len(times), self.num_bins, *size), np.uint8)
         outs = list(clip)

@@ -108,9 +108,7 @@ def scan_split(
 ) -> list[Recording]:
     """Return the aligned recordings of a split and log one line about it.
 
-    Frames without a record in the alignment log, without sharp frame or spikes, with a window that
-    leaves the stream, or with voxels that are not up to date are dropped and named in that line.
-    No sequences, one that cannot be understood, or no frame left are a DataSetError.
+    Frames that lack something, leave the stream or have old voxels are dropped and named there.
     """
     where = str(settings.root / split)
     description = read_description(settings.root)
@@ -157,8 +155,7 @@ def scan_sequence(
     """Join blurry frames, sharp frames, exposures and spikes of a sequence by name.
 
     With `records`, exposures from the alignment log, stored voxels must be up to date; without
-    them, exposures.csv is read, as preparation does. `description` states the spike geometry where
-    no file beside the spikes does.
+    them, exposures.csv is read, as preparation does.
     """
     blurry = list_frames(folder / "blur", settings.image_exts)
     indices = number_frames(folder / "blur", blurry)

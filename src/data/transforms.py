@@ -130,8 +130,7 @@ def orient_frames(frames: np.ndarray, orientation: Orientation) -> np.ndarray:
 def orient_voxels(voxels: np.ndarray, orientation: Orientation) -> np.ndarray:
     """Return voxels [T, K, H, W] in the drawn orientation; reversal is of frames and of bins.
 
-    Reversed bins are what the reversed stream gives where K divides the ticks of the window; else
-    the unequal bins come in the opposite order.
+    Where K does not divide the ticks, the unequal bins come in the opposite order.
     """
     return _orient_plane(voxels[::-1, ::-1] if orientation.reverse else voxels, orientation)
 
@@ -197,8 +196,8 @@ def damage_counts(
         values = np.floor(values * defects.rate + rng.random(values.shape))
     damaged = counts.copy()
     damaged[has_spikes] = np.minimum(values, ticks[has_spikes] if is_known else largest)
-    place = rng.random(counts.shape[-2:])
-    damaged[..., place < defects.dead] = 0
-    is_hot = place > 1 - defects.hot
+    position = rng.random(counts.shape[-2:])
+    damaged[..., position < defects.dead] = 0
+    is_hot = position > 1 - defects.hot
     damaged[..., is_hot] = ticks[..., is_hot]
     return damaged

@@ -75,11 +75,7 @@ class VoxelEntry:
 
 
 def read_index(folder: str | Path) -> dict[str, VoxelEntry]:
-    """Read the index of a voxel folder: frame name -> entry.
-
-    It is empty where there is none, or one that cannot be parsed or has another format: then the
-    frames are counted again.
-    """
+    """Read the index of a voxel folder by frame name; one that cannot be used is as none."""
     path = Path(folder) / INDEX_NAME
     if not path.is_file():
         return {}
@@ -119,10 +115,7 @@ def write_index(folder: str | Path, entries: Mapping[str, VoxelEntry]) -> None:
 def staleness(
     entry: VoxelEntry | None, source: SpikeWindow, num_bins: int, npy_path: Path | None
 ) -> str | None:
-    """Return why a frame has to be counted (again), or None where all is fresh.
-
-    `npy_path` is where its counts are stored, None where only the sums are wanted.
-    """
+    """Return why a frame has to be counted, and stored at `npy_path`; None: all is fresh."""
     if entry is None:
         return "its voxels were not made yet"
     now = _identity(source, num_bins)
@@ -195,9 +188,8 @@ def read_voxels(
 ) -> np.ndarray:
     """Read the counts of a crop (y, x, h, w) of a `.npy` file; only its own bytes are touched.
 
-    The whole grid must have the given height and width. The result [K, h, w] is in C order: uint8
-    or uint16 as stored, other whole numbers as the smallest of uint8, uint16 and int32 that holds
-    them, real numbers as float32. It is `out`, if that has the shape and dtype of what is stored.
+    The whole grid must have `size`. The result [K, h, w], `out` if it fits, is uint8 or uint16 as
+    stored, the smallest of these and int32 for other whole numbers, or float32.
     """
     grid = open_voxels(path, num_bins)
     if size is not None and grid.shape[1:] != size:

@@ -123,11 +123,7 @@ def number_text(value: float) -> str:
 
 
 def _refusal(text: str, max_aliases: int) -> str | None:
-    """Parse a text without building anything; return what is not accepted in it.
-
-    Aliases multiply values where there are many. Values with a tag fail inside the library where
-    they do not fit it.
-    """
+    """Parse a text without building anything; return what is not accepted in it."""
     depth = num_aliases = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):

@@ -77,8 +77,7 @@ def check(cfg: CfgNode, workers: int) -> Findings:
 def quick_check(cfg: CfgNode) -> list[str]:
     """Return what would make a training wrong, each with the way out; an empty list is good.
 
-    Frames that are left out because something of them is missing are no problem here: the line
-    that scanning logs about each split counts and names them.
+    Frames that lack something are no problem here: scanning logs and names them.
     """
     try:
         findings, splits, description = _check_records(cfg)
@@ -241,8 +240,7 @@ def _sequence_names(root: Path, splits: Iterable[str]) -> set[str]:
 def _check_normalization(splits: list[PreparedSplit], cfg: CfgNode) -> list[str]:
     """Compare DATA.NORM with mean and deviation of what was counted.
 
-    A model that starts from weights of another data set keeps the numbers of that one: then a
-    difference is only logged.
+    Weights of another data set keep the numbers of that one: then a difference is only logged.
     """
     data = cfg.DATA
     if data.MATCH_LIGHT:  # NORM then is a choice
@@ -310,10 +308,7 @@ def _check_log(
 
 
 def content_problems(description: DataDescription | None, where: str) -> list[str]:
-    """Return what keeps a training from data whose content failed its check or was never checked.
-
-    Problems that a person accepted are logged as a warning.
-    """
+    """Return what keeps a training from data whose content failed its check or was not checked."""
     content = "unknown" if description is None else content_of(description)
     if content == "failed":
         return [

@@ -29,13 +29,13 @@ from src.data.parallel import locked, run_parallel
 from src.data.simulation.blur import (
     SOURCE_FRAMES_PER_SECOND,
     TICKS_PER_SOURCE_FRAME,
-    blur_window,
     synthesize_blur,
 )
 from src.data.simulation.simulator import SpikeSimulator
 from src.data.spikes.spike_dat import SpikeSidecar, write_sidecar, write_spikes
 from src.metrics.psnr_ssim import psnr
 from src.prepare.demo_scenes import CutOut, Scene, camera_motion, object_motion
+from src.prepare.sources.simulate import frame_exposure
 
 THRESHOLD = 2.0
 TICKS_PER_SECOND = SOURCE_FRAMES_PER_SECOND * TICKS_PER_SOURCE_FRAME
@@ -52,7 +52,7 @@ class SequencePlan:
     split: str  # "train" or "val"
     name: str  # its folder
     background: str  # file name of a photograph
-    pieces: tuple[CutOut, ...]  # the objects before it, from back to front
+    objects: tuple[CutOut, ...]  # the objects before it, from back to front
     num_averaged: int  # source frames per blurry frame, odd
     blur_px: float  # root-mean-square shift of the image centre in one exposure, in RGB pixels
 
@@ -134,9 +134,9 @@ def fill_root(
 ) -> list[SequenceReport]:
     """Make the sequences that are not there yet; return what came out, in order.
 
-    Each is made in a hidden folder and renamed, so a run that was stopped can be repeated. Nothing
-    that is there is touched. A DataSetError says that `output` holds other data or a sequence that
-    was changed, or, unless it should `wait`, that another process writes to it.
+    Each is made in a hidden folder and renamed, so a run that was stopped can be repeated. Other
+    data, a sequence that was changed or, unless it should `wait`, another process there are a
+    DataSetError.
     """
     _refuse_other_data(output, description.source)
     with locked(output / LOCK_NAME, wait=wait) as is_free:
@@ -257,15 +257,15 @@ def simulate_sequence(plan: DemoPlan, seed: int, folder: Path, index: int) -> Se
     sensor = SpikeSimulator(height // 2, width // 2, seed=spike_seed, threshold=THRESHOLD)
 
     def expose(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Exposure]:
-        window = blur_window(k, sequence.num_averaged)
-        numbers = range(window.first_frame, window.stop_frame)
-        pictures = np.stack([scene.rgb(j / SOURCE_FRAMES_PER_SECOND) for j in numbers])
-        sharp = pictures[window.sharp_frame - window.first_frame]
-        ticks = range(window.start_tick, window.stop_tick)
+        n = sequence.num_averaged
+        e = frame_exposure(k, k * n, n, TICKS_PER_SOURCE_FRAME)
+        frames = range(k * n, (k + 1) * n)
+        pictures = np.stack([scene.rgb(j / SOURCE_FRAMES_PER_SECOND) for j in frames])
+        ticks = range(e.start_tick, e.stop_tick)
         light = np.stack([scene.half_grey(q / TICKS_PER_SECOND) for q in ticks])
-        t_sharp = window.sharp_frame / SOURCE_FRAMES_PER_SECOND
-        exposure = Exposure(window.t0, window.t1, t_sharp=t_sharp)
-        return synthesize_blur(pictures), sharp, sensor.expose(light), exposure
+        t0, t1, t_sharp = (q / TICKS_PER_SECOND for q in (e.start_tick, e.stop_tick, e.sharp_tick))
+        exposure = Exposure(t0, t1, t_sharp=t_sharp)
+        return synthesize_blur(pictures), pictures[n // 2], sensor.expose(light), exposure
 
     sidecar = SpikeSidecar(height // 2, width // 2, float(TICKS_PER_SECOND), THRESHOLD)
     return write_sequence(folder, sequence, sidecar, map(expose, range(plan.num_frames)))
@@ -281,6 +281,6 @@ def build_scene(plan: DemoPlan, index: int, seed: int) -> tuple[Scene, int]:
     speed_px = sequence.blur_px / exposure
     camera = camera_motion(rng, speed_px, duration)
     reach_px = (0.3 * width, 0.2 * height)
-    objects = tuple((piece, object_motion(rng, reach_px, speed_px)) for piece in sequence.pieces)
+    objects = tuple((part, object_motion(rng, reach_px, speed_px)) for part in sequence.objects)
     scene = Scene(sequence.background, objects, camera, plan.size, duration)
     return scene, int(rng.integers(2**31))

@@ -21,7 +21,7 @@ LARGEST_PHOTO_PX = 2.0  # more photograph pixels per RGB pixel would be skipped,
 
 @dataclass(frozen=True)
 class CutOut:
-    """A piece of a photograph that becomes an object of its own; pixels are the photograph's."""
+    """A part of a photograph that becomes an object of its own; pixels are the photograph's."""
 
     photograph: str  # file name inside the package
     centre: tuple[float, float]  # (x, y)
@@ -48,25 +48,25 @@ def to_grey(rgb: np.ndarray) -> np.ndarray:
     return np.rint(rgb @ np.array(BT601)).clip(0, 255).astype(np.uint8)
 
 
-def cut_out(photograph: np.ndarray, piece: CutOut) -> tuple[np.ndarray, np.ndarray]:
+def cut_out(photograph: np.ndarray, part: CutOut) -> tuple[np.ndarray, np.ndarray]:
     """Return colours uint8 [h, w, 3] and opacity uint8 [h, w] of a part of a photograph."""
-    lobe_height = 0.12 if piece.num_lobes else 0.0
-    reach = np.ceil(np.array(piece.radii) * (1 + lobe_height) + piece.edge_px).astype(int)
-    left, top = np.round(piece.centre).astype(int) - reach
+    lobe_height = 0.12 if part.num_lobes else 0.0
+    reach = np.ceil(np.array(part.radii) * (1 + lobe_height) + part.edge_px).astype(int)
+    left, top = np.round(part.centre).astype(int) - reach
     width, height = 2 * reach
     photo_height, photo_width = photograph.shape[:2]
     if left < 0 or top < 0 or left + width > photo_width or top + height > photo_height:
         raise ValueError(
-            f"{piece.photograph}: a piece of {height}x{width} at (x={left}, y={top}) leaves the "
+            f"{part.photograph}: a part of {height}x{width} at (x={left}, y={top}) leaves the "
             f"photograph of {photo_height}x{photo_width}"
         )
     y = (np.arange(height) + 0.5 - height / 2)[:, None]
     x = (np.arange(width) + 0.5 - width / 2)[None]
-    angle = np.arctan2(y / piece.radii[1], x / piece.radii[0])
-    outline = 1 + lobe_height * np.sin(piece.num_lobes * angle)
-    inside = outline - np.hypot(x / piece.radii[0], y / piece.radii[1])
-    distance_px = inside * min(piece.radii)
-    opacity = np.clip(distance_px / piece.edge_px + 0.5, 0, 1)
+    angle = np.arctan2(y / part.radii[1], x / part.radii[0])
+    outline = 1 + lobe_height * np.sin(part.num_lobes * angle)
+    inside = outline - np.hypot(x / part.radii[0], y / part.radii[1])
+    distance_px = inside * min(part.radii)
+    opacity = np.clip(distance_px / part.edge_px + 0.5, 0, 1)
     colours = photograph[top : top + height, left : left + width]
     return colours, np.rint(255 * opacity).astype(np.uint8)
 
@@ -126,11 +126,7 @@ class SmoothMotion:
 
 
 def camera_motion(rng: np.random.Generator, speed_px: float, duration: float) -> SmoothMotion:
-    """Draw a shaking camera: shifts at 3 to 8 Hz, slower rotation and zoom.
-
-    `speed_px` is the root-mean-square speed of the image centre over `duration` seconds, in RGB
-    pixels per second.
-    """
+    """Draw a shaking camera: shifts at 3 to 8 Hz of an RMS speed, slow rotation and zoom."""
     frequencies = np.concatenate([rng.uniform(3.0, 5.0, 2), [rng.uniform(6.0, 8.0)]])
     amplitudes = np.zeros((3, 4))
     amplitudes[:, 0] = rng.uniform(0.6, 1.0, 3) * [1, 1, 0.3]
@@ -144,11 +140,7 @@ def camera_motion(rng: np.random.Generator, speed_px: float, duration: float) ->
 def object_motion(
     rng: np.random.Generator, reach_px: tuple[float, float], speed_px: float
 ) -> SmoothMotion:
-    """Draw an object that swings to and fro across the scene and turns.
-
-    `reach_px` is how far it goes to the side and up or down, in RGB pixels, and `speed_px` its
-    largest speed to the side, in RGB pixels per second.
-    """
+    """Draw an object that swings by `reach_px` (x, y), with a largest speed, and turns."""
     swing = speed_px / (2 * np.pi * reach_px[0])
     frequencies = swing * np.array([1.0, rng.uniform(1.1, 1.6)])
     amplitudes = np.zeros((2, 4))
@@ -192,16 +184,16 @@ def render(
         box = covered_box(np.linalg.inv(matrix), layer.texture.shape, image.shape)
         if box is not None:
             x0, y0, x1, y1 = box
-            piece = sample_box(layer.texture, matrix, box, cv2.BORDER_CONSTANT)
-            image[y0:y1, x0:x1] = blend_over(image[y0:y1, x0:x1], piece)
+            part = sample_box(layer.texture, matrix, box, cv2.BORDER_CONSTANT)
+            image[y0:y1, x0:x1] = blend_over(image[y0:y1, x0:x1], part)
     return image
 
 
 class Scene:
     """A background photograph, objects before it from back to front, and a moving camera.
 
-    The background is shown as large as possible without the view leaving the photograph for
-    `duration` seconds. `size` is (height, width) of the RGB picture, both even.
+    The background is as large as possible without the view of `duration` seconds leaving it. `size`
+    is (height, width) of the RGB picture, both even.
     """
 
     def __init__(
@@ -215,9 +207,9 @@ class Scene:
         self.camera, self.size = camera, size
         photograph = load_photograph(background)
         rgb, grey = [], []
-        for piece, motion in objects:
-            colours, opacity = cut_out(load_photograph(piece.photograph), piece)
-            own = _photo_from_layer(colours, piece.photo_px)
+        for part, motion in objects:
+            colours, opacity = cut_out(load_photograph(part.photograph), part)
+            own = _photo_from_layer(colours, part.photo_px)
             rgb.append(Layer(premultiply(colours, opacity), own, motion))
             grey.append(Layer(premultiply(to_grey(colours), opacity), own, motion))
         self._rgb, self._grey = (photograph, rgb), (to_grey(photograph), grey)
@@ -229,10 +221,7 @@ class Scene:
         return cv2.resize(image, self.size[::-1], interpolation=cv2.INTER_AREA)
 
     def half_grey(self, seconds: float) -> np.ndarray:
-        """Return the encoded grey at half the size: float32 [H/2, W/2] in [0, 1].
-
-        Each value is the mean of the 2 x 2 RGB pixels that it covers.
-        """
+        """Return the mean encoded grey of 2 x 2 RGB pixels: float32 [H/2, W/2] in [0, 1]."""
         image = self._render(*self._grey, seconds, 1)
         height, width = self.size
         blocks = image.reshape(height // 2, 2, width // 2, 2)
@@ -281,7 +270,7 @@ def shift_matrix(x: float, y: float) -> np.ndarray:
 def covered_box(
     pixel_from_photo: np.ndarray, photo_shape: tuple[int, ...], image_shape: tuple[int, ...]
 ) -> tuple[int, int, int, int] | None:
-    """Return the pixels (x0, y0, x1, y1) that a piece may cover, or None if it is out of sight."""
+    """Return the pixels (x0, y0, x1, y1) that a part may cover, or None if it is out of sight."""
     x, y, _ = pixel_from_photo @ _corners(*photo_shape[:2])
     x0, x1 = max(int(x.min()) - 1, 0), min(int(x.max()) + 2, image_shape[1])
     y0, y1 = max(int(y.min()) - 1, 0), min(int(y.max()) + 2, image_shape[0])

@@ -75,8 +75,7 @@ def check_exposures(
 ) -> Findings:
     """Compare the spikes of a sample of exposures that move with the blurry frames around them.
 
-    Where the spikes do not look like the sharp frames (`is_doubtful`), a shift is a problem only if
-    they show the other blurry frames clearly.
+    Where they do not look like the sharp frames (`is_doubtful`), a shift must show clearly.
     """
     fits = sample_exposures(frames, num_bins)
     votes = {i: int(np.sign(fit.best)) for i, fit in fits.items() if fit.best is not None}
@@ -146,11 +145,7 @@ def sample_exposures(frames: tuple[FrameRecord, ...], num_bins: int) -> dict[int
 
 
 def frames_around(frame: FrameRecord, reach: int = 1) -> dict[int, Path]:
-    """Return the blurry frames around one by distance, 0 being its own.
-
-    They are found by number in its folder, whether they can be used for training or not. A number
-    that is missing there has no entry.
-    """
+    """Return the blurry frames around one by distance, those that are not used for training too."""
     folder, suffix = frame.blurry.parent, frame.blurry.suffix
     numbered, step = _numbered(folder, suffix, folder.stat().st_mtime_ns)
     distances = {d: frame.index + d * step for d in range(-reach, reach + 1)}
@@ -197,10 +192,9 @@ def _counts(frame: FrameRecord, num_bins: int, parts: int) -> list[np.ndarray]:
 def _unlike_all(
     frames: tuple[FrameRecord, ...], num_bins: int, fits: Mapping[int, ExposureFit]
 ) -> list[str]:
-    """Name the frames whose spikes show a picture, but none of those around them.
+    """Name the frames whose spikes show a picture in both halves, but none of those around them.
 
-    Only where others of the sequence are shown clearly. A picture is what both halves of an
-    exposure show; a uniform blurry frame shows none.
+    Only where others of the sequence are shown clearly; a uniform blurry frame shows none.
     """
     usual = median(fit.correlations[0] for fit in fits.values() if fit.best is not None)
     if usual < SHOWN:

@@ -74,8 +74,7 @@ def sample_evenly(count: int, wanted: int) -> list[int]:
 def check_files(splits: list[PreparedSplit], workers: int) -> Findings:
     """Decode every frame; sizes must be equal within a sequence, and pictures must differ.
 
-    The same sharp frame in two splits means that validation is no validation; a blurry frame that
-    equals its sharp frame means that there is nothing to restore.
+    No sharp frame may be in two splits, and no blurry frame equal its sharp frame.
     """
     scans = {f"{split.split}/{scan.name}": scan for split in splits for scan in split.scans}
     files = [path for scan in scans.values() for path in scan.files]
@@ -159,10 +158,7 @@ def _check_twice(
 
 
 def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
-    """Compare a sample of blurry frames with their sharp frame and with those beside it.
-
-    A blurry frame must resemble its own sharp frame most, and must not be the sharper of the two.
-    """
+    """A sample of blurry frames must each resemble its own sharp frame most, and be less sharp."""
     findings, moving, unequal = Findings(), {}, []
     for i in sample_evenly(len(frames), SAMPLED_FRAMES):
         blurry, sharp = _read_grey(frames[i].blurry), _read_grey(frames[i].sharp)

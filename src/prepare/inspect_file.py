@@ -23,7 +23,6 @@ from src.prepare.inspect_packed import (
     Block,
     Inspection,
     Question,
-    finished,
     inspect_bytes,
     middle_ticks,
     size_name,
@@ -65,13 +64,13 @@ def inspect_file(question: Question) -> Inspection:
         ending = path.suffix or "(none)"
         warnings.append(f"the ending {ending} is not known; looked at as packed bits")
     found = inspect_bytes(np.memmap(path, np.uint8, "r"), question)
-    measured, warnings = (*measured, *found.measured), (*warnings, *found.warnings)
-    return replace(found, measured=measured, warnings=warnings)
+    found.measured[:0], found.warnings[:0] = measured, warnings
+    return found
 
 
 def inspect_array(question: Question) -> Inspection:
     """Inspect an array file; see `inspect_file`."""
-    path = question.path
+    path, found = question.path, Inspection()
     try:
         name, shape, values = read_leading(path, question.key)
     except BadFileError:
@@ -79,20 +78,17 @@ def inspect_array(question: Question) -> Inspection:
     except ValueError as error:
         reason = f"cannot be read: {str(error).removeprefix(f'{path}: ')}"
         raise BadFileError(path, reason) from error
-    measured = [f"{name} has shape {list(shape)} and holds {values.dtype}"]
+    found.measured.append(f"{name} has shape {list(shape)} and holds {values.dtype}")
     if name.startswith("columns"):
         question = replace(question, axes=question.axes or "tyxp"[: shape[1]])
     if values.shape != shape:
-        measured.append(f"looked at: the leading part, {list(values.shape)}")
+        found.measured.append(f"looked at: the leading part, {list(values.shape)}")
     if len(shape) == 3 and values.dtype.kind in "buif":
-        return inspect_dense(values, shape, question, measured)
+        return inspect_dense(values, shape, question, found)
     if len(shape) == 2 and shape[1] in (3, 4):
-        return inspect_list(values, question, measured)
-    raise BadFileError(
-        path,
-        f"{name} has shape {shape} of {values.dtype}; three axes (time, rows, columns) or rows "
-        "(t, y, x) of numbers are needed",
-    )
+        return inspect_list(values, question, found)
+    needed = "three axes (time, rows, columns) or rows (t, y, x) of numbers are needed"
+    raise BadFileError(path, f"{name} has shape {shape} of {values.dtype}; {needed}")
 
 
 def read_leading(path: Path, key: str | None = None) -> tuple[str, tuple[int, ...], np.ndarray]:
@@ -125,44 +121,45 @@ def read_leading(path: Path, key: str | None = None) -> tuple[str, tuple[int, ..
 
 
 def inspect_dense(
-    values: np.ndarray, shape: tuple[int, ...], question: Question, measured: list[str]
+    values: np.ndarray, shape: tuple[int, ...], question: Question, found: Inspection
 ) -> Inspection:
     """Inspect the leading part of an array of three axes, and of so large a shape."""
     if np.any((values != 0) & (values != 1)):
-        return _other_values(values, question, measured)
+        return _other_values(values, question, found)
     if values.min() == values.max():
-        answer = f"all values are {values.min():g}: nothing shows the order of the axes"
-        return Inspection(answer, False, tuple(measured))
+        return found.answered(
+            f"all values are {values.min():g}: nothing shows the order of the axes"
+        )
     values = (values != 0).astype(np.uint8)
     alike = [_next_alike(values, axis) for axis in range(3)]
     numbers = ", ".join(f"axis {axis} {value:+.4f}" for axis, value in enumerate(alike))
-    measured.append(f"correlation with the next value along each axis: {numbers}")
+    found.measured.append(f"correlation with the next value along each axis: {numbers}")
     ranked = sorted(range(3), key=alike.__getitem__)
     deviations = (alike[ranked[1]] - alike[ranked[0]]) * np.sqrt(values.size)
-    found = ORDERS_OF_TIME[ranked[0]] if deviations > MIN_DEVIATIONS else None
-    answer, is_right, order = _judge(shape, found, deviations, question)
+    likely = ORDERS_OF_TIME[ranked[0]] if deviations > MIN_DEVIATIONS else None
+    answer, is_right, order = _judge(shape, likely, deviations, question)
     if order is None:
-        return Inspection(answer, is_right, tuple(measured))
+        return found.answered(answer, is_right)
     upright = values.transpose([order.index(axis) for axis in "THW"])
     start, stop = middle_ticks(upright.shape[0], upright.shape[1] * upright.shape[2])
     spikes = upright[start:stop, ::-1] if question.flip_rows else upright[start:stop]
-    warnings = [ROWS_FIRST] if question.axes is None else []
+    found.warnings += [ROWS_FIRST] * (question.axes is None)
     if question.reference is not None:
-        warnings.append("the reference is used with packed spikes only")
-    block = Block(spikes, start, shape[order.index("T")])
-    return finished(answer, is_right, measured, warnings, block)
+        found.warnings.append("the reference is used with packed spikes only")
+    return found.answered(answer, is_right, Block(spikes, start, shape[order.index("T")]))
 
 
-def _other_values(values: np.ndarray, question: Question, measured: list[str]) -> Inspection:
+def _other_values(values: np.ndarray, question: Question, found: Inspection) -> Inspection:
     """Say which values other than 0 and 1 there are; bytes may be packed bits."""
     distinct = np.unique(values)
     shown = ", ".join(f"{value:g}" for value in distinct[:4].astype(float))
     answer = f"holds {len(distinct)} distinct values ({shown}, ...) instead of 0 and 1: no spikes"
     if values.dtype != np.uint8:
-        return Inspection(answer, False, tuple(measured))
+        return found.answered(answer)
     packed = inspect_bytes(np.ascontiguousarray(values).reshape(-1), replace(question, size=None))
     answer += f", perhaps packed bytes taken for pixels; its bytes read as bits: {packed.answer}"
-    return replace(packed, answer=answer, is_right=False, measured=(*measured, *packed.measured))
+    measured = [*found.measured, *packed.measured]
+    return replace(packed, answer=answer, is_right=False, measured=measured)
 
 
 def _judge(
@@ -200,33 +197,30 @@ def _next_alike(values: np.ndarray, axis: int) -> float:
     return (both - mean * (first + second) + mean * mean) / (mean * (1 - mean))
 
 
-def inspect_list(rows: np.ndarray, question: Question, measured: list[str]) -> Inspection:
+def inspect_list(rows: np.ndarray, question: Question, found: Inspection) -> Inspection:
     """Inspect the leading rows of three or four columns; `axes` names them, like "tyxp"."""
     if rows.dtype.kind not in "buif" or len(rows) < 2 or not np.isfinite(rows).all():
-        answer = "no list of events: at least two rows of finite numbers are needed"
-        return Inspection(answer, False, tuple(measured))
+        return found.answered("no list of events: at least two rows of finite numbers are needed")
     if rows.dtype.kind in "bu":  # differences of unsigned numbers are never negative
         rows = rows.astype(np.int64)
     is_rising = np.all(np.diff(rows, axis=0) >= 0, axis=0)
     for column, values in enumerate(rows.T):
         way = "never going back" if is_rising[column] else "going back and forth"
-        measured.append(f"column {column}: {values.min():g} to {values.max():g}, {way}")
+        found.measured.append(f"column {column}: {values.min():g} to {values.max():g}, {way}")
     columns, why = _name_columns(rows, question.axes)
     if columns is None:
-        return Inspection(why, False, tuple(measured))
+        return found.answered(why)
     seen = [int(rows[:, columns.index(axis)].max()) + 1 for axis in "yx"]
     size = question.size or (max(seen[0], 1), max(seen[1], 1))
     try:
         t, y, x = check_events(rows, *size, columns)[:, :3].T
     except ValueError as error:
         given = f"{size[0]}x{size[1]}" if question.size else f"columns {columns}"
-        return Inspection(f"{given} cannot be right: {error}", False, tuple(measured))
-    answer = f"columns {columns} ({why}); the sensor has at least {seen[0]}x{seen[1]}"
+        return found.answered(f"{given} cannot be right: {error}")
     steps = np.diff(np.unique(t[: 1 << 20]))
     tick = int(np.gcd.reduce(steps)) if steps.size else 1
-    unit = "t counts ticks, or a unit in which a tick is 1"
-    if tick > 1:
-        unit = f"all times are multiples of {tick}: a tick is {tick} units of t"
+    unit = f"all times are multiples of {tick}: a tick is {tick} units of t"
+    found.measured.append(unit if tick > 1 else "t counts ticks, or a unit in which a tick is 1")
     block = None
     if size[0] * size[1] <= MOST_PIXELS:
         numbers = (t - t[0]) // tick
@@ -235,7 +229,8 @@ def inspect_list(rows: np.ndarray, question: Question, measured: list[str]) -> I
         spikes = np.zeros((stop - start, *size), np.uint8)
         spikes[numbers[inside] - start, y[inside], x[inside]] = 1
         block = Block(spikes, start, int(numbers[-1]) + 1)
-    return finished(answer, True, [*measured, unit], [], block)
+    answer = f"columns {columns} ({why}); the sensor has at least {seen[0]}x{seen[1]}"
+    return found.answered(answer, True, block)
 
 
 def _name_columns(rows: np.ndarray, given: str | None) -> tuple[str | None, str]:

@@ -8,7 +8,7 @@ Nothing but a reference image tells a picture from its upside-down twin.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -73,30 +73,52 @@ class Block:
     num_ticks: int  # of the file
 
 
-@dataclass(frozen=True)
+@dataclass
 class Inspection:
-    """What was found."""
+    """What was found: an answer in a sentence or two, and the numbers behind it."""
 
-    answer: str  # in a sentence or two
-    is_right: bool  # False where what the user said cannot be right, or where the file is unfit
-    measured: tuple[str, ...] = ()  # the numbers behind it
-    warnings: tuple[str, ...] = ()  # what the user should look into
+    answer: str = ""
+    is_right: bool = False  # False where what the user said cannot be right, or the file is unfit
+    measured: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # what the user should look into
     block: Block | None = None  # what to draw; None where nothing can be drawn
+
+    def answered(
+        self, answer: str, is_right: bool = False, block: Block | None = None
+    ) -> "Inspection":
+        """Add the answer, and facts and warnings about the rate of the spikes in a block."""
+        self.answer, self.is_right, self.block = answer, is_right, block
+        if block is None:
+            return self
+        pixels, ticks = (block.spikes.mean(axis=axis, dtype=np.float64) for axis in (0, (1, 2)))
+        silent, always = float((pixels == 0).mean()), float((pixels == 1).mean())
+        self.measured.append(
+            f"rate {pixels.mean():.4f} spikes per pixel and tick over {len(ticks)} ticks; per tick "
+            f"{min(ticks):.4f} to {max(ticks):.4f}; {silent:.1%} of the pixels silent, "
+            f"{always:.1%} firing in every tick"
+        )
+        if always > 0.05:
+            what = f"{always:.0%} of the pixels fire in every tick"
+            self.warnings.append(f"{what}: overexposed, or not spikes")
+        if silent > 0.5:
+            self.warnings.append(f"{silent:.0%} of the pixels never fire in these ticks: very dark")
+        return self
 
 
 def inspect_bytes(data: np.ndarray, question: Question) -> Inspection:
     """Inspect packed spikes in memory or in a memory map, uint8 [N]; only samples are read."""
+    found = Inspection()
     sample = np.concatenate([data[: SAMPLE_BITS // 16], data[-SAMPLE_BITS // 16 :]])
     rate = float(np.unpackbits(sample).mean(dtype=np.float64))
     whole = [size for size in USUAL_SIZES if _is_whole(len(data), size)]
-    fitting = [f"{size_name(*s)} {len(data) * 8 // (s[0] * s[1])} ticks" for s in whole]
-    measured = [
+    fitting = [f"{size_name(*s)} {_ticks_of(data, s)} ticks" for s in whole]
+    found.measured.append(
         f"{len(data):,} bytes, {rate:.1%} of the sampled bits are set; usual sizes with whole "
         f"ticks: {'; '.join(fitting) or 'none'}"
-    ]
+    )
     if rate in (0.0, 1.0):
-        answer = f"all sampled bits are {int(rate)}: nothing shows the size, nor anything to learn"
-        return Inspection(answer, False, tuple(measured))
+        nothing = "nothing shows the size, nor anything to learn"
+        return found.answered(f"all sampled bits are {int(rate)}: {nothing}")
     given = () if question.size is None else (question.size, question.size[::-1])
     tests = {size: measure_size(data, size) for size in dict.fromkeys((*whole, *given))}
     size = _smallest(test for test in tests.values() if test.is_whole)
@@ -106,33 +128,37 @@ def inspect_bytes(data: np.ndarray, question: Question) -> Inspection:
         cut = _smallest([*tests.values(), *(measure_size(data, other) for other in others)])
     else:
         order, numbers = find_bit_order(data, size)
-        measured += [tests[size].sentence, numbers]
-    warnings = []
+        found.measured += [tests[size].sentence, numbers]
     if question.reference is not None:
-        found, lines = _use_reference(data, question, size)
-        measured += lines
-        if found is None:
-            name = question.reference
-            warnings.append(f"nothing looks like {name}: another scene, or another size")
+        shown, lines = _use_reference(data, question, size)
+        found.measured += lines
+        if shown is None:
+            unlike = f"nothing looks like {question.reference}: another scene, or another size"
+            found.warnings.append(unlike)
         else:
-            size, order, flip = (found.height, found.width), found.bit_order, found.flip_rows
+            size, order, flip = (shown.height, shown.width), shown.bit_order, shown.flip_rows
     elif question.flip_rows is None and size is not None:
-        warnings.append(FLIP_UNKNOWN)
+        found.warnings.append(FLIP_UNKNOWN)
     if question.size not in (None, size):
-        measured.append(f"given size {tests[question.size].sentence}")
+        found.measured.append(f"given size {tests[question.size].sentence}")
+    drawn = size or cut or question.size
+    block = drawn and _block(data, drawn, order or question.bit_order, flip, question.flip_rows)
     if size is None:
-        answer, is_right = _no_size(data, question, tests, cut)
-    else:
-        answer, is_right = _compare(question, tests, size, order, flip)
-    drawn, block = size or cut or question.size, None
-    if drawn is not None and len(data) * 8 >= drawn[0] * drawn[1]:
-        num_ticks = len(data) * 8 // (drawn[0] * drawn[1])
-        start, stop = middle_ticks(num_ticks, drawn[0] * drawn[1])
-        bits = _unpack(data, drawn, order or question.bit_order or "little", start, stop - start)
-        flips = (known for known in (flip, question.flip_rows, True) if known is not None)
-        spikes = bits.reshape(-1, *drawn)
-        block = Block(spikes[:, ::-1] if next(flips) else spikes, start, num_ticks)
-    return finished(answer, is_right, measured, warnings, block)
+        return found.answered(*_no_size(data, question, tests, cut), block)
+    return found.answered(*_compare(question, tests, size, order, flip), block)
+
+
+def _block(
+    data: np.ndarray, size: Size, bit_order: str | None, *flips: bool | None
+) -> Block | None:
+    """Return the middle ticks, with the rows as the first of `flips` says that is known."""
+    num_ticks = _ticks_of(data, size)
+    if num_ticks < 1:
+        return None
+    start, stop = middle_ticks(num_ticks, size[0] * size[1])
+    spikes = _unpack(data, size, bit_order or "little", start, stop - start).reshape(-1, *size)
+    is_flipped = next((flip for flip in flips if flip is not None), True)
+    return Block(spikes[:, ::-1] if is_flipped else spikes, start, num_ticks)
 
 
 @dataclass(frozen=True)
@@ -265,21 +291,19 @@ def _use_reference(
     best: dict[SpikeGeometry, tuple[float, int]] = {}
     for tried in sorted(size for size in sizes if _is_whole(len(data), size)):
         target = cv2.resize(image, tried[::-1], interpolation=cv2.INTER_AREA)
-        num_ticks = len(data) * 8 // (tried[0] * tried[1])
-        window = min(REFERENCE_TICKS, num_ticks)
-        stored = SpikeGeometry(*tried, "little", flip_rows=False)
-        for start in np.linspace(0, num_ticks - window, NUM_REFERENCE_WINDOWS).astype(int):
+        window = min(REFERENCE_TICKS, _ticks_of(data, tried))
+        last, stored = _ticks_of(data, tried) - window, SpikeGeometry(*tried, flip_rows=False)
+        for start in np.linspace(0, last, NUM_REFERENCE_WINDOWS).astype(int).tolist():
             counts = _unpack(data, tried, "little", start, window).sum(axis=0, dtype=np.float32)
-            for order, found in bit_correlations(counts.reshape(tried), stored, target).items():
-                best[order] = max(best.get(order, (-2.0, 0)), (found, int(start)))
+            for order, alike in bit_correlations(counts.reshape(tried), stored, target).items():
+                best[order] = max(best.get(order, (-2.0, 0)), (alike, start))
     ranked = sorted(best.items(), key=lambda item: -item[1][0])
     lines = [
-        f"correlation {found:+.3f} with the reference for {g.height}x{g.width}, bit_order "
+        f"correlation {alike:+.3f} with the reference for {g.height}x{g.width}, bit_order "
         f"{g.bit_order}, flip_rows {g.flip_rows} (ticks from {start})"
-        for g, (found, start) in ranked[:4]
+        for g, (alike, start) in ranked[:4]
     ]
-    is_shown = bool(ranked) and ranked[0][1][0] >= SHOWN
-    return ranked[0][0] if is_shown else None, lines
+    return ranked[0][0] if ranked and ranked[0][1][0] >= SHOWN else None, lines
 
 
 # ---------------------------------------------------------------- the tests on bits
@@ -301,6 +325,10 @@ def find_bit_order(data: np.ndarray, size: Size) -> tuple[str | None, str]:
     return ("little" if sureness > 0 else "big"), numbers
 
 
+def _ticks_of(data: np.ndarray, size: Size) -> int:
+    return len(data) * 8 // (size[0] * size[1])
+
+
 def _is_whole(num_bytes: int, size: Size) -> bool:
     pixels = size[0] * size[1]
     return pixels > 0 and pixels % 8 == 0 and num_bytes > 0 and num_bytes * 8 % pixels == 0
@@ -316,7 +344,7 @@ def _unpack(data: np.ndarray, size: Size, bit_order: str, start: int, number: in
 def _rate_images(data: np.ndarray, size: Size, bit_order: str, window: int) -> np.ndarray:
     """Return rates in windows of ticks side by side in the middle of the file: float32 [N, H*W]."""
     pixels = size[0] * size[1]
-    total = len(data) * 8 // pixels
+    total = _ticks_of(data, size)
     ticks = min(total, SAMPLE_TICKS, max(2, SAMPLE_BITS // pixels))
     window = min(window, ticks)
     number = ticks // window
@@ -327,9 +355,8 @@ def _rate_images(data: np.ndarray, size: Size, bit_order: str, window: int) -> n
 def _row_deviations(image: np.ndarray, width: int) -> float:
     """Return by how many deviations pixels one width apart are more alike than at other distances.
 
-    Every value of the flat pictures [N, H*W] is compared with those at all the distances, so that
-    noise, which is the same for all, cancels; the error is taken from how the difference varies
-    from row to row.
+    Values of the flat pictures [N, H*W] are compared at all the distances, so that noise cancels;
+    the error is taken from how the difference varies from row to row.
     """
     others = [width + d for d in BESIDE if width + d > 0]
     number = image.shape[1] - max(others)
@@ -346,7 +373,7 @@ def _row_deviations(image: np.ndarray, width: int) -> float:
 def _tick_dip(data: np.ndarray, size: Size) -> tuple[float, float]:
     """Return by how much bits one tick apart agree less than in the rows around, and how surely."""
     pixels, width = size[0] * size[1], size[1]
-    total = len(data) * 8 // pixels
+    total = _ticks_of(data, size)
     ticks = min(total, max(3, SAMPLE_BITS // pixels))
     bits = _unpack(data, size, "little", (total - ticks) // 2, ticks).reshape(-1)
     bits = bits.astype(np.float32) - np.float32(bits.mean(dtype=np.float64))
@@ -397,25 +424,3 @@ def middle_ticks(num_ticks: int, pixels: int) -> tuple[int, int]:
     count = min(num_ticks, BLOCK_TICKS, max(2, BLOCK_VALUES // max(1, pixels)))
     start = (num_ticks - count) // 2
     return start, start + count
-
-
-def finished(
-    answer: str, is_right: bool, measured: list[str], warnings: list[str], block: Block | None
-) -> Inspection:
-    """Return an inspection with facts and warnings about the rate of the spikes in its block."""
-    if block is None:
-        return Inspection(answer, is_right, tuple(measured), tuple(warnings))
-    spikes = block.spikes
-    pixels, ticks = (spikes.mean(axis=axis, dtype=np.float64) for axis in (0, (1, 2)))
-    silent, always = float((pixels == 0).mean()), float((pixels == 1).mean())
-    rate = (
-        f"rate {pixels.mean():.4f} spikes per pixel and tick over {len(spikes)} ticks; per tick "
-        f"{min(ticks):.4f} to {max(ticks):.4f}; {silent:.1%} of the pixels silent, {always:.1%} "
-        "firing in every tick"
-    )
-    notes = []
-    if always > 0.05:
-        notes.append(f"{always:.0%} of the pixels fire in every tick: overexposed, or not spikes")
-    if silent > 0.5:
-        notes.append(f"{silent:.0%} of the pixels never fire in these ticks: very dark")
-    return Inspection(answer, is_right, (*measured, rate), (*warnings, *notes), block)

@@ -138,8 +138,8 @@ def draw_overlay(recording: Recording, i: int) -> tuple[np.ndarray, ExposureFit]
 def red_cyan(image: np.ndarray, spikes: np.ndarray) -> np.ndarray:
     """Return the image in red with the spikes in green and blue: grey where both agree.
 
-    The spikes [H, W] get the histogram of the image uint8 RGB [H, W, 3], so that only where they
-    are counts, not how bright.
+    The spikes [H, W] get the histogram of the image uint8 RGB [H, W, 3]: only where they are
+    counts.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     matched = match_histograms(spikes, grey.astype(np.float32))

@@ -288,11 +288,10 @@ def check_timing(
 def measure_timings(
     frames: tuple[FrameRecord, ...], places: list[int], ticks_per_second: float | None
 ) -> list[Timing]:
-    """Find the best TFP centre of the frames at some places; those that hardly move are left out.
+    """Find the best TFP centre of some frames; those that hardly move are left out.
 
-    Which frames move enough is decided inside their exposures, and either all of them are then
-    searched for before and after it or none: choosing by the result would keep those that are off
-    by chance.
+    Which move enough is decided inside their exposures, and either all of them are then searched
+    for around it or none: choosing by the result would keep those that are off by chance.
     """
 
     def timing(i: int, match: TfpMatch, lead: int = 0) -> Timing:
@@ -320,9 +319,8 @@ def needs_wider_search(timings: list[Timing]) -> bool:
 def allowed_ticks(timings: list[Timing]) -> float:
     """Return the ticks by which the median offset may miss 0.
 
-    Half a tick, and three standard errors: those of the pictures, or of the spread over them where
-    that is more. The mean absolute deviation measures the spread: of a few frames, the median one
-    is often too small by chance.
+    Half a tick, and three standard errors: of the pictures or, where that is more, of the spread
+    over them, by the mean absolute deviation: the median one of a few frames is often too small.
     """
     offsets = np.array([timing.offset for timing in timings])
     pictures = float(np.sqrt(np.mean([timing.error**2 for timing in timings])))

@@ -113,11 +113,7 @@ class ScenePlan:
 def draw_plan(
     seed: int, split: str, index: int, spike_scale: str = "mixed", threshold: float | None = None
 ) -> ScenePlan:
-    """Draw what a scene is.
-
-    `spike_scale` restricts the spike camera to one resolution, `threshold` to one threshold; they
-    change nothing else.
-    """
+    """Draw what a scene is; `spike_scale` and `threshold` restrict these alone."""
     rng = _generator(seed, split, index, _PLAN)
     ticks = round(_log_uniform(rng, 24, 160))
     gap, overlap = rng.uniform(1.05, 2.5), rng.uniform(0.5, 0.95)
@@ -218,8 +214,7 @@ def simulate_scene(seed: int, folder: Path, plan: ScenePlan) -> SequenceReport:
 def expose(seed: int, plan: ScenePlan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield pictures uint8 [S, H, W, 3] and spikes uint8 [S, h, w] of each exposure.
 
-    Ticks that exposures share are rendered once; those between exposures are left out, and the
-    spike camera keeps its charge meanwhile.
+    Shared ticks are rendered once, those between left out; the spike camera keeps its charge.
     """
     scene = TrainingScene(seed, plan)
     rng = _generator(seed, plan.split, plan.index, _SPIKES)
@@ -229,15 +224,15 @@ def expose(seed: int, plan: ScenePlan) -> Iterator[tuple[np.ndarray, np.ndarray]
         threshold=plan.threshold,
         noise=plan.noise,
     )
-    place = rng.random(plan.spike_size)
+    position = rng.random(plan.spike_size)
     pictures = spikes = None
     for start in range(0, plan.num_frames * plan.stride, plan.stride):
         known = max(0, plan.ticks - plan.stride) if start else 0
         ticks = range(start + known, start + plan.ticks)
         new = scene.pictures(ticks)
         bits = sensor.expose(rgb_to_intensity(new, TRANSFERS[plan.gamma], plan.downscale))
-        bits[:, place < plan.dead] = 0
-        bits[:, place > 1 - plan.hot] = 1
+        bits[:, position < plan.dead] = 0
+        bits[:, position > 1 - plan.hot] = 1
         pictures = np.concatenate([pictures[-known:], new]) if known else new
         spikes = np.concatenate([spikes[-known:], bits]) if known else bits
         yield pictures, spikes
@@ -274,8 +269,8 @@ class TrainingScene:
         self.size, self.ticks = plan.size, plan.ticks
         self.step = plan.ticks // (plan.frames_averaged or plan.ticks)
         duration = (plan.num_frames - 1) * plan.stride / plan.ticks + 1
-        self.background, scale, place = soft_texture(rng, plan, margin_px=max(plan.size) / 2)
-        own = pose_matrix([*place, -np.log(scale), rng.uniform(-np.pi, np.pi)])
+        self.background, scale, position = soft_texture(rng, plan, margin_px=max(plan.size) / 2)
+        own = pose_matrix([*position, -np.log(scale), rng.uniform(-np.pi, np.pi)])
         self.background_from_world = own @ np.diag([rng.choice([-1.0, 1.0]), 1.0, 1.0])
         self.camera = draw_motion(rng, plan.camera_px, duration, largest_turn=0.06)
         self.objects = []
@@ -289,13 +284,13 @@ class TrainingScene:
         """Return the picture at every tick, uint8 [S, H, W, 3]; cross-fades if it is a video."""
         instants = range(ticks.start, ticks.stop + self.step - 1, self.step)
         keys = [self.rgb(tick / self.ticks) for tick in instants]
-        places = [divmod(tick - ticks.start, self.step) for tick in ticks]
+        positions = [divmod(tick - ticks.start, self.step) for tick in ticks]
         return np.stack(
             [
                 cv2.addWeighted(keys[i], 1 - k / self.step, keys[i + 1], k / self.step, 0)
                 if k
                 else keys[i]
-                for i, k in places
+                for i, k in positions
             ]
         )
 
@@ -327,12 +322,12 @@ def draw_motion(
 
 def cut_blob(rng: np.random.Generator, plan: ScenePlan) -> tuple[np.ndarray, np.ndarray]:
     """Cut a blob with a smooth outline out of a texture: see `Layer`'s texture and matrix."""
-    source, scale, place = soft_texture(rng, plan)
+    source, scale, position = soft_texture(rng, plan)
     detail = min(max(1.0, 1 / scale), 2.0)  # texture pixels per RGB pixel
     radii = _log_uniform(rng, 0.07, 0.3) * plan.size[0] * np.exp(rng.uniform(-0.5, 0.5, 2))
     side = 2 * int(np.ceil(1.7 * radii.max() * detail + 4))
     own = shift_matrix(side / 2, side / 2) @ np.diag([detail, detail, 1.0])
-    source_from_own = pose_matrix([*place, -np.log(scale), rng.uniform(-np.pi, np.pi)])
+    source_from_own = pose_matrix([*position, -np.log(scale), rng.uniform(-np.pi, np.pi)])
     source_from_texture = source_from_own @ np.linalg.inv(own)
     colours = sample_box(source, source_from_texture, (0, 0, side, side), cv2.BORDER_REFLECT_101)
     y, x = (np.mgrid[:side, :side] + 0.5 - side / 2) / detail / radii[::-1, None, None]
@@ -349,10 +344,10 @@ def cut_blob(rng: np.random.Generator, plan: ScenePlan) -> tuple[np.ndarray, np.
 def soft_texture(
     rng: np.random.Generator, plan: ScenePlan, margin_px: float = 0
 ) -> tuple[np.ndarray, float, np.ndarray]:
-    """Draw a texture as the optics show it, its RGB pixels per texture pixel, and a place in it.
+    """Draw a texture as the optics show it, its RGB pixels per texture pixel, and a position in it.
 
-    Of three places (x, y), at least `margin_px` RGB pixels from the border where the texture is
-    large enough, it is the one around which there is most to see.
+    Of three (x, y), if possible `margin_px` RGB pixels from the border, it is the one with most
+    detail.
     """
     is_drawn = rng.random() < DEAD_LEAVES and plan.split == "train"
     names = PHOTOGRAPHS[plan.split]
@@ -366,12 +361,12 @@ def soft_texture(
     detail = cv2.blur(np.abs(cv2.Laplacian(grey, cv2.CV_32F)), (65, 65))
     middle = np.array(detail.shape[::-1]) / 2
     free = np.clip(middle - margin_px / scale, 0, middle - 1)
-    places = middle + rng.uniform(-1, 1, (3, 2)) * free
-    place = max(places, key=lambda xy: detail[int(xy[1]), int(xy[0])])
+    positions = middle + rng.uniform(-1, 1, (3, 2)) * free
+    position = max(positions, key=lambda xy: detail[int(xy[1]), int(xy[0])])
     colours = grey + rng.uniform(0.5, 1.4) * (soft - grey)  # saturation, contrast, brightness,
     colours = grey.mean() + rng.uniform(0.7, 1.3) * (colours - grey.mean()) + rng.uniform(-25, 25)
     colours = (colours * rng.uniform(0.8, 1.2, 3)).clip(0, 255).astype(np.uint8)  # white balance
-    return colours, scale, place
+    return colours, scale, position
 
 
 def dead_leaves(rng: np.random.Generator, photo: np.ndarray, side: int = 512) -> np.ndarray:
@@ -382,26 +377,26 @@ def dead_leaves(rng: np.random.Generator, photo: np.ndarray, side: int = 512) ->
     image, count = np.zeros((side, side, 3), np.uint8), 1500
     sizes = (3.0**-2 + rng.random(count) * (150.0**-2 - 3.0**-2)) ** -0.5
     colours = photo.reshape(-1, 3)[rng.integers(photo.size // 3, size=count)].tolist()
-    places = rng.integers(side, size=(count, 2)).tolist()
+    positions = rng.integers(side, size=(count, 2)).tolist()
     letters = rng.integers(33, 127, (count, 5), dtype=np.uint8)
     shapes, turns = rng.uniform(0.3, 1, count), rng.uniform(0, 180, count)
     for i in np.argsort(-sizes * rng.uniform(0.3, 1, count)):
         axes = max(1, int(sizes[i])), max(1, int(sizes[i] * shapes[i]))
         if i % 4 == 0 and sizes[i] > 6:
             text, scale, thickness = letters[i].tobytes().decode(), sizes[i] / 20, int(axes[1] / 8)
-            cv2.putText(image, text, places[i], 0, scale, colours[i], 1 + thickness, cv2.LINE_AA)
+            cv2.putText(image, text, positions[i], 0, scale, colours[i], 1 + thickness, cv2.LINE_AA)
         elif i % 2:
-            cv2.ellipse(image, places[i], axes, turns[i], 0, 360, colours[i], -1)
+            cv2.ellipse(image, positions[i], axes, turns[i], 0, 360, colours[i], -1)
         else:
-            corners = cv2.boxPoints((places[i], (2.0 * axes[0], 2.0 * axes[1]), turns[i]))
+            corners = cv2.boxPoints((positions[i], (2.0 * axes[0], 2.0 * axes[1]), turns[i]))
             cv2.fillConvexPoly(image, corners.astype(np.int32), colours[i])
     return image
 
 
 @functools.cache
 def _photograph_of(name: str) -> np.ndarray:
-    place = ("sklearn", "datasets/images") if name in OF_SCIKIT_LEARN else ("skimage", "data")
-    return load_photograph(name, *place)
+    origin = ("sklearn", "datasets/images") if name in OF_SCIKIT_LEARN else ("skimage", "data")
+    return load_photograph(name, *origin)
 
 
 def _generator(seed: int, split: str, index: int, stream: int) -> np.random.Generator:

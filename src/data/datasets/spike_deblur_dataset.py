@@ -184,9 +184,8 @@ class SpikeDeblurDataset(Dataset):
 def find_clips(recordings: Sequence[Recording], num_frames: int) -> list[Clip]:
     """Return every run of T frames whose numbers are consecutive.
 
-    Consecutive numbers differ by the most frequent difference in the sequence, which is 1 unless
-    the files are numbered in larger steps; those of time stamps may be a hundredth longer or
-    shorter.
+    They differ by the most frequent difference in the sequence; those of time stamps may be a
+    hundredth longer or shorter.
     """
     clips = []
     for number, recording in enumerate(recordings):

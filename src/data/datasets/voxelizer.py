@@ -124,10 +124,9 @@ def _add_up(
 ) -> np.ndarray:
     """Add up 0/1 images in the order of ticks; fill and return the counts [K, h, w].
 
-    Every voxel is written once where a bin has one or two ticks, and nothing is filled with zeros
-    first: forty times faster than np.add.reduceat over the unpacked window. Images that are wider
-    than the counts are added up whole and cut to the columns from `left` on afterwards: adding rows
-    in pieces would cost twice as much.
+    Every voxel is written once where a bin has one or two ticks, and nothing is zeroed first: forty
+    times faster than np.add.reduceat. Wider images are added up whole and cut to the columns from
+    `left` on afterwards: adding parts of rows would cost twice as much.
     """
     num_bins, *size = counts.shape
     columns = slice(left, left + size[1])
@@ -151,10 +150,7 @@ def _add_up(
 def _empty_counts(
     num_ticks: int, num_bins: int, size: tuple[int, int], out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return an array [K, h, w] to fill, in the smallest dtype that holds ceil(S / K).
-
-    It is `out` where that has this shape and dtype.
-    """
+    """Return `out`, or an array [K, h, w] in the smallest dtype that holds ceil(S / K)."""
     largest = int(ticks_per_bin(num_ticks, num_bins).max())
     dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
     if largest > np.iinfo(np.uint16).max:

@@ -1,57 +1,10 @@
-"""Blurry frames from sharp ones: which source frames, which ticks, and their mean."""
-
-from dataclasses import dataclass
+"""Blurry frames from sharp ones: the mean of encoded values, or of light."""
 
 import cv2
 import numpy as np
 
 TICKS_PER_SOURCE_FRAME = 8
 SOURCE_FRAMES_PER_SECOND = 240
-
-
-@dataclass(frozen=True)
-class BlurWindow:
-    """What one blurry frame was made from."""
-
-    first_frame: int  # source frames [first, stop)
-    stop_frame: int
-    sharp_frame: int  # the one that is its sharp counterpart
-    start_tick: int  # ticks [start, stop) of the exposure
-    stop_tick: int
-    t0: float  # in seconds
-    t1: float
-
-    @property
-    def sharp_tick(self) -> int:
-        """Tick of the sharp frame, counted from the start of the exposure."""
-        return (self.sharp_frame - self.first_frame) * TICKS_PER_SOURCE_FRAME
-
-
-def blur_window(k: int, n: int, offset: int = 0) -> BlurWindow:
-    """Return the window of blurry frame `k` when an odd number `n` of source frames is averaged.
-
-    Source frame j sits at tick 8j, and ticks 8j ... 8j+7 lead to frame j+1; so the sharp frame,
-    the middle one of n, is at tick 4(n-1) of 8n, half a source frame before the middle. The windows
-    begin `offset` source frames early (zz of GOPRxxxx_nn_zz).
-    """
-    if n < 1 or n % 2 == 0:
-        raise ValueError(f"n={n}: an odd number of source frames has a middle one")
-    first = k * n - offset
-    if k < 0 or offset < 0 or first < 0:
-        raise ValueError(
-            f"blurry frame {k} with n={n} and offset {offset} begins at source frame {first}; "
-            "drop that frame"
-        )
-    stop = first + n
-    return BlurWindow(
-        first_frame=first,
-        stop_frame=stop,
-        sharp_frame=first + (n - 1) // 2,
-        start_tick=first * TICKS_PER_SOURCE_FRAME,
-        stop_tick=stop * TICKS_PER_SOURCE_FRAME,
-        t0=first / SOURCE_FRAMES_PER_SECOND,
-        t1=stop / SOURCE_FRAMES_PER_SECOND,
-    )
 
 
 def synthesize_blur(frames: np.ndarray, gamma: float | None = None) -> np.ndarray:

@@ -53,8 +53,8 @@ def list_arrays(path: str | Path) -> dict[str, Stored]:
 def open_array(path: str | Path, key: str | None = None, columns: str = "tyxp") -> Iterator[Any]:
     """Yield one array of a file; slicing that of an `.h5` or `.npy` reads that part only.
 
-    `key` is its name in an `.npz` or its path in an `.h5`; None if the file holds one only. Columns
-    that are stored one by one come as rows in the order of `columns`; then `key` is their group.
+    `key` is its name, None if the file holds one only. Columns that are stored one by one, of which
+    `key` is the group, come as rows in the order of `columns`.
     """
     path = Path(path)
     places = column_places(list_arrays(path), key)
@@ -193,10 +193,9 @@ def _refuse_hidden(array: Any) -> None:
 
 
 class DenseFile:
-    """Dense spikes in `.npy`, `.npz` or `.h5`, with axes in the order "SHW", "HWS" and so on.
+    """Dense spikes in an array with axes in the order "SHW", "HWS" and so on.
 
-    A `.npy` is memory-mapped and of an `.h5` only the requested ticks are read; an `.npz` is
-    packed, so it is held in memory as a whole.
+    Of a `.npy` or `.h5` only the requested ticks are read; an `.npz` is held in memory.
     """
 
     def __init__(
@@ -234,10 +233,9 @@ class DenseFile:
 
 
 class EventFile:
-    """A list of spikes in `.npy`, `.npz` or `.h5`, rows with t in ticks; held in memory.
+    """A list of spikes in an array, rows with t in ticks, in the order `columns`; held in memory.
 
-    The recording ends with its last spike, unless its owner sets `num_ticks`. `columns` is their
-    order in the file.
+    The recording ends with its last spike, unless its owner sets `num_ticks`.
     """
 
     def __init__(
@@ -258,10 +256,7 @@ class EventFile:
 
     @property
     def time_step(self) -> int:
-        """The largest number of which all times are multiples, 1 in a list of ticks.
-
-        A few instants do not show it; then it is 1, too.
-        """
+        """The largest number of which all times are multiples, if they are many: 1 of ticks."""
         t = self._rows[:, 0]
         is_telling = np.count_nonzero(np.diff(t)) >= MIN_STEPS
         return int(np.gcd.reduce(t)) if is_telling else 1
@@ -289,8 +284,8 @@ def check_events(
 ) -> np.ndarray:
     """Check a list of spikes and return its columns t, y, x: int64 [N, 3], ascending in t.
 
-    Events are [N, 3] or [N, 4], whole numbers of any dtype, on a sensor of height and width;
-    `columns` is their order, for instance "xytp", of which p may be missing.
+    `columns` is their order in the events [N, 3] or [N, 4], such as "xytp", of which p may be
+    missing.
     """
     if sorted(columns) not in (sorted("tyx"), sorted("tyxp")):
         raise ValueError(f'columns are {columns!r}; name t, y, x and p once each, like "tyxp"')

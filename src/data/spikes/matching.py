@@ -59,10 +59,9 @@ class TfpMatch:
 def best_tfp_centre(spikes: np.ndarray, sharp_grey: np.ndarray, *, width: int) -> TfpMatch:
     """Find the window of `width` ticks of spikes [S, H, W] whose TFP image fits a sharp frame best.
 
-    The sharp frame is given as grey values 0..1 at the size of the spikes, [H, W]. The window of
-    ticks [a, a + width) has its centre at a + (width - 1) / 2, so odd widths have whole centres and
-    even ones half centres. The score is the PSNR after a least-squares gain and offset (gain not
-    below 0), so the threshold of the sensor need not be known.
+    The frame is grey 0..1 [H, W]. Ticks [a, a + width) have their centre at a + (width - 1) / 2.
+    The score is the PSNR after a least-squares gain, not below 0, and offset, so that the threshold
+    of the sensor need not be known.
     """
     sharp = np.asarray(sharp_grey, np.float64)
     if spikes.ndim != 3 or spikes.shape[1:] != sharp.shape:
@@ -86,10 +85,7 @@ def best_tfp_centre(spikes: np.ndarray, sharp_grey: np.ndarray, *, width: int) -
 
 
 def grey_at_spike_size(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the grey values of a frame uint8 [H, W, 3] at the size of the spikes: float32 in 0..1.
-
-    Encoded values, BT.601 weights, mean over areas; interpolated where the frame is smaller.
-    """
+    """Return the BT.601 grey of uint8 [H, W, 3] at the size of the spikes: float32 in 0..1."""
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"frame is {rgb.dtype} {rgb.shape}; uint8 [H, W, 3] is needed")
     grey = (rgb.astype(np.float32) / 255) @ np.array(BT601, np.float32)

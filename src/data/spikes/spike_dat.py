@@ -8,7 +8,6 @@ that names the file.
 """
 
 import sys
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -74,11 +73,7 @@ class TickReader(Protocol):
 
 
 class SpikeFile:
-    """One `.dat` file of a whole number of ticks, opened for reading ranges of them.
-
-    Only the requested ticks are read. The object holds no open file, so it can be sent to worker
-    processes.
-    """
+    """One `.dat` file, of which ranges of ticks are read; it holds no open file."""
 
     def __init__(self, path: str | Path, geometry: SpikeGeometry) -> None:
         self.path = Path(path)
@@ -99,10 +94,9 @@ class SpikeFile:
     ) -> Iterator[np.ndarray]:
         """Yield ticks [start, stop) as stored: uint8 [n, h, W/8], valid until the next block.
 
-        `together` is n, how many ticks come at once; `rows` are the first row and the row after the
-        last, in file order (bottom-up where `geometry.flip_rows`). Others are not read. Rows are
-        read, not mapped: of a crop nearly every page of a map would be fetched separately, at twice
-        the cost.
+        `together` is n; `rows` are the first row and the row after the last, in file order. Others
+        are not read. Rows are read, not mapped: pages of a map would be fetched one by one, at
+        twice the cost.
         """
         height, width = self.geometry.height, self.geometry.width
         if width % 8:
@@ -160,11 +154,6 @@ class SpikeParts:
         self._starts = [0, *accumulate(file.num_ticks for file in self.files)]
         self.num_ticks = self._starts[-1]
 
-    def path_at(self, tick: float) -> Path:
-        """Return the file that holds a tick; the first or last one where none does."""
-        number = bisect_right(self._starts, tick) - 1
-        return self.files[min(max(number, 0), len(self.files) - 1)].path
-
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return ticks [start, stop) upright as 0 and 1: uint8 [S, H, W]."""
         check_range(self.files[0].path, start, stop, self.num_ticks)
@@ -177,7 +166,7 @@ class SpikeParts:
         )
 
     def join_into(self, path: Path) -> float:
-        """Write all files as one, in pieces, whole or not at all; return the rate of spikes."""
+        """Write all files as one, in parts, whole or not at all; return the rate of spikes."""
         ones = 0
         with atomic_write(path) as partial:
             with partial.open("wb") as target:
@@ -192,10 +181,7 @@ class SpikeParts:
 
 
 def write_spikes(path: str | Path, spikes: np.ndarray, geometry: SpikeGeometry) -> None:
-    """Write upright spikes [S, H, W] of 0 and 1 to a `.dat` file, whole or not at all.
-
-    An existing file is replaced, never appended to.
-    """
+    """Write upright spikes [S, H, W] of 0 and 1 to a `.dat` file, whole or not at all."""
     spikes = np.asarray(spikes)
     if spikes.ndim != 3 or spikes.shape[1:] != (geometry.height, geometry.width) or not len(spikes):
         raise ValueError(
@@ -291,10 +277,9 @@ def locate_sidecar(
 ) -> tuple[Path, SpikeSidecar] | None:
     """Return the sidecar of `dat_path` and what it states; None where there is none.
 
-    Looked for, in this order: `<stem>.yaml` beside it, `spike.yaml` in its folder, and a SpikeCV
-    `config.yaml` in its folder or up to two folders above. Of the latter only `spike_h` and
-    `spike_w` are used; one without either of them belongs to something else and is ignored.
-    Entries of `otherwise` hold where the file does not state them.
+    It is `<stem>.yaml` beside it, `spike.yaml` in its folder, or a SpikeCV `config.yaml` with
+    `spike_h` and `spike_w` there or up to two folders above. Entries of `otherwise` hold where it
+    states none.
     """
     dat_path = Path(dat_path)
     for path in (dat_path.with_suffix(".yaml"), dat_path.parent / SIDECAR_NAME):

@@ -12,20 +12,9 @@ from pathlib import Path
 
 from src.data.errors import DataSetError, refuse_undecodable
 from src.data.spikes.arrays import ARRAY_SUFFIXES
+from src.prepare.sources import planning
 from src.prepare.sources.high_speed import RECORDING_EXTS, open_frames
 from src.prepare.sources.mraw import HEADER_EXTS, MRAW_EXTS
-from src.prepare.sources.planning import (
-    ARRAY_OPTIONS,
-    GOPRO_FRAMES,
-    IMAGE_EXTS,
-    RECORDED,
-    PlannedSequence,
-    SourceOptions,
-    SourcePlan,
-    make_all,
-    refuse_options,
-    refuse_other,
-)
 from src.prepare.sources.recorded import KIND as RECORDED_KIND
 from src.prepare.sources.recorded import plan_recorded
 from src.prepare.sources.simulate import (
@@ -46,9 +35,11 @@ EXPECTED = (
 )
 
 
-def plan(options: SourceOptions) -> SourcePlan:
+def plan(options: planning.SourceOptions) -> planning.SourcePlan:
     """Return what to make of the user's folders; see `SourceOptions`."""
-    refuse_other(options.input, "a folder of own sequences", RECORDED, GOPRO_FRAMES)
+    planning.refuse_other(
+        options.input, "a folder of own sequences", planning.RECORDED, planning.GOPRO_FRAMES
+    )
     entries = [
         (split, path)
         for split in SPLITS
@@ -56,7 +47,7 @@ def plan(options: SourceOptions) -> SourcePlan:
         for path in sorted((options.input / split).iterdir())
         if not path.name.startswith(".") and path.suffix.lower() not in HEADER_EXTS
     ]
-    found = make_all(options.input, _classify, entries)
+    found = planning.make_all(options.input, _classify, entries)
     problems = []
     if not found:
         present = ", ".join(sorted(path.name for path in options.input.iterdir())) or "nothing"
@@ -86,7 +77,7 @@ def _classify(split: str, path: Path) -> tuple[str, str, Path]:
         raise DataSetError(str(path), [f"is {what}; {EXPECTED}"])
     inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     inside = [entry for entry in inside if not _is_file(entry, HEADER_EXTS)]
-    images = [entry for entry in inside if _is_file(entry, IMAGE_EXTS)]
+    images = [entry for entry in inside if _is_file(entry, planning.IMAGE_EXTS)]
     videos = [entry for entry in inside if _is_file(entry, RECORDING_EXTS)]
     recorded = [
         entry
@@ -109,8 +100,12 @@ def _is_file(path: Path, suffixes: Sequence[str]) -> bool:
     return path.suffix.lower() in suffixes and not path.is_dir()
 
 
-def _plan_simulated(paths: Mapping[str, Path], options: SourceOptions) -> SourcePlan:
-    refuse_options(options, ARRAY_OPTIONS, "the sequences hold sharp frames, no spikes")
+def _plan_simulated(
+    paths: Mapping[str, Path], options: planning.SourceOptions
+) -> planning.SourcePlan:
+    planning.refuse_options(
+        options, planning.ARRAY_OPTIONS, "the sequences hold sharp frames, no spikes"
+    )
     problems = []
     if options.frames_averaged is None:
         problems.append("--frames_averaged is needed: how many of them make a blurry frame (odd)")
@@ -122,7 +117,7 @@ def _plan_simulated(paths: Mapping[str, Path], options: SourceOptions) -> Source
     averaged = options.frames_averaged
     stride = averaged if options.stride is None else options.stride
     items = ((where, path, options, averaged, stride) for where, path in paths.items())
-    sequences = make_all(options.input, _simulated, items)
+    sequences = planning.make_all(options.input, _simulated, items)
     rates = sorted({sequence.identity["frames_per_second"] for sequence in sequences})
     if len(rates) > 1:
         reason = f"recorded at {rates} frames per second; make one DATA.ROOT per rate"
@@ -138,12 +133,12 @@ def _plan_simulated(paths: Mapping[str, Path], options: SourceOptions) -> Source
     )
     source = f"own frames of {options.input.name}"
     description = simulated_description(source, cameras, sequences)
-    return SourcePlan(tuple(sequences), description, tuple(notes))
+    return planning.SourcePlan(tuple(sequences), description, tuple(notes))
 
 
 def _simulated(
-    where: str, path: Path, options: SourceOptions, averaged: int, stride: int
-) -> PlannedSequence:
+    where: str, path: Path, options: planning.SourceOptions, averaged: int, stride: int
+) -> planning.PlannedSequence:
     frames = open_frames(path)
     notes, stated, given = list(frames.notes), frames.frames_per_second, options.frames_per_second
     if None not in (stated, given) and abs(given / stated - 1) > MAX_RATE_ERROR:

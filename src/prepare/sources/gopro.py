@@ -31,24 +31,8 @@ from src.data.description import FILE_NAME as DESCRIPTION_NAME
 from src.data.errors import BadFileError, DataSetError, listed
 from src.data.frames import list_sequences, read_image
 from src.data.simulation.blur import SOURCE_FRAMES_PER_SECOND
+from src.prepare.sources import planning
 from src.prepare.sources.high_speed import HighSpeedFrames, open_frames
-from src.prepare.sources.planning import (
-    ARRAY_OPTIONS,
-    GOPRO_FRAMES,
-    GOPRO_NAME,
-    IMAGE_EXTS,
-    OUR_SPLITS,
-    STREAM_NAME,
-    PlannedSequence,
-    SourceOptions,
-    SourcePlan,
-    copy_file,
-    file_size,
-    find_pairs,
-    make_all,
-    refuse_options,
-    refuse_other,
-)
 from src.prepare.sources.simulate import (
     SimulatedExposure,
     Simulation,
@@ -90,7 +74,7 @@ def find_gopro(given: Path) -> dict[tuple[str, str], Sequence]:
     for folder in dict.fromkeys(split for root in roots for split in _splits(root, MAX_DEPTH)):
         split = SPLIT_NAME.fullmatch(folder.name.lower())[1]
         for sequence in list_sequences(folder):
-            is_gopro = GOPRO_NAME.fullmatch(sequence.name.upper())
+            is_gopro = planning.GOPRO_NAME.fullmatch(sequence.name.upper())
             have = found[split, sequence.name.upper() if is_gopro else sequence.name]
             have.setdefault(FOLDER, sequence)
             for what, place in _parts_of(sequence).items():
@@ -136,10 +120,10 @@ def _parts_of(sequence: Path) -> Sequence:
     inside = {path.name.lower(): path for path in sorted(sequence.iterdir())}
     parts = {what: inside[what] for what in (*PICTURES, SPIKES) if what in inside}
     for folder in (sequence, parts.get(SPIKES, sequence)):
-        if (folder / STREAM_NAME).exists():
-            parts[STREAM] = folder / STREAM_NAME
+        if (folder / planning.STREAM_NAME).exists():
+            parts[STREAM] = folder / planning.STREAM_NAME
     endings = {path.suffix.lower() for path in inside.values()}
-    if endings & set(IMAGE_EXTS):
+    if endings & set(planning.IMAGE_EXTS):
         split = sequence.parent.name.lower()
         parts[BLUR if "_blur" in split else SHARP if "_gt" in split else FRAMES] = sequence
     elif ".dat" in endings and STREAM not in parts:
@@ -149,7 +133,7 @@ def _parts_of(sequence: Path) -> Sequence:
 
 def parse_name(folder: Path) -> tuple[int, int]:
     """Return what a folder `GOPRxxxx_nn_zz` says: frames averaged, and the offset."""
-    match = GOPRO_NAME.fullmatch(folder.name.upper())
+    match = planning.GOPRO_NAME.fullmatch(folder.name.upper())
     if match is None:
         reason = "is not a sequence of GoPro; they are named like GOPR0384_11_05"
     elif int(match[1]) % 2 == 0:
@@ -159,15 +143,17 @@ def parse_name(folder: Path) -> tuple[int, int]:
     raise DataSetError(str(folder), [f"{folder.name!r}: {reason}"])
 
 
-def plan(options: SourceOptions) -> SourcePlan:
+def plan(options: planning.SourceOptions) -> planning.SourcePlan:
     """Return what to make of GOPRO_Large_all; see `SourceOptions`."""
     named = ("frames_averaged", "stride", "frames_per_second")
-    refuse_options(options, named, "the names of GoPro's sequences say it; leave it out")
-    refuse_options(options, ARRAY_OPTIONS, "the sequences are frames, no spikes are read")
+    planning.refuse_options(options, named, "the names of GoPro's sequences say it; leave it out")
+    planning.refuse_options(
+        options, planning.ARRAY_OPTIONS, "the sequences are frames, no spikes are read"
+    )
     found = find_gopro(options.input)
     items = [(*key, have) for key, have in found.items() if FRAMES in have]
     if not items:
-        refuse_other(options.input, ALL_FRAMES, GOPRO_FRAMES)
+        planning.refuse_other(options.input, ALL_FRAMES, planning.GOPRO_FRAMES)
         reason = (
             f"holds no {ALL_FRAMES}/{{train,test}}/GOPRxxxx_nn_zz/*.png; name that folder, or the "
             "one that holds it"
@@ -176,7 +162,7 @@ def plan(options: SourceOptions) -> SourcePlan:
     has_pairs = any(SHARP in have for have in found.values())
     cameras = completed(options, interpolator="linear", frames_per_second=SOURCE_FRAMES_PER_SECOND)
     items = ((*item, has_pairs, options.blur_kind, cameras) for item in items)
-    sequences = make_all(options.input, _sequence, items)
+    sequences = planning.make_all(options.input, _sequence, items)
     notes = understood(found)
     if has_pairs:
         source = f"{ALL_FRAMES} with the pairs of {PAIRS}"
@@ -189,12 +175,17 @@ def plan(options: SourceOptions) -> SourcePlan:
             "sequences are taken from their names without a check"
         )
     description = simulated_description(source, cameras, sequences)
-    return SourcePlan(tuple(sequences), description, tuple(notes))
+    return planning.SourcePlan(tuple(sequences), description, tuple(notes))
 
 
 def _sequence(
-    split: str, name: str, have: Sequence, has_pairs: bool, blur_kind: str, cameras: SourceOptions
-) -> PlannedSequence:
+    split: str,
+    name: str,
+    have: Sequence,
+    has_pairs: bool,
+    blur_kind: str,
+    cameras: planning.SourceOptions,
+) -> planning.PlannedSequence:
     folder = have[FRAMES]
     averaged, named_offset = parse_name(folder)
     frames, pairs, offset, put = open_frames(folder), None, named_offset, put_png
@@ -213,9 +204,9 @@ def _sequence(
         exposures = [exposure for exposure in exposures if exposure.index < len(pairs)]
         if offset != named_offset:
             notes.append(f"offset {offset} found by its pixels, its name says {named_offset}")
-        num_bytes = sum(file_size(path) for pair in pairs for path in pair)
+        num_bytes = sum(planning.file_size(path) for pair in pairs for path in pair)
         facts |= {"pairs": len(pairs), "pairs_bytes": num_bytes}
-    where = f"{OUR_SPLITS[split]}/{name}"
+    where = f"{planning.OUR_SPLITS[split]}/{name}"
     num_ticks = len(frames) * cameras.ticks_per_frame
     simulation = Simulation(where, frames, exposures, num_ticks, cameras, notes, put)
     return planned(simulation, facts)
@@ -250,14 +241,13 @@ def released_pairs(have: Sequence, blur_kind: str) -> dict[int, tuple[Path, Path
         reason = f"no frames of kind {' and '.join(missing)}; found: {found}"
         hint = "; --blur_kind chooses between blur and blur_gamma" * (blur_kind in missing)
         raise DataSetError(str(have[FOLDER]), [reason + hint])
-    return find_pairs(have[blur_kind], have[SHARP], (".png",))
+    return planning.find_pairs(have[blur_kind], have[SHARP], (".png",))
 
 
 def find_offset(sharp: Path, frames: HighSpeedFrames, averaged: int, hint: int) -> int:
     """Return by how many source frames the exposures of a sequence begin early.
 
-    The first released sharp frame is source frame (n - 1) / 2 - offset. What the name says, the
-    hint, decides between source frames that are equal to each other.
+    The first sharp frame is source frame (n - 1) / 2 - offset; `hint` decides between equal ones.
     """
     middle = (averaged - 1) // 2
     first = read_image(sharp)
@@ -297,4 +287,4 @@ def put_released(
             f"{MAX_MEAN_ERROR:g} is needed (frame {exposure.name} of ours); it is another version, "
             "or frames before it are missing",
         )
-    copy_file(released, folder / kind / f"{exposure.name}.png")
+    planning.copy_file(released, folder / kind / f"{exposure.name}.png")

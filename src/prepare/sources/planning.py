@@ -30,7 +30,7 @@ OUR_SPLITS: Mapping[str, str] = {"train": "train", "test": "val"}
 # How arrays of spikes lie; means nothing where no spikes are read.
 ARRAY_OPTIONS = ("axes", "key", "columns")
 STREAM_NAME = "spike.dat"
-HASHED_PIECE_BYTES = 16 << 10
+HASHED_BYTES = 16 << 10
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -138,7 +138,7 @@ def make_all(where: Path, make: Callable[..., Value], items: Iterable[tuple]) ->
     return made
 
 
-def placed(where: str, line: str) -> str:
+def with_name(where: str, line: str) -> str:
     """Return a line that begins with the sequence it is about; some begin so already."""
     return f"{where}: {line.removeprefix(f'{where}: ')}"
 
@@ -264,23 +264,23 @@ def refuse_cut_short(where: str, images: Iterable[Path]) -> None:
 
 
 def sample_sha256(paths: Sequence[Path]) -> str:
-    """Hash pieces of the first, the middle and the last of files; see `pieces_sha256`."""
-    return pieces_sha256([paths[i] for i in sorted({0, len(paths) // 2, len(paths) - 1})])
+    """Hash parts of the first, the middle and the last of files; see `parts_sha256`."""
+    return parts_sha256([paths[i] for i in sorted({0, len(paths) // 2, len(paths) - 1})])
 
 
-def pieces_sha256(paths: Sequence[Path]) -> str:
+def parts_sha256(paths: Sequence[Path]) -> str:
     """Hash the first, middle and last bytes of files, in order.
 
     Tells recordings of the same size apart; a change of a few bytes elsewhere is not seen.
     """
     digest = hashlib.sha256()
     for path in paths:
-        last = max(file_size(path) - HASHED_PIECE_BYTES, 0)
+        last = max(file_size(path) - HASHED_BYTES, 0)
         try:
             with path.open("rb") as handle:
                 for start in (0, last // 2, last):
                     handle.seek(start)
-                    digest.update(handle.read(HASHED_PIECE_BYTES))
+                    digest.update(handle.read(HASHED_BYTES))
         except OSError as error:
             raise BadFileError(path, f"cannot be read: {error.strerror}") from error
     return digest.hexdigest()

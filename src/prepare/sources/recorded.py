@@ -44,22 +44,7 @@ from src.data.spikes.spike_dat import (
     write_dat,
     write_sidecar,
 )
-from src.prepare.sources.planning import (
-    STREAM_NAME,
-    PlannedSequence,
-    SourceOptions,
-    SourcePlan,
-    common,
-    copy_file,
-    file_size,
-    find_pairs,
-    inputs_sha256,
-    make_all,
-    pieces_sha256,
-    refuse_cut_short,
-    refuse_options,
-    sample_sha256,
-)
+from src.prepare.sources import planning
 from src.prepare.spikes_match_frames import better_bits, check_sequence, order_text, sample_bits
 
 KIND = "recorded frames and spikes"
@@ -116,16 +101,16 @@ class RecordedSequence:
     notes: Sequence[str]  # exposures without frames and gaps in the numbers, by name
     is_accepted: bool  # write it although blur, sharp and spikes do not match
 
-    def planned(self) -> PlannedSequence:
+    def planned(self) -> planning.PlannedSequence:
         """Return it as a sequence of a plan."""
         spikes, sidecar = self.spikes, self.spikes.sidecar
         blurry, sharp = zip(*self.pairs.values(), strict=True)
-        out_bytes = sum(file_size(path) for path in (*blurry, *sharp))
+        out_bytes = sum(planning.file_size(path) for path in (*blurry, *sharp))
         if spikes.layout == DENSE:
             shapes = [array_shape(path, spikes.key) for path in spikes.files]
             out_bytes += sum(math.prod(shape) // 8 for shape in shapes)
         else:  # a list takes more than its ticks
-            out_bytes += sum(file_size(path) for path in spikes.files)
+            out_bytes += sum(planning.file_size(path) for path in spikes.files)
         exposures = self.exposures.values()
         lines = (f"{index} {exposure}" for index, exposure in self.exposures.items())
         identity = {
@@ -135,11 +120,11 @@ class RecordedSequence:
             "key": spikes.key,
             "bit_order": sidecar.bit_order,
             "flip_rows": sidecar.flip_rows,
-            "inputs_sha256": inputs_sha256((*blurry, *sharp, *spikes.files), *lines),
-            "spikes_sha256": pieces_sha256(spikes.files),
-            "frames_sha256": sample_sha256([*blurry, *sharp]),
+            "inputs_sha256": planning.inputs_sha256((*blurry, *sharp, *spikes.files), *lines),
+            "spikes_sha256": planning.parts_sha256(spikes.files),
+            "frames_sha256": planning.sample_sha256([*blurry, *sharp]),
         }
-        return PlannedSequence(
+        return planning.PlannedSequence(
             *self.where.split("/"),
             num_inputs=len(blurry) + len(spikes.files),
             num_exposures=len(blurry),
@@ -152,13 +137,15 @@ class RecordedSequence:
 
     def write(self, folder: Path) -> list[str]:
         """Write blur, sharp, spike and exposures.csv; return what the user should know."""
-        refuse_cut_short(self.where, [path for pair in self.pairs.values() for path in pair])
+        planning.refuse_cut_short(
+            self.where, [path for pair in self.pairs.values() for path in pair]
+        )
         for blurry, sharp in self.pairs.values():
-            copy_file(blurry, folder / "blur" / blurry.name)
-            copy_file(sharp, folder / "sharp" / sharp.name)
+            planning.copy_file(blurry, folder / "blur" / blurry.name)
+            planning.copy_file(sharp, folder / "sharp" / sharp.name)
         write_exposures(folder / EXPOSURES_NAME, self.exposures)
         names = [f"{blurry.stem}.dat" for blurry, _ in self.pairs.values()]
-        targets = names if self.spikes.is_per_frame else [STREAM_NAME]
+        targets = names if self.spikes.is_per_frame else [planning.STREAM_NAME]
         for path, target in zip(self.spikes.files, targets, strict=True):
             self._convert(path, folder / "spike" / target)
         sidecar = replace(self.spikes.sidecar, bit_order=OUR_BIT_ORDER, flip_rows=OUR_FLIP_ROWS)
@@ -250,37 +237,39 @@ class RecordedSequence:
 # ---------------------------------------------------------------- finding sequences
 
 
-def plan_recorded(folders: Mapping[str, Path], options: SourceOptions) -> SourcePlan:
+def plan_recorded(
+    folders: Mapping[str, Path], options: planning.SourceOptions
+) -> planning.SourcePlan:
     """Return what to make of recorded sequences, by `SPLIT/SEQUENCE`."""
     reason = (
         "the sequences are recorded, nothing is simulated; dataset.yaml of the input describes them"
     )
-    refuse_options(options, SIMULATION_OPTIONS, reason)
+    planning.refuse_options(options, SIMULATION_OPTIONS, reason)
     stated = read_description(options.input)
     items = ((where, folder, options, stated) for where, folder in folders.items())
-    found = make_all(options.input, find_recorded, items)
+    found = planning.make_all(options.input, find_recorded, items)
     notes = [f"{s.where}: {KIND}; {s.spikes.describe()}" for s in found]
-    sequences = make_all(options.input, RecordedSequence.planned, ((s,) for s in found))
+    sequences = planning.make_all(options.input, RecordedSequence.planned, ((s,) for s in found))
     sidecars = [sequence.spikes.sidecar for sequence in found]
-    height, width = common((s.height, s.width) for s in sidecars) or (None, None)
+    height, width = planning.common((s.height, s.width) for s in sidecars) or (None, None)
     said = stated or DataDescription(source=f"own recordings of {options.input.name}")
-    threshold = common(s.threshold for s in sidecars)
+    threshold = planning.common(s.threshold for s in sidecars)
     description = replace(
         said,
         threshold=said.threshold if threshold is None else threshold,
-        ticks_per_second=common(s.ticks_per_second for s in sidecars),
+        ticks_per_second=planning.common(s.ticks_per_second for s in sidecars),
         **{"spike_height": height, "spike_width": width, "fingerprint": ()},
         **{"bit_order": OUR_BIT_ORDER, "flip_rows": OUR_FLIP_ROWS},
         **{"content": "unknown", "content_of": ""},
     )
-    return SourcePlan(tuple(sequences), description, tuple(notes))
+    return planning.SourcePlan(tuple(sequences), description, tuple(notes))
 
 
 def find_recorded(
-    where: str, folder: Path, options: SourceOptions, description: DataDescription | None
+    where: str, folder: Path, options: planning.SourceOptions, description: DataDescription | None
 ) -> RecordedSequence:
     """Return the sequence in `folder`."""
-    pairs = find_pairs(folder / "blur", folder / "sharp")
+    pairs = planning.find_pairs(folder / "blur", folder / "sharp")
     names = {number: blurry.stem for number, (blurry, _) in pairs.items()}
     try:
         spikes = _find_spikes(folder, list(names.values()), options, description)
@@ -318,7 +307,10 @@ def name_gaps(numbers: Sequence[int], exposures: Mapping[int, Exposure]) -> list
 
 
 def _find_spikes(
-    folder: Path, names: Sequence[str], options: SourceOptions, description: DataDescription | None
+    folder: Path,
+    names: Sequence[str],
+    options: planning.SourceOptions,
+    description: DataDescription | None,
 ) -> SpikeInput:
     """Return the spikes of a sequence; raise ValueError where something is unclear."""
     files, is_per_frame = _spike_files(folder, names)

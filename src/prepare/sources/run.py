@@ -27,21 +27,11 @@ from src.data.parallel import is_locked, locked, run_parallel
 from src.data.scanning import scan_settings
 from src.data.simulation.simulator import TRANSFERS
 from src.paths import atomic_write
-from src.prepare.sources import folders, gopro, spk_gopro, x4k1000fps
-from src.prepare.sources.planning import (
-    BLUR_GAMMAS,
-    KNOWN_SPLITS,
-    OUR_SPLITS,
-    PlannedSequence,
-    SourceOptions,
-    SourcePlan,
-    placed,
-    sequence_folders,
-)
+from src.prepare.sources import folders, gopro, planning, spk_gopro, x4k1000fps
 
 logger = logging.getLogger(__name__)
 
-SOURCES: Mapping[str, Callable[[SourceOptions], SourcePlan]] = {
+SOURCES: Mapping[str, Callable[[planning.SourceOptions], planning.SourcePlan]] = {
     "folders": folders.plan,
     "gopro": gopro.plan,
     "spk_gopro": spk_gopro.plan,
@@ -70,7 +60,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--source", choices=sorted(SOURCES), help="which data set it is")
     group.add_argument("--input", type=Path, metavar="DIR", help="where it was unpacked")
     group.add_argument("--shard", type=_shard, default=WHOLE, metavar="I/N", help="part I of N")
-    group.add_argument("--blur_kind", choices=tuple(BLUR_GAMMAS), help="mean of values or light")
+    group.add_argument(
+        "--blur_kind", choices=tuple(planning.BLUR_GAMMAS), help="mean of values or light"
+    )
     group.add_argument("--threshold", type=float, help="of the simulated spike camera; 2.0")
     group.add_argument("--transfer", choices=TRANSFERS, help="what it integrates; encoded")
     group.add_argument("--downscale", type=int, metavar="N", help="RGB per spike pixel; 2")
@@ -92,9 +84,9 @@ def _shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def source_options(given: argparse.Namespace) -> SourceOptions | None:
+def source_options(given: argparse.Namespace) -> planning.SourceOptions | None:
     """Return what the command line says of a source; None without `--source`."""
-    names = [field.name for field in dataclasses.fields(SourceOptions)]
+    names = [field.name for field in dataclasses.fields(planning.SourceOptions)]
     values = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.source is None:
         unused = [f"--{name}" for name in values if name != "accept"]  # which preparation has, too
@@ -108,11 +100,11 @@ def source_options(given: argparse.Namespace) -> SourceOptions | None:
         raise DataSetError("options", [f"--input {given.input}: no such folder"])
     # Folders are known by their names, also where "." was given; links keep theirs.
     values["input"] = Path(os.path.abspath(given.input))  # noqa: PTH100
-    return SourceOptions(**values)
+    return planning.SourceOptions(**values)
 
 
 def make_from_source(
-    name: str, options: SourceOptions, cfg: CfgNode, shard: tuple[int, int], workers: int
+    name: str, options: planning.SourceOptions, cfg: CfgNode, shard: tuple[int, int], workers: int
 ) -> list[str]:
     """Make the sequences of DATA.ROOT; return what was done."""
     if (cfg.DATA.TRAIN_SPLIT, cfg.DATA.VAL_SPLIT) != ("train", "val"):
@@ -141,7 +133,7 @@ def _refuse_inside(root: Path, given: Path) -> None:
         )
         raise DataSetError(str(root), [reason])
     for outer, inner in ((given, root), (root, given)):
-        if outer in inner.parents and inner.relative_to(outer).parts[0] in KNOWN_SPLITS:
+        if outer in inner.parents and inner.relative_to(outer).parts[0] in planning.KNOWN_SPLITS:
             reason = f"DATA.ROOT {root} and --input {given} lie in each other; give another one"
             raise DataSetError(str(root), [reason])
 
@@ -160,7 +152,7 @@ def after_shard(shard: tuple[int, int]) -> str | None:
 
 
 def run_plan(
-    plan: SourcePlan,
+    plan: planning.SourcePlan,
     root: str | Path,
     *,
     workers: int,
@@ -200,7 +192,7 @@ def run_plan(
         raise DataSetError(f"{root}: {kept}", problems)
     lines += [f"{len(made)} sequences made"] if made else []
     all_notes = sorted({**notes, **made}.items())
-    return lines + [placed(where, note) for where, found in all_notes for note in found]
+    return lines + [planning.with_name(where, note) for where, found in all_notes for note in found]
 
 
 def _missing_splits(present: Collection[str]) -> list[str]:
@@ -212,12 +204,12 @@ def _missing_splits(present: Collection[str]) -> list[str]:
     ]
 
 
-def _try_to_make(sequence: PlannedSequence, root: Path) -> tuple[list[str], list[str]]:
+def _try_to_make(sequence: planning.PlannedSequence, root: Path) -> tuple[list[str], list[str]]:
     """Make one sequence; return its notes, and what is wrong with its input or the disk."""
     try:
         return make_sequence(root, sequence), []
     except (BadFileError, DataSetError) as error:
-        return [], [placed(sequence.where, line) for line in problems_of(error)]
+        return [], [planning.with_name(sequence.where, line) for line in problems_of(error)]
     except OSError as error:  # a full disk, a drive that is gone
         return [], [f"{sequence.where}: {error}"]
 
@@ -225,11 +217,13 @@ def _try_to_make(sequence: PlannedSequence, root: Path) -> tuple[list[str], list
 # ---------------------------------------------------------------- what a data root holds
 
 
-def check_root(plan: SourcePlan, root: Path) -> None:
+def check_root(plan: planning.SourcePlan, root: Path) -> None:
     """Refuse a data root that holds something else than a part of this plan."""
     problems = differences = _description_problems(plan.description, root)
     planned = {sequence.where: sequence for sequence in plan.sequences}
-    for split, folder in sequence_folders(root, dict.fromkeys(s.split for s in plan.sequences)):
+    for split, folder in planning.sequence_folders(
+        root, dict.fromkeys(s.split for s in plan.sequences)
+    ):
         sequence = planned.get(f"{split}/{folder.name}")
         if not (folder / RECORD_NAME).is_file():
             found = [f"{folder} was not made by this command: it has no {RECORD_NAME}"]
@@ -242,7 +236,7 @@ def check_root(plan: SourcePlan, root: Path) -> None:
         more = len(problems) - MAX_NAMED
         named = problems[:MAX_NAMED] + [f"and {more} more"] * (more > 0)
         advice = "nothing was changed; choose an empty DATA.ROOT"
-        present = sequence_folders(root, OUR_SPLITS.values())
+        present = planning.sequence_folders(root, planning.OUR_SPLITS.values())
         is_all_ours = all((folder / RECORD_NAME).is_file() for _, folder in present)
         advice += ", or delete what is there" if is_all_ours else ""
         raise DataSetError(str(root), [*named, advice])
@@ -251,7 +245,7 @@ def check_root(plan: SourcePlan, root: Path) -> None:
 def _description_problems(wanted: DataDescription, root: Path) -> list[str]:
     """Say how the description of a root that holds sequences differs from that of a plan."""
     present = read_description(root)
-    if present is None or not sequence_folders(root, OUR_SPLITS.values()):
+    if present is None or not planning.sequence_folders(root, planning.OUR_SPLITS.values()):
         return []
     return [
         f"dataset.yaml says {field}: {was!r}, now it would be {is_now!r}"
@@ -263,7 +257,7 @@ def _description_problems(wanted: DataDescription, root: Path) -> list[str]:
 def _write_description(root: Path, wanted: DataDescription) -> None:
     """Write dataset.yaml; what preparation found out of the same data stays in it."""
     present = read_description(root)
-    if present is not None and sequence_folders(root, OUR_SPLITS.values()):
+    if present is not None and planning.sequence_folders(root, planning.OUR_SPLITS.values()):
         found = {name: getattr(present, name) for name in ("fingerprint", "content", "content_of")}
         wanted = dataclasses.replace(wanted, **found)
     if present != wanted:
@@ -273,7 +267,7 @@ def _write_description(root: Path, wanted: DataDescription) -> None:
 # ---------------------------------------------------------------- one sequence
 
 
-def make_sequence(root: Path, sequence: PlannedSequence) -> list[str]:
+def make_sequence(root: Path, sequence: planning.PlannedSequence) -> list[str]:
     """Write a sequence into a hidden folder and rename it when it is complete; return its notes.
 
     A lock beside the folder says that its owner lives. On an error the folder is removed.
@@ -323,7 +317,7 @@ def _load(folder: Path) -> Mapping[str, object]:
         raise BadFileError(path, f"is no record of a source: {error!r}") from error
 
 
-def _changed(folder: Path, sequence: PlannedSequence) -> list[str]:
+def _changed(folder: Path, sequence: planning.PlannedSequence) -> list[str]:
     """Say how a sequence differs from what would be made now."""
     try:
         was = _load(folder)["identity"]
@@ -346,7 +340,7 @@ def _differences(
 
 
 def disk_use(
-    sequences: Sequence[PlannedSequence],
+    sequences: Sequence[planning.PlannedSequence],
     root: Path,
     num_bins: int | None,
     frame_downscale: int | None,

@@ -104,7 +104,7 @@ def frame_exposure(index: int, start: int, length: int, step_ticks: int) -> Simu
     """Return the exposure [start, start + length), counted in steps of so many ticks.
 
     With the ticks per source frame as a step these are source frames, with 1 single ticks. The
-    sharp frame is the middle one of an odd `length`.
+    sharp frame is the middle one of an odd `length`: with 8 ticks per frame at tick 4 (length - 1).
     """
     start_tick, sharp_tick = start * step_ticks, (start + (length - 1) // 2) * step_ticks
     stop_tick = start_tick + length * step_ticks
@@ -122,8 +122,7 @@ def regular_exposures(
 def frame_weights(ticks: Iterable[int], ticks_per_frame: int, num_frames: int) -> dict[int, int]:
     """Return how much each source frame counts in the mean of the light at some ticks.
 
-    Whole numbers without a common divisor; with 4 ticks per frame the tick 6 is frame 1 and
-    frame 2 in equal parts: {1: 1, 2: 1}.
+    Whole numbers without a common divisor: with 4 ticks per frame tick 6 is {1: 1, 2: 1}.
     """
     weights: Counter[int] = Counter()
     for tick in ticks:

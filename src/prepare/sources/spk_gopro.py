@@ -38,41 +38,8 @@ from src.data.voxel_counts import SpikeWindow
 from src.paths import atomic_write
 from src.prepare.frame_checks import sample_evenly
 from src.prepare.prepare import default_workers
-from src.prepare.sources.gopro import (
-    FOLDER,
-    FRAMES,
-    PAIRS,
-    PICTURES,
-    SHARP,
-    SPIKE_STREAMS,
-    SPIKES,
-    SPIKES_PER_FRAME,
-    STREAM,
-    Sequence,
-    find_gopro,
-    find_offset,
-    parse_name,
-    released_pairs,
-    split_folder,
-    understood,
-)
+from src.prepare.sources import gopro, planning
 from src.prepare.sources.high_speed import image_size, open_frames
-from src.prepare.sources.planning import (
-    OUR_SPLITS,
-    STREAM_NAME,
-    PlannedSequence,
-    SourceOptions,
-    SourcePlan,
-    collected,
-    copy_file,
-    file_size,
-    inputs_sha256,
-    make_all,
-    pieces_sha256,
-    placed,
-    refuse_cut_short,
-    refuse_options,
-)
 from src.prepare.sources.simulate import SimulatedExposure, frame_exposure
 from src.prepare.spikes_match_frames import (
     TIMING_SAMPLES,
@@ -117,54 +84,60 @@ class PublishedSequence:
         return SpikeParts(self.spikes, self.geometry)
 
 
-def plan(options: SourceOptions) -> SourcePlan:
+def plan(options: planning.SourceOptions) -> planning.SourcePlan:
     """Find all sequences and measure which ticks belong to which frame."""
-    refuse_options(options, NOT_FOR_THIS, "frames and spikes are published, nothing is simulated")
-    there = find_gopro(options.input)
+    planning.refuse_options(
+        options, NOT_FOR_THIS, "frames and spikes are published, nothing is simulated"
+    )
+    there = gopro.find_gopro(options.input)
     problems = []
-    if not any(SHARP in have for have in there.values()):
-        problems.append(f"no {PAIRS}; it holds the blurry and sharp frames, in one of the layouts")
-    if not any(have.keys() & {SPIKES, STREAM} for have in there.values()):
+    if not any(gopro.SHARP in have for have in there.values()):
         problems.append(
-            f"no {SPIKES_PER_FRAME} or {SPIKE_STREAMS}; one of them must hold the spikes"
+            f"no {gopro.PAIRS}; it holds the blurry and sharp frames, in one of the layouts"
+        )
+    if not any(have.keys() & {gopro.SPIKES, gopro.STREAM} for have in there.values()):
+        problems.append(
+            f"no {gopro.SPIKES_PER_FRAME} or {gopro.SPIKE_STREAMS}; one must hold the spikes"
         )
     if problems:
         problems[-1] += "; needed are GOPRxxxx_nn_zz in {train,test}, see docs/DATA_SOURCES.md"
         raise DataSetError(str(options.input), problems)
-    with_pairs = {key: have for key, have in there.items() if have.keys() & set(PICTURES)}
+    with_pairs = {key: have for key, have in there.items() if have.keys() & set(gopro.PICTURES)}
     unused = [f"{split}/{name}" for split, name in there if (split, name) not in with_pairs]
     items = ((*key, have, options.blur_kind) for key, have in with_pairs.items())
-    found = make_all(options.input, _find_sequence, items)
+    found = planning.make_all(options.input, _find_sequence, items)
     workers = worthwhile_workers(default_workers(), BYTES_PER_SEQUENCE * len(found))
     tasks = run_parallel(_try_to_plan, found, workers, "matching spikes with sharp frames")
     results = [result for _, result in sorted(tasks, key=lambda task: task[0])]
     problems = [line for sequence, lines in results if sequence is None for line in lines]
     if problems:
         raise DataSetError(str(options.input), problems)
-    notes = understood(there)
+    notes = gopro.understood(there)
     if unused:
-        notes.append(f"not made, {PAIRS} has no such sequence: {listed(unused)}")
+        notes.append(f"not made, {gopro.PAIRS} has no such sequence: {listed(unused)}")
     notes += [line for _, lines in results for line in lines]
     sequences = tuple(sequence for sequence, _ in results)
     description = DataDescription(
-        source=f"{PAIRS} with the published spikes (Spk-GoPro)",
+        source=f"{gopro.PAIRS} with the published spikes (Spk-GoPro)",
         blur_kind=options.blur_kind,
         transfer="encoded",
         threshold=THRESHOLD,
         ticks_per_second=TICKS_PER_SECOND,
         interpolator=f"x{TICKS_PER_SOURCE_FRAME}, by the publishers of the spikes",
-        **collected(sequences),
+        **planning.collected(sequences),
     )
-    return SourcePlan(sequences, description, tuple(notes))
+    return planning.SourcePlan(sequences, description, tuple(notes))
 
 
 # ---------------------------------------------------------------- finding
 
 
-def _find_sequence(split: str, name: str, have: Sequence, blur_kind: str) -> PublishedSequence:
-    folder = have[FOLDER]
-    averaged, offset = parse_name(folder)
-    pairs = released_pairs(have, blur_kind)
+def _find_sequence(
+    split: str, name: str, have: gopro.Sequence, blur_kind: str
+) -> PublishedSequence:
+    folder = have[gopro.FOLDER]
+    averaged, offset = gopro.parse_name(folder)
+    pairs = gopro.released_pairs(have, blur_kind)
     gaps = sorted(set(range(min(pairs), max(pairs))) - pairs.keys())
     if gaps:  # the exposures after it would be shifted
         names = listed([f"{number:06d}" for number in gaps])
@@ -175,29 +148,31 @@ def _find_sequence(split: str, name: str, have: Sequence, blur_kind: str) -> Pub
     spikes = tuple(parts.values())
     geometry = _geometry_of(spikes[0], next(iter(pairs.values()))[0])
     stream = SpikeParts(spikes, geometry)
-    if STREAM not in have:
+    if gopro.STREAM not in have:
         _check_lengths(stream, TICKS_PER_SOURCE_FRAME * averaged)
     return PublishedSequence(
-        where=f"{OUR_SPLITS[split]}/{name}",
+        where=f"{planning.OUR_SPLITS[split]}/{name}",
         averaged=averaged,
         named_offset=offset,
         blur_kind=blur_kind,
         pairs=tuple(pairs.values()),
         spikes=spikes,
-        is_whole=STREAM in have,
-        is_joined_by_order=STREAM not in have and set(parts) != set(names),
+        is_whole=gopro.STREAM in have,
+        is_joined_by_order=gopro.STREAM not in have and set(parts) != set(names),
         geometry=geometry,
-        source_frames=have.get(FRAMES),
+        source_frames=have.get(gopro.FRAMES),
     )
 
 
-def _spike_files(folder: Path, have: Sequence, names: list[str]) -> dict[str, Path]:
+def _spike_files(folder: Path, have: gopro.Sequence, names: list[str]) -> dict[str, Path]:
     """Return the stream of a sequence, or its files, one per frame in order, by their names."""
-    if STREAM in have:
-        return {have[STREAM].stem: have[STREAM]}
-    parts = list_frames(have[SPIKES], [".dat"]) if SPIKES in have else {}
+    if gopro.STREAM in have:
+        return {have[gopro.STREAM].stem: have[gopro.STREAM]}
+    parts = list_frames(have[gopro.SPIKES], [".dat"]) if gopro.SPIKES in have else {}
     if not parts:
-        raise DataSetError(str(folder), [f"no .dat files in {have.get(SPIKES, 'any folder')}"])
+        raise DataSetError(
+            str(folder), [f"no .dat files in {have.get(gopro.SPIKES, 'any folder')}"]
+        )
     if len(parts) != len(names):
         without = listed(sorted(set(names) - parts.keys())) or "none"
         unmatched = listed(sorted(parts.keys() - set(names))) or "none"
@@ -211,7 +186,7 @@ def _spike_files(folder: Path, have: Sequence, names: list[str]) -> dict[str, Pa
 
 def _geometry_of(spikes: Path, frame: Path) -> SpikeGeometry:
     """Return how the bits lie: as a config.yaml says, else half the size of the frames."""
-    above = split_folder(spikes).parent / STREAM_NAME
+    above = gopro.split_folder(spikes).parent / planning.STREAM_NAME
     try:
         located = locate_sidecar(spikes) or locate_sidecar(above)
     except ValueError as error:
@@ -253,13 +228,13 @@ def _check_lengths(stream: SpikeParts, ticks: int) -> None:
 # ---------------------------------------------------------------- which ticks are whose
 
 
-def _try_to_plan(found: PublishedSequence) -> tuple[PlannedSequence | None, list[str]]:
+def _try_to_plan(found: PublishedSequence) -> tuple[planning.PlannedSequence | None, list[str]]:
     """Return the plan of a sequence and notes on its offset, or None and what is wrong."""
     try:
         offset, notes = check_offset(found)
         return _planned(found, offset), [f"{found.where}: {note}" for note in notes]
     except (BadFileError, DataSetError) as error:
-        return None, [placed(found.where, line) for line in problems_of(error)]
+        return None, [planning.with_name(found.where, line) for line in problems_of(error)]
 
 
 def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
@@ -271,7 +246,7 @@ def check_offset(found: PublishedSequence) -> tuple[int, list[str]]:
     by_pixels, name = None, found.named_offset
     if found.source_frames is not None:
         frames = open_frames(found.source_frames)
-        by_pixels = find_offset(found.pairs[0][1], frames, found.averaged, hint=name)
+        by_pixels = gopro.find_offset(found.pairs[0][1], frames, found.averaged, hint=name)
     offset = measure_offset(found, max((found.averaged - 1) // 2, name, by_pixels or 0))
     if offset is None and found.is_joined_by_order:
         reason = (
@@ -388,7 +363,7 @@ def exposures_in_stream(
 # ---------------------------------------------------------------- writing
 
 
-def _planned(found: PublishedSequence, offset: int) -> PlannedSequence:
+def _planned(found: PublishedSequence, offset: int) -> planning.PlannedSequence:
     blurry, sharp = zip(*found.pairs, strict=True)
     inputs = (*blurry, *sharp, *found.spikes)
     size = found.geometry.height, found.geometry.width
@@ -400,14 +375,14 @@ def _planned(found: PublishedSequence, offset: int) -> PlannedSequence:
         "blur_kind": found.blur_kind,
         "spikes": "stream of the clip" if found.is_whole else "one file per frame",
         "spike_size": list(size),
-        "inputs_sha256": inputs_sha256(inputs),
-        "spikes_sha256": pieces_sha256(found.spikes),
+        "inputs_sha256": planning.inputs_sha256(inputs),
+        "spikes_sha256": planning.parts_sha256(found.spikes),
     }
-    return PlannedSequence(
+    return planning.PlannedSequence(
         *found.where.split("/"),
         num_inputs=len(blurry) + len(found.spikes),
         num_exposures=len(exposures_in_stream(found, offset)[0]),
-        out_bytes=sum(map(file_size, inputs)),
+        out_bytes=sum(map(planning.file_size, inputs)),
         seconds=len(blurry) * found.averaged / SOURCE_FRAMES_PER_SECOND,
         spike_size=size,
         identity=identity,
@@ -418,8 +393,10 @@ def _planned(found: PublishedSequence, offset: int) -> PlannedSequence:
 def write_published(found: PublishedSequence, offset: int, folder: Path) -> list[str]:
     """Write blur, sharp, spike and exposures.csv; return the frames left out, as sentences."""
     exposures, notes = exposures_in_stream(found, offset)
-    refuse_cut_short(found.where, [path for e in exposures for path in found.pairs[e.index]])
-    stream, target = found.stream, folder / "spike" / STREAM_NAME
+    planning.refuse_cut_short(
+        found.where, [path for e in exposures for path in found.pairs[e.index]]
+    )
+    stream, target = found.stream, folder / "spike" / planning.STREAM_NAME
     ours = SpikeGeometry(found.geometry.height, found.geometry.width)
     if found.geometry == ours:
         stream.join_into(target)
@@ -430,8 +407,8 @@ def write_published(found: PublishedSequence, offset: int, folder: Path) -> list
     rows = [EXPOSURES_IN_TICKS]
     for e in exposures:
         blurry, sharp = found.pairs[e.index]
-        copy_file(blurry, folder / "blur" / blurry.name)
-        copy_file(sharp, folder / "sharp" / sharp.name)
+        planning.copy_file(blurry, folder / "blur" / blurry.name)
+        planning.copy_file(sharp, folder / "sharp" / sharp.name)
         times = e.start_tick, e.stop_tick, e.sharp_tick
         rows.append(",".join(map(str, (frame_index(blurry.stem), *times))))
     with atomic_write(folder / EXPOSURES_NAME) as path:

@@ -10,18 +10,8 @@ from pathlib import Path
 
 from src.data.errors import DataSetError
 from src.data.video import VIDEO_EXTS
+from src.prepare.sources import planning
 from src.prepare.sources.high_speed import open_frames
-from src.prepare.sources.planning import (
-    ARRAY_OPTIONS,
-    OUR_SPLITS,
-    X4K,
-    PlannedSequence,
-    SourceOptions,
-    SourcePlan,
-    make_all,
-    refuse_options,
-    refuse_other,
-)
 from src.prepare.sources.simulate import (
     Simulation,
     completed,
@@ -37,10 +27,12 @@ FRAMES_PER_SEQUENCE = {"train": 65, "test": 33}
 DEFAULT_EXPOSURE = {"none": (17, 4), "linear": (65, 15)}
 
 
-def plan(options: SourceOptions) -> SourcePlan:
+def plan(options: planning.SourceOptions) -> planning.SourcePlan:
     """Return what to make of X-TRAIN and X-TEST; `frames_averaged` and `stride` count ticks."""
-    refuse_options(options, ARRAY_OPTIONS, "the sequences are frames, no spikes are read")
-    refuse_other(options.input, X4K, X4K)
+    planning.refuse_options(
+        options, planning.ARRAY_OPTIONS, "the sequences are frames, no spikes are read"
+    )
+    planning.refuse_other(options.input, planning.X4K, planning.X4K)
     cameras = completed(
         options,
         interpolator="none",
@@ -58,22 +50,22 @@ def plan(options: SourceOptions) -> SourcePlan:
         )
         raise DataSetError(str(options.input), [reason])
     items = ((*place, cameras, length, stride) for place in found)
-    sequences = make_all(options.input, _sequence, items)
-    description = simulated_description(X4K, cameras, sequences)
-    return SourcePlan(tuple(sequences), description)
+    sequences = planning.make_all(options.input, _sequence, items)
+    description = simulated_description(planning.X4K, cameras, sequences)
+    return planning.SourcePlan(tuple(sequences), description)
 
 
 def _sequence(
-    split: str, name: str, path: Path, cameras: SourceOptions, length: int, stride: int
-) -> PlannedSequence:
+    split: str, name: str, path: Path, cameras: planning.SourceOptions, length: int, stride: int
+) -> planning.PlannedSequence:
     frames = open_frames(path, first_number=0)
     if len(frames) != FRAMES_PER_SEQUENCE[split]:
         needed = FRAMES_PER_SEQUENCE[split]
         raise DataSetError(str(path), [f"{len(frames)} frames, sequences of {split} have {needed}"])
     num_ticks = (len(frames) - 1) * cameras.ticks_per_frame + 1
     exposures = regular_exposures(num_ticks, length, stride, step_ticks=1)
-    where = f"{OUR_SPLITS[split]}/{name}"
-    facts = {"source": X4K, "frames_averaged": length, "stride": stride}
+    where = f"{planning.OUR_SPLITS[split]}/{name}"
+    facts = {"source": planning.X4K, "frames_averaged": length, "stride": stride}
     simulation = Simulation(where, frames, exposures, num_ticks, cameras, frames.notes)
     return planned(simulation, facts)
 
@@ -81,11 +73,10 @@ def _sequence(
 def _find_sequences(given: Path) -> list[tuple[str, str, Path]]:
     """Return (their split, our name, folder or video) of every sequence, in order of names.
 
-    The archives hold videos in encoded_train and encoded_test; their script decodes them into
-    folders in train and test. Some may not be decoded yet: a folder wins over its video.
+    The archives hold videos in encoded_train and encoded_test; a folder that was decoded wins.
     """
     sequences = []
-    for split in OUR_SPLITS:
+    for split in planning.OUR_SPLITS:
         found: dict[str, Path] = {}
         for scene in [*(given / f"encoded_{split}").glob("*/"), *(given / split).glob("*/")]:
             found |= _sequences_in(scene)
