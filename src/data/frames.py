@@ -69,6 +69,11 @@ def read_image(path: str | Path) -> np.ndarray:
     return _as_rgb(path, image)
 
 
+def read_grey(path: Path) -> np.ndarray:
+    """Read an image as grey values 0..255: float32 [H, W]."""
+    return cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
 def _stated_pixels(data: bytes) -> int:
     """Return height times width as the header of a PNG, JPEG or BMP states them; 0 of others."""
     if data.startswith(JPEG_START):

@@ -17,7 +17,7 @@ import numpy as np
 
 from src.data.errors import BadFileError, listed
 from src.data.exposures import frame_index
-from src.data.frames import list_frames, read_image
+from src.data.frames import list_frames, read_grey, read_image
 from src.data.recordings import FrameRecord
 from src.data.voxel_counts import count_window, open_voxels
 from src.prepare.frame_checks import Findings, sample_evenly
@@ -201,7 +201,7 @@ def _unlike_all(
         return []
     names = []
     for frame in (frames[i] for i, f in fits.items() if max(f.correlations.values()) < UNLIKE):
-        grey = cv2.cvtColor(read_image(frame.blurry), cv2.COLOR_RGB2GRAY)
+        grey = read_grey(frame.blurry)
         if grey.std() >= MIN_CONTRAST * 255 and frame.spikes.num_ticks != 1:
             halves = map(_details, _counts(frame, num_bins, 2))
             names += [frame.name] if correlation(*halves) >= SHOWN else []

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from src.data.errors import BadFileError, listed
-from src.data.frames import read_image
+from src.data.frames import read_grey, read_image
 from src.data.parallel import run_parallel, worthwhile_workers
 from src.data.recordings import FrameRecord
 from src.data.scanning import Dropped, SequenceScan
@@ -161,7 +161,7 @@ def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
     """A sample of blurry frames must each resemble its own sharp frame most, and be less sharp."""
     findings, moving, unequal = Findings(), {}, []
     for i in sample_evenly(len(frames), SAMPLED_FRAMES):
-        blurry, sharp = _read_grey(frames[i].blurry), _read_grey(frames[i].sharp)
+        blurry, sharp = read_grey(frames[i].blurry), read_grey(frames[i].sharp)
         if blurry.shape != sharp.shape:
             sizes = " and ".join(f"{h}x{w}" for h, w in (blurry.shape, sharp.shape))
             unequal.append(f"{frames[i].name} {sizes}")
@@ -216,11 +216,6 @@ def compare_pair(
     return 10 * float(margin), _edge_energy(blurry) / max(_edge_energy(sharp), 1e-6)
 
 
-def _read_grey(path: Path) -> np.ndarray:
-    """Read an image as grey values 0..255: float32 [H, W]."""
-    return cv2.cvtColor(read_image(path), cv2.COLOR_RGB2GRAY).astype(np.float32)
-
-
 def _errors(
     frames: tuple[FrameRecord, ...], i: int, shifts: tuple[int, ...], blurry: np.ndarray
 ) -> dict[int, float]:
@@ -228,7 +223,7 @@ def _errors(
     errors = {}
     for shift in shifts:
         if 0 <= i + shift < len(frames):
-            sharp = _read_grey(frames[i + shift].sharp)
+            sharp = read_grey(frames[i + shift].sharp)
             if sharp.shape == blurry.shape:
                 errors[shift] = _mse(blurry, sharp)
     return errors
@@ -239,7 +234,7 @@ def _advice(frames: tuple[FrameRecord, ...], wrong: list[int]) -> str:
     shifts = tuple(range(-MAX_SHIFT, MAX_SHIFT + 1))
     best = Counter()
     for i in wrong:
-        errors = _errors(frames, i, shifts, _read_grey(frames[i].blurry))
+        errors = _errors(frames, i, shifts, read_grey(frames[i].blurry))
         best[min(errors, key=errors.__getitem__)] += 1
     usual, number = best.most_common(1)[0]
     if usual and 2 * number > len(wrong):

@@ -14,23 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.frames import read_image
-from src.data.spikes.spike_dat import BIT_ORDERS, SpikeGeometry
+from src.data.frames import read_grey
+from src.data.spikes.spike_dat import BIT_ORDERS, USUAL_SIZES, SpikeGeometry
 from src.prepare.exposure_shift import SHOWN
 from src.prepare.spikes_match_frames import bit_correlations
 
-USUAL_SIZES = {
-    (250, 400): "first spike camera, REDS sets",
-    (250, 416): "first spike camera with 16 header columns at the right, which are not pixels",
-    (360, 640): "Spk-GoPro",
-    (384, 384): "Spk-X4K",
-    (180, 320): "S-SDM GoPro",
-    (250, 250): "UHSR",
-    (96, 128): "the demo data",
-    (1000, 1000): "SPS100",
-    (1000, 1024): "SPS100 with its synchronization columns",
-    (720, 1280): "full GoPro frames",
-}
 FLIP_UNKNOWN = (
     "whether rows are stored bottom-up cannot be seen in the bits; the picture is drawn as if they "
     "were (flip_rows: true, like the published sets). If it is upside down, give --flip false, or "
@@ -285,7 +273,7 @@ def _use_reference(
     data: np.ndarray, question: Question, size: Size | None
 ) -> tuple[SpikeGeometry | None, list[str]]:
     """Return size and orders that look like the reference image, None if none does, and numbers."""
-    image = cv2.cvtColor(read_image(question.reference), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    image = read_grey(question.reference)
     sizes = {size, question.size} - {None}
     sizes |= {(image.shape[0] // divisor, image.shape[1] // divisor) for divisor in (1, 2, 4)}
     best: dict[SpikeGeometry, tuple[float, int]] = {}

@@ -27,12 +27,20 @@ SPIKECV_SIZES = {"spike_h": "height", "spike_w": "width"}
 BIT_ORDERS = ("little", "big")
 NUMBER = (int, float, type(None))
 LARGEST = sys.float_info.max  # whole numbers above it cannot be multiplied by times
-CHUNK_BYTES = 4 << 20
 UNPACKED_BYTES = 32 << 20  # of spikes that are held in memory to be packed
-_ONES = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
-# Sensor and data set sizes in use, only named in error messages.
-USUAL_SIZES = ((250, 400), (360, 640), (384, 384), (180, 320), (96, 128), (1000, 1000))
+USUAL_SIZES = {
+    (250, 400): "first spike camera, REDS sets",
+    (250, 416): "first spike camera with 16 header columns at the right, which are not pixels",
+    (360, 640): "Spk-GoPro",
+    (384, 384): "Spk-X4K",
+    (180, 320): "S-SDM GoPro",
+    (250, 250): "UHSR",
+    (96, 128): "the demo data",
+    (1000, 1000): "SPS100",
+    (1000, 1024): "SPS100 with its synchronization columns",
+    (720, 1280): "full GoPro frames",
+}
 
 
 @dataclass(frozen=True)
@@ -165,20 +173,6 @@ class SpikeParts:
             ]
         )
 
-    def join_into(self, path: Path) -> float:
-        """Write all files as one, in parts, whole or not at all; return the rate of spikes."""
-        ones = 0
-        with atomic_write(path) as partial:
-            with partial.open("wb") as target:
-                for file in self.files:
-                    with file.path.open("rb") as source:
-                        while chunk := source.read(CHUNK_BYTES):
-                            ones += int(_ONES[np.frombuffer(chunk, np.uint8)].sum(dtype=np.int64))
-                            target.write(chunk)
-            rate = ones / (self.num_ticks * self.geometry.height * self.geometry.width)
-            check_rate(rate, self.files[0].path, self.num_ticks)
-        return rate
-
 
 def write_spikes(path: str | Path, spikes: np.ndarray, geometry: SpikeGeometry) -> None:
     """Write upright spikes [S, H, W] of 0 and 1 to a `.dat` file, whole or not at all."""
@@ -200,21 +194,20 @@ def pack_spikes(spikes: np.ndarray, geometry: SpikeGeometry) -> bytes:
     return packed.tobytes()
 
 
-def write_dat(source: TickReader, path: str | Path, geometry: SpikeGeometry) -> float:
-    """Write all ticks of `source` to a `.dat`, whole or not at all; return the rate of spikes."""
-    ones = 0
-    step = max(UNPACKED_BYTES // (geometry.height * geometry.width), 1)
-    with atomic_write(path) as partial, partial.open("wb") as target:
-        for start in range(0, source.num_ticks, step):
-            spikes = source.read(start, min(start + step, source.num_ticks))
-            if spikes.shape[1:] != (geometry.height, geometry.width):
-                raise ValueError(
-                    f"{path}: ticks of {spikes.shape[1:]}, {geometry.height}x{geometry.width} "
-                    "is needed"
-                )
-            ones += int(np.count_nonzero(spikes))
-            target.write(pack_spikes(spikes, geometry))
-    return ones / (source.num_ticks * geometry.height * geometry.width)
+def write_dat(source: TickReader, path: Path, geometry: SpikeGeometry, origin: Path) -> None:
+    """Write all ticks of `source` to a `.dat`, whole or not at all; never a dead stream."""
+    ones, step = 0, max(UNPACKED_BYTES // (geometry.height * geometry.width), 1)
+    with atomic_write(path) as partial:
+        with partial.open("wb") as target:
+            for start in range(0, source.num_ticks, step):
+                spikes = source.read(start, min(start + step, source.num_ticks))
+                if spikes.shape[1:] != (geometry.height, geometry.width):
+                    needed = f"{geometry.height}x{geometry.width} is needed"
+                    raise ValueError(f"{origin}: ticks of {spikes.shape[1:]}, {needed}")
+                ones += int(np.count_nonzero(spikes))
+                target.write(pack_spikes(spikes, geometry))
+        num_pixels = source.num_ticks * geometry.height * geometry.width
+        check_rate(ones / num_pixels, origin, source.num_ticks)
 
 
 def check_range(path: Path, start: int, stop: int, num_ticks: int) -> None:
@@ -343,9 +336,9 @@ def _why_no_whole_ticks(size: int, geometry: SpikeGeometry) -> str:
     ticks = size // tick_bytes
     nearest = [f"{n * tick_bytes} ({n} ticks)" for n in (ticks, ticks + 1) if n > 0]
     others = [
-        f"{height}x{width} ({size // (height * width // 8)} ticks)"
+        f"{height}x{width} ({8 * size // (height * width)} ticks)"
         for height, width in USUAL_SIZES
-        if size and size % (height * width // 8) == 0
+        if size and 8 * size % (height * width) == 0
     ]
     hint = f"; usual sizes that divide the file: {', '.join(others)}" if others else ""
     return (

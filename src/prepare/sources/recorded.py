@@ -36,10 +36,8 @@ from src.data.spikes.spike_dat import (
     BIT_ORDERS,
     SpikeFile,
     SpikeGeometry,
-    SpikeParts,
     SpikeSidecar,
     TickReader,
-    check_rate,
     locate_sidecar,
     write_dat,
     write_sidecar,
@@ -157,18 +155,14 @@ class RecordedSequence:
         """Write one spike file as `.dat` in our bit order."""
         stated = self.spikes.sidecar.geometry
         ours = replace(stated, bit_order=OUR_BIT_ORDER, flip_rows=OUR_FLIP_ROWS)
-        if self.spikes.layout == DAT and stated == ours:
-            SpikeParts([path], stated).join_into(target)
-            return
         refuse_other_kind(path)
         try:
             source = self.spikes.open(path)
             if isinstance(source, EventFile):
                 source.num_ticks = self._end_of(source)
-            rate = write_dat(source, target, ours)
+            write_dat(source, target, ours, path)
         except (OSError, ValueError) as error:
             raise BadFileError(path, str(error).removeprefix(f"{path}: ")) from error
-        check_rate(rate, path, source.num_ticks)
 
     def _end_of(self, events: EventFile) -> int:
         """Return the ticks of a list of events: its last spike is not its end.

@@ -398,10 +398,7 @@ def write_published(found: PublishedSequence, offset: int, folder: Path) -> list
     )
     stream, target = found.stream, folder / "spike" / planning.STREAM_NAME
     ours = SpikeGeometry(found.geometry.height, found.geometry.width)
-    if found.geometry == ours:
-        stream.join_into(target)
-    else:
-        check_rate(write_dat(stream, target, ours), found.spikes[0], stream.num_ticks)
+    write_dat(stream, target, ours, found.spikes[0])
     sidecar = SpikeSidecar(ours.height, ours.width, TICKS_PER_SECOND, THRESHOLD)
     write_sidecar(folder / "spike", sidecar)
     rows = [EXPOSURES_IN_TICKS]
