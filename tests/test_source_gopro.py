@@ -195,11 +195,13 @@ def test_names_and_windows_by_hand():
     for wrong in ("GOPR0384_11", "GOPR0384_10_00", "seq_000"):
         with pytest.raises(DataSetError, match=wrong):
             parse_name(Path("down") / wrong)
-    exposures, notes = exposures_of(36, 11, 5, 8)
+    exposures, notes = exposures_of(["0", "1", "2", "3"], 36 * 8, 11, 5, 8)
     ticks = [(e.index, e.start_tick, e.stop_tick, e.sharp_tick) for e in exposures]
     assert ticks == [(1, 48, 136, 88), (2, 136, 224, 176)]
-    note = "frame 000000 dropped: its exposure begins 5 source frame(s) before the sequence"
-    assert notes == [note]
+    assert notes == [
+        "frame 0 dropped: its exposure begins 5 source frame(s) before the sequence",
+        "frame 3 dropped: its exposure ends after tick 288, the end of the sequence",
+    ]
 
 
 # ---------------------------------------------------------------- the released pairs
@@ -260,4 +262,4 @@ def test_pairs_whose_exposure_leaves_the_clip_are_dropped_by_name(tmp_path, caps
     write_gopro(tmp_path / "down", clips)
     assert prepare(write_config(tmp_path, tmp_path / "ours"), "gopro", tmp_path / "down") == 0
     printed = capsys.readouterr().out
-    assert "val/GOPR0385_07_00: frame 000002 dropped: its exposure ends after the source" in printed
+    assert "val/GOPR0385_07_00: frame 000002 dropped: its exposure ends after tick" in printed

@@ -296,7 +296,8 @@ def test_the_last_part_may_end_early_and_loses_its_frame(root, tmp_path):
     assert sequence.num_exposures == 3
     notes = sequence.write(tmp_path / "out")
     assert notes == [
-        f"train/{CLIP}: 000004 is left out: its exposure ends after tick 345, the end of the spikes"
+        f"train/{CLIP}: frame 000004 dropped: its exposure ends after tick 345, the end of the "
+        "sequence"
     ]
     assert not (tmp_path / "out" / "blur" / "000004.png").exists()
 

@@ -70,21 +70,6 @@ def test_frames_are_those_of_the_source(made):
     assert np.array_equal(read_image(folder / "sharp/000002.png"), frames[8])
 
 
-def test_cross_fades_by_hand(made):
-    """Exposure 1 of 65 ticks begins at tick 15: frame 3 for a fourth, then 4 to 19, 20 for ..."""
-    source = made / "down/train/002/occ008.320"
-    frames = [read_image(source / f"{j:04d}.png").astype(float) for j in range(65)]
-    light = [
-        (1 - q % 4 / 4) * frames[q // 4] + q % 4 / 4 * frames[min(q // 4 + 1, 64)]
-        for q in range(15, 80)
-    ]
-    folder = made / "linear/train/002__occ008.320"
-    blurry = read_image(folder / "blur/000001.png")
-    assert np.array_equal(blurry, np.rint(np.mean(light, axis=0)))
-    sharp = read_image(folder / "sharp/000001.png").astype(float)
-    assert np.abs(sharp - light[32]).max() <= 0.5
-
-
 def test_descriptions_say_what_was_done(made):
     none, linear = (read_description(made / name) for name in ("none", "linear"))
     assert (none.interpolator, none.ticks_per_second, none.frames_averaged) == ("none", 1000, (17,))

@@ -193,40 +193,35 @@ def _sequence(
         pairs = list(released_pairs(have, blur_kind).values())
         offset = find_offset(pairs[0][1], frames, averaged, hint=named_offset)
         put = partial(put_released, pairs)
-    exposures, notes = exposures_of(len(frames), averaged, offset, cameras.ticks_per_frame)
+    num_ticks = len(frames) * cameras.ticks_per_frame
+    count = (len(frames) + offset) // averaged if pairs is None else len(pairs)
+    names = [f"{k:06d}" for k in range(count)]
+    exposures, notes = exposures_of(names, num_ticks, averaged, offset, cameras.ticks_per_frame)
     facts = {"source": ALL_FRAMES, "frames_averaged": averaged, "offset": offset}
     if pairs is not None:
-        first_late = exposures[-1].index + 1 if exposures else 0
-        notes += [
-            f"frame {k:06d} dropped: its exposure ends after the source frames"
-            for k in range(first_late, len(pairs))
-        ]
-        exposures = [exposure for exposure in exposures if exposure.index < len(pairs)]
         if offset != named_offset:
             notes.append(f"offset {offset} found by its pixels, its name says {named_offset}")
         num_bytes = sum(planning.file_size(path) for pair in pairs for path in pair)
         facts |= {"pairs": len(pairs), "pairs_bytes": num_bytes}
     where = f"{planning.OUR_SPLITS[split]}/{name}"
-    num_ticks = len(frames) * cameras.ticks_per_frame
     simulation = Simulation(where, frames, exposures, num_ticks, cameras, notes, put)
     return planned(simulation, facts)
 
 
 def exposures_of(
-    num_frames: int, averaged: int, offset: int, ticks_per_frame: int
+    names: list[str], num_ticks: int, averaged: int, offset: int, ticks_per_frame: int
 ) -> tuple[list[SimulatedExposure], list[str]]:
-    """Return the exposures [k*n - offset, k*n - offset + n) of a sequence, and notes on others."""
-    starts = {k: k * averaged - offset for k in range((num_frames + offset) // averaged)}
-    notes = [
-        f"frame {k:06d} dropped: its exposure begins {-start} source frame(s) before the sequence"
-        for k, start in starts.items()
-        if start < 0
-    ]
-    exposures = [
-        frame_exposure(k, start, averaged, ticks_per_frame)
-        for k, start in starts.items()
-        if start >= 0
-    ]
+    """Return the exposures [k*n - offset, k*n - offset + n) of frames, and notes on others."""
+    exposures, notes = [], []
+    for k, name in enumerate(names):
+        exposure = frame_exposure(k, k * averaged - offset, averaged, ticks_per_frame)
+        early, dropped = offset - k * averaged, f"frame {name} dropped: its exposure"
+        if early > 0:
+            notes.append(f"{dropped} begins {early} source frame(s) before the sequence")
+        elif exposure.stop_tick > num_ticks:
+            notes.append(f"{dropped} ends after tick {num_ticks}, the end of the sequence")
+        else:
+            exposures.append(exposure)
     return exposures, notes
 
 

@@ -332,18 +332,9 @@ def exposures_in_stream(
 ) -> tuple[list[SimulatedExposure], list[str]]:
     """Return the exposures that lie in the stream, and a note on each of the others."""
     num_ticks, averaged, count = found.stream.num_ticks, found.averaged, len(found.pairs)
-    inside, notes, num_late = [], [], 0
-    for k, (blurry, _) in enumerate(found.pairs):
-        exposure = frame_exposure(k, k * averaged - offset, averaged, TICKS_PER_SOURCE_FRAME)
-        left_out = f"{found.where}: {blurry.stem} is left out: its exposure"
-        if exposure.start_tick < 0:
-            early = offset - k * averaged
-            notes.append(f"{left_out} begins {early} source frame(s) before the recording")
-        elif exposure.stop_tick > num_ticks:
-            notes.append(f"{left_out} ends after tick {num_ticks}, the end of the spikes")
-            num_late += 1
-        else:
-            inside.append(exposure)
+    names = [blurry.stem for blurry, _ in found.pairs]
+    inside, notes = gopro.exposures_of(names, num_ticks, averaged, offset, TICKS_PER_SOURCE_FRAME)
+    num_late = count - len(inside) - min(count, -(-offset // averaged))
     if num_late > 1 or (num_late and not inside):
         ticks = TICKS_PER_SOURCE_FRAME * averaged
         raise BadFileError(
@@ -357,7 +348,7 @@ def exposures_in_stream(
             f"the exposures of all its {count} frames begin before the recording ({offset} source "
             "frames early); leave the sequence out",
         )
-    return inside, notes
+    return inside, [f"{found.where}: {note}" for note in notes]
 
 
 # ---------------------------------------------------------------- writing
