@@ -57,7 +57,7 @@ def window_ticks(t0: float, t1: float, ticks_per_second: float) -> tuple[int, in
 
 
 def frame_index(stem: str) -> int:
-    """Return the number at the end of a name (12 of `img_000012`); none of a decimal number."""
+    """Return the number at the end of a frame name, 12 of `img_000012`; decimals are refused."""
     match = re.search(r"(\d+\.)?(\d+)$", stem)
     if match is None or match[1]:
         what = "ends in a decimal number" if match else "does not end in a number"

@@ -91,7 +91,7 @@ def _stated_pixels(data: bytes) -> int:
 
 
 def is_cut_short(path: str | Path) -> bool:
-    """Whether a PNG, JPEG or BMP file, which is not decoded, is empty, cut or unreadable."""
+    """Whether an image file is empty, cut short or unreadable; it is not decoded."""
     try:
         with Path(path).open("rb") as handle:
             return not _is_whole(handle)

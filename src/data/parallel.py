@@ -118,7 +118,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def _try_flock(path: Path) -> None:
-    """Raise the OSError of a system without `flock`, where a lock of `filelock` stays for ever."""
+    """Raise the OSError of a file system without locks, where `filelock` would leave its own."""
     if sys.platform != "win32":
         with path.open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_UN)  # disturbs no other process

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """One blurry frame with all that belongs to it; in tests of a model, some of it."""
+    """One blurry frame with what belongs to it; only a blurry one is always there."""
 
     name: str  # file name without ending, of frames and spikes
     index: int  # the number at its end
@@ -148,7 +148,7 @@ class Recording:
             raise DataSetError(self.name, problems)
 
     def read_clip_counts(self, times: Sequence[int], crop: Crop | None = None) -> np.ndarray:
-        """Read the counts of several frames [T, K, h, w], bytes right into their place."""
+        """Read the counts of several frames: [T, K, h, w]; bytes are counted in place."""
         size = self.spike_size if crop is None else crop[2:]
         clip = np.empty((len(times), self.num_bins, *size), np.uint8)
         outs = list(clip)

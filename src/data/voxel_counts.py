@@ -75,7 +75,7 @@ class VoxelEntry:
 
 
 def read_index(folder: str | Path) -> dict[str, VoxelEntry]:
-    """Read the index of a voxel folder by frame name; one that cannot be used is as none."""
+    """Read the index of a voxel folder by frame name; an unusable one counts as absent."""
     path = Path(folder) / INDEX_NAME
     if not path.is_file():
         return {}

@@ -158,7 +158,7 @@ def _check_twice(
 
 
 def check_pairs(where: str, frames: tuple[FrameRecord, ...]) -> Findings:
-    """A sample of blurry frames must each resemble its own sharp frame most, and be less sharp."""
+    """Check that sampled blurry frames resemble their own sharp frame most, and are less sharp."""
     findings, moving, unequal = Findings(), {}, []
     for i in sample_evenly(len(frames), SAMPLED_FRAMES):
         blurry, sharp = read_grey(frames[i].blurry), read_grey(frames[i].sharp)

@@ -113,7 +113,7 @@ class ScenePlan:
 def draw_plan(
     seed: int, split: str, index: int, spike_scale: str = "mixed", threshold: float | None = None
 ) -> ScenePlan:
-    """Draw what a scene is; `spike_scale` and `threshold` restrict these alone."""
+    """Draw what a scene is; `spike_scale` and `threshold` fix that of the spike camera only."""
     rng = _generator(seed, split, index, _PLAN)
     ticks = round(_log_uniform(rng, 24, 160))
     gap, overlap = rng.uniform(1.05, 2.5), rng.uniform(0.5, 0.95)

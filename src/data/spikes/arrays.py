@@ -256,7 +256,7 @@ class EventFile:
 
     @property
     def time_step(self) -> int:
-        """The largest number of which all times are multiples, if they are many: 1 of ticks."""
+        """The greatest common divisor of the times, 1 where they are ticks, or only few."""
         t = self._rows[:, 0]
         is_telling = np.count_nonzero(np.diff(t)) >= MIN_STEPS
         return int(np.gcd.reduce(t)) if is_telling else 1
