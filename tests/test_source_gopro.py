@@ -103,16 +103,6 @@ def test_description_log_and_numbers(made):
     assert norm_of(made / "ours.yaml")["MEAN"] > 0
 
 
-def test_a_second_run_makes_nothing(made, capsys):
-    before = {path: path.stat().st_mtime_ns for path in (made / "ours").rglob("*")}
-    capsys.readouterr()
-    assert prepare(made / "ours.yaml", "gopro", made / "down/GOPRO_Large_all") == 0
-    printed = capsys.readouterr().out
-    assert "5 sequences were there already" in printed
-    assert "val/GOPR0384_11_05: frame 000000 dropped: its exposure begins 5 source fr" in printed
-    assert {path: path.stat().st_mtime_ns for path in (made / "ours").rglob("*")} == before
-
-
 @pytest.fixture
 def small(tmp_path):
     write_gopro(tmp_path / "down", SMALL_GOPRO)

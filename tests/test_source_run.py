@@ -22,7 +22,7 @@ from src.prepare.sources.run import (
     remove_abandoned,
     run_plan,
 )
-from tests.source_cases import GoproClip, bytes_of, prepare, write_config, write_gopro, write_x4k
+from tests.source_cases import GoproClip, bytes_of, prepare, write_config, write_gopro
 
 CLIPS = (
     GoproClip("train", "GOPR0372_07_00", 16),
@@ -196,14 +196,6 @@ def test_clips_that_come_later_are_added(tmp_path):
     assert dict(found.offsets) == offsets
     assert (found.frames_averaged, found.content) == ((7, 11), "passed")
     assert bytes_of(tmp_path / "ours") == after
-
-
-def test_another_length_of_exposures_is_no_further_sequence(tmp_path, capsys):
-    root, downloaded = tmp_path / "ours", write_x4k(tmp_path / "down", X4K)
-    config = write_config(tmp_path, root)
-    assert prepare(config, "x4k1000fps", downloaded, "--shard", "0/2") == 0
-    assert prepare(config, "x4k1000fps", downloaded, "--shard", "1/2", "--frames_averaged", 9) == 1
-    assert "frames_averaged 17, now 9" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- toys: sequences of one file

@@ -8,7 +8,6 @@ import pytest
 from src.data.description import read_description
 from src.data.exposures import read_exposures
 from src.data.frames import read_image, write_png
-from src.data.simulation.blur import synthesize_blur
 from tests.source_cases import (
     Drift,
     prepare,
@@ -60,14 +59,6 @@ def test_windows_by_hand(made):
     exposures = read_exposures(made / "none/train/002__occ008.320/exposures.csv", None)
     assert len(exposures) == (65 - 17) // 4 + 1
     assert (exposures[1].t0, exposures[1].t1, exposures[1].t_sharp) == (0.004, 0.021, 0.012)
-
-
-def test_frames_are_those_of_the_source(made):
-    folder = made / "none/train/002__occ008.320"
-    source = made / "down/train/002/occ008.320"
-    frames = np.stack([read_image(source / f"{j:04d}.png") for j in range(8, 25)])
-    assert np.array_equal(read_image(folder / "blur/000002.png"), synthesize_blur(frames))
-    assert np.array_equal(read_image(folder / "sharp/000002.png"), frames[8])
 
 
 def test_descriptions_say_what_was_done(made):
