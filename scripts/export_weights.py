@@ -34,6 +34,7 @@ if __name__ == "__main__":
     parse_arguments()  # --help and wrong arguments end here; the imports below take seconds
 
 from src.config import config_from_text, config_to_text
+from src.data.errors import naming_record
 from src.engine.checkpoint import load_checkpoint
 from src.models.weights import write_exported
 from src.paths import atomic_write
@@ -82,11 +83,9 @@ def scores_of(path: Path) -> dict[str, float | None]:
     Raises:
         ValueError: The file has none.
     """
-    try:
+    with naming_record(path, "report of src/test.py with --input_sharp"):
         scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
         return scores["restored"]["mean_over_frames"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path}: no report of src/test.py with --input_sharp") from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 
 from src.data.errors import BadFileError
 from src.data.spikes.spike_dat import BIT_ORDERS
-from src.paths import resolve
+from src.paths import folder_problem, resolve
 from src.pictures.panels import write_page
 from src.pictures.spike_page import draw_spike_page
 from src.prepare.inspect_file import inspect_file
@@ -75,6 +75,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--height and --width must be at least 1")
     if options.threshold is not None and not options.threshold > 0:
         parser.error(f"--threshold {options.threshold}: a number above 0 is needed")
+    if problem := folder_problem(resolve(options.output)):
+        parser.error(f"--output {options.output}: {problem}")
     return options
 
 

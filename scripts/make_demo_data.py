@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.data.description import DescriptionError
 from src.data.errors import DataSetError
-from src.paths import resolve
+from src.paths import folder_problem, resolve
 from src.prepare.demo import demo_plan, make_demo_data
 
 
@@ -29,6 +29,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.seed < 0:
         parser.error(f"--seed {arguments.seed}: it must not be negative")
+    if problem := folder_problem(resolve(arguments.output)):
+        parser.error(f"--output {arguments.output}: {problem}")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 
     output, plan = resolve(arguments.output), demo_plan()

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from src.data.errors import BadFileError, DataSetError
 from src.data.frames import write_png
-from src.paths import resolve
+from src.paths import folder_problem, resolve
 from src.prepare.sources import folders
 from src.prepare.sources.high_speed import open_frames
 from src.prepare.sources.planning import SourceOptions
@@ -92,6 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     output = resolve(options.output)
+    if problem := folder_problem(output):
+        parser.error(f"--output {options.output}: {problem}")
     try:
         with ExitStack() as stack:
             folder = options.archives or Path(stack.enter_context(TemporaryDirectory()))

@@ -21,7 +21,7 @@ import numpy as np
 
 from src.data.description import DescriptionError
 from src.data.errors import DataSetError
-from src.paths import resolve
+from src.paths import folder_problem, resolve
 from src.prepare.demo import SequenceReport
 from src.prepare.training_scenes import SPIKE_SCALES, make_training_scenes
 
@@ -73,6 +73,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     for name, least in {"scenes": 1, "val_scenes": 1, "seed": 0, "workers": 1}.items():
         if getattr(options, name) < least:
             parser.error(f"--{name} {getattr(options, name)}: at least {least} is needed")
+    if problem := folder_problem(resolve(options.output)):
+        parser.error(f"--output {options.output}: {problem}")
     return options
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from src.data.description import DescriptionError
 from src.data.errors import BadFileError, DataSetError
-from src.paths import atomic_write, resolve
+from src.paths import atomic_write, folder_problem, resolve
 from src.pictures.animation import (
     STRIPS,
     VIDEOS,
@@ -80,6 +80,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         if value is not None and not value > 0:
             parser.error(f"--{name} {value}: a number above 0 is needed")
     options.output = options.video or options.output
+    if options.output is not None:
+        file = resolve(options.output)
+        if problem := f"{file} is a folder" if file.is_dir() else folder_problem(file.parent):
+            parser.error(f"--output {options.output}: {problem}")
     return options
 
 

@@ -15,6 +15,15 @@ def resolve(path: str | Path) -> Path:
     return REPO_ROOT / Path(path).expanduser()
 
 
+def folder_problem(path: Path) -> str:
+    """Say why nothing can be written into the folder `path`, which may not exist yet, or ""."""
+    path = path.resolve()
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if there.is_dir() and os.access(there, os.W_OK):
+        return ""
+    return f"{there} {'cannot be written' if there.is_dir() else 'is a file'}; name another folder"
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a partial path beside `path`; rename it to `path` when the block ends without an error.

@@ -13,7 +13,6 @@ Exit codes: 0 done, 2 an input that cannot be used, 130 stopped by Ctrl-C, with 
 import argparse
 import json
 import logging
-import os
 import shlex
 import signal
 import sys
@@ -84,7 +83,7 @@ from src.inference.restore import (
     report_on,
 )
 from src.metrics.report import BLURRY, Report, format_table, notes_on_sizes
-from src.paths import atomic_write, free_name
+from src.paths import atomic_write, folder_problem, free_name
 from src.run_directory import RunDirectory, git_commit
 
 logger = logging.getLogger(__name__)
@@ -223,10 +222,8 @@ def check_output(args: argparse.Namespace) -> None:
     The next test, training or check would read the results as frames.
     """
     around = (args.output.resolve(), *args.output.resolve().parents)
-    there = next(path for path in around if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        reason = "cannot be written" if there.is_dir() else "is a file"
-        raise ValueError(f"--output {args.output}: {there} {reason}; name another folder")
+    if problem := folder_problem(args.output):
+        raise ValueError(f"--output {args.output}: {problem}")
     inputs = (args.input_blur, args.input_spike_vox, args.input_sharp)
     folders = {path.resolve() for path in inputs if path is not None and path.is_dir()}
     _refuse_inside(args.output, folders | {p for p in around if (p / "dataset.yaml").is_file()})

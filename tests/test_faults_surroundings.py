@@ -155,6 +155,54 @@ def test_f55_the_folder_of_logs_and_events_is_deleted_under_a_run(tmp_path, fork
     assert read_checkpoint(tmp_path)["progress"]["step"] == 3
 
 
+FILLING = """
+import sys
+from contextlib import suppress
+from src import train
+from src.engine.trainer import Trainer
+step, (filler, is_freed) = Trainer.step, (sys.argv.pop(1), sys.argv.pop(1) == "True")
+def filling(self, batches):
+    if self.progress.step == 1:
+        with open(filler, "wb", 0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+    elif self.progress.step == 3 and is_freed:
+        open(filler, "wb").close()
+    return step(self, batches)
+Trainer.step = filling
+sys.exit(train.main())
+"""
+ON_SMALL_DISK = """
+mkdir disk copy && mount -t tmpfs -o size=64m none disk || exit 77
+cp -r outputs disk
+"$@"
+code=$?
+cp -r disk/outputs copy
+exit $code
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("is_freed", [True, False])
+def test_f20_f55_a_whole_run_on_a_disk_that_becomes_full(tmp_path, processes, is_freed):
+    """A file system of its own: checkpoints, log, scalars and events share it."""
+    config = write_run(tmp_path, TRAIN__SAVE_EVERY=1, TRAIN__LOG_EVERY=1, LOG__TENSORBOARD=True)
+    (tmp_path / "filling.py").write_text(FILLING)
+    unshared = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", ON_SMALL_DISK]
+    run = ["bash", sys.executable, "filling.py", "disk/filler", str(is_freed), "--config", config]
+    save = ["LOG.SAVE_DIR", str(tmp_path / "disk/outputs")]
+    env = one_thread() | {"PYTHONPATH": str(REPO_ROOT)}
+    process = processes([*unshared, *map(str, run), *save], cwd=tmp_path, env=env)
+    output = process.communicate(timeout=200)[0]
+    if process.returncode == 77 or "unshare failed" in output:
+        pytest.skip(f"no file system can be mounted here: {output}")
+    assert process.returncode == (0 if is_freed else 1), output
+    assert "Traceback" not in output
+    assert "No space left on device; training continues" in output
+    assert read_checkpoint(tmp_path / "copy")["progress"]["step"] == (4 if is_freed else 1)
+    assert not list((tmp_path / "copy").rglob(".partial*"))
+
+
 def test_f20_a_validation_whose_files_cannot_be_written_is_a_warning(tmp_path, caplog):
     config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__VAL_EVERY=1, TRAIN__VISUAL_EVERY=1)
     trainer = make_trainer(config)

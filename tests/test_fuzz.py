@@ -6,6 +6,8 @@ per reader, fewer of slow ones; `pytest -m nightly` as many as VRT_SPIKE_FUZZ sa
 whole night VRT_SPIKE_FUZZ=20000).
 """
 
+import csv
+import json
 import math
 import os
 import re
@@ -14,6 +16,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import cv2
@@ -25,15 +28,22 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from scripts import export_weights
+from src.comparison import runs
 from src.config import ConfigError, config_from_text, config_to_text, load_config
 from src.data import description, exposures, frame_cache, frames, video, voxel_counts
-from src.data.errors import BadFileError
+from src.data.errors import BadFileError, DataSetError
 from src.data.spikes import arrays, spike_dat
-from src.engine.checkpoint import load_checkpoint
+from src.engine.checkpoint import is_repeated_start, load_checkpoint
+from src.engine.log import drop_rows_after
 from src.inference.load import load_model
 from src.models.weights import read_state_dict
+from src.paths import REPO_ROOT
+from src.pictures.animation import open_result
 from src.prepare import inspect_file, inspect_packed
 from src.prepare.sources import mraw
+from src.prepare.sources import run as sources
+from src.run_directory import RunDirectory
 from tests import source_cases
 from tests.spike_cases import dense_to_events, random_spikes
 from tests.test_source_mraw import write_mraw
@@ -58,6 +68,15 @@ SIDECAR = "height: 8\nwidth: 16\nticks_per_second: 4000.0\nbit_order: big\nflip_
 CONFIG = source_cases.CONFIG.format(root="data", out="out")
 SPIKECV = "spike_h: 8\nspike_w: 16\n"
 TABLE = "frame_idx,t0[ms],t1[ms],t_sharp[ms]\n0,0.5,1.5,1.0\n1,3,4,3.25\n"
+IDENTITY = {"files": [["a.mp4", 7]], "rate": 240.0}
+SCORES = {"mean_over_frames": {"psnr_rgb": 30.5}}
+RECORDS = {
+    "source.json": json.dumps({"identity": IDENTITY, "notes": ["a note"]}),
+    "metrics/val_a_0000004.json": json.dumps({"step": 4, "restored": SCORES}),
+    "ckpts/.a.start.json": json.dumps({"SLURM_JOB_ID": "7"}),
+    "dataset_files.json": json.dumps({"train": {"a/blur/0.png": [9, "ab"]}}),
+    "scalars.csv": "step,tag,value\r\n2,lr,0.25\r\n6,lr,0.5\r\n",
+}
 LOG = "sequence,frame_idx,t0,t1,event_count\ntrain/a,0,0.5,1.5,7\nval/b,1,2,3.5,8\n"
 
 PIECES = (
@@ -181,7 +200,7 @@ def read_cached(path: Path) -> bool:
 
 
 def read_film(path: Path) -> bool:
-    if path.suffix.startswith(".cih"):
+    if path.suffix in (".cih", ".cihx", ".mraw"):
         path = path.with_suffix(".mraw")
         header, _ = mraw.find_mraw(path)
         count, size = header.num_frames, (header.height, header.width)
@@ -218,6 +237,41 @@ def read_settings(path: Path) -> bool:
     return found is None or math.isfinite((found.ticks_per_second or 1) * (found.threshold or 1))
 
 
+def read_record(path: Path) -> bool:
+    """What a damaged one says is not used, or it is named; no value of it is trusted."""
+    folder, run = path.parent, RunDirectory(path.parents[1], "a")
+    if path.name == "source.json":
+        found = sources._changed(folder, SimpleNamespace(identity=IDENTITY))
+        return all(text.startswith(str(folder)) for text in found)
+    if path.name == description.LIST_NAME:
+        return isinstance(description.changed_files(folder, ("train",), (".png",)), str)
+    if path.name == "scalars.csv":
+        drop_rows_after(path, 5)
+        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+        return rows[0][0] == "step" and all(int(step) <= 5 for step, *_ in rows[1:])
+    if path.parent.name == "ckpts":
+        return not is_repeated_start(run)
+    if path.parent.name == "metrics":
+        curve, seconds = runs._read_validations(run)
+        return all(isinstance(v, float) for v in [*curve.values(), seconds or 0.0])
+    if path.name == "report.json":
+        return export_weights.scores_of(path) is not None
+    with suppress(DataSetError):  # an input that is gone is named as one
+        open_result(path.with_suffix(""), path.parent)
+    return True
+
+
+def write_record(path: Path) -> None:
+    (path.parent / "train").mkdir()  # of the list of files
+    path.write_text(next(text for name, text in RECORDS.items() if name.endswith(path.name)))
+
+
+def write_report(path: Path) -> None:
+    shared = {"output": str(path.with_suffix("")), "frames": {"a": 1}}
+    inputs = {"blurry": str(path.parent / "gone"), "sharp": None}
+    path.write_text(json.dumps({**shared, "inputs": inputs, "scores": {"restored": SCORES}}))
+
+
 def inspect(path: Path) -> bool:
     return bool(inspect_file.inspect_file(inspect_packed.Question(path)).answer)
 
@@ -245,6 +299,10 @@ READERS = (
              read_film) for end in (".cih", ".cihx")),
     *(Reader(f"a.{end}", lambda p: source_cases.write_video(p, FILM), read_film, share=8)
       for end in ("mp4", "webm", "avi")),
+    Reader("pixels.mraw", lambda p: write_mraw(p, RAW, 16, depth=12), read_film),
+    *(Reader(name, write_record, read_record) for name in RECORDS),
+    Reader("test_1.json", write_report, read_record, ValueError),
+    Reader("report.json", write_report, read_record),
     Reader("last.pth", lambda p: torch.save(STATE, p), read_weights, ValueError),
     Reader("old.pth", lambda p: torch.save(WEIGHTS, p, _use_new_zipfile_serialization=False),
            read_weights, ValueError, longest=10_000),  # torch's time is quadratic in a name
@@ -317,3 +375,35 @@ def test_weights_with_parts_of_another_type_are_named(tmp_path, part):
     torch.save(STATE | {"config": CONFIG} | part, path)
     with pytest.raises(ValueError, match=r"a\.pth"):
         load_model(path)
+
+
+@pytest.mark.nightly
+def test_a_command_on_a_damaged_file_ends_with_one_sentence(tmp_path, forks):
+    """Exit 0, 1 or 2 and no traceback, by process: weights, spikes, a configuration, records."""
+    commands = {
+        "a.npy": "inspect_spikes.py {} --height 8 --width 16 --output {out}",
+        "a.h5": "inspect_spikes.py {} --output {out}",
+        "inspected.dat": "inspect_spikes.py {} --output {out}",
+        "run.yaml": "prepare_data.py --check_only --config {}",
+        "last.pth": "export_weights.py {} {out}/a.safetensors",
+        "a.safetensors": "../src/test.py --ckpt {} --input_blur {folder} --output {out}",
+        "test_1.json": "visualize.py {stem} --video {out}/a.mp4",
+    }
+    rng, counts = np.random.default_rng(0), dict.fromkeys((0, 1, 2), 0)
+    for reader in [reader for reader in READERS if reader.name in commands]:
+        path = tmp_path / reader.name.partition(".")[0] / "data" / reader.name
+        path.parent.mkdir(parents=True)
+        reader.write(path)
+        whole = path.read_bytes()
+        words = commands[reader.name].format(
+            path, out=tmp_path / "out", folder=path.parent, stem=path.with_suffix("")
+        )
+        script, *words = words.split()
+        for _ in range(max(NIGHTLY // 50, 2)):
+            at, size = rng.integers(0, len(whole)), int(rng.integers(1, 40))
+            path.write_bytes(whole[:at] + rng.bytes(size) + whole[at + size :])
+            process = forks([REPO_ROOT / "scripts" / script, *words])
+            counts[process.wait(60)] += 1  # a KeyError is another code
+            assert "Traceback" not in process.output, (reader.name, process.output)
+            assert process.output.strip(), reader.name
+    assert counts[1] + counts[2] > counts[0], counts

@@ -1,3 +1,6 @@
+import sys
+from importlib import import_module
+
 import numpy as np
 import pytest
 import yaml
@@ -182,3 +185,27 @@ def test_file_that_cannot_be_counted_is_named(tmp_path, capsys):
     log = read_alignment([tmp_path / "out/logs/align_mini.txt"])
     assert list(log.records["train/seq_000"]) == [0, 2, 3]
     assert run(config, "--check_only") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "inspect_spikes a.dat --output {}",
+        "make_demo_data --output {}",
+        "make_training_scenes --scenes 1 --output {}",
+        "make_real_video --output {}",
+        "visualize sequence --output {}/a.jpg",
+        "prepare_data --source folders --input . --config {config} DATA.ROOT {}",
+    ],
+)
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_where_a_folder_is_to_be_written_is_reported_first(
+    config, tmp_path, monkeypatch, capsys, words, place
+):
+    (tmp_path / "file").touch()
+    script, *words = words.format(tmp_path / place, config=config).split()
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(SystemExit) as end:
+        sys.exit(import_module(f"scripts.{script}").main())
+    assert end.value.code == (1 if script == "prepare_data" else 2)
+    assert f"{tmp_path / 'file'} is a file; name another folder" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from src.data.description import text_differences
+from src.data.errors import naming_record
 from src.engine.checkpoint import (
     COMPARED,
     FREE_TO_CHANGE,
@@ -75,12 +76,13 @@ def _read_validations(run: RunDirectory) -> tuple[dict[int, float], float | None
     """Return PSNR by step, and the seconds per step that the latest validation recorded."""
     curve, seconds = {}, None
     for path in run.all_scores():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        psnr = content["restored"]["mean_over_frames"]["psnr_rgb"]
-        if psnr not in (None, "inf"):
-            curve[content["step"]] = psnr
-        if "seconds_per_step" in content:
-            seconds = content["seconds_per_step"]
+        with naming_record(path, "record of a validation; move it away"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            psnr = content["restored"]["mean_over_frames"]["psnr_rgb"]
+            if psnr not in (None, "inf"):
+                curve[int(content["step"])] = float(psnr)
+            found = content.get("seconds_per_step", seconds)
+            seconds = None if found is None else float(found)
     return curve, seconds
 
 

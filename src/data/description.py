@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from src.data.errors import listed
+from src.data.errors import DAMAGED, listed
 from src.data.frames import IMAGE_EXTS, list_sequences
 from src.data.yaml_text import load_plain_mapping, read_small_text, replace_entry, states_key
 from src.paths import atomic_write, resolve
@@ -247,7 +247,7 @@ def changed_files(root: str | Path, splits: Iterable[str], exts: Iterable[str]) 
     try:
         stored = json.loads((Path(root) / LIST_NAME).read_text(encoding="utf-8"))
         was = {name: tuple(fact) for split in splits for name, fact in stored[split].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except DAMAGED:
         return ""
     now = {name: fact for split in splits for name, fact in _facts(Path(root), split, exts).items()}
     changed = {name for name in now.keys() & was.keys() if now[name] != was[name]}

@@ -15,7 +15,8 @@ import time
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -69,6 +70,17 @@ class BadFileError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+@contextmanager
+def naming_record(path: Path, what: str) -> Iterator[None]:
+    """Raise a BadFileError that names the file where the content of a record is damaged."""
+    try:
+        yield
+    except DAMAGED as error:
+        if isinstance(error, BadFileError):
+            raise
+        raise BadFileError(path, f"is no {what}: {error!r:.200}") from error
 
 
 class DataSetError(ValueError):

@@ -436,7 +436,7 @@ def is_repeated_start(run: RunDirectory) -> bool:
     """Whether torchrun or SLURM has restarted this process after a start that wrote the note."""
     try:
         noted = json.loads(start_note(run).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return False
     return isinstance(noted, dict) and any(
         os.environ.get(counter, "").lstrip("0").isdecimal()  # above 0

@@ -178,12 +178,11 @@ class Scalars:
 
 def drop_rows_after(table: Path, step: int) -> None:
     """Begin a table of scalars, or remove what a killed run wrote after its checkpoint."""
-    rows = [["step", "tag", "value"]]
-    if table.exists():
-        with table.open(encoding="utf-8", newline="") as handle:
-            rows += [r for r in csv.reader(handle) if r and r[0].isdecimal() and int(r[0]) <= step]
-    with atomic_write(table) as partial, partial.open("w", encoding="utf-8", newline="") as handle:
-        csv.writer(handle).writerows(rows)
+    text = table.read_text(encoding="utf-8", errors="replace") if table.exists() else ""
+    whole = re.findall(r'^([0-9]{1,15})(,[^,"\n\0]+,[\w.+-]+)$', text, re.MULTILINE)
+    rows = ["step,tag,value", *(number + rest for number, rest in whole if int(number) <= step)]
+    with atomic_write(table) as partial:
+        partial.write_text("".join(f"{row}\r\n" for row in rows), encoding="utf-8", newline="")
 
 
 def open_events(folder: Path, first_step: int) -> Any:

@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace
 
+from src.data.errors import naming_record
 from src.data.frames import read_image
 from src.data.inputs import find_inputs, scan_inputs
 from src.data.recordings import Recording
@@ -122,20 +123,22 @@ def open_result(folder: Path, reports: Path) -> Result:
     """
     folder = folder.resolve()
     for path in sorted(reports.glob("test_*.json"), reverse=True):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        output, names = Path(content["output"]), list(content["frames"])
-        if "inputs" not in content or output not in (folder, folder.parent):
-            continue
+        with naming_record(path, "report of src/test.py; move it away"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            output, names = Path(content["output"]), list(content["frames"])
+            if "inputs" not in content or output not in (folder, folder.parent):
+                continue
+            blurry, sharp = (content["inputs"][what] for what in ("blurry", "sharp"))
+            blurry, sharp = Path(blurry), None if sharp is None else Path(sharp)
         if output == folder and len(names) > 1:
             raise ValueError(f"{folder} holds several sequences; give one of {', '.join(names)}")
         name = names[0] if output == folder else folder.name
-        blurry, sharp = (content["inputs"][what] for what in ("blurry", "sharp"))
-        inputs = find_inputs(Path(blurry), None, None if sharp is None else Path(sharp))
-        recordings = scan_inputs(inputs, ScanSettings(Path(blurry), num_bins=1))
+        inputs = find_inputs(blurry, None, sharp)
+        recordings = scan_inputs(inputs, ScanSettings(blurry, num_bins=1))
         recording = next((found for found in recordings if found.name == name), None)
         if recording is None:
             raise ValueError(f"{folder}: sequence {name} is not in {blurry} any more")
-        return Result(folder, recording, _rate_of(Path(blurry)))
+        return Result(folder, recording, _rate_of(blurry))
     raise ValueError(
         f"{folder}: neither a sequence (no folder blur) nor the --output of a test with a report "
         f"in {reports}"

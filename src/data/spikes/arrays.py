@@ -23,7 +23,9 @@ from src.data.spikes.spike_dat import check_binary, check_range
 H5_SUFFIXES = (".h5", ".hdf5")
 ARRAY_SUFFIXES = (".npy", ".npz", *H5_SUFFIXES)
 AXES = ("S", "H", "W")
-MAX_RATIO = 2000  # of packing; beyond it a header states what is not there
+# Of packing; beyond it a header states what is not there. gzip packs zeros 1032 times at most, by
+# its format. Measured, of 2000 x 250 x 400 values: all 0, 1025; 1 in 10,000 is 1, 807, by lzf 86.
+MAX_RATIO = 1100
 MIN_STEPS = 16  # so many different times are not multiples of one number by chance
 LABELS = {"t": ("t", "ts", "time", "timestamp", "timestamps"), "y": ("y", "ys"), "x": ("x", "xs")}
 LABELS["p"] = ("p", "ps", "pol", "polarity", "polarities")

@@ -22,11 +22,11 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from src.data.description import DataDescription, read_description, write_description
-from src.data.errors import BadFileError, DataSetError, problems_of
+from src.data.errors import BadFileError, DataSetError, naming_record, problems_of
 from src.data.parallel import is_locked, locked, run_parallel
 from src.data.scanning import scan_settings
 from src.data.simulation.simulator import TRANSFERS
-from src.paths import atomic_write
+from src.paths import atomic_write, folder_problem
 from src.prepare.sources import folders, gopro, planning, spk_gopro, x4k1000fps
 
 logger = logging.getLogger(__name__)
@@ -111,6 +111,8 @@ def make_from_source(
         reason = "sources write train and val; name them so"
         raise DataSetError("DATA.TRAIN_SPLIT, DATA.VAL_SPLIT", [reason])
     settings = scan_settings(cfg)
+    if problem := folder_problem(settings.root):
+        raise DataSetError("DATA.ROOT", [problem])
     _refuse_inside(settings.root.resolve(), options.input.resolve())
     return run_plan(
         SOURCES[name](options),
@@ -310,11 +312,9 @@ def remove_abandoned(root: Path, splits: Collection[str]) -> None:
 def _load(folder: Path) -> Mapping[str, object]:
     """Return {"identity": {...}, "notes": [...]}."""
     path = folder / RECORD_NAME
-    try:
+    with naming_record(path, "record of a source"):
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {"identity": record["identity"], "notes": record["notes"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BadFileError(path, f"is no record of a source: {error!r}") from error
+        return {"identity": dict(record["identity"]), "notes": [*map(str, record["notes"])]}
 
 
 def _changed(folder: Path, sequence: planning.PlannedSequence) -> list[str]:
