@@ -5,7 +5,7 @@
 1. the tests marked `gpu`
 2. VRT of configs/vrt/vrt_base.yaml, forward and training step in float32, bfloat16 and float16,
    with and without recomputation and compilation, beside the slow twin: seconds and peak memory
-3. the demo: VRT+Spike, its RGB-only twin and the plain U-Net
+3. the demo: VRT+Spike, its RGB-only baseline and the plain U-Net
 4. `--dry_run` of every configuration
 5. a clip of 720 x 1280 pixels, restored with the demo's weights
 

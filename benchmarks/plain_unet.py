@@ -42,14 +42,14 @@ from torch.nn import functional
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from src.comparison.runs import TrainedRival
+from src.comparison.runs import OtherNetwork
 from src.config import ConfigError, load_config
 from src.data.build import build_train_dataset, build_train_loader
 from src.data.description import describe_root
 from src.engine.checkpoint import load_checkpoint
 from src.engine.processes import choose_device
 from src.engine.signals import StopSignals, exit_code
-from src.engine.step import BatchPlacer
+from src.engine.step import BatchTransfer
 from src.losses.charbonnier import charbonnier
 from src.models.downloads import sha256_of
 from src.models.weights import read_torch_file
@@ -183,14 +183,16 @@ class Training:
         data, last = self.cfg.DATA, budget.steps or ENDLESS
         window = {"start_step": self.step, "num_steps": last - self.step}
         batches = iter(build_train_loader(self.cfg, self.dataset, rank=0, world_size=1, **window))
-        place = BatchPlacer(self.device, self.dataset.norm, (data.CLIP_LEN, data.CROP_SIZE, data.K))
+        transfer = BatchTransfer(
+            self.device, self.dataset.norm, (data.CLIP_LEN, data.CROP_SIZE, data.K)
+        )
         clock = time.process_time if self.device.type == "cpu" else time.perf_counter
         began = clock()
         while (used := budget.used(self)) < 1:
             rate = LR_END + (LR - LR_END) * (1 + math.cos(math.pi * used)) / 2
             rate *= min(1.0, (self.step + 1) / WARMUP_STEPS)
             self.optimizer.param_groups[0]["lr"] = rate
-            batch = place(next(batches))
+            batch = transfer(next(batches))
             if batch.weight:  # else none of its clips could be read
                 loss = charbonnier(self.model(batch.blurry, batch.voxels), batch.sharp)
                 self.optimizer.zero_grad()
@@ -261,7 +263,7 @@ def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
     }
 
 
-def load_trained(cfg: CfgNode) -> TrainedRival | None:
+def load_trained(cfg: CfgNode) -> OtherNetwork | None:
     """Return the finished U-Net beside a run; None where none has its data and settings."""
     path = weights_path(cfg)
     state = _read(path)
@@ -272,7 +274,7 @@ def load_trained(cfg: CfgNode) -> TrainedRival | None:
     model = PlainUNet(state["bins"], state["factor"])
     model.load_state_dict(state["model"])
     record = {key: state[key] for key in (*COUNTERS, "device", "inputs")}
-    return TrainedRival(model, {"file": str(path), "sha256": sha256_of(path), **record})
+    return OtherNetwork(model, {"file": str(path), "sha256": sha256_of(path), **record})
 
 
 def weights_path(cfg: CfgNode) -> Path:

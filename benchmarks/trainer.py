@@ -101,12 +101,12 @@ def bare_loop(trainer: SyntheticTrainer) -> Callable[[int], None]:
     optimizer = build_optimizer(model, trainer.cfg)
     schedule = build_schedule(optimizer, trainer.cfg, trainer.total_steps)
     loss_fn = build_loss(trainer.cfg)
-    placed = trainer.train_step.place(synthetic_batch())
+    batch = trainer.train_step.transfer(synthetic_batch())
     trained = [p for p in model.parameters() if p.requires_grad]
 
     def run(num_steps: int) -> None:
         for _ in range(num_steps):
-            loss, _ = loss_fn(model(placed.blurry, placed.voxels), placed.sharp)
+            loss, _ = loss_fn(model(batch.blurry, batch.voxels), batch.sharp)
             loss.backward()
             nn.utils.clip_grad_norm_(trained, trainer.cfg.TRAIN.GRAD_CLIP)
             optimizer.step()

@@ -1,8 +1,8 @@
-"""Train VRT+Spike and its RGB-only twin alike, compare them on the same frames, write a page.
+"""Train VRT+Spike and its RGB-only baseline alike, compare them on the same frames, write a page.
 
     python scripts/compare_baseline.py --config FILE [--take] [--on ROOT] [KEY VALUE ...]
 
-The twin has the same data, steps, seed, augmentation and initial VRT weights. Runs that were
+The baseline has the same data, steps, seed, augmentation and initial VRT weights. Runs that were
 trained before are used, unfinished ones resume; --take trains nothing. The table also has the best
 image without learning, a bound, and a plain U-Net where TRAIN.RIVAL_UNET trains one. Besides the
 table, the result is an HTML page that opens from disk (outputs/metrics/compare_<exp>.html), its
@@ -44,9 +44,9 @@ from benchmarks.plain_unet import load_trained, weights_path
 from src.comparison.compare import Comparison, compare_runs, overall
 from src.comparison.examples import write_example
 from src.comparison.page import render_page
-from src.comparison.runs import TrainedRival, trained_run
+from src.comparison.runs import OtherNetwork, trained_run
 from src.comparison.scores import UNET
-from src.config import ConfigError, load_config, twin_overrides
+from src.config import ConfigError, load_config, rgb_only_overrides
 from src.data.build import build_recordings, build_val_recordings
 from src.data.inputs import InputFolders, scan_inputs
 from src.data.recordings import Recording
@@ -63,14 +63,14 @@ def main() -> int:
         return train_and_compare(args)
     try:
         cfg = load_config(args.config, args.overrides)
-        twin_cfg = load_config(args.config, [*args.overrides, *twin_overrides(cfg)])
+        rgb_only_cfg = load_config(args.config, [*args.overrides, *rgb_only_overrides(cfg)])
         comparison = compare_runs(
             cfg,
-            trained_run(twin_cfg),
+            trained_run(rgb_only_cfg),
             trained_run(cfg),
             find_frames(cfg, args.on),
             training=build_recordings(cfg, cfg.DATA.TRAIN_SPLIT),
-            rivals=find_rivals(cfg),
+            others=find_others(cfg),
         )
         write(comparison, "" if args.on is None else f"_on_{resolve(args.on).name}")
     except (ConfigError, OSError, ValueError, NonFiniteOutputError, TileMemoryError) as error:
@@ -101,11 +101,11 @@ def find_frames(cfg: CfgNode, root: Path | None) -> list[Recording]:
     return scan_inputs(InputFolders(split, split, split), scan_settings(cfg))
 
 
-def find_rivals(cfg: CfgNode) -> dict[str, TrainedRival]:
+def find_others(cfg: CfgNode) -> dict[str, OtherNetwork]:
     """Return the U-Net that was trained beside the run, by its name in the table."""
-    rival = load_trained(cfg)
-    if rival is not None:
-        return {UNET: rival}
+    other = load_trained(cfg)
+    if other is not None:
+        return {UNET: other}
     if cfg.TRAIN.RIVAL_UNET:
         print(
             f"no {UNET}: {weights_path(cfg)} is not there, not trained to its end, or of other "

@@ -1,4 +1,4 @@
-"""Run a training from the configuration: demo data if configured, all GPUs, the RGB-only twin.
+"""Run a training from the configuration: demo data if configured, all GPUs, the RGB-only baseline.
 
 `launch_train.sh` calls this with the interpreter of the environment:
 
@@ -35,7 +35,7 @@ if __name__ == "__main__":
 
 from yacs.config import CfgNode
 
-from src.config import ConfigError, load_config, twin_overrides
+from src.config import ConfigError, load_config, rgb_only_overrides
 from src.paths import REPO_ROOT, resolve
 
 DEFAULT_CONFIG = "configs/deblur/vrt_spike_baseline.yaml"
@@ -195,7 +195,7 @@ def commands_of(args: argparse.Namespace, cfg: CfgNode, processes: int) -> list[
     Of several machines only the first makes the demo data and the comparison; the others wait for
     it at the start of the training.
     """
-    is_first, has_twin = args.node_rank == 0, cfg.TRAIN.RGB_TWIN and not args.dry_run
+    is_first, compares = args.node_rank == 0, cfg.TRAIN.RGB_TWIN and not args.dry_run
     settings = ["--config", args.config, *args.overrides]
     commands = []
     if cfg.DATA.DEMO and is_first:
@@ -203,14 +203,14 @@ def commands_of(args: argparse.Namespace, cfg: CfgNode, processes: int) -> list[
         commands.append([sys.executable, _script("make_demo_data.py"), "--output", root])
         commands.append([sys.executable, _script("prepare_data.py"), *settings])
     train = [*_runner(args, processes), str(REPO_ROOT / "src/train.py"), *settings]
-    if has_twin:
-        twin_resume = "never" if args.resume == "never" else "auto"  # a path is the main run's
-        commands.append([*train, *twin_overrides(cfg), "--resume", twin_resume])
+    if compares:
+        resume = "never" if args.resume == "never" else "auto"  # a path is the main run's
+        commands.append([*train, *rgb_only_overrides(cfg), "--resume", resume])
     commands.append([*train, "--resume", args.resume, *(["--dry_run"] if args.dry_run else [])])
-    if has_twin and is_first:
+    if compares and is_first:
         if cfg.TRAIN.RIVAL_UNET:
-            rival = str(REPO_ROOT / "benchmarks/plain_unet.py")
-            commands.append([sys.executable, rival, *settings])
+            other = str(REPO_ROOT / "benchmarks/plain_unet.py")
+            commands.append([sys.executable, other, *settings])
         commands.append([sys.executable, _script("compare_baseline.py"), "--take", *settings])
     return commands
 

@@ -1,4 +1,4 @@
-"""Draw a sequence and its spikes, or make a film of what src/test.py restored.
+"""Draw a sequence and its spikes, or make a video of what src/test.py restored.
 
     python scripts/visualize.py SEQ [--output FILE] [--format strip|video] [--frames N ...]
         [--steps N] [--bins K] [--panel PX] [--fps F] [--max_mb MB]
@@ -7,7 +7,7 @@
 SEQ is a sequence folder DATA_ROOT/SPLIT/SEQ: a strip has a row per frame with blurry frame, TFP,
 TFI, voxel bins and sharp frame; in a video the spikes run through each exposure. The file is made
 smaller until it is at most --max_mb, to be sent by mail. RESULT is the --output of src/test.py: a
-film of the frames, side by side with the blurry and sharp ones, at the rate of the input.
+video of the frames, side by side with the blurry and sharp ones, at the rate of the input.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from src.pictures.animation import (
     STRIPS,
     VIDEOS,
     Written,
-    film_pages,
     open_result,
+    video_pages,
     write_small,
     write_video,
 )
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         if (options.sequence / "blur").is_dir() or options.video is None:
             written = draw(open_sequence(options.sequence, options.bins), options)
         else:
-            written = film(options)
+            written = write_result(options)
     except (BadFileError, DataSetError, DescriptionError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -64,9 +64,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("sequence", type=Path, metavar="SEQ|RESULT")
     parser.add_argument("--output", metavar="FILE", help="default: below outputs/visuals")
-    parser.add_argument("--video", metavar="FILE", help="the same, of a film (.mp4)")
+    parser.add_argument("--video", metavar="FILE", help="the same, of a result (.mp4)")
     parser.add_argument("--side_by_side", action="store_true", help="blurry | restored | sharp")
-    parser.add_argument("--lossless", action="store_true", help="keep every value of a film")
+    parser.add_argument("--lossless", action="store_true", help="keep every value of it")
     parser.add_argument("--format", choices=ENDINGS, help="default: by --output, else strip")
     parser.add_argument("--frames", type=int, nargs="+", metavar="N", help="numbers of frames")
     parser.add_argument("--steps", type=int, default=4, help="pictures per exposure of a video")
@@ -87,12 +87,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def film(options: argparse.Namespace) -> Written:
-    """Write the film of restored frames."""
+def write_result(options: argparse.Namespace) -> Written:
+    """Write the video of restored frames."""
     path, result = resolve(options.video), open_result(options.sequence, resolve("outputs/metrics"))
     if path.suffix.lower() not in VIDEOS:
-        raise ValueError(f"{path}: a film is written as {', '.join(VIDEOS)}")
-    pages = film_pages(result, side_by_side=options.side_by_side)
+        raise ValueError(f"{path}: a video is written as {', '.join(VIDEOS)}")
+    pages = video_pages(result, side_by_side=options.side_by_side)
     pages = tqdm(pages, desc=path.name, total=len(result.recording), unit="frame", disable=None)
     rate_hz = options.fps or result.rate_hz
     with atomic_write(path) as partial:

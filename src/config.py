@@ -28,10 +28,10 @@ OLD_VRT_OPTIONS = "third_party/VRT/options/deblur"
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message lists every problem."""
 
-    def __init__(self, source: str, problems: list[str]) -> None:
+    def __init__(self, origin: str, problems: list[str]) -> None:
         self.problems = problems
         lines = "\n".join(f"  {problem}" for problem in problems)
-        super().__init__(f"{source}: {len(problems)} problem(s) in the configuration\n{lines}")
+        super().__init__(f"{origin}: {len(problems)} problem(s) in the configuration\n{lines}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -104,21 +104,21 @@ def load_config(
     return config_from_text(text, str(path), overrides, check_paths=check_paths)
 
 
-def twin_overrides(cfg: CfgNode) -> list[str]:
-    """Return the overrides that turn a configuration into its RGB-only twin."""
+def rgb_only_overrides(cfg: CfgNode) -> list[str]:
+    """Return the overrides that turn a configuration into its RGB-only baseline."""
     return ["EXP_NAME", f"{cfg.EXP_NAME}_rgb_twin", "MODEL.USE_SPIKE", "false"]
 
 
 def config_from_text(
-    text: str, source: str, overrides: list[str] | None = None, *, check_paths: bool = False
+    text: str, origin: str, overrides: list[str] | None = None, *, check_paths: bool = False
 ) -> CfgNode:
     """Return the frozen configuration of a YAML text, such as the one in a checkpoint."""
     try:
         given = load_checked(text, _Loader, MAX_ALIASES)
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(source, [f"not valid YAML: {error}"]) from error
+        raise ConfigError(origin, [f"not valid YAML: {error}"]) from error
     if not isinstance(given, dict):
-        raise ConfigError(source, ["holds no mapping of keys to values"])
+        raise ConfigError(origin, ["holds no mapping of keys to values"])
     cfg, keys, problems = get_defaults(), dict(walk_schema()), []
     values = dict(_flatten(given, problems))
     for dotted, value in (values | _parse_overrides(overrides or [], problems)).items():
@@ -130,13 +130,13 @@ def config_from_text(
             problems.append(f"{dotted}: expected {allowed(keys[dotted])}, got {value!r}")
         else:
             _assign(cfg, dotted, converted)
-    cfg.EXP_NAME = cfg.EXP_NAME or Path(source).stem
+    cfg.EXP_NAME = cfg.EXP_NAME or Path(origin).stem
     cfg.MODEL.VRT_CFG = _moved_options(cfg.MODEL.VRT_CFG)
     problems.extend(_cross_checks(cfg))
     if check_paths:
         problems.extend(_missing_paths(cfg))
     if problems:
-        raise ConfigError(source, problems)
+        raise ConfigError(origin, problems)
     cfg.freeze()
     return cfg
 

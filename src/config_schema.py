@@ -1,7 +1,7 @@
 """Every configuration key: its default, what values it may take, what it means.
 
-The tree is the single source of the defaults, of the checks and of the table in
-`docs/CONFIG_GUIDE.md`. Lists and numbers are written as a YAML file would hold them.
+Defaults, checks and the table in `docs/CONFIG_GUIDE.md` come from this tree. Lists and numbers are
+written as a YAML file would hold them.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,20 +15,15 @@ Value = Any
 class Key:
     """One leaf of the configuration.
 
-    Attributes:
-        default: The default; its type is the type that every value must have. An int is accepted
-            for a float. A list's first element gives the type of its elements.
-        meaning: One sentence for the configuration guide.
-        rule: What the value must be, in words, and the test; `None` allows every value.
-        optional_path: The value names a file that must exist unless it is empty.
-        spellings: Other ways to write some values, by their text in lower case.
+    The type of the default is that of every value; an int is accepted for a float, and a list's
+    first element gives the type of its elements.
     """
 
     default: Value
-    meaning: str
-    rule: tuple[str, Callable[[Value], bool]] | None = None
-    optional_path: bool = False
-    spellings: Mapping[str, Value] = field(default_factory=dict)
+    meaning: str  # one sentence for the configuration guide
+    rule: tuple[str, Callable[[Value], bool]] | None = None  # in words, and the test
+    optional_path: bool = False  # names a file that must exist unless it is empty
+    spellings: Mapping[str, Value] = field(default_factory=dict)  # other ways, in lower case
 
 
 def one_of(*choices: Value) -> tuple[str, Callable[[Value], bool]]:
@@ -205,7 +200,9 @@ SCHEMA: dict[str, Any] = {
         ),
         "DETERMINISTIC": Key(True, "Choose operations that repeat their results exactly."),
         "PROFILE_STEPS": Key(0, "Steps of each start to profile; 0: none.", NOT_NEGATIVE),
-        "RGB_TWIN": Key(False, "launch_train.sh also trains the RGB-only twin and compares them."),
+        "RGB_TWIN": Key(
+            False, "launch_train.sh also trains the RGB-only baseline and compares both."
+        ),
         "RIVAL_UNET": Key(False, "With RGB_TWIN, also trains a plain U-Net for the same seconds."),
     },
     "VAL": {

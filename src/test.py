@@ -5,7 +5,7 @@
 
 A folder is one sequence, or holds one folder per sequence; `SEQ/blur`, `SEQ/spike_vox`, `SEQ/spike`
 and `SEQ/sharp` are found too. Frames, spikes and sharp frames are joined by name; the frames of a
-video are named 000000, 000001 and so on. PNG files are written; scripts/visualize.py makes films.
+video are named 000000, 000001 and so on. PNG files are written; scripts/visualize.py makes videos.
 
 Exit codes: 0 done, 2 an input that cannot be used, 130 stopped by Ctrl-C, with a report so far.
 """

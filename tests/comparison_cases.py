@@ -7,8 +7,8 @@ from src.comparison.scores import (
     BLURRY,
     BOUND,
     NO_LEARNING,
+    RGB_ONLY,
     SPIKE,
-    TWIN,
     UNET,
 )
 from src.inference.restore import Normalization, Restorer
@@ -43,11 +43,18 @@ def restorer(amount, settings=None):
 
 
 def compared(rows, unet=28.0):
-    """Return compared frames from (sequence, PSNR of the twin, PSNR of VRT+Spike) rows."""
+    """Return compared frames from (sequence, PSNR of the baseline, PSNR of VRT+Spike) rows."""
     frames = []
-    for index, (sequence, twin, spike) in enumerate(rows):
+    for index, (sequence, baseline, spike) in enumerate(rows):
         known = dict.fromkeys((*METRICS, *EDGE_METRICS), 0.5) | {"lpips": None}
-        psnrs = {BLURRY: 20.0, NO_LEARNING: 22.0, TWIN: twin, UNET: unet, SPIKE: spike, BOUND: 40.0}
+        psnrs = {
+            BLURRY: 20.0,
+            NO_LEARNING: 22.0,
+            RGB_ONLY: baseline,
+            UNET: unet,
+            SPIKE: spike,
+            BOUND: 40.0,
+        }
         scores = {method: known | {"psnr_rgb": psnr} for method, psnr in psnrs.items()}
         frames.append(FrameScores(sequence, f"{index:06d}", scores))
     return Report(frames, "by hand")

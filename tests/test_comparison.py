@@ -64,19 +64,19 @@ def test_motion_is_looked_for_towards_the_frames_around(i, around):
 
 def test_models_that_are_cut_differently_are_not_compared():
     check_tiles(restorer(0.0), restorer(0.1))
-    with pytest.raises(ValueError, match="give both smaller tiles"):
+    with pytest.raises(ValueError, match="give smaller tiles to both"):
         check_tiles(restorer(0.0), restorer(0.0, TileSettings(0, 32, 0, 8)))
 
 
 def test_a_model_that_does_not_beat_its_input_is_named():
     (remark,) = remarks(compared([("a", 20.0, 31.0)]))
-    assert remark.startswith("RGB-only twin does not restore: its PSNR 20.00 dB is not above")
+    assert remark.startswith("RGB-only baseline does not restore: its PSNR 20.00 dB is not above")
     assert remarks(compared([("a", 21.0, 31.0)])) == []
     (remark,) = remarks(compared([("a", 21.0, 31.0)], unet=20.000001))  # it changes nothing
     assert remark.startswith("plain U-Net does not restore: its PSNR 20.00 dB is not above")
 
 
-def test_a_rival_that_is_better_is_named():
+def test_another_method_that_is_better_is_named():
     (remark,) = remarks(compared([("a", 21.0, 26.0)]))
     assert remark == "plain U-Net is better than VRT+Spike: 28.00 dB, VRT+Spike 26.00 dB"
 
@@ -86,7 +86,7 @@ RULED = ("psnr_rgb", "lpips", "edge_sharpness", "edge_error")
 
 
 @pytest.mark.parametrize(
-    ("twin", "spike", "words", "result"),
+    ("baseline", "spike", "words", "result"),
     [
         ((30, 0.1, 0.5, 0.5), (29.95, 0.105, 0.6, 0.5), "++++", "accepted"),
         ((30, 0.1, 0.5, 0.5), (29.94, 0.1, 0.6, 0.4), "-+++", "not accepted"),
@@ -96,16 +96,16 @@ RULED = ("psnr_rgb", "lpips", "edge_sharpness", "edge_error")
         ((INF, 0, 1, 0), (INF, 0, 1.1, 0), "++++", "accepted"),
     ],
 )
-def test_the_rules_of_acceptance(twin, spike, words, result):
+def test_the_rules_of_acceptance(baseline, spike, words, result):
     rules = apply_rules(
-        *(dict(zip(RULED, x, strict=True)) for x in (twin, spike)),
+        *(dict(zip(RULED, x, strict=True)) for x in (baseline, spike)),
         notes=["LPIPS was not measured: no weights"],
     )
     outcomes = {"+": "pass", "-": "fail", "?": "not decided"}
     assert [rule.outcome for rule in rules] == [outcomes[word] for word in words]
     assert overall(rules) == result
     assert all(bool(rule.reason) == (rule.is_met is None) for rule in rules)
-    if twin[1] is None:
+    if baseline[1] is None:
         assert rules[1].reason == "LPIPS was not measured: no weights"
 
 
@@ -126,14 +126,14 @@ def description(source):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (trained("SEED", "7"), "SEED: the twin has 123, VRT\\+Spike 7"),
+        (trained("SEED", "7"), "SEED: the baseline has 123, VRT\\+Spike 7"),
         (trained("TRAIN.VAL_EVERY", "13"), "TRAIN.VAL_EVERY"),
         (trained("DATA.ROOT", "data/other"), "DATA.ROOT"),
         (trained(steps=600), "trained for 650 steps, VRT\\+Spike 600"),
-        (trained(precision="bf16"), "the twin has fp32, VRT\\+Spike bf16"),
-        (trained(clips_per_step=8), "the twin has 1, VRT\\+Spike 8"),
+        (trained(precision="bf16"), "the baseline has fp32, VRT\\+Spike bf16"),
+        (trained(clips_per_step=8), "the baseline has 1, VRT\\+Spike 8"),
         (trained(vrt="depths: [2]"), "VRT's arguments differ"),
-        (trained(data=description("GoPro")), "Spike's data have a dataset.yaml, the twin's"),
+        (trained(data=description("GoPro")), "Spike's data have a dataset.yaml, the baseline's"),
         (trained("MODEL.USE_SPIKE", "false"), "must be without spikes"),
     ],
 )
@@ -143,9 +143,9 @@ def test_runs_that_were_trained_differently_are_refused(change, words):
 
 
 def test_runs_that_were_trained_alike_are_compared():
-    twin = trained("MODEL.USE_SPIKE", "false", "EXP_NAME", "t", data=description("GoPro"))
+    baseline = trained("MODEL.USE_SPIKE", "false", "EXP_NAME", "t", data=description("GoPro"))
     spike = trained("VAL.TILE_SIZE", "64", "TRAIN.NUM_WORKERS", "3", data=description("GoPro"))
-    check_comparable(twin, spike)
+    check_comparable(baseline, spike)
     other = trained(data=description("GoPro 8x interpolated"))
     with pytest.raises(ValueError, match="data: source was GoPro, is GoPro 8x"):
-        check_comparable(twin, other)
+        check_comparable(baseline, other)

@@ -12,8 +12,8 @@ from torch import nn
 from src.comparison.compare import Comparison, apply_rules, paired_differences
 from src.comparison.examples import ExampleChoice, error_map, motion_regions, pictures_of
 from src.comparison.page import plot_differences, plot_validations, render_page
-from src.comparison.runs import TrainedRival, TrainedRun
-from src.comparison.scores import BLURRY, SPIKE, TWIN, UNET, FrameImages
+from src.comparison.runs import OtherNetwork, TrainedRun
+from src.comparison.scores import BLURRY, RGB_ONLY, SPIKE, UNET, FrameImages
 from src.config import config_to_text, load_config
 from src.metrics.motion_edges import find_motion_edges
 from src.metrics.paired import Interval
@@ -53,7 +53,7 @@ def images(level):
     sharp = grey(0)
     sharp[:, 10:20] = 200
     before = np.roll(sharp, 4, axis=1)
-    versions = {BLURRY: grey(90), TWIN: grey(80), UNET: grey(70), SPIKE: grey(level)}
+    versions = {BLURRY: grey(90), RGB_ONLY: grey(80), UNET: grey(70), SPIKE: grey(level)}
     return FrameImages(versions, sharp, find_motion_edges(sharp, before, None))
 
 
@@ -63,13 +63,13 @@ def comparison() -> Comparison:
         choice.take(frame, images(100 + i))
     frames.notes.append("LPIPS: <no weights>")
     record = {"file": "plain_unet.pth", "sha256": "1" * 64, "step": 9, "compute_s": 421.4}
-    rules = apply_rules(frames.means(TWIN), frames.means(SPIKE), notes=["LPIPS: <no weights>"])
+    rules = apply_rules(frames.means(RGB_ONLY), frames.means(SPIKE), notes=["LPIPS: <no weights>"])
     return Comparison(
-        twin=trained("t", use_spike=False),
+        baseline=trained("t", use_spike=False),
         spike=trained("s", use_spike=True),
-        rivals={UNET: TrainedRival(nn.Linear(2, 1), record)},
+        others={UNET: OtherNetwork(nn.Linear(2, 1), record)},
         frames=frames,
-        seconds_per_frame={TWIN: 0.1, UNET: 0.3, SPIKE: 0.2},
+        seconds_per_frame={RGB_ONLY: 0.1, UNET: 0.3, SPIKE: 0.2},
         inputs_sha256="0" * 64,
         differences=paired_differences(frames, seed=0),
         rules=rules,
@@ -115,7 +115,7 @@ def test_numbers_of_a_comparison_are_strict_json():
     assert content["differences"]["psnr_rgb"]["mean"] == pytest.approx((1 - 0.5 + 5) / 3)
     assert content["differences"]["lpips"] is None
     assert content["sequences"]["c"][SPIKE]["psnr_rgb"] == 25.0
-    assert (content["runs"][TWIN]["steps"], content["runs"][UNET]["compute_s"]) == (4, 421.4)
+    assert (content["runs"][RGB_ONLY]["steps"], content["runs"][UNET]["compute_s"]) == (4, 421.4)
 
 
 def test_the_examples_are_the_extremes_and_each_is_shown_once():
@@ -139,7 +139,7 @@ def test_pictures_by_hand():
     shown = pictures_of(comparison().examples[0])
     assert [name for _, name in shown.slider] == [BLURRY, SPIKE]
     assert [[name for _, name in row] for row in shown.details] == [
-        [BLURRY, TWIN, SPIKE, "sharp"]
+        [BLURRY, RGB_ONLY, SPIKE, "sharp"]
     ] * 3
     assert (error_map(grey(5), grey(5)).max(axis=2) < 10).all()  # no error is black
     bright = error_map(grey(200), grey(5))
@@ -153,15 +153,15 @@ def svg(uri: str) -> str:
 
 
 def test_plots_hold_their_values_and_need_nothing():
-    curves = {TWIN: {4: 21.0, 2: 20.0}, SPIKE: {2: 20.0}}
+    curves = {RGB_ONLY: {4: 21.0, 2: 20.0}, SPIKE: {2: 20.0}}
     plot = plot_validations(curves, ("blurry input", 19.0))
     source = svg(plot)
     assert 'href="http' not in source
     assert "<script" not in source
     assert plot == plot_validations(curves, ("blurry input", 19.0)), "equal plots, equal bytes"
     assert plot != plot_validations(curves | {SPIKE: {2: 20.5}}, ("blurry input", 19.0))
-    assert svg(plot_validations({TWIN: {7: 20.0}, SPIKE: {}}, ("b", float("inf"))))
-    assert plot_validations({TWIN: {}, SPIKE: {}}, ("blurry input", 19.0)) is None
+    assert svg(plot_validations({RGB_ONLY: {7: 20.0}, SPIKE: {}}, ("b", float("inf"))))
+    assert plot_validations({RGB_ONLY: {}, SPIKE: {}}, ("blurry input", 19.0)) is None
 
 
 def test_differences_in_a_plot():

@@ -4,11 +4,9 @@ import pytest
 import torch
 
 from src.engine import cost
-from src.engine.cost import MemoryLaw, fit_law, measure_law, settings_that_fit, small_batch
+from src.engine.cost import fit_memory, measure_memory, settings_that_fit, small_batch
 from src.engine.step import StepMemoryError
 from tests.training_cases import make_trainer, run_train, write_run
-
-LAWS = {False: MemoryLaw(0.0, 100_000.0), True: MemoryLaw(0.0, 20_000.0)}
 
 
 def test_f57_dry_run_reports_and_keeps_nothing(tmp_path):
@@ -21,10 +19,8 @@ def test_f57_dry_run_reports_and_keeps_nothing(tmp_path):
 
 
 def test_the_line_goes_through_both_points():
-    law = fit_law({200: 700.0, 800: 1300.0})
-    assert law == MemoryLaw(500.0, 1.0)
-    assert law(600) == 1100.0
-    assert fit_law({200: 100.0, 800: 800.0}) == MemoryLaw(0.0, 1.0)  # never below zero
+    assert fit_memory({200: 700.0, 800: 1300.0}) == (500.0, 1.0)
+    assert fit_memory({200: 100.0, 800: 800.0}) == (0.0, 1.0)  # never below zero
 
 
 @pytest.mark.parametrize(
@@ -44,8 +40,8 @@ def test_the_line_goes_through_both_points():
     ],
 )
 def test_settings_keep_the_effective_batch_and_lower_the_crop_last(memory_gb, fixed, expected):
-    laws = {choice: MemoryLaw(fixed, law.per_pixel) for choice, law in LAWS.items()}
-    assert expected in settings_that_fit(memory_gb, laws, frames=5, crop_px=256, clips_per_rank=6)
+    memory = {False: (fixed, 100_000.0), True: (fixed, 20_000.0)}
+    assert expected in settings_that_fit(memory_gb, memory, frames=5, crop_px=256, clips_per_rank=6)
 
 
 @pytest.fixture(name="trainer")
@@ -56,15 +52,16 @@ def _trainer(tmp_path):
 
 def test_memory_is_measured_on_a_second_model_and_the_run_is_unchanged(trainer, monkeypatch):
     """The numbers of a GPU are simulated; tests/test_gpu.py measures."""
+    monkeypatch.setattr(cost, "SMALL_CLIPS", (1, 2))
     peaks, batch = iter([500, 900]), next(trainer.batches())[0]
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 100)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: next(peaks))
-    law = measure_law(trainer, batch, recomputes=True)
+    fixed, per_pixel = measure_memory(trainer, batch, recomputes=True)
     averaged, pixels = sum(value.nbytes for value in before.values()), 2 * 32 * 32
-    assert law(pixels) == pytest.approx(400 + averaged)
-    assert law(4 * pixels) == pytest.approx(800 + averaged)
+    assert fixed + per_pixel * pixels == pytest.approx(400 + averaged)
+    assert fixed + per_pixel * 2 * pixels == pytest.approx(800 + averaged)
     assert trainer.progress.step == 0
     assert all(torch.equal(before[k], v) for k, v in trainer.model.state_dict().items())
     assert torch.equal(small_batch(batch, 3)["spike_vox"][2], batch["spike_vox"][0])

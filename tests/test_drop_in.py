@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from src.config import load_config, twin_overrides
+from src.config import load_config, rgb_only_overrides
 from src.paths import REPO_ROOT
 from tests.training_cases import one_thread, read_checkpoint, write_run
 
@@ -29,14 +29,16 @@ def test_commands_work_with_a_clone_of_the_upstream(tmp_path):
         shutil.copytree(REPO_ROOT / part, tmp_path / part, ignore=lambda *_: {"__pycache__"})
     (tmp_path / NETWORK).parent.mkdir(parents=True)
     shutil.copy(REPO_ROOT / "tests/stand_in_vrt.py", tmp_path / NETWORK)
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=2, DEVICE="cpu")
+    config = write_run(
+        tmp_path, TRAIN__MAX_STEPS=2, MODEL__SPYNET="", TRAIN__FREEZE=["spynet"], DEVICE="cpu"
+    )
     shutil.copytree(tmp_path / "data/val/seq_000", tmp_path / "other/val/seq_900")
     sequence, last = tmp_path / "data/val/seq_000", tmp_path / "outputs/ckpts/run/last.pth"
     train = ["src/train.py", "--config", config]
     commands = [
         [*train, "TRAIN.MAX_STEPS", 1],
         train,
-        [*train, *twin_overrides(load_config(config))],
+        [*train, *rgb_only_overrides(load_config(config))],
         ["scripts/compare_baseline.py", "--take", "--config", config],
         ["scripts/compare_baseline.py", "--take", "--on", tmp_path / "other", "--config", config],
         ["src/test.py", "--ckpt", last, "--input_blur", sequence / "blur",
@@ -51,10 +53,10 @@ def test_commands_work_with_a_clone_of_the_upstream(tmp_path):
     assert done.returncode == 0, shown
     assert "this VRT has no alignment that can be measured" in shown
     assert "resumed at step 1 from" in shown
-    ours, twin = read_checkpoint(tmp_path), read_checkpoint(tmp_path, "run_rgb_twin")
+    ours, baseline = read_checkpoint(tmp_path), read_checkpoint(tmp_path, "run_rgb_twin")
     assert "vrt.spynet.basic_module.0.weight" in ours["model"]  # the stand-in's, not ours
-    assert ours["progress"]["step"] == twin["progress"]["step"] == 2
-    assert not any("spike" in key for key in twin["model"])
+    assert ours["progress"]["step"] == baseline["progress"]["step"] == 2
+    assert not any("spike" in key for key in baseline["model"])
     assert (tmp_path / "outputs/metrics/compare_run.html").is_file()
     numbers = [tmp_path / f"outputs/metrics/compare_run{on}.json" for on in ("", "_on_other")]
     own, other = (json.loads(path.read_text()) for path in numbers)

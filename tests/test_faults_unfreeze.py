@@ -25,7 +25,7 @@ from tests.training_cases import (
 
 JOINS_AT = 2
 RECIPE = {
-    "TRAIN__FREEZE": [],
+    "MODEL__SPYNET": "",
     "TRAIN__GROUPS__SPYNET__FREEZE_STEPS": JOINS_AT,
     "TRAIN__GROUPS__SPYNET__LR_MULTIPLIER": 0.125,
     "TRAIN__GROUPS__DEFORM__FREEZE_STEPS": 1,

@@ -10,12 +10,10 @@ from src.models.build import build_model
 from src.models.first_estimate import FirstEstimate
 from src.models.integrate_vrt import RGBOnly, SizeRule
 from tests.model_cases import build_tiny_vrt, build_with_spike, clip_and_voxels, wake_up
-from tests.training_cases import make_trainer, read_checkpoint, write_run
+from tests.training_cases import checkpoint_of, make_trainer, write_run
 
 UNSHUFFLED = {"in_chans": 12, "out_chans": 12}
 ESTIMATING = {
-    "TRAIN__FREEZE": [],
-    "MODEL__SPYNET": "none",
     "MODEL__PIXEL_UNSHUFFLE": 2,
     "MODEL__FIRST_ESTIMATE": 4,
     "MODEL__OUTPUT_GAIN": 0.0,
@@ -61,7 +59,7 @@ def test_the_steps_by_hand():
             1, 2
         )
 
-    want = F.pixel_shuffle(model.vrt.forward_opened(estimate, after_stage), 2)
+    want = F.pixel_shuffle(model.vrt.forward_hooked(estimate, after_stage), 2)
     torch.testing.assert_close(model(rgb, voxels), want)
     assert not torch.allclose(want, F.pixel_shuffle(estimate, 2), atol=1e-3)
 
@@ -131,21 +129,21 @@ def test_the_estimate_learns_what_the_voxels_show():
 def test_the_refinement_is_trained_from_its_step_on(tmp_path):
     path = write_run(tmp_path, **ESTIMATING)
     before = build_model(load_config(path)).state_dict()
-    for settings, runs_of_vrt in ((("TRAIN.MAX_STEPS", "2", "EXP_NAME", "two"), 0), ((), 2)):
-        trainer, steps_with_vrt = make_trainer(path, *settings), []
-        trainer.model.vrt.register_forward_hook(
-            lambda vrt, *_, seen=steps_with_vrt: seen.append(1) if vrt.training else None
-        )
-        trainer.fit()
-        assert len(steps_with_vrt) == runs_of_vrt  # it is not computed while it is frozen
+    trainer = make_trainer(path, "TRAIN.SAVE_EVERY", "2")
+    steps_with_vrt = []
+    trainer.model.vrt.register_forward_hook(
+        lambda vrt, *_: steps_with_vrt.append(1) if vrt.training else None
+    )
+    trainer.fit()
+    assert len(steps_with_vrt) == 2  # it is not computed while it is frozen
     moved = {}
-    for name in ("two", "run"):
-        after = read_checkpoint(tmp_path, name)["model"]
+    for name in ("previous.pth", "last.pth"):
+        after = torch.load(checkpoint_of(tmp_path, name=name), weights_only=True)["model"]
         moved[name] = {key for key in before if not torch.equal(before[key], after[key])}
-    assert moved["two"]
-    assert all(key.startswith("first_estimate.") for key in moved["two"])
-    assert "cross_attn_fuse.fuse_blocks.0.ffn.2.weight" in moved["run"]
-    assert "vrt.stage1.linear1.weight" in moved["run"]
+    assert moved["previous.pth"]
+    assert all(key.startswith("first_estimate.") for key in moved["previous.pth"])
+    assert "cross_attn_fuse.fuse_blocks.0.ffn.2.weight" in moved["last.pth"]
+    assert "vrt.stage1.linear1.weight" in moved["last.pth"]
 
 
 @pytest.mark.parametrize(

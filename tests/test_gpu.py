@@ -15,10 +15,10 @@ import torch
 
 from src.config import load_config
 from src.data.normalization import Normalization
-from src.engine.cost import measure_law
+from src.engine.cost import measure_memory
 from src.engine.optim import WarmupCosine
 from src.engine.processes import Ranks, choose_precision
-from src.engine.step import BatchPlacer, TrainingStep
+from src.engine.step import BatchTransfer, TrainingStep
 from src.engine.trainer import Trainer
 from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings
@@ -140,9 +140,8 @@ def test_a_dry_run_measures_memory_and_recomputation_needs_less(tmp_path):
     cfg = load_config(write_run(tmp_path, DEVICE="cuda"))
     trainer = Trainer(cfg, Ranks(0, 1, torch.device("cuda", 0)), RunDirectory.of(cfg))
     batch = next(trainer.batches())[0]
-    pixels = batch["blur"].numel() // 3
-    recomputing, keeping = (measure_law(trainer, batch, choice)(pixels) for choice in (True, False))
-    assert 0 < recomputing < keeping
+    recomputing, keeping = (measure_memory(trainer, batch, choice) for choice in (True, False))
+    assert 0 < recomputing[1] < keeping[1]
 
 
 def _losses_of_training(precision):
@@ -156,7 +155,7 @@ def _losses_of_training(precision):
         optimizer,
         schedule,
         choose_precision(precision, DEVICE),
-        BatchPlacer(DEVICE, Normalization(0.5, 0.5), (2, 16, 3)),
+        BatchTransfer(DEVICE, Normalization(0.5, 0.5), (2, 16, 3)),
         Ranks(0, 1, DEVICE),
         grad_clip=1.0,
     )

@@ -2,16 +2,13 @@
 
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
-import torch
 
 from src.comparison.no_learning import (
     bound_at_spike_resolution,
     choose_spike_image,
     difference_image,
-    gaussian_blur,
     window_rate,
 )
 from src.data.spikes.reconstruct import tfp
@@ -22,10 +19,10 @@ from tests.spike_cases import random_spikes
 
 
 def bins(*values):
-    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
+    return np.array(values, np.float32).reshape(-1, 1, 1)
 
 
-TICKS = torch.tensor([2, 2, 2])
+TICKS = np.array([2, 2, 2])
 
 
 @pytest.mark.parametrize(
@@ -40,43 +37,21 @@ TICKS = torch.tensor([2, 2, 2])
 )
 def test_a_window_of_bins_by_hand(centre, width, rate):
     counts = bins(2, 0, 2)
-    assert window_rate(counts, TICKS, torch.tensor(centre), width).item() == pytest.approx(rate)
-    change = difference_image(counts, TICKS, torch.tensor(centre), width, sigma=0)
+    assert window_rate(counts, TICKS, centre, width).item() == pytest.approx(rate)
+    change = difference_image(counts, TICKS, centre, width, sigma=0)
     assert change.item() == pytest.approx(rate - 4 / 6)
 
 
 def test_bins_of_unknown_ticks_count_as_one_tick():
-    rate = window_rate(bins(2, 0, 4), torch.zeros(3, dtype=torch.int32), torch.tensor(2.5), 1)
+    rate = window_rate(bins(2, 0, 4), np.zeros(3, np.int32), 2.5, 1)
     assert rate.item() == 4
 
 
 def test_with_a_bin_per_tick_the_window_is_that_of_tfp():
     spikes = random_spikes(40, 6, 9, seed=3)
-    counts, ones = torch.from_numpy(spikes), torch.ones(40, dtype=torch.int32)
     for centre, width in ((20, 8), (2, 12), (39, 6)):
-        found = window_rate(counts, ones, torch.tensor(float(centre)), width)
-        assert found.numpy() == pytest.approx(tfp(spikes, centre, width, 1.0), abs=1e-6)
-
-
-def test_clips_have_an_instant_per_frame():
-    counts = torch.from_numpy(random_spikes(2 * 3 * 5, 6, 9, seed=1)).reshape(2, 3, 5, 6, 9)
-    ticks = torch.full((2, 3, 5), 2)
-    centres = torch.arange(6.0).reshape(2, 3) + 2
-    found = difference_image(counts, ticks, centres, 3.0)
-    assert found.shape == (2, 3, 6, 9)
-    for b in range(2):
-        for t in range(3):
-            alone = difference_image(counts[b, t], ticks[b, t], centres[b, t], 3.0)
-            torch.testing.assert_close(found[b, t], alone)
-
-
-def test_the_gaussian_is_that_of_opencv():
-    image = np.random.default_rng(0).random((12, 17)).astype(np.float32)
-    for sigma, side in ((0.7, 7), (1.5, 11)):
-        expected = cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
-        assert gaussian_blur(torch.from_numpy(image), sigma).numpy() == pytest.approx(
-            expected, abs=1e-5
-        )
+        found = window_rate(spikes, np.ones(40, np.int32), centre, width)
+        assert found == pytest.approx(tfp(spikes, centre, width, 1.0), abs=1e-6)
 
 
 def sequence(tmp_path, spikes="per frame", **changes):

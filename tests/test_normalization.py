@@ -27,7 +27,7 @@ from src.data.recordings import require_known_ticks
 from src.data.scanning import scan_split
 from src.data.transforms import AugmentSettings
 from src.data.voxel_counts import count_frame, normalization_of, write_index
-from src.engine.step import BatchPlacer
+from src.engine.step import BatchTransfer
 from src.inference.restore import Restorer
 from src.inference.tiling import TileSettings
 from src.prepare.checks import quick_check
@@ -185,7 +185,7 @@ def test_device_path_equals_the_float_path(root, norm, spikes):
         (2, 2, 2, 1),
         (1, 2, 2, 2),  # reversed in time, like the counts
     }
-    voxels = BatchPlacer(torch.device("cpu"), norm, (2, 32, K))(batch).voxels
+    voxels = BatchTransfer(torch.device("cpu"), norm, (2, 32, K))(batch).voxels
     args = (norm, batch["bin_ticks"], to_unit(batch["blur"]))
     as_on_a_device = normalize_counts(batch["spike_vox"].float(), *args)
     expected = torch.stack([floats[key]["spike_vox"] for key in keys])

@@ -95,9 +95,9 @@ def test_it_is_trained_once_for_equal_inputs(config, capsys):
     trained(config, "once", Budget(seconds=0.5), "VAL.TILE_SIZE", "32")
     assert "trained already" in capsys.readouterr().out
     assert path.stat().st_mtime_ns == before
-    rival = load_trained(cfg)
-    assert rival.record["step"] == first["step"]
-    assert len(rival.record["sha256"]) == 64
+    other = load_trained(cfg)
+    assert other.record["step"] == first["step"]
+    assert len(other.record["sha256"]) == 64
     assert load_trained(load_config(config, ["EXP_NAME", "once", "DATA.NORM.MEAN", "0.9"])) is None
     assert trained(config, "once", Budget(steps=1))["step"] == 1
     assert "trained on other inputs or for another time" in capsys.readouterr().out

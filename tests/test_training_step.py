@@ -12,7 +12,7 @@ from src.engine.optim import WarmupCosine
 from src.engine.processes import Ranks, choose_precision
 from src.engine.progress import DroppedClips
 from src.engine.step import (
-    BatchPlacer,
+    BatchTransfer,
     StepMemoryError,
     TrainingStep,
     seed_micro_batch,
@@ -65,7 +65,7 @@ def make_step(model: nn.Module, *, lr=0.1, precision=None, **options) -> Trainin
         optimizer,
         WarmupCosine(optimizer, peak=lr, warmup_steps=0, total_steps=10, eta_min=0.0),
         precision or choose_precision("auto", CPU),
-        BatchPlacer(CPU, Normalization(0.2, 0.7), (2, 4, 5)),
+        BatchTransfer(CPU, Normalization(0.2, 0.7), (2, 4, 5)),
         Ranks(0, 1, CPU),
         **options,
     )

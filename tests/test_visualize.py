@@ -11,9 +11,8 @@ from scripts.visualize import main
 from src.data.description import read_description, write_description
 from src.data.errors import DataSetError
 from src.data.frames import write_png
-from src.data.spikes.spike_dat import read_sidecar, write_spikes
 from src.data.video import read_video
-from src.pictures.animation import film_pages, open_result, write_small, write_video
+from src.pictures.animation import open_result, video_pages, write_small, write_video
 from src.pictures.panels import GAP_PX
 from src.pictures.sequence_view import draw_frames, draw_strip, open_sequence, spike_images
 from tests.data_cases import write_miniature
@@ -97,17 +96,6 @@ def test_linear_light_is_shown_with_the_camera_curve(tmp_path):
     assert np.abs(after - 255 * (before / 255) ** (1 / 2.2)).max() <= 3
 
 
-def test_a_still_scene_does_not_flicker_along_the_bins(tmp_path):
-    """56 ticks in 32 bins are 2, 2, 2, 1: the groups are divided by their ticks."""
-    folder = spike_sequence(tmp_path)
-    geometry = read_sidecar(folder / "spike" / "000001.dat").geometry
-    write_spikes(folder / "spike" / "000001.dat", np.ones((56, 32, 48), np.uint8), geometry)
-    image = spike_images(open_sequence(folder, 32), 1).bins.image[..., 0]
-    assert image.shape[1] == 3 * 48 + 2 * 1
-    panels = [image[y : y + 32, x : x + 48] for y in (0, 33, 66) for x in (0, 49, 98)]
-    assert {int(panel.min()) for panel in panels} == {int(panel.max()) for panel in panels} == {255}
-
-
 def test_folders_that_are_no_sequence(tmp_path):
     with pytest.raises(DataSetError, match="no folder blur in it"):
         open_sequence(tmp_path, 32)
@@ -155,8 +143,8 @@ def test_a_file_is_made_smaller_until_it_fits(tmp_path):
         write_small(tmp_path / "pages.avi", flat_pages, 100, 8.0, 1000)
 
 
-def test_a_film_of_what_was_restored(tmp_path, monkeypatch, capsys):
-    """A video goes in as test.py takes it, and a film of the same rate comes out."""
+def test_a_video_of_what_was_restored(tmp_path, monkeypatch, capsys):
+    """A video goes in as test.py takes it, and a video of the same rate comes out."""
     frames = [np.full((40, 64, 3), 50 + 10 * i, np.uint8) for i in range(4)]
     write_video(tmp_path / "in.mp4", frames, 12.0, lossless=True)
     for i, frame in enumerate(frames):
@@ -171,17 +159,17 @@ def test_a_film_of_what_was_restored(tmp_path, monkeypatch, capsys):
     (reports / "test_1.json").write_text(json.dumps(content))
     result = open_result(tmp_path / "out", reports)
     assert result.rate_hz == 12
-    pages = list(film_pages(result, side_by_side=True))
+    pages = list(video_pages(result, side_by_side=True))
     assert len(pages) == 4
     assert pages[2][-1, [10, -10], 0].tolist() == [70, 170]
-    assert len(list(film_pages(result, side_by_side=False))) == 4
+    assert len(list(video_pages(result, side_by_side=False))) == 4
     with pytest.raises(ValueError, match="nor the --output of a test"):
         open_result(tmp_path, reports)
     monkeypatch.setattr("scripts.visualize.resolve", lambda path: tmp_path / path)
-    film = [str(tmp_path / "out"), "--video", "film.mp4", "--side_by_side"]
-    assert main(film) == 0
+    arguments = [str(tmp_path / "out"), "--video", "made.mp4", "--side_by_side"]
+    assert main(arguments) == 0
     assert "4 picture(s)" in capsys.readouterr().out
-    assert len(list(read_video(tmp_path / "film.mp4"))) == 4
+    assert len(list(read_video(tmp_path / "made.mp4"))) == 4
 
 
 def test_command(sequence, tmp_path, capsys):

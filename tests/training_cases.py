@@ -40,9 +40,9 @@ SMALLEST_VRT = {
 def write_run(folder: Path, **changes: object) -> Path:
     """Write prepared data, VRT arguments and a configuration; return its path.
 
-    A step is one clip, a validation one clip of whole frames, and nothing is recomputed. `changes`
-    are dotted keys with `__` for the dot. The data are prepared once per process and copied, unless
-    a change concerns them.
+    A step is one clip, a validation one clip of whole frames; nothing is recomputed, and there is
+    no flow estimator. `changes` are dotted keys with `__` for the dot. The data are prepared once
+    per process and copied, unless a change concerns them.
     """
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     values = {
@@ -56,6 +56,7 @@ def write_run(folder: Path, **changes: object) -> Path:
         "DATA.USE_PRECOMPUTED_VOXELS": False,
         "DATA.ALIGN_LOG_PATHS": [],
         "MODEL.VRT_CFG": str(folder / "vrt.yaml"),
+        "MODEL.SPYNET": "none",
         "MODEL.CHANNELS_PER_SCALE": [8, 8, 8, 8],
         "MODEL.USE_CHECKPOINT_ATTN": False,
         "MODEL.USE_CHECKPOINT_FFN": False,
@@ -64,7 +65,6 @@ def write_run(folder: Path, **changes: object) -> Path:
         "TRAIN.NUM_WORKERS": 0,
         "TRAIN.OPTIM.LR": 1e-3,
         "TRAIN.SCHED.WARMUP_STEPS": 1,
-        "TRAIN.FREEZE": ["spynet"],
         "TRAIN.VAL_EVERY": 100,
         "TRAIN.VISUAL_EVERY": 100,
         "TRAIN.SAVE_EVERY": 100,

@@ -1,4 +1,4 @@
-"""Two trained runs and their rivals on the same frames, and whether the gain is accepted."""
+"""VRT+Spike, its RGB-only baseline and others on the same frames; whether the gain is accepted."""
 
 import dataclasses
 import sys
@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
@@ -17,13 +15,13 @@ from src.comparison.no_learning import (
     bound_at_spike_resolution,
     choose_spike_image,
 )
-from src.comparison.runs import TrainedRival, TrainedRun, check_comparable
+from src.comparison.runs import OtherNetwork, TrainedRun, check_comparable
 from src.comparison.scores import (
     BLURRY,
     BOUND,
     NO_LEARNING,
+    RGB_ONLY,
     SPIKE,
-    TWIN,
     FrameImages,
     blurry_frames,
     compare_frames,
@@ -52,31 +50,31 @@ from src.run_directory import git_commit
 MAX_PSNR_LOSS_DB = 0.05
 MAX_LPIPS_GAIN = 0.005
 SAME_DB = 0.01  # a network that died changes the last bits of its input
-# What is required, of which metric, when it holds for (VRT+Spike, twin), how both are shown.
+# What is required, of which metric, when it holds for (VRT+Spike, baseline), how both are shown.
 RULES: tuple[tuple[str, str, Callable[[float, float], bool], str], ...] = (
     (
-        f"PSNR of VRT+Spike >= twin - {MAX_PSNR_LOSS_DB} dB",
+        f"PSNR of VRT+Spike >= baseline - {MAX_PSNR_LOSS_DB} dB",
         "psnr_rgb",
-        lambda ours, twins: ours >= twins - MAX_PSNR_LOSS_DB,
-        "{:.3f} dB, twin {:.3f} dB",
+        lambda ours, baseline: ours >= baseline - MAX_PSNR_LOSS_DB,
+        "{:.3f} dB, baseline {:.3f} dB",
     ),
     (
-        f"LPIPS of VRT+Spike <= twin + {MAX_LPIPS_GAIN}",
+        f"LPIPS of VRT+Spike <= baseline + {MAX_LPIPS_GAIN}",
         "lpips",
-        lambda ours, twins: ours <= twins + MAX_LPIPS_GAIN,
-        "{:.4f}, twin {:.4f}",
+        lambda ours, baseline: ours <= baseline + MAX_LPIPS_GAIN,
+        "{:.4f}, baseline {:.4f}",
     ),
     (
-        "moving edges are steeper: sharpness of VRT+Spike > twin",
+        "moving edges are steeper: sharpness of VRT+Spike > baseline",
         "edge_sharpness",
-        lambda ours, twins: ours > twins,
-        "{:.3f}, twin {:.3f} (1: as steep as the sharp frame)",
+        lambda ours, baseline: ours > baseline,
+        "{:.3f}, baseline {:.3f} (1: as steep as the sharp frame)",
     ),
     (
-        "and not by overshooting: error of moving edges <= twin",
+        "and not by overshooting: error of moving edges <= baseline",
         "edge_error",
-        lambda ours, twins: ours <= twins,
-        "{:.3f}, twin {:.3f} (0: equal to the sharp frame)",
+        lambda ours, baseline: ours <= baseline,
+        "{:.3f}, baseline {:.3f} (0: equal to the sharp frame)",
     ),
 )
 
@@ -96,12 +94,12 @@ class Rule:
         return {True: "pass", False: "fail", None: "not decided"}[self.is_met]
 
 
-def apply_rules(twin: Scores, spike: Scores, *, notes: list[str]) -> list[Rule]:
+def apply_rules(baseline: Scores, spike: Scores, *, notes: list[str]) -> list[Rule]:
     """Apply every rule to the means over frames; `notes` say why a metric is missing."""
     no_lpips = next((note for note in notes if "LPIPS" in note), "LPIPS was not measured")
     rules = []
     for text, metric, holds, words in RULES:
-        values = spike[metric], twin[metric]
+        values = spike[metric], baseline[metric]
         if None in values:
             no_edges = "no frame has enough pixels that move"
             reason = no_lpips if metric == "lpips" else no_edges
@@ -122,13 +120,13 @@ def overall(rules: list[Rule]) -> str:
 class Comparison:
     """What a comparison found."""
 
-    twin: TrainedRun
+    baseline: TrainedRun
     spike: TrainedRun
-    rivals: dict[str, TrainedRival]
+    others: dict[str, OtherNetwork]
     frames: Report
     inputs_sha256: str  # equal values: measured on the same frames
     seconds_per_frame: dict[str, float]  # of the networks, by method
-    differences: dict[str, PairedDifference | None]  # by metric: VRT+Spike minus twin
+    differences: dict[str, PairedDifference | None]  # by metric: VRT+Spike minus baseline
     rules: list[Rule]
     examples: list[Example]
     seed: int  # of the resampling
@@ -156,9 +154,9 @@ class Comparison:
                     "seconds_per_step": run.seconds_per_step,
                     "compute_s": run.compute_s,
                 }
-                for method, run in ((TWIN, self.twin), (SPIKE, self.spike))
+                for method, run in ((RGB_ONLY, self.baseline), (SPIKE, self.spike))
             }
-            | {method: rival.record for method, rival in self.rivals.items()},
+            | {method: other.record for method, other in self.others.items()},
             "mean_over_frames": {m: {name: x[name] for name in METRICS} for m, x in means.items()},
             "motion_edges": {m: {name: x[name] for name in EDGE_METRICS} for m, x in means.items()},
             "mean_over_sequences": {m: s["mean_over_sequences"] for m, s in summaries.items()},
@@ -177,26 +175,29 @@ class Comparison:
 
 def compare_runs(
     cfg: CfgNode,
-    twin: TrainedRun,
+    baseline: TrainedRun,
     spike: TrainedRun,
     recordings: list[Recording],
     *,
     training: list[Recording],
-    rivals: dict[str, TrainedRival],
+    others: dict[str, OtherNetwork],
 ) -> Comparison:
-    """Restore all frames with both models and their rivals and compare them.
+    """Restore all frames with both models and the others, and compare them.
 
-    Device and tiles are those of `cfg`, the same for all; what the models were trained with is in
-    their checkpoints. The spike image without learning is chosen on the `training` sequences. Runs
-    that cannot be compared, or ran with different tiles, are a ValueError.
+    Device and tiles are those of `cfg`, the same for all. The spike image without learning is
+    chosen on the `training` sequences. Runs that cannot be compared, or ran with different tiles,
+    are a ValueError.
     """
-    check_comparable(twin, spike)
+    check_comparable(baseline, spike)
     device, choice = choose_device(cfg.DEVICE), ExampleChoice()
     lpips, notes = build_lpips(cfg, device)
-    restorers = {TWIN: _restorer(cfg, twin.cfg, twin.loaded.model, device)}
-    for name, rival in rivals.items():
-        restorers[name] = _restorer(cfg, spike.cfg, rival.model, device)
-    restorers[SPIKE] = _restorer(cfg, spike.cfg, spike.loaded.model, device)
+    models = {RGB_ONLY: (baseline.cfg, baseline.loaded.model)}
+    models |= {name: (spike.cfg, other.model) for name, other in others.items()}
+    models[SPIKE] = (spike.cfg, spike.loaded.model)
+    restorers = {
+        name: build_restorer(trained_with, model.to(device), device, tiles=cfg)
+        for name, (trained_with, model) in models.items()
+    }
     protocol = describe_protocol(restorers[SPIKE])
     images = choose_spike_image(training, recordings)
     methods = {
@@ -213,16 +214,16 @@ def compare_runs(
             bar.update()
 
         rows, digest = compare_frames(methods, recordings, lpips=lpips, on_frame=on_frame)
-    check_tiles(restorers[TWIN], restorers[SPIKE])
+    check_tiles(restorers[RGB_ONLY], restorers[SPIKE])
     notes = [*notes, *notes_on_sizes(rows, has_lpips=lpips is not None)]
     frames = Report(rows, protocol, notes)
-    rules = apply_rules(frames.means(TWIN), frames.means(SPIKE), notes=notes)
+    rules = apply_rules(frames.means(RGB_ONLY), frames.means(SPIKE), notes=notes)
     frames.notes = [*notes, *describe_rows(images), *remarks(frames)]
     memory, _ = peak_memory_gib(device)
     return Comparison(
-        twin=twin,
+        baseline=baseline,
         spike=spike,
-        rivals=rivals,
+        others=others,
         frames=frames,
         inputs_sha256=digest,
         seconds_per_frame={name: r.seconds / max(1, total) for name, r in restorers.items()},
@@ -247,10 +248,10 @@ def describe_rows(images: list[SpikeImage]) -> list[str]:
 
 
 def paired_differences(frames: Report, seed: int) -> dict[str, PairedDifference | None]:
-    """Return VRT+Spike minus twin by metric; None: not measured."""
+    """Return VRT+Spike minus baseline by metric; None: not measured."""
     return {
         metric: paired_difference(
-            *(frames.values(method, metric) for method in (TWIN, SPIKE)),
+            *(frames.values(method, metric) for method in (RGB_ONLY, SPIKE)),
             frames.sequences,
             seed=seed,
         )
@@ -259,7 +260,7 @@ def paired_differences(frames: Report, seed: int) -> dict[str, PairedDifference 
 
 
 def remarks(frames: Report) -> list[str]:
-    """Return what the rules do not say: models worse than their input, rivals that are better."""
+    """Return which models are worse than their input, and which are better than VRT+Spike."""
     psnr = {method: frames.means(method)["psnr_rgb"] for method in frames.methods}
     return [
         f"{method} does not restore: its PSNR {psnr[method]:.2f} dB is not above that of the "
@@ -269,25 +270,15 @@ def remarks(frames: Report) -> list[str]:
     ] + [
         f"{method} is better than VRT+Spike: {psnr[method]:.2f} dB, VRT+Spike {psnr[SPIKE]:.2f} dB"
         for method in frames.methods
-        if method not in (BLURRY, TWIN, BOUND) and psnr[method] > psnr[SPIKE]
+        if method not in (BLURRY, RGB_ONLY, BOUND) and psnr[method] > psnr[SPIKE]
     ]
 
 
-def check_tiles(twin: Restorer, spike: Restorer) -> None:
+def check_tiles(baseline: Restorer, spike: Restorer) -> None:
     """Refuse results of models that were cut differently, because memory ran out for one."""
-    if twin.settings != spike.settings:
+    if baseline.settings != spike.settings:
         raise ValueError(
-            f"memory did not do for one model: the twin ran with {twin.settings.describe()}, "
-            f"VRT+Spike with {spike.settings.describe()}; give both smaller tiles (VAL.TILE_SIZE)"
+            f"memory ran out for one model: the baseline ran with {baseline.settings.describe()}, "
+            f"VRT+Spike with {spike.settings.describe()}; give smaller tiles to both "
+            "(VAL.TILE_SIZE)"
         )
-
-
-def _restorer(
-    cfg: CfgNode, trained_with: CfgNode, model: nn.Module, device: torch.device
-) -> Restorer:
-    """Return the restorer of a model with the tiles of `cfg`."""
-    trained = trained_with.clone()
-    trained.defrost()
-    trained.VAL = cfg.VAL.clone()
-    trained.freeze()
-    return build_restorer(trained, model.to(device), device)

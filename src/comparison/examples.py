@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.comparison.scores import BLURRY, BOUND, SPIKE, TWIN, FrameImages
+from src.comparison.scores import BLURRY, BOUND, RGB_ONLY, SPIKE, FrameImages
 from src.data.frames import write_png
 from src.metrics.psnr_ssim import score_text
 from src.metrics.report import FrameScores
@@ -24,10 +24,10 @@ from src.pictures.panels import (
 WIDEST_PX = 640
 ZOOM, ZOOM_WIDTH_PX = 4, 320
 NUM_DETAILS = 3
-DETAILED = (BLURRY, TWIN, SPIKE, "sharp")
+DETAILED = (BLURRY, RGB_ONLY, SPIKE, "sharp")
 ERROR_LEVELS = 64  # grey levels of error at the bright end of the map
 CHOICES = ("most blurred input", "largest gain of VRT+Spike", "least gain of VRT+Spike")
-SHORT_NAMES = {BLURRY: "blur", TWIN: "RGB-only", BOUND: "bound"}  # in the picture
+SHORT_NAMES = {BLURRY: "blur", RGB_ONLY: "RGB-only", BOUND: "bound"}  # in the picture
 COLUMNS = 4  # of the picture, in a row
 
 
@@ -53,8 +53,8 @@ class ExampleChoice:
 
     def take(self, frame: FrameScores, images: FrameImages) -> None:
         """Look at one more frame."""
-        blurry, twin, spike = (frame.scores[m]["psnr_rgb"] for m in (BLURRY, TWIN, SPIKE))
-        gain = 0.0 if twin == spike else spike - twin
+        blurry, baseline, spike = (frame.scores[m]["psnr_rgb"] for m in (BLURRY, RGB_ONLY, SPIKE))
+        gain = 0.0 if baseline == spike else spike - baseline
         for why, value in zip(CHOICES, (-blurry, gain, -gain), strict=True):
             if why not in self._best or value > self._best[why][0]:
                 self._best[why] = (value, Example(why, frame, images))
@@ -95,21 +95,13 @@ def pictures_of(example: Example) -> Pictures:
     framed[images.edges.mask] = (220, 38, 38)
     for region in regions:
         framed = outlined(framed, region)
-    pair = ((BLURRY, everything[BLURRY]), (SPIKE, everything[SPIKE]))
+    whole = {name: _jpeg(image) for name, image in everything.items()}
     return Pictures(
-        slider=tuple((data_uri(_shrunk(image), is_exact=False), name) for name, image in pair),
-        whole=[
-            (data_uri(_shrunk(image), is_exact=False), captions.get(name, name))
-            for name, image in everything.items()
-        ],
+        slider=tuple((whole[name], name) for name in (BLURRY, SPIKE)),
+        whole=[(uri, captions.get(name, name)) for name, uri in whole.items()],
         details=[
             [
-                (
-                    data_uri(
-                        everything[name][region].repeat(factor, 0).repeat(factor, 1), is_exact=True
-                    ),
-                    name,
-                )
+                (_png(everything[name][region].repeat(factor, 0).repeat(factor, 1)), name)
                 for name in DETAILED
                 if name in everything
             ]
@@ -117,10 +109,10 @@ def pictures_of(example: Example) -> Pictures:
         ],
         errors=[
             *(
-                (data_uri(error_map(image, images.sharp), is_exact=False), f"error of {name}")
+                (_jpeg(error_map(image, images.sharp)), f"error of {name}")
                 for name, image in images.versions.items()
             ),
-            (data_uri(_shrunk(framed), is_exact=False), "motion edges, enlarged parts"),
+            (_jpeg(framed), "motion edges, enlarged parts"),
         ],
     )
 
@@ -145,10 +137,16 @@ def error_map(image: np.ndarray, sharp: np.ndarray) -> np.ndarray:
     return _shrunk(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1])
 
 
-def data_uri(image: np.ndarray, *, is_exact: bool) -> str:
-    """Return uint8 RGB [H, W, 3] as a data URI: PNG if every pixel counts, else JPEG."""
-    kind = "png" if is_exact else "jpeg"
-    options = [] if is_exact else [cv2.IMWRITE_JPEG_QUALITY, 90]
+def _png(image: np.ndarray) -> str:
+    return data_uri(image, "png")
+
+
+def _jpeg(image: np.ndarray) -> str:
+    return data_uri(_shrunk(image), "jpeg", cv2.IMWRITE_JPEG_QUALITY, 90)
+
+
+def data_uri(image: np.ndarray, kind: str, *options: int) -> str:
+    """Return uint8 RGB [H, W, 3] as a data URI, a PNG or JPEG with options of OpenCV."""
     done, content = cv2.imencode(f".{kind}", np.ascontiguousarray(image[..., ::-1]), options)
     if not done:
         raise ValueError(f"an image {list(image.shape)} could not be written as {kind}")

@@ -20,7 +20,7 @@ from torch import nn
 from src.comparison.compare import Comparison, overall
 from src.comparison.examples import ERROR_LEVELS, pictures_of
 from src.comparison.runs import TrainedRun
-from src.comparison.scores import BLURRY, SPIKE, TWIN
+from src.comparison.scores import BLURRY, RGB_ONLY, SPIKE
 from src.engine.checkpoint import config_differences
 from src.metrics.motion_edges import EDGE_LEVELS, MOTION_LEVELS
 from src.metrics.paired import FEW_SEQUENCES, NUM_RESAMPLES, Interval
@@ -67,12 +67,12 @@ TEMPLATES.filters["number"] = number
 
 def render_page(comparison: Comparison) -> str:
     """Return the page as HTML."""
-    frames, twin, spike = comparison.frames, comparison.twin, comparison.spike
-    differences = config_differences(twin.state["config"], spike.state["config"], ())
+    frames, baseline, spike = comparison.frames, comparison.baseline, comparison.spike
+    differences = config_differences(baseline.state["config"], spike.state["config"], ())
     return TEMPLATES.get_template("page.html").render(
         c=comparison,
         frames=frames,
-        title=f"{spike.run.name}: VRT+Spike and its RGB-only twin",
+        title=f"{spike.run.name}: VRT+Spike and its RGB-only baseline",
         result=overall(comparison.rules),
         names=list(dict.fromkeys(frames.sequences)),
         summaries={method: frames.summary(method) for method in frames.methods},
@@ -84,13 +84,14 @@ def render_page(comparison: Comparison) -> str:
         edge_levels=(MOTION_LEVELS, EDGE_LEVELS),
         difference_plot=_difference_plot(comparison),
         validation_plot=plot_validations(
-            {TWIN: twin.curve, SPIKE: spike.curve}, (BLURRY, frames.means(BLURRY)["psnr_rgb"])
+            {RGB_ONLY: baseline.curve, SPIKE: spike.curve},
+            (BLURRY, frames.means(BLURRY)["psnr_rgb"]),
         ),
         error_levels=ERROR_LEVELS,
         examples=[(example.title, pictures_of(example)) for example in comparison.examples],
         runs=_columns(comparison),
         config_differences=[
-            line.replace("the checkpoint has", "twin").replace("the configuration", "VRT+Spike")
+            line.replace("the checkpoint has", "baseline").replace("the configuration", "VRT+Spike")
             for line in differences
         ],
     )
@@ -98,7 +99,7 @@ def render_page(comparison: Comparison) -> str:
 
 def _difference_plot(comparison: Comparison) -> str | None:
     frames, psnr = comparison.frames, comparison.differences["psnr_rgb"]
-    pairs = zip(frames.values(TWIN, "psnr_rgb"), frames.values(SPIKE, "psnr_rgb"), strict=True)
+    pairs = zip(frames.values(RGB_ONLY, "psnr_rgb"), frames.values(SPIKE, "psnr_rgb"), strict=True)
     return plot_differences(
         [0.0 if a == b else b - a for a, b in pairs],
         frames.sequences,
@@ -109,10 +110,10 @@ def _difference_plot(comparison: Comparison) -> str | None:
 
 def _columns(comparison: Comparison) -> dict[str, dict[str, object]]:
     """Return the columns of the table of networks: weights, cost, configuration."""
-    columns = {TWIN: _run(comparison.twin)}
-    for name, rival in comparison.rivals.items():
-        known = _facts(rival.record, rival.model, rival.record["step"], rival.record["compute_s"])
-        columns[name] = {row: known.get(row, "–") for row in columns[TWIN]}
+    columns = {RGB_ONLY: _run(comparison.baseline)}
+    for name, other in comparison.others.items():
+        known = _facts(other.record, other.model, other.record["step"], other.record["compute_s"])
+        columns[name] = {row: known.get(row, "–") for row in columns[RGB_ONLY]}
     columns[SPIKE] = _run(comparison.spike)
     for name, column in columns.items():
         column["network, seconds per frame here"] = number(comparison.seconds_per_frame[name], 3)

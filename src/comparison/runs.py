@@ -1,4 +1,4 @@
-"""The RGB-only twin of a run: how it is made, and whether the two may be compared."""
+"""The RGB-only baseline of a run: how it is made, and whether the two may be compared."""
 
 import json
 from dataclasses import dataclass
@@ -22,13 +22,8 @@ from src.run_directory import RunDirectory
 # May differ although it changes what comes out: it is what the comparison is about.
 THE_DIFFERENCE = ("EXP_NAME", "MODEL.USE_SPIKE", "TRAIN.RGB_TWIN")
 # May differ on a resume, but not between runs that are compared: they choose the best weights.
-NOT_FREE_HERE = (
-    "TRAIN.EPOCHS",
-    "TRAIN.MAX_STEPS",
-    "TRAIN.VAL_EVERY",
-    "MODEL.PRETRAINED",
-    "MODEL.SPYNET",
-)
+NOT_FREE_HERE = ("TRAIN.EPOCHS", "TRAIN.MAX_STEPS", "TRAIN.VAL_EVERY")
+NOT_FREE_HERE += ("MODEL.PRETRAINED", "MODEL.SPYNET")
 OWN_TO_EACH = (*THE_DIFFERENCE, *(key for key in FREE_TO_CHANGE if key not in NOT_FREE_HERE))
 
 
@@ -51,12 +46,7 @@ class TrainedRun:
 
 
 def trained_run(cfg: CfgNode) -> TrainedRun:
-    """Return the run of a configuration at its best weights.
-
-    Raises:
-        FileNotFoundError: It has no best.pth, or no last.pth.
-        ValueError: A checkpoint that cannot be read.
-    """
+    """Return the run of a configuration at its best weights."""
     run = RunDirectory.of(cfg)
     best, last = run.checkpoints / "best.pth", run.checkpoints / "last.pth"
     for path in (best, last):
@@ -87,7 +77,7 @@ def _read_validations(run: RunDirectory) -> tuple[dict[int, float], float | None
 
 
 @dataclass(frozen=True)
-class TrainedRival:
+class OtherNetwork:
     """Another network, trained on the same clips, that takes what VRT+Spike takes.
 
     `record` holds file, SHA-256, step, compute_s and the description of the data.
@@ -97,32 +87,32 @@ class TrainedRival:
     record: dict[str, Any]
 
 
-def check_comparable(twin: TrainedRun, spike: TrainedRun) -> None:
-    """Refuse to compare runs that were not trained alike.
-
-    Raises:
-        ValueError: The differences, named.
-    """
+def check_comparable(baseline: TrainedRun, spike: TrainedRun) -> None:
+    """Refuse to compare runs that were not trained alike."""
     differences = [
-        text.replace("the checkpoint has", "the twin has").replace("the configuration", "VRT+Spike")
-        for text in config_differences(twin.state["config"], spike.state["config"], OWN_TO_EACH)
+        text.replace("checkpoint has", "baseline has").replace("the configuration", "VRT+Spike")
+        for text in config_differences(baseline.state["config"], spike.state["config"], OWN_TO_EACH)
     ]
-    if twin.steps != spike.steps:
-        differences.append(f"the twin was trained for {twin.steps} steps, VRT+Spike {spike.steps}")
+    if baseline.steps != spike.steps:
+        differences.append(
+            f"the baseline was trained for {baseline.steps} steps, VRT+Spike {spike.steps}"
+        )
     differences += [
-        f"{what}: the twin has {twin.state[key]}, VRT+Spike {spike.state[key]}"
+        f"{what}: the baseline has {baseline.state[key]}, VRT+Spike {spike.state[key]}"
         for key, what in COMPARED.items()
-        if twin.state[key] != spike.state[key]
+        if baseline.state[key] != spike.state[key]
     ]
-    if yaml.safe_load(twin.state["vrt"]) != yaml.safe_load(spike.state["vrt"]):
+    if yaml.safe_load(baseline.state["vrt"]) != yaml.safe_load(spike.state["vrt"]):
         differences.append("MODEL.VRT_CFG: VRT's arguments differ")
-    texts = [run.state.get("data", "") for run in (twin, spike)]  # old checkpoints have none
-    names = "the twin's data", "VRT+Spike's data"
+    texts = [run.state.get("data", "") for run in (baseline, spike)]  # old checkpoints have none
+    names = "the baseline's data", "VRT+Spike's data"
     differences += [f"data: {text}" for text in text_differences(*texts, names)]
-    if not twin.state.get("data") and twin.cfg.DATA.ROOT != spike.cfg.DATA.ROOT:
-        differences.append(f"DATA.ROOT: {twin.cfg.DATA.ROOT} and {spike.cfg.DATA.ROOT}")
-    if twin.cfg.MODEL.USE_SPIKE or not spike.cfg.MODEL.USE_SPIKE:
-        differences.append("the twin must be without spikes (MODEL.USE_SPIKE false), the run with")
+    if not baseline.state.get("data") and baseline.cfg.DATA.ROOT != spike.cfg.DATA.ROOT:
+        differences.append(f"DATA.ROOT: {baseline.cfg.DATA.ROOT} and {spike.cfg.DATA.ROOT}")
+    if baseline.cfg.MODEL.USE_SPIKE or not spike.cfg.MODEL.USE_SPIKE:
+        differences.append(
+            "the baseline must be without spikes (MODEL.USE_SPIKE false), the run with"
+        )
     if differences:
         raise ValueError(
             "the two runs were trained differently, a comparison would say nothing about the "

@@ -12,7 +12,7 @@ from src.metrics.lpips_metric import LpipsMetric
 from src.metrics.motion_edges import MotionEdges, find_motion_edges, score_motion_edges
 from src.metrics.report import FrameScores, score_frame
 
-BLURRY, TWIN, SPIKE = "blurry input", "RGB-only twin", "VRT+Spike"
+BLURRY, RGB_ONLY, SPIKE = "blurry input", "RGB-only baseline", "VRT+Spike"
 NO_LEARNING, UNET, BOUND = "no learning", "plain U-Net", "bound at spike resolution"
 
 # From a recording to the number and the uint8 RGB [H, W, 3] of every frame, in order.

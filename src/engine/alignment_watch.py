@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,22 +27,14 @@ MAX_MEAN_FLOW_PX = 50.0
 MAX_SATURATION = 0.75
 
 
-@dataclass(frozen=True)
-class Reach:
-    """How far one stage's alignment reaches, in pixels of that stage.
+class Reach(NamedTuple):
+    """How far one stage's alignment reaches, in pixels of that stage."""
 
-    Attributes:
-        offset_mean, offset_max: Length of the residue that is added to the flow.
-        flow_mean: Mean length of the flow.
-        saturation: Mean of |residue| per axis over its bound, 0..1.
-        pixel: Pixels of the full resolution in one pixel of the stage.
-    """
-
-    offset_mean: float
+    offset_mean: float  # length of the residue that is added to the flow
     offset_max: float
-    flow_mean: float
-    saturation: float
-    pixel: float
+    flow_mean: float  # length of the flow
+    saturation: float  # mean of |residue| per axis over its bound, 0..1
+    pixel: float  # pixels of the full resolution in one pixel of the stage
 
 
 class AlignmentWatch:
@@ -94,12 +86,9 @@ class AlignmentWatch:
 
 def _watch_flows(module: nn.Module, kept: list[Tensor]) -> RemovableHandle:
     def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        flows = inputs[1 + module.num_neighbours :]
-        if flows:
-            flows = torch.stack(flows).detach().float()
-            kept.append(torch.linalg.vector_norm(flows, dim=2).mean())
-        else:  # no flow estimator
-            kept.append(torch.zeros((), device=inputs[0].device))
+        flows = inputs[1 + module.num_neighbours :]  # none without a flow estimator
+        flows = torch.stack(flows).detach().float() if flows else torch.zeros_like(inputs[0][None])
+        kept.append(torch.linalg.vector_norm(flows, dim=2).mean())
 
     return module.register_forward_pre_hook(before)
 
@@ -147,9 +136,7 @@ def alarms(reaches: dict[str, Reach]) -> list[str]:
 
 def scalars_of(reaches: dict[str, Reach]) -> dict[str, float]:
     """Return the numbers by TensorBoard tag; `alignment/alarms` counts the sentences."""
-    if not reaches:
-        return {}
-    values = {"alignment/alarms": float(len(alarms(reaches)))}
+    values = {"alignment/alarms": float(len(alarms(reaches)))} if reaches else {}
     for stage, reach in reaches.items():
         for name in ("offset_mean", "offset_max", "flow_mean"):
             values[f"alignment/{stage}_{name}_px"] = getattr(reach, name)

@@ -19,6 +19,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +29,10 @@ from yacs.config import CfgNode
 
 from src.config import config_from_text, config_to_text, lookup, walk_schema
 from src.data.description import description_to_text, read_description, text_differences
+from src.data.errors import listed
 from src.engine.processes import Ranks
 from src.models.build import NO_FLOW
-from src.models.weights import convert_keys, name_some, read_torch_file
+from src.models.weights import convert_keys, read_torch_file
 from src.paths import atomic_write, flush_folder, free_name, resolve
 from src.run_directory import RunDirectory, link_or_copy
 
@@ -154,11 +156,7 @@ class FoundCheckpoint(NamedTuple):
 
 
 def find_checkpoint(folder: Path) -> FoundCheckpoint | None:
-    """Return the furthest readable checkpoint of a run, or None if it has none at all.
-
-    Raises:
-        ValueError: There are checkpoints but none can be read.
-    """
+    """Return the furthest readable checkpoint of a run, or None if it has none at all."""
     readable: dict[Path, dict[str, Any]] = {}
     damaged = []
     for path in (folder / name for name in NAMES):
@@ -186,14 +184,6 @@ def rename_damaged(found: FoundCheckpoint) -> None:
     for path in found.damaged:
         path.replace(path.with_name(f"{path.name}.damaged"))
         logger.warning("%s is kept as %s.damaged", path, path.name)
-
-
-def step_in(path: Path) -> int | None:
-    """Return the step that a checkpoint holds; None if there is none that can be read."""
-    try:
-        return load_checkpoint(path)["progress"]["step"]
-    except ValueError:
-        return None
 
 
 class Checkpoints:
@@ -312,8 +302,11 @@ class Checkpoints:
         """
         state, best = load_checkpoint(path), path.with_name(BEST)
         self.load_state_dict(state)
-        # This waits until every rank has read the path.
-        best_step = self.ranks.gather(step_in(best) if self.ranks.is_main else None)[0]
+        best_step = None
+        if self.ranks.is_main:
+            with suppress(ValueError):  # there is none that can be read
+                best_step = load_checkpoint(best)["progress"]["step"]
+        best_step = self.ranks.gather(best_step)[0]  # waits until every rank has read the path
         self.step_of_last = self.step  # so the old last.pth does not become previous.pth
         logger.info("resumed at step %d from %s", self.step, path)
         self._check_best(state, best_step)
@@ -417,7 +410,7 @@ def weight_differences(
             if key in stored and stored[key].shape != value.shape
         ],
     }
-    return [f"weights {what}: {name_some(keys)}" for what, keys in found.items() if keys]
+    return [f"weights {what}: {listed(keys)}" for what, keys in found.items() if keys]
 
 
 def start_note(run: RunDirectory) -> Path:

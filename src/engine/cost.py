@@ -4,7 +4,6 @@ import logging
 import time
 from contextlib import suppress
 from itertools import islice, product
-from typing import NamedTuple
 
 import torch
 
@@ -20,15 +19,15 @@ MEMORIES_GB = (12, 24, 48, 80)
 RESERVE = 0.15  # share that stays free: the context of CUDA, fragmentation, work spaces of cuDNN
 CROPS_PX = (256, 224, 192, 160, 128, 96, 64)
 SMALL_CROP_PX, SMALL_CLIPS = 64, (1, 4)  # what the line of memory is fitted to
+# Bytes that do not depend on the frames, and bytes per pixel of all frames of a micro-batch.
+Memory = tuple[float, float]
 logger = logging.getLogger(__name__)
 
 
 def dry_run(trainer: Trainer) -> None:
     """Try what a run does, at the configured sizes; log seconds, memory and days; keep nothing.
 
-    Raises:
-        StepMemoryError: A step does not fit; settings that do are logged before, if steps of small
-            clips fit.
+    After a StepMemoryError it logs settings that fit, if steps of small clips do, and raises it.
     """
     trainer.describe()
     groups = list(islice(trainer.batches(), min(1 + TIMED_STEPS, trainer.total_steps)))
@@ -100,36 +99,25 @@ def log_settings(trainer: Trainer, batches: list[Batch]) -> None:
     if trainer.ranks.device.type != "cuda" or not samples:
         logger.info("for settings that fit GPUs of 12 to 80 GB run this on a machine with one")
         return
-    laws = {choice: measure_law(trainer, samples[0], choice) for choice in (True, False)}
+    memory = {choice: measure_memory(trainer, samples[0], choice) for choice in (True, False)}
     data, train = trainer.cfg.DATA, trainer.cfg.TRAIN
     clips = train.BATCH_SIZE * train.GRADIENT_ACCUMULATION_STEPS
     logger.info("settings for %d clips per GPU and step; %.0f%% stay free", clips, 100 * RESERVE)
-    for memory in MEMORIES_GB:
-        found = settings_that_fit(memory, laws, data.CLIP_LEN, data.CROP_SIZE, clips)
-        logger.info("%d GB: %s", memory, found)
+    for size in MEMORIES_GB:
+        found = settings_that_fit(size, memory, data.CLIP_LEN, data.CROP_SIZE, clips)
+        logger.info("%d GB: %s", size, found)
 
 
-class MemoryLaw(NamedTuple):
-    """Bytes of a training: `fixed + per_pixel x pixels` of all frames of a micro-batch."""
-
-    fixed: float
-    per_pixel: float
-
-    def __call__(self, pixels: int) -> float:
-        """Return the bytes for a micro-batch."""
-        return self.fixed + self.per_pixel * pixels
-
-
-def fit_law(measured: dict[int, float]) -> MemoryLaw:
+def fit_memory(measured: dict[int, float]) -> Memory:
     """Return the line through two measurements by pixels; it never falls or starts below zero."""
     (small, low), (large, high) = sorted(measured.items())
     slope = (high - low) / (large - small)
     if slope <= 0 or low - slope * small < 0:
-        return MemoryLaw(0.0, max(high / large, low / small))
-    return MemoryLaw(low - slope * small, slope)
+        return 0.0, max(high / large, low / small)
+    return low - slope * small, slope
 
 
-def measure_law(trainer: Trainer, batch: Batch, recomputes: bool) -> MemoryLaw:
+def measure_memory(trainer: Trainer, batch: Batch, recomputes: bool) -> Memory:
     """Train a second model on small pieces of a batch on CUDA; DDP's buckets are not counted."""
     cfg, device = trainer.cfg.clone(), trainer.ranks.device
     cfg.defrost()
@@ -148,7 +136,7 @@ def measure_law(trainer: Trainer, batch: Batch, recomputes: bool) -> MemoryLaw:
         step([piece, piece], 1)
         pixels = piece["blur"].numel() // 3
         peaks[pixels] = torch.cuda.max_memory_allocated(device) - before + average
-    return fit_law(peaks)
+    return fit_memory(peaks)
 
 
 def small_batch(batch: Batch, clips: int) -> Batch:
@@ -163,19 +151,20 @@ def small_batch(batch: Batch, clips: int) -> Batch:
 
 
 def settings_that_fit(
-    memory_gb: float, laws: dict[bool, MemoryLaw], frames: int, crop_px: int, clips_per_rank: int
+    limit_gb: float, memory: dict[bool, Memory], frames: int, crop_px: int, clips_per_rank: int
 ) -> str:
     """Return the best settings of the same effective batch that fit, as KEY VALUE.
 
     The crop decides what can be learnt, so it is made smaller last. At one crop, keeping
     intermediates is faster than recomputing them, and larger micro-batches than small ones.
-    `laws` give the memory by whether intermediates are recomputed.
+    `memory` is given by whether intermediates are recomputed.
     """
     divisors = [n for n in range(clips_per_rank, 0, -1) if clips_per_rank % n == 0]
     crops = (crop_px, *(c for c in CROPS_PX if c < crop_px))
     for crop, recomputes, clips in product(crops, (False, True), divisors):
-        needed = laws[recomputes](clips * frames * crop**2) / GB
-        if needed <= memory_gb * (1 - RESERVE):
+        fixed, per_pixel = memory[recomputes]
+        needed = (fixed + per_pixel * clips * frames * crop**2) / GB
+        if needed <= limit_gb * (1 - RESERVE):
             word = str(recomputes).lower()
             return (
                 f"{needed:.1f} GB with TRAIN.BATCH_SIZE {clips} "

@@ -196,8 +196,7 @@ def open_events(folder: Path, first_step: int) -> Any:
             error,
         )
         return None
-    # Events that a killed run wrote after its checkpoint are hidden.
-    return SummaryWriter(folder, purge_step=first_step + 1)
+    return SummaryWriter(folder, purge_step=first_step + 1)  # hides what a killed run wrote later
 
 
 # Experiment trackers: the keys of LOG in lower case, and what name and folder of a run are there.

@@ -54,9 +54,6 @@ def optimizer_groups(model: nn.Module, rules: list[PartRule], lr: float) -> list
     """Return the parameter groups of an optimiser: the rest first, then one per rule.
 
     Without rules there is one group without a name. Saved optimiser states go by this order.
-
-    Raises:
-        ValueError: A rule names a part that the model does not have.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not rules:
@@ -135,13 +132,7 @@ class WarmupCosine(LambdaLR):
     """Linear warm-up, then a half cosine; each group keeps its own multiple of the rate."""
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        peak: float,
-        warmup_steps: int,
-        total_steps: int,
-        eta_min: float,
+        self, optimizer: Optimizer, peak: float, warmup_steps: int, total_steps: int, eta_min: float
     ) -> None:
         floor = eta_min / peak
         super().__init__(
@@ -165,11 +156,8 @@ class WarmupCosine(LambdaLR):
 
 def build_schedule(optimizer: Optimizer, cfg: CfgNode, total_steps: int) -> WarmupCosine:
     """Return the schedule that TRAIN.SCHED describes."""
-    sched = cfg.TRAIN.SCHED
-    rates = {"peak": cfg.TRAIN.OPTIM.LR, "eta_min": sched.ETA_MIN}
-    return WarmupCosine(
-        optimizer, warmup_steps=sched.WARMUP_STEPS, total_steps=total_steps, **rates
-    )
+    sched, peak = cfg.TRAIN.SCHED, cfg.TRAIN.OPTIM.LR
+    return WarmupCosine(optimizer, peak, sched.WARMUP_STEPS, total_steps, sched.ETA_MIN)
 
 
 class WeightAverage:

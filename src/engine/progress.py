@@ -21,37 +21,24 @@ Batch = dict[str, Any]  # what the loader collates
 
 @dataclass
 class Progress:
-    """The counters of a run; saved in every checkpoint.
+    """The counters of a run; saved in every checkpoint."""
 
-    Attributes:
-        step: Optimiser steps done, skipped ones included.
-        skipped_steps: Steps without an update, because a gradient was not finite.
-        skipped_in_a_row: The latest of these, without a good one between them.
-        best_psnr, best_step: The best validation.
-        validated_step: The latest step whose validation was completed.
-        dropped_clips, seen_clips: Samples of this process that could not be read, and all.
-        compute_s: Cost of all steps, see `Clock`, times the ranks.
-    """
-
-    step: int = 0
-    skipped_steps: int = 0
+    step: int = 0  # optimiser steps done, skipped ones included
+    skipped_steps: int = 0  # without an update, because a gradient was not finite
     best_psnr: float | None = None
     best_step: int = 0
-    skipped_in_a_row: int = 0
-    validated_step: int = 0
-    dropped_clips: int = 0
+    skipped_in_a_row: int = 0  # the latest of these, without a good one between them
+    validated_step: int = 0  # the latest whose validation was completed
+    dropped_clips: int = 0  # samples of this process that could not be read
     seen_clips: int = 0
-    compute_s: float = 0.0
+    compute_s: float = 0.0  # cost of all steps, see `Clock`, times the ranks
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters."""
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the counters of a checkpoint; older versions lack some.
-
-        A version that did not count validations validated before it saved.
-        """
+        """Take over the counters of a checkpoint; older versions validated before they saved."""
         vars(self).update(vars(Progress(**{"validated_step": state["step"], **state})))
 
     def is_best(self, psnr: float) -> bool:

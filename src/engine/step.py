@@ -39,14 +39,13 @@ class MicroBatch:
     names: tuple[str, ...]
 
 
-class BatchPlacer:
+@dataclass(frozen=True)
+class BatchTransfer:
     """Brings collated batches of counts and bytes to the device and normalises them there."""
 
-    def __init__(
-        self, device: torch.device, norm: Normalization, stand_in_shape: tuple[int, int, int]
-    ) -> None:
-        """Prepare; `stand_in_shape` is (frames, crop in pixels, bins) of an empty micro-batch."""
-        self.device, self.norm, self.stand_in_shape = device, norm, stand_in_shape
+    device: torch.device
+    norm: Normalization
+    stand_in_shape: tuple[int, int, int]  # frames, crop in pixels, bins of an empty micro-batch
 
     def __call__(self, batch: Batch) -> MicroBatch:
         """Return the micro-batch; zeros of weight 0 if every sample of it was dropped.
@@ -83,7 +82,7 @@ class TrainingStep:
     optimizer: Optimizer
     schedule: LRScheduler
     precision: Precision
-    place: BatchPlacer
+    transfer: BatchTransfer
     ranks: Ranks
     seed: int = 0  # of the run, for random numbers of a step such as stochastic depth
     grad_clip: float = 0.0  # the largest norm of the gradient; 0: no limit
@@ -94,7 +93,7 @@ class TrainingStep:
     def __post_init__(self) -> None:
         is_fp16 = self.precision.name == "fp16"
         self.scaler = torch.amp.GradScaler(self.precision.device_type, enabled=is_fp16)
-        self.clock = Clock(self.place.device)
+        self.clock = Clock(self.transfer.device)
 
     def __call__(self, batches: list[Batch], step: int) -> StepOutcome:
         """Do one optimiser step over collated micro-batches; `step` counts from 0.
@@ -134,7 +133,7 @@ class TrainingStep:
         weights, names, shares = 0.0, [], sum(share for _, share in parts)
         for index, (part, share) in enumerate(parts):
             with self.clock.measure("transfer"):
-                batch = self.place(part)  # only one micro-batch is on the device at a time
+                batch = self.transfer(part)  # only one micro-batch is on the device at a time
             seed_micro_batch(self.seed, step, index * self.ranks.world_size + self.ranks.rank)
             weight = batch.weight * share / shares
             is_last = index == len(parts) - 1

@@ -24,16 +24,11 @@ from src.engine.alignment_watch import AlignmentWatch
 from src.engine.checkpoint import BEST, LAST, Checkpoints, identity_of
 from src.engine.log import Scalars, StepLog, open_trackers, profiled
 from src.engine.optim import WeightAverage, build_optimizer, build_schedule, freeze, read_rules
-from src.engine.processes import (
-    Ranks,
-    choose_precision,
-    reporting_nondeterminism,
-    wrap_model,
-)
+from src.engine.processes import Ranks, choose_precision, reporting_nondeterminism, wrap_model
 from src.engine.progress import Batch, DroppedClips, Progress, SkippedSteps, StepOutcome
 from src.engine.signals import StoppedError, ignore_first_stop
 from src.engine.stall import AFTER_VALIDATION
-from src.engine.step import BatchPlacer, TrainingStep
+from src.engine.step import BatchTransfer, TrainingStep
 from src.engine.validation import Validation
 from src.losses.build import build_loss
 from src.models.build import build_model, read_vrt_arguments
@@ -51,11 +46,10 @@ class Trainer:
         train, self.progress = cfg.TRAIN, Progress()
         self.dataset = build_train_dataset(cfg)
         self.clips = WatchedDataset(self.dataset, train.NUM_WORKERS)
-        self.clips_per_step = (
-            train.BATCH_SIZE * train.GRADIENT_ACCUMULATION_STEPS * ranks.world_size
-        )
+        of_rank = train.BATCH_SIZE * train.GRADIENT_ACCUMULATION_STEPS
+        self.clips_per_step, num_clips = of_rank * ranks.world_size, len(self.dataset)
         self.total_steps = count_steps(
-            train.MAX_STEPS, train.EPOCHS, len(self.dataset), self.clips_per_step
+            train.MAX_STEPS, train.EPOCHS, num_clips, self.clips_per_step
         )
         torch.manual_seed(cfg.SEED)  # the same initial weights on every rank
         vrt_arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
@@ -306,7 +300,7 @@ def build_step(
         optimizer,
         build_schedule(optimizer, cfg, total_steps),
         choose_precision(train.AMP, device),
-        BatchPlacer(device, norm, (data.CLIP_LEN, data.CROP_SIZE, data.K)),
+        BatchTransfer(device, norm, (data.CLIP_LEN, data.CROP_SIZE, data.K)),
         ranks,
         seed=cfg.SEED,
         grad_clip=train.GRAD_CLIP,

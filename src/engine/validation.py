@@ -21,14 +21,7 @@ from src.engine.stall import AFTER_VALIDATION
 from src.inference.restore import Restorer, build_lpips, build_restorer, evaluate, report_on
 from src.inference.tiling import share_out
 from src.metrics.psnr_ssim import score_text
-from src.metrics.report import (
-    BLURRY,
-    RESTORED,
-    FrameScores,
-    Report,
-    merge_reports,
-    notes_on_sizes,
-)
+from src.metrics.report import BLURRY, RESTORED, FrameScores, Report, merge_reports, notes_on_sizes
 from src.paths import atomic_write
 from src.pictures.panels import Panel, make_strip, scored
 from src.run_directory import RunDirectory, git_commit
@@ -62,8 +55,8 @@ class Validation:
     ) -> float | None:
         """Score the model; return the mean PSNR in dB on every rank, None if one has to stop.
 
-        The main rank writes `outputs/metrics/val_<exp>_<step>.json`, the scalars, and pictures at
-        the first validation after a multiple of TRAIN.VISUAL_EVERY and at the end.
+        The main rank writes scores and scalars, and pictures at the first validation after a
+        multiple of TRAIN.VISUAL_EVERY and at the end.
         """
         self.ranks.at("validating", step)
         restorer = build_restorer(self.cfg, model, self.ranks.device)

@@ -52,20 +52,20 @@ def restore_frames(
     if len(given) != use_spikes:
         needed = "give one of voxels, bits, events" if use_spikes else "it takes no spikes"
         raise ValueError(f"the model of {loaded.identity['file']}: {needed}; got {[*given]}")
-    source = ArraySequence(frames)
+    sequence = ArraySequence(frames)
     for kind, spikes in given.items():
-        source.add_spikes(kind, spikes, loaded.cfg.DATA.K, exposures, spike_size)
-    if use_spikes and loaded.cfg.DATA.MATCH_LIGHT and not source.ticks:  # rates do not matter
-        source.ticks = [np.zeros(loaded.cfg.DATA.K, np.int32)] * len(source)
+        sequence.add_spikes(kind, spikes, loaded.cfg.DATA.K, exposures, spike_size)
+    if use_spikes and loaded.cfg.DATA.MATCH_LIGHT and not sequence.ticks:  # rates do not matter
+        sequence.ticks = [np.zeros(loaded.cfg.DATA.K, np.int32)] * len(sequence)
     restorer = build_restorer(loaded.cfg, loaded.model.to(device), device)
-    is_float = source.frames.dtype.kind == "f"
-    restored = restorer.restore(source, convert=to_range if is_float else to_uint8)
-    bar = tqdm(restored, total=len(source), unit="frame", disable=not progress)
+    is_float = sequence.frames.dtype.kind == "f"
+    restored = restorer.restore(sequence, convert=to_range if is_float else to_uint8)
+    bar = tqdm(restored, total=len(sequence), unit="frame", disable=not progress)
     images = np.stack([np.asarray(image) for _, image in bar])
     is_tensor = isinstance(frames, torch.Tensor)
     if is_tensor != is_float:  # floats come as [3, H, W], bytes as [H, W, 3]
         images = np.moveaxis(images, *((3, 1) if is_tensor else (1, 3)))
-    images = np.ascontiguousarray(images, source.frames.dtype)
+    images = np.ascontiguousarray(images, sequence.frames.dtype)
     return torch.from_numpy(images) if is_tensor else images
 
 

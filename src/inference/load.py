@@ -62,10 +62,6 @@ def load_model(
         config: YAML file; needed if the checkpoint has no configuration, else not read.
         overrides: `[KEY, VALUE, ...]` over either configuration.
         weights: Which of a checkpoint of ours: `ema`, `model`, or `auto` for `ema` if present.
-
-    Raises:
-        FileNotFoundError: No such checkpoint.
-        ValueError: A configuration or weights that are missing or cannot be used.
     """
     path = _find_checkpoint(checkpoint, config, overrides)
     stored = read_torch_file(path, "weights")

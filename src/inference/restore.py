@@ -54,16 +54,9 @@ class TileMemoryError(RuntimeError):
 class Restorer:
     """A model with everything that is needed to run it on whole videos.
 
-    Attributes:
-        model: Called as `model(rgb [1, t, 3, h, w], spikes [1, t, K, hs, ws])` with float32 on
-            `device`, returns [1, t, 3, h, w].
-        first_settings: How videos are to be cut.
-        settings: How they are cut; tiles become smaller if the device runs out of memory.
-        norm: How counts are normalised.
-        autocast_dtype: Number format of the blocks; None: float32, without TF32.
-        use_spikes: False: counts are not read and the model gets None instead.
-        before_tile: Called before each tile; what it raises ends the restoring.
-        seconds: Time spent in the model, transfers and blending so far, without reading files.
+    The model is called as `model(rgb [1, t, 3, h, w], spikes [1, t, K, hs, ws])` with float32 on
+    `device`, with None for the spikes without `use_spikes`. `autocast_dtype` is the number format
+    of its blocks; None: float32, without TF32.
     """
 
     def __init__(
@@ -75,48 +68,46 @@ class Restorer:
         autocast_dtype: torch.dtype | None = None,
         use_spikes: bool = True,
     ) -> None:
-        self.model, self.norm = model, norm
-        self.settings = self.first_settings = settings
-        self.device = torch.device(device)
-        self.autocast_dtype, self.use_spikes, self.seconds = autocast_dtype, use_spikes, 0.0
-        self.before_tile: Callable[[], None] | None = None
+        self.model, self.norm, self.device = model, norm, torch.device(device)
+        self.settings = self.first_settings = settings  # tiles shrink if memory runs out
+        self.autocast_dtype, self.use_spikes = autocast_dtype, use_spikes
+        self.seconds = 0.0  # in the model, transfers and blending so far, without reading files
+        self.before_tile: Callable[[], None] = lambda: None  # what it raises ends the restoring
 
     def restore(
         self,
-        source: Recording,
+        recording: Recording,
         clips: range | None = None,
         convert: Callable[[torch.Tensor, str], Image] | None = None,
     ) -> Iterator[tuple[int, Image]]:
         """Yield (frame number, restored uint8 RGB [H, W, 3]) in order.
 
-        `convert` turns a restored [3, H, W] and its name into something else.
-
-        With `clips`, numbers of consecutive clips out of `num_clips`, only the frames that these
-        complete; they equal those of the whole video. So several processes can share a video.
-
-        At most the frames of two overlapping clips are held. The model is in eval mode while this
-        runs, and afterwards in its earlier mode.
+        `convert` turns a restored [3, H, W] and its name into something else. With `clips`, numbers
+        of consecutive clips out of `num_clips`, only the frames that these complete come, as those
+        of the whole video, so that processes can share it. At most the frames of two overlapping
+        clips are held. The model is in eval mode while this runs.
         """
-        if len(source) == 0:
+        if len(recording) == 0:
             return
-        plan, indices = plan_time(len(source), self.settings)
-        window = _FrameWindow(source, self.use_spikes, self.norm)
+        plan, indices = plan_time(len(recording), self.settings)
+        window = _FrameWindow(recording, self.use_spikes, self.norm)
         with evaluating(self.model):
             frames = blend_clips(
                 lambda clip: self._run_clip(window.read(clip)), plan, indices, clips
             )
             chosen = range(len(plan.starts)) if clips is None else clips
-            for i in frames_of_clips(plan, len(source), chosen):
+            for i in frames_of_clips(plan, len(recording), chosen):
                 # No name for the frame: it may be a view that keeps a whole clip alive.
                 yield i, (convert or to_uint8)(next(frames), f"frame {i}")
 
-    def num_clips(self, source: Recording) -> int:
+    def num_clips(self, recording: Recording) -> int:
         """Return into how many clips a video is cut in time."""
-        return len(plan_time(len(source), self.settings)[0].starts) if len(source) else 0
+        return len(plan_time(len(recording), self.settings)[0].starts) if len(recording) else 0
 
-    def num_frames(self, source: Recording, clips: range) -> int:
+    def num_frames(self, recording: Recording, clips: range) -> int:
         """Return how many frames consecutive clips of a video complete."""
-        return len(frames_of_clips(plan_time(len(source), self.settings)[0], len(source), clips))
+        plan, _ = plan_time(len(recording), self.settings)
+        return len(frames_of_clips(plan, len(recording), clips))
 
     def _run_clip(self, clip: "_Clip") -> torch.Tensor:
         """Return the result [t, 3, H, W] of one clip, in smaller tiles if memory runs out."""
@@ -171,8 +162,7 @@ class Restorer:
 
     def _run_model(self, tile: "_Clip") -> torch.Tensor:
         """Return [t, 3, h, w] float32 for one tile."""
-        if self.before_tile is not None:
-            self.before_tile()
+        self.before_tile()
         with torch.inference_mode(), number_format(self.device.type, self.autocast_dtype):
             frames = tile.rgb.to(self.device)
             frames = frames.float() if frames.is_floating_point() else to_unit(frames)
@@ -201,16 +191,11 @@ def build_restorer(
     model: nn.Module,
     device: str | torch.device,
     autocast_dtype: torch.dtype | None = None,
+    tiles: CfgNode | None = None,
 ) -> Restorer:
-    """Return a restorer for a model that was built from `cfg` and is on `device`."""
-    return Restorer(
-        model,
-        build_tile_settings(cfg),
-        normalization_from(cfg),
-        device,
-        autocast_dtype,
-        use_spikes=cfg.MODEL.USE_SPIKE,
-    )
+    """Return a restorer for a model of `cfg` that is on `device`; `tiles` brings another VAL."""
+    settings, norm = build_tile_settings(tiles or cfg), normalization_from(cfg)
+    return Restorer(model, settings, norm, device, autocast_dtype, use_spikes=cfg.MODEL.USE_SPIKE)
 
 
 @dataclass(frozen=True)
@@ -225,10 +210,10 @@ class _Clip:
 class _FrameWindow:
     """Reads the frames of one clip after the other; keeps only those that the clips share."""
 
-    def __init__(self, source: Recording, use_spikes: bool, norm: Normalization) -> None:
-        self.source, self.use_spikes = source, use_spikes
+    def __init__(self, recording: Recording, use_spikes: bool, norm: Normalization) -> None:
+        self.recording, self.use_spikes = recording, use_spikes
         self.use_ticks = use_spikes and norm.bin_normalize
-        self.bins = source.centred_bins if norm.center_sharp else lambda i: slice(None)
+        self.bins = recording.centred_bins if norm.center_sharp else lambda i: slice(None)
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def read(self, frames: list[int]) -> _Clip:
@@ -241,15 +226,15 @@ class _FrameWindow:
         if self.use_spikes:
             counts = torch.stack([self.kept[i][1] for i in frames])[None]
         if self.use_ticks:
-            ticks = [self.source.bin_ticks(i)[self.bins(i)] for i in frames]
+            ticks = [self.recording.bin_ticks(i)[self.bins(i)] for i in frames]
             ticks = torch.from_numpy(np.stack(ticks))[None]
         return _Clip(torch.stack([self.kept[i][0] for i in frames])[None], counts, ticks)
 
     def _read_frame(self, i: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        rgb = torch.from_numpy(np.array(self.source.read_blurry(i))).permute(2, 0, 1)
+        rgb = torch.from_numpy(np.array(self.recording.read_blurry(i))).permute(2, 0, 1)
         counts = None
         if self.use_spikes:
-            counts = torch.from_numpy(np.array(self.source.read_counts(i)[self.bins(i)]))
+            counts = torch.from_numpy(np.array(self.recording.read_counts(i)[self.bins(i)]))
         before = next(iter(self.kept.values()), (rgb, counts))
         for what, new, known in zip(("frame", "spike counts"), (rgb, counts), before, strict=True):
             if new is not None and new.shape != known.shape:

@@ -91,9 +91,8 @@ def plan_axis(
     """Lay tiles of `size` (0: one tile) over an axis; adjacent ones share `overlap` at least.
 
     The last tile is moved inwards, never shortened; one tile covers an axis that is shorter. Starts
-    and sizes are multiples of `grid`, as `length` is: with `smooth` they are rounded to it, with
-    `reference` it is an error if they are not. `cut_borders` cuts half the overlap off at inner
-    borders of `reference` tiles instead of averaging.
+    and sizes are multiples of `grid`, as `length` is: `smooth` rounds them to it, `reference` has
+    an error. `cut_borders` cuts half the overlap off inner borders of `reference` tiles.
     """
     unit = grid if blend == "smooth" else 1
     size = min(math.ceil(size / unit) * unit or length, length)
@@ -156,10 +155,9 @@ def blend_clips(
 ) -> Iterator[torch.Tensor]:
     """Yield the frames of a video in order, each one as soon as no later clip touches it.
 
-    `run_clip` takes the frame numbers of one clip and returns its result [t, ...]; `plan` has the
-    clips over positions in `frame_indices`. With `clips`, only what these consecutive ones complete
-    is yielded, see `frames_of_clips`; earlier clips that reach into it are run too, so that the
-    frames are those of the whole video bit for bit.
+    `run_clip` takes the frame numbers of one clip, returns its result [t, ...]. With `clips` only
+    what these consecutive ones complete is yielded; earlier clips that reach into it are run too,
+    so that the frames are those of the whole video bit for bit.
     """
     clips = range(len(plan.starts)) if clips is None else clips
     if not clips:
@@ -238,14 +236,8 @@ def plan_time(num_frames: int, settings: TileSettings) -> tuple[AxisPlan, list[i
     indices = list(range(num_frames))
     if settings.blend == "reference" and settings.frames == 0:
         indices = mirrored_to_multiple(num_frames, settings.window[0])
-    plan = plan_axis(
-        len(indices),
-        settings.frames,
-        settings.overlap_frames,
-        blend=settings.blend,
-        cut_borders=False,
-    )
-    return plan, indices
+    tile = len(indices), settings.frames, settings.overlap_frames
+    return plan_axis(*tile, blend=settings.blend, cut_borders=False), indices
 
 
 def plan_space(

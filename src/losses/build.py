@@ -21,12 +21,7 @@ class WeightedLoss(nn.Module):
     def forward(
         self, prediction: torch.Tensor, target: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the sum and its unweighted, detached parts by name.
-
-        Args:
-            prediction: restored frames in 0..1, [B, T, 3, H, W] or [N, 3, H, W].
-            target: sharp frames, the same shape.
-        """
+        """Return the sum for restored frames in 0..1 and its unweighted, detached parts by name."""
         with torch.autocast(prediction.device.type, enabled=False):
             parts = {
                 name: term(prediction.float(), target.float()) for name, term in self.terms.items()
@@ -36,21 +31,11 @@ class WeightedLoss(nn.Module):
 
 
 def build_loss(cfg: CfgNode) -> WeightedLoss:
-    """Return the loss of `cfg.LOSS`; a term of weight 0 is not built.
-
-    Raises:
-        RuntimeError: the perceptual term has no weights; the message says what to do.
-    """
-    terms = {}
-    if cfg.LOSS.CHARBONNIER.WEIGHT > 0:
-        terms["charbonnier"] = (
-            cfg.LOSS.CHARBONNIER.WEIGHT,
-            CharbonnierLoss(cfg.LOSS.CHARBONNIER.DELTA),
-        )
-    vgg = cfg.LOSS.VGG_PERCEPTUAL
+    """Return the loss of `cfg.LOSS`; a term of weight 0 is not built."""
+    terms, vgg, plain = {}, cfg.LOSS.VGG_PERCEPTUAL, cfg.LOSS.CHARBONNIER
+    if plain.WEIGHT > 0:
+        terms["charbonnier"] = plain.WEIGHT, CharbonnierLoss(plain.DELTA)
     if vgg.WEIGHT > 0:
-        terms["perceptual"] = (
-            vgg.WEIGHT,
-            VGGPerceptualLoss(vgg.LAYERS, vgg.BACKBONE, vgg.CRITERION, vgg.WEIGHTS),
-        )
+        loss = VGGPerceptualLoss(vgg.LAYERS, vgg.BACKBONE, vgg.CRITERION, vgg.WEIGHTS)
+        terms["perceptual"] = vgg.WEIGHT, loss
     return WeightedLoss(terms)

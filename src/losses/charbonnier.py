@@ -7,15 +7,9 @@ from torch import nn
 def charbonnier(
     prediction: torch.Tensor, target: torch.Tensor, delta: float = 1e-3
 ) -> torch.Tensor:
-    """Return mean(sqrt((prediction - target)^2 + delta^2)), a scalar.
+    """Return mean(sqrt((prediction - target)^2 + delta^2)) of images, see `check_images`.
 
-    Args:
-        prediction: images, [B, T, 3, H, W] or [N, 3, H, W].
-        target: the same shape.
-        delta: where the penalty turns from quadratic to linear; above 0.
-
-    Raises:
-        ValueError: shapes differ.
+    Around `delta`, which is above 0, the penalty turns from quadratic to linear.
     """
     check_images(prediction, target)
     return torch.sqrt((prediction - target).square() + delta**2).mean()
@@ -36,11 +30,7 @@ class CharbonnierLoss(nn.Module):
 
 
 def check_images(prediction: torch.Tensor, target: torch.Tensor) -> None:
-    """Refuse what would broadcast or is no batch of images.
-
-    Raises:
-        ValueError: shapes differ, or are neither [B, T, 3, H, W] nor [N, 3, H, W].
-    """
+    """Refuse what would broadcast, or is neither [B, T, 3, H, W] nor [N, 3, H, W]."""
     if prediction.shape != target.shape:
         raise ValueError(
             f"prediction has shape {list(prediction.shape)}, target {list(target.shape)}; "

@@ -46,13 +46,7 @@ def vgg_features(backbone: str) -> nn.Sequential:
 def read_vgg_features(backbone: str, path: str = "") -> dict[str, torch.Tensor]:
     """Return the state dict of a VGG file, with keys `features.0.weight` and so on.
 
-    Args:
-        backbone: "vgg16" or "vgg19".
-        path: a file with at least the layers that are used (an extract will do); empty: the file
-            in torch's hub cache, downloaded if it is not there.
-
-    Raises:
-        RuntimeError: no usable weights; the message says which file to put where.
+    `path` holds at least the layers that are used; empty: torch's hub cache, else a download.
     """
     name_a_file = f"or name a file in LOSS.VGG_PERCEPTUAL.WEIGHTS, {TURN_OFF}"
     file = resolve(path) if path else fetch_weights(backbone, name_a_file)
@@ -75,10 +69,6 @@ class VGGPerceptualLoss(nn.Module):
         backbone: "vgg16" or "vgg19".
         criterion: "l1" or "l2".
         weights: a file; empty: torch's hub cache, else a download.
-
-    Raises:
-        ValueError: an unknown name.
-        RuntimeError: no usable weights.
     """
 
     def __init__(

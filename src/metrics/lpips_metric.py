@@ -26,13 +26,8 @@ class LpipsUnavailableError(RuntimeError):
 class LpipsMetric:
     """Perceptual distance of two images (Zhang et al. 2018, version 0.1, AlexNet).
 
-    Args:
-        weights: path of the trunk's weights; empty: torch's hub cache.
-        device: where to compute.
-        sha256: checksum that the weights must have.
-
-    Raises:
-        LpipsUnavailableError: the weights are absent or are not the published ones.
+    `weights` is the file of the trunk; empty: torch's hub cache. LpipsUnavailableError says that
+    it is absent or, by its checksum, not the published one.
     """
 
     def __init__(
@@ -64,11 +59,7 @@ class LpipsMetric:
 
 
 def find_weights(weights: str | Path = "") -> Path:
-    """Return the file with AlexNet's weights; by default the published one, from the network.
-
-    Raises:
-        LpipsUnavailableError: there is no such file and it cannot be downloaded.
-    """
+    """Return the file with AlexNet's weights; by default the published one, from the network."""
     if not str(weights):
         try:
             return fetch_weights("alexnet", "or give its path as VAL.LPIPS_WEIGHTS")

@@ -99,9 +99,6 @@ def merge_reports(reports: Iterable[Report]) -> Report:
 
     The rows are ordered by sequence and frame name, so that the result does not depend on how the
     recordings were shared out.
-
-    Raises:
-        ValueError: the reports were not measured in the same way, or there is none.
     """
     reports = list(reports)
     protocols = {report.protocol for report in reports}
@@ -145,11 +142,7 @@ def notes_on_sizes(rows: Iterable[FrameScores], *, has_lpips: bool) -> list[str]
 
 
 def json_safe(value: Any) -> Any:
-    """Return `value` with every infinite float as the string "inf" or "-inf".
-
-    Raises:
-        ValueError: a NaN, which must never look like a result.
-    """
+    """Return `value` with every infinite float as the string "inf" or "-inf"."""
     if isinstance(value, dict):
         return {key: json_safe(element) for key, element in value.items()}
     if isinstance(value, list | tuple):

@@ -42,23 +42,13 @@ def build_model(
     Random weights depend on `cfg.SEED` alone, and VRT is built first: both kinds start from the
     same VRT. MODEL.SPYNET and MODEL.PRETRAINED are loaded over them.
 
-    Args:
-        cfg: the configuration.
-        read_weights: false leaves SPYNET, PRETRAINED and a `spynet_path` among VRT's arguments
-            alone, for a model that gets the weights of a checkpoint anyway.
-        vrt_arguments: VRT's constructor arguments in place of the file MODEL.VRT_CFG; a checkpoint
-            brings its own, so that it does not change with the file.
-
-    Raises:
-        ValueError: settings or weights that do not fit; the message names the key.
+    With `read_weights` false SPYNET, PRETRAINED and a `spynet_path` among VRT's arguments are not
+    read, for a model that gets the weights of a checkpoint anyway. `vrt_arguments` replace the file
+    MODEL.VRT_CFG; a checkpoint brings its own, so that it does not change with the file.
     """
     if vrt_arguments is None:
         vrt_arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
     model_cfg = cfg.MODEL
-    before_vrt = {
-        "pixel_unshuffle": model_cfg.PIXEL_UNSHUFFLE,
-        "first_estimate": model_cfg.FIRST_ESTIMATE,
-    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SEED)
         vrt = build_vrt(cfg, vrt_arguments, read_weights=read_weights)
@@ -72,10 +62,11 @@ def build_model(
                 **_attention_arguments("tsa", model_cfg.SPIKE_TSA),
                 **_attention_arguments("fuse", model_cfg.FUSE),
                 fuse_time_slope=model_cfg.FUSE.TIME_SLOPE,
-                **before_vrt,
+                pixel_unshuffle=model_cfg.PIXEL_UNSHUFFLE,
+                first_estimate=model_cfg.FIRST_ESTIMATE,
             )
         else:
-            model = RGBOnly(vrt, **before_vrt)
+            model = RGBOnly(vrt, model_cfg.PIXEL_UNSHUFFLE, model_cfg.FIRST_ESTIMATE)
     set_recomputation(model, attn=model_cfg.USE_CHECKPOINT_ATTN, ffn=model_cfg.USE_CHECKPOINT_FFN)
     if read_weights and model_cfg.PRETRAINED:
         load_weights(model, model_cfg.PRETRAINED)
@@ -86,9 +77,10 @@ def build_vrt(
     cfg: CfgNode, vrt_arguments: dict[str, Any], *, read_weights: bool = True
 ) -> nn.Module:
     """Return a VRT with the recomputation and the start that the configuration asks for."""
-    arguments = dict(vrt_arguments)
-    arguments["use_checkpoint_attn"] = cfg.MODEL.USE_CHECKPOINT_ATTN
-    arguments["use_checkpoint_ffn"] = cfg.MODEL.USE_CHECKPOINT_FFN
+    arguments = vrt_arguments | {
+        "use_checkpoint_attn": cfg.MODEL.USE_CHECKPOINT_ATTN,
+        "use_checkpoint_ffn": cfg.MODEL.USE_CHECKPOINT_FFN,
+    }
     if cfg.MODEL.PIXEL_UNSHUFFLE > 1:
         if cfg.MODEL.SPYNET != NO_FLOW:
             raise ValueError(
@@ -128,11 +120,7 @@ def _spynet_path(setting: str) -> str:
 
 
 def read_vrt_arguments(path: str | Path) -> dict[str, Any]:
-    """Return VRT's constructor arguments from a YAML file.
-
-    Raises:
-        ValueError: not a file, not a mapping, or a name that is no argument of VRT.
-    """
+    """Return VRT's constructor arguments from a YAML file."""
     path = resolve(path)
     try:
         arguments = load_checked(path.read_text(encoding="utf-8"), max_aliases=MAX_ALIASES)

@@ -72,9 +72,6 @@ def fetch_weights(name: str, otherwise: str) -> Path:
     """Return the path of a file of `WEIGHT_FILES` in the cache; download it if it is missing.
 
     `otherwise` is what the user can do without the file, for the message.
-
-    Raises:
-        RuntimeError: The file is damaged or cannot be downloaded; says where to put it.
     """
     file = WEIGHT_FILES[name]
     path = file.cached
@@ -98,10 +95,8 @@ def fetch_weights(name: str, otherwise: str) -> Path:
 def download(file: WeightFile, path: Path) -> None:
     """Put a file at `path`, checked; an interrupted download resumes where it ended.
 
-    One process downloads, others wait for it. What has arrived is kept in `NAME.part`.
-
-    Raises:
-        OSError, http.client.HTTPException: It did not arrive, or it is another file.
+    One process downloads, others wait for it. What has arrived is kept in `NAME.part`. OSError or
+    HTTPException: it did not arrive, or it is another file.
     """
     part = path.with_name(path.name + ".part")
     start = part.stat().st_size if part.is_file() else 0

@@ -43,15 +43,10 @@ class FirstEstimate(nn.Module):
     def forward(
         self, frames: torch.Tensor, voxels: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Estimate the sharp frames.
+        """Return the estimate of sharp frames and its features, [B, T, width, h, w].
 
-        Args:
-            frames: unshuffled blurry frames in 0..1, [B, T, C, h, w], sides a multiple of 4.
-            voxels: normalised voxel grids [B, T, K, hs, ws] of the same region, resized to h, w;
-                None where K is 0.
-
-        Returns:
-            The estimate, shaped like `frames`, and its features, [B, T, width, h, w].
+        `frames` are unshuffled blurry frames in 0..1, [B, T, C, h, w], sides a multiple of 4;
+        `voxels` are normalised grids [B, T, K, hs, ws] of the same region, None where K is 0.
         """
         x = frames - 0.5
         if voxels is not None:

@@ -1,11 +1,10 @@
-"""VRT with spikes: the one place where VRT is opened.
+"""VRT with spikes: the one module that changes a VRT.
 
-A VRT is opened by exchanging the class of that one instance for a subclass of it whose
-`forward_features` passes the features on after stages 1 to 4. The fusion and the spike features
-are handed over for one call and are gone after it, so a deep copy is independent, and weights,
-keys and every other VRT stay as they are. It relies on `stage1` ... `stage8`, `norm`, `forward`,
-`forward_features` and on the shapes in the state dict, so a clone of the upstream works too.
-Clips of sizes that VRT cannot take are continued to one that it can, and cropped afterwards.
+The class of one VRT instance is exchanged for a subclass whose `forward_features` passes the
+features on after stages 1 to 4. What is done with them is given for one call and gone after it, so
+a deep copy is independent, and weights, keys and every other VRT stay as they are. It relies on
+`stage1` ... `stage8`, `norm`, `forward`, `forward_features` and on the shapes in the state dict, so
+a clone of the upstream works too. Clips of sizes that VRT cannot take are padded and cropped.
 """
 
 import functools
@@ -29,17 +28,15 @@ AfterStage = Callable[[int, torch.Tensor], torch.Tensor]
 NUM_SCALES = 4
 
 
-class SpikeOpened:
-    """What an opened VRT adds to its class: features may be replaced after stages 1 to 4."""
+class StageHook:
+    """What is added to the class of a VRT: features may be replaced after stages 1 to 4."""
 
     after_stage: AfterStage | None = None  # set for the time of one call only
 
-    def forward_opened(self, clip: torch.Tensor, after_stage: AfterStage) -> torch.Tensor:
-        """Run VRT with `after_stage(index 0..3, features [B, C, T, H, W])` in between.
+    def forward_hooked(self, clip: torch.Tensor, after_stage: AfterStage) -> torch.Tensor:
+        """Run VRT on a clip [B, T, C, H, W] with `after_stage(0..3, features [B, C, T, H, W])`.
 
-        Args:
-            clip: [B, T, C, H, W].
-            after_stage: returns what replaces the features, in the skip connections too.
+        What it returns replaces the features, in the skip connections too.
         """
         self.after_stage = after_stage
         try:
@@ -75,38 +72,29 @@ class SpikeOpened:
         return rearrange(x, "n d h w c -> n c d h w")
 
     def __reduce__(self) -> tuple[Callable, tuple[type], dict[str, Any]]:
-        """Pickle by the class below: the class of an opened VRT has no importable name."""
-        return _blank_opened, (type(self).__bases__[1],), self.__dict__
+        """Pickle by the class below: that of a hooked VRT has no importable name."""
+        return _blank_hooked, (type(self).__bases__[1],), self.__dict__
 
 
 @functools.cache
-def _opened_class(base: type) -> type:
-    return type("Opened" + base.__name__, (SpikeOpened, base), {})
+def _hooked_class(base: type) -> type:
+    return type("Hooked" + base.__name__, (StageHook, base), {})
 
 
-def _blank_opened(base: type) -> nn.Module:
-    opened = _opened_class(base)
-    return opened.__new__(opened)
+def _blank_hooked(base: type) -> nn.Module:
+    hooked = _hooked_class(base)
+    return hooked.__new__(hooked)
 
 
-def open_vrt(vrt: nn.Module) -> None:
-    """Exchange the class of this one instance, see `SpikeOpened`.
-
-    Raises:
-        RuntimeError: it is opened already.
-    """
-    if isinstance(vrt, SpikeOpened):
-        raise RuntimeError("this VRT is opened already; build a new one or deep-copy it before")
-    vrt.__class__ = _opened_class(type(vrt))
+def add_stage_hook(vrt: nn.Module) -> None:
+    """Exchange the class of this one instance, see `StageHook`."""
+    if isinstance(vrt, StageHook):
+        raise RuntimeError("this VRT has a stage hook already; build a new one, or copy it before")
+    vrt.__class__ = _hooked_class(type(vrt))
 
 
 def check_scales(vrt: nn.Module, channels: Sequence[int], spatial_strides: Sequence[int]) -> None:
-    """Compare the spike pyramid with VRT's stages 1 to 4.
-
-    Raises:
-        ValueError: another width than VRT's, or a scale that is coarser than VRT's.
-        TypeError: no VRT, or numbers in place of lists.
-    """
+    """Compare the spike pyramid with VRT's stages 1 to 4."""
     if not isinstance(vrt, nn.Module) or not hasattr(vrt, "forward_features"):
         raise TypeError(
             f"vrt_backbone is a {type(vrt).__name__}; a VRT is needed, a module with stage1 ... "
@@ -132,41 +120,8 @@ def check_scales(vrt: nn.Module, channels: Sequence[int], spatial_strides: Seque
             )
 
 
-class _AfterStages:
-    """What happens to VRT's features in one call; an ordinary object, so that VRT does not take it
-    for a submodule.
-
-    Args:
-        added: features [B, T, C, H, W] that are added after stage 1, or None.
-        fuse: the fusion of every scale, or None for VRT without spikes.
-        spike_maps: one map [B, C_i, T_i, H_i, W_i] per scale.
-    """
-
-    def __init__(
-        self,
-        added: torch.Tensor | None = None,
-        fuse: MultiScaleTemporalCrossAttnFuse | None = None,
-        spike_maps: Sequence[torch.Tensor] = (),
-    ) -> None:
-        self.added, self.fuse, self.spike_maps = added, fuse, spike_maps
-
-    def __call__(self, index: int, features: torch.Tensor) -> torch.Tensor:
-        features = features.transpose(1, 2)
-        if index == 0 and self.added is not None:
-            features = features + self.added
-        if self.fuse is not None:
-            spikes = self.spike_maps[index].transpose(1, 2)
-            features = self.fuse.fuse_blocks[index](features, spikes)
-        return features.transpose(1, 2)
-
-
 class _Restorer(nn.Module):
-    """Sizes, the first estimate and VRT: what models with and without spikes share.
-
-    Attributes:
-        refines: whether VRT runs after the first estimate; training sets it to false for the steps
-            that train the estimate alone.
-    """
+    """Sizes, the first estimate and VRT: what models with and without spikes share."""
 
     def _set_up(
         self, vrt: nn.Module, pixel_unshuffle: int, first_estimate: int, spike_bins: int
@@ -174,7 +129,7 @@ class _Restorer(nn.Module):
         require_int("MODEL.PIXEL_UNSHUFFLE", pixel_unshuffle)
         self.pixel_unshuffle = pixel_unshuffle
         self.size_rule = size_rule_of(vrt).scaled(pixel_unshuffle)
-        self.refines = True
+        self.refines = True  # false in steps that train the first estimate alone: VRT does not run
         self.vrt = vrt
         self.first_estimate = self.estimate_features = None
         if first_estimate:
@@ -184,8 +139,8 @@ class _Restorer(nn.Module):
             self.estimate_features = nn.Conv2d(first_estimate, width, 1)
             nn.init.zeros_(self.estimate_features.weight)
             nn.init.zeros_(self.estimate_features.bias)
-            if not isinstance(vrt, SpikeOpened):
-                open_vrt(vrt)
+            if not isinstance(vrt, StageHook):
+                add_stage_hook(vrt)
 
     def _restore(self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None) -> torch.Tensor:
         _, frames, _, *size = rgb_clip.shape
@@ -196,39 +151,36 @@ class _Restorer(nn.Module):
         if estimate is not None and (voxels is not None or not estimate.spike_bins):
             clip, features = estimate(clip, voxels)
         if features is None or self.refines:
-            clip = self._refine(clip, features, voxels)
-        elif (
-            torch.is_grad_enabled() and distributed.is_initialized()
-        ):  # DDP waits for all gradients
+            clip = self._run_vrt(clip, features, voxels)
+        elif torch.is_grad_enabled() and distributed.is_initialized():
+            # DDP waits for all gradients.
             clip = clip + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         return crop_clip(F.pixel_shuffle(clip, self.pixel_unshuffle), rgb_clip, extent)
 
-    def _refine(
+    def _run_vrt(
         self, clip: torch.Tensor, features: torch.Tensor | None, voxels: torch.Tensor | None
     ) -> torch.Tensor:
-        """Run VRT on unshuffled frames, with what is added to its features on the way."""
+        """Run VRT on unshuffled frames; add the estimate's features and fuse those of spikes."""
+        if features is None and voxels is None:
+            return self.vrt(clip)
+        maps = [] if voxels is None else self.encode_spikes(voxels)
         if features is not None:
             features = self.estimate_features(features.flatten(0, 1))
             features = features.unflatten(0, clip.shape[:2])
-        if features is None and voxels is None:
-            return self.vrt(clip)
-        return self.vrt.forward_opened(clip, self._after_stages(features, voxels))
 
-    def _after_stages(
-        self, features: torch.Tensor | None, voxels: torch.Tensor | None
-    ) -> _AfterStages:
-        del voxels
-        return _AfterStages(features)
+        def after_stage(index: int, x: torch.Tensor) -> torch.Tensor:
+            x = x.transpose(1, 2)
+            if index == 0 and features is not None:
+                x = x + features
+            if maps:
+                x = self.cross_attn_fuse.fuse_blocks[index](x, maps[index].transpose(1, 2))
+            return x.transpose(1, 2)
+
+        return self.vrt.forward_hooked(clip, after_stage)
 
 
 class RGBOnly(_Restorer):
-    """Plain VRT behind the interface of `VRTWithSpike`: it ignores the spikes.
-
-    Args:
-        vrt_backbone: a VRT, this project's or the upstream's.
-        pixel_unshuffle: as in `VRTWithSpike`.
-        first_estimate: as in `VRTWithSpike`, of the blurry frames alone.
-    """
+    """Plain VRT behind the interface of `VRTWithSpike`: it ignores the spikes."""
 
     def __init__(
         self, vrt_backbone: nn.Module, pixel_unshuffle: int = 1, first_estimate: int = 0
@@ -251,29 +203,20 @@ class VRTWithSpike(_Restorer):
     and so does a first estimate.
 
     Args:
-        vrt_backbone: a VRT, this project's or the upstream's; it is opened, see `open_vrt`.
+        vrt_backbone: a VRT, this project's or the upstream's; its class changes (`StageHook`).
         spike_bins: K, bins of a voxel grid.
         channels_per_scale: width of the spike features; must be VRT's of stages 1 to 4.
-        temporal_strides: of the spike encoder, scales 2 to 4.
-        spatial_strides: the same for height and width; no scale may be coarser than VRT's.
-        tsa_heads: heads of the self-attention over time on the spike features.
-        tsa_dropout: its dropout.
-        tsa_mlp_ratio: hidden width of its MLP, in channels.
-        tsa_chunk_cfg: how it cuts pixels into chunks, see `ChunkSettings.of`.
-        fuse_heads: heads of the cross-attention over time; the next three as above.
-        fuse_dropout: its dropout.
-        fuse_mlp_ratio: hidden width of its FFN, in channels.
-        fuse_chunk_cfg: how it cuts pixels into chunks.
-        fuse_time_slope: how strongly a frame prefers its own spikes, see `time_bias`.
+        temporal_strides, spatial_strides: of the spike encoder, scales 2 to 4; in space no scale
+            may be coarser than VRT's.
+        tsa_heads, tsa_dropout, tsa_mlp_ratio, tsa_chunk_cfg: of the self-attention over time on
+            the spike features, see `TemporalSelfAttentionBlock`.
+        fuse_heads, fuse_dropout, fuse_mlp_ratio, fuse_chunk_cfg, fuse_time_slope: of the fusion,
+            see `TemporalCrossAttnFuse`.
         pixel_unshuffle: r; frames are rearranged to 1/r of their size and 3 r^2 channels, which
             must be the `in_chans` and `out_chans` of the VRT. Every pixel of VRT then costs r^2
             times less; meant for spikes that are r times coarser than the frames.
         first_estimate: width of a network that restores every frame before VRT, see
             `FirstEstimate`; 0: none.
-
-    Raises:
-        ValueError: channels, strides or heads that do not fit.
-        RuntimeError: the VRT is opened already.
     """
 
     def __init__(
@@ -311,24 +254,16 @@ class VRTWithSpike(_Restorer):
             fuse_chunk_cfg,
             fuse_time_slope,
         )
-        open_vrt(vrt_backbone)
+        add_stage_hook(vrt_backbone)
         self._set_up(vrt_backbone, pixel_unshuffle, first_estimate, spike_bins)
 
     def forward(
         self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Restore a clip.
+        """Restore blurry frames in 0..1, [B, T, 3, H, W] of any size; not clamped.
 
-        Args:
-            rgb_clip: blurry frames in 0..1, [B, T, 3, H, W], any size.
-            spike_vox: normalised voxel grids of the same frames and scene region,
-                [B, T, K, Hs, Ws]; without them the result is plain VRT's.
-
-        Returns:
-            Restored frames, [B, T, 3, H, W], not clamped.
-
-        Raises:
-            ValueError: the two do not belong together.
+        `spike_vox` are normalised voxel grids of the same frames and scene region,
+        [B, T, K, Hs, Ws]; without them the result is plain VRT's.
         """
         batch, frames = rgb_clip.shape[:2]
         if spike_vox is not None and (
@@ -339,11 +274,6 @@ class VRTWithSpike(_Restorer):
                 f"{list(spike_vox.shape)}; needed are grids [B={batch}, T={frames}, K, Hs, Ws]"
             )
         return self._restore(rgb_clip, spike_vox)
-
-    def _after_stages(
-        self, features: torch.Tensor | None, voxels: torch.Tensor | None
-    ) -> _AfterStages:
-        return _AfterStages(features, self.cross_attn_fuse, self.encode_spikes(voxels))
 
     def encode_spikes(self, spike_vox: torch.Tensor) -> list[torch.Tensor]:
         """Return the spike features that are fused, one map [B, C_i, T_i, H_i, W_i] per scale."""

@@ -68,9 +68,6 @@ class SpikeEncoder3D(nn.Module):
         channels_per_scale: width of each scale, C_1 ... C_4.
         temporal_strides: stride in time from each scale to the next, one fewer than the scales.
         spatial_strides: the same for height and width.
-
-    Raises:
-        ValueError: a stride list whose length does not fit, or a number below 1.
     """
 
     def __init__(
@@ -96,17 +93,7 @@ class SpikeEncoder3D(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Encode a clip.
-
-        Args:
-            x: normalised voxel grids, [B, T, K, H, W].
-
-        Returns:
-            One map [B, C_i, T_i, H_i, W_i] per scale.
-
-        Raises:
-            ValueError: not five axes, or another number of bins.
-        """
+        """Map normalised voxel grids [B, T, K, H, W] to a map [B, C_i, T_i, H_i, W_i] per scale."""
         if x.ndim != 5 or x.shape[2] != self.in_bins:
             raise ValueError(
                 f"voxel grids have shape {list(x.shape)}; the encoder needs "

@@ -71,11 +71,7 @@ class SpikeTemporalSA(nn.Module):
         )
 
     def forward(self, feats: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Map one [B, C, T, h, w] per scale to the same shapes.
-
-        Raises:
-            ValueError: the number of maps is not the number of scales.
-        """
+        """Map one [B, C, T, h, w] per scale to the same shapes."""
         if len(feats) != len(self.blocks):
             raise ValueError(f"{len(feats)} spike maps for {len(self.blocks)} scales")
         return [

@@ -9,7 +9,6 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from src.data.errors import DAMAGED
+from src.data.errors import DAMAGED, listed
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)
@@ -55,16 +54,10 @@ FORBIDDEN = re.compile(r"GLOBAL (\S+) was not an allowed global|class (\S+) was 
 
 
 class WeightsReport(NamedTuple):
-    """What came from a file.
-
-    Attributes:
-        loaded: Keys that were taken from it.
-        missing: Keys of the model that it does not hold; they keep their values.
-        unexpected: Keys in it that the model does not have.
-    """
+    """Keys that came from a file, those that it lacks, and those that the model lacks."""
 
     loaded: tuple[str, ...]
-    missing: tuple[str, ...]
+    missing: tuple[str, ...]  # they keep their values
     unexpected: tuple[str, ...]
 
 
@@ -79,15 +72,10 @@ def load_weights(
 
     Keys of a plain VRT get the prefix `vrt.`; prefixes of DDP and torch.compile are removed.
 
-    Args:
-        model: Its own keys begin with `vrt.`, `spike_encoder.` and so on.
-        path: A checkpoint of ours, an official VRT file, or a plain state dict.
-        require_all: Reject a file that lacks a key or holds one too many.
-        parts: Names under which the file may hold the weights; the first that exists counts.
-
-    Raises:
-        ValueError: Not readable as weights, nothing matches, a shape differs, a value is not
-            finite, or keys differ with `require_all`.
+    The file is a checkpoint of ours, an official VRT file, or a plain state dict; `parts` are names
+    under which it may hold the weights, the first that exists counts. A ValueError says that it
+    cannot be read, nothing matches, a shape differs, a value is not finite, or, with
+    `require_all`, that it lacks a key or holds one too many.
     """
     path, own = resolve(path), model.state_dict()
     stored = read_state_dict(path, parts)
@@ -102,7 +90,7 @@ def load_weights(
     if not loaded:
         raise ValueError(
             f"{path}: none of its {len(stored)} weights belongs to this model; it has keys like "
-            f"{name_some(list(stored)[:2])}, needed are keys like {name_some(list(own)[:2])}"
+            f"{listed(list(stored)[:2])}, needed are keys like {listed(list(own)[:2])}"
         )
     wrong = [
         f"{key} {list(stored[key].shape)} (the model has {list(own[key].shape)})"
@@ -111,13 +99,13 @@ def load_weights(
     ]
     if wrong:
         raise ValueError(
-            f"{path}: shapes differ in {name_some(wrong)}; MODEL.VRT_CFG, CHANNELS_PER_SCALE and "
+            f"{path}: shapes differ in {listed(wrong)}; MODEL.VRT_CFG, CHANNELS_PER_SCALE and "
             "DATA.K must be those that the weights were trained with"
         )
     if require_all and (missing or unexpected):
         raise ValueError(
-            f"{path}: its keys are not the model's; missing: {name_some(missing) or 'none'}; "
-            f"not used: {name_some(unexpected) or 'none'}; check MODEL.USE_SPIKE and VRT_CFG"
+            f"{path}: its keys are not the model's; missing: {listed(missing) or 'none'}; "
+            f"not used: {listed(unexpected) or 'none'}; check MODEL.USE_SPIKE and VRT_CFG"
         )
     model.load_state_dict(own | {key: stored[key] for key in loaded})
     logger.info("%s: %d of %d weights loaded: %s", path, len(loaded), len(own), _parts(loaded))
@@ -146,7 +134,7 @@ def read_state_dict(path: Path, parts: tuple[str, ...] = NESTED_UNDER) -> dict[s
         )
     broken = [key for key, value in stored.items() if not bool(torch.isfinite(value).all())]
     if broken:
-        raise ValueError(f"{path}: values that are not finite (NaN or inf) in {name_some(broken)}")
+        raise ValueError(f"{path}: values that are not finite (NaN or inf) in {listed(broken)}")
     return convert_keys(stored)
 
 
@@ -179,12 +167,6 @@ def _parts(keys: tuple[str, ...]) -> str:
     return ", ".join(f"{part} ({count})" for part, count in counts.items())
 
 
-def name_some(keys: Sequence[str]) -> str:
-    """Return the first keys as text, and how many more there are."""
-    more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
-    return ", ".join(keys[:MAX_NAMED]) + more
-
-
 def read_torch_file(path: Path, what: str) -> Any:
     """Return the content of a file of `torch.save` or `.safetensors`, tensors on the CPU.
 
@@ -206,12 +188,9 @@ def read_torch_file(path: Path, what: str) -> Any:
 
 
 def write_exported(path: Path, state: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Write weights with what a test needs of their checkpoint, as `read_torch_file` returns it.
+    """Write the weights of a checkpoint with what a test needs, as `read_torch_file` returns it.
 
-    Args:
-        path: where to; it should end in .safetensors.
-        state: a checkpoint, of which `model`, `ema`, `config`, `vrt`, `data` and `progress` count.
-        facts: what else is stored as JSON, such as licence and scores.
+    `path` ends in .safetensors; `facts` are stored as JSON, such as licence and scores.
     """
     texts = {name: state[name] for name in EXPORTED_TEXTS if name in state}
     texts |= {"progress": json.dumps({"step": state["progress"]["step"]})}

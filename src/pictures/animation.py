@@ -1,4 +1,4 @@
-"""Strips and videos, small enough to be sent by mail; films of what src/test.py restored."""
+"""Strips and videos, small enough to be sent by mail; videos of what src/test.py restored."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -114,12 +114,7 @@ class Result:
 def open_result(folder: Path, reports: Path) -> Result:
     """Find the input of restored frames in the report of the test that wrote them.
 
-    Args:
-        folder: The `--output` of src/test.py, or the folder of one of its sequences.
-        reports: Where the reports lie, `outputs/metrics`.
-
-    Raises:
-        ValueError: No report of it, or several sequences.
+    `folder` is the `--output` of src/test.py or one of its sequences, `reports` has the reports.
     """
     folder = folder.resolve()
     for path in sorted(reports.glob("test_*.json"), reverse=True):
@@ -145,12 +140,8 @@ def open_result(folder: Path, reports: Path) -> Result:
     )
 
 
-def film_pages(result: Result, *, side_by_side: bool) -> Iterator[np.ndarray]:
-    """Yield a page per restored frame: it alone, or blurry | restored | sharp in their pixels.
-
-    Raises:
-        BadFileError: a frame that is missing or cannot be read.
-    """
+def video_pages(result: Result, *, side_by_side: bool) -> Iterator[np.ndarray]:
+    """Yield a page per restored frame: it alone, or blurry | restored | sharp in their pixels."""
     recording = result.recording
     for i, frame in enumerate(recording.frames):
         restored = read_image(result.folder / f"{frame.name}.png")

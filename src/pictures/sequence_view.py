@@ -50,9 +50,6 @@ def open_sequence(folder: Path, num_bins: int) -> SequenceView:
     """Find out what a sequence folder `DATA_ROOT/SPLIT/SEQUENCE` holds.
 
     Spikes are counted into `num_bins` bins; stored voxels without spikes keep their number.
-
-    Raises:
-        BadFileError, DataSetError: what `scan_sequence` refuses, or no frame that can be used.
     """
     folder = folder.absolute()
     if not (folder / "blur").is_dir():
@@ -77,11 +74,7 @@ def open_sequence(folder: Path, num_bins: int) -> SequenceView:
 
 
 def draw_strip(view: SequenceView, indices: Sequence[int], panel_width: int) -> np.ndarray:
-    """Return a page, uint8 RGB [h, w, 3], with a row of panels per frame at a place in `indices`.
-
-    Raises:
-        BadFileError: a frame that cannot be read.
-    """
+    """Return a page, uint8 RGB [h, w, 3], with a row of panels per frame of `indices`."""
     rows = []
     for i in indices:
         images, frame = spike_images(view, i), view.recording.frames[i]
@@ -101,9 +94,6 @@ def draw_frames(
     """Yield the pages of a video, all of one size; the spikes run through each exposure.
 
     There are `steps` pages per frame, from the start of its exposure to the end.
-
-    Raises:
-        BadFileError: a frame that cannot be read.
     """
     for i in indices:
         frame = view.recording.frames[i]
@@ -123,7 +113,7 @@ def draw_frames(
 
 
 def spike_images(view: SequenceView, i: int, at: float | None = None) -> SpikeImages:
-    """Return what the spikes of the frame at place `i` show when a part `at` of it has passed.
+    """Return what the spikes of frame `i` show when a part `at` of its exposure has passed.
 
     None is the instant of the sharp frame, where the exposures say it, else the middle.
     """
@@ -160,9 +150,9 @@ def spike_images(view: SequenceView, i: int, at: float | None = None) -> SpikeIm
     )
 
 
-def read_ticks(source: SpikeWindow) -> np.ndarray:
+def read_ticks(spikes: SpikeWindow) -> np.ndarray:
     """Return the spikes of an exposure: uint8 [S, H, W]."""
-    return SpikeFile(source.path, source.geometry).read(source.start, source.stop)
+    return SpikeFile(spikes.path, spikes.geometry).read(spikes.start, spikes.stop)
 
 
 def _bins(counts: np.ndarray, ticks: np.ndarray) -> Panel:

@@ -70,8 +70,7 @@ def draw_histogram(rates: np.ndarray) -> np.ndarray:
     image = np.full((height, width, 3), 245, np.uint8)
     step = width / len(number)
     for i in np.flatnonzero(number):
-        bar = max(1, round(number[i] / number.max() * (height - 10)))
-        image[height - 5 - bar : height - 5, round(i * step) : round((i + 1) * step) - 2] = (
-            CURVE_COLOUR
-        )
+        top = height - 5 - max(1, round(number[i] / number.max() * (height - 10)))
+        left, right = round(i * step), round((i + 1) * step) - 2
+        image[top : height - 5, left:right] = CURVE_COLOUR
     return image

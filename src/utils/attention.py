@@ -58,16 +58,7 @@ class ChunkSettings:
 
     @classmethod
     def of(cls, chunk_cfg: "ChunkConfig") -> "ChunkSettings":
-        """Return the settings that a `chunk_cfg` describes.
-
-        Args:
-            chunk_cfg: settings, a mapping with the keys of the YAML section in any case, or None
-                for the defaults.
-
-        Raises:
-            ValueError: an unknown key or an impossible value.
-            TypeError: something else than a mapping.
-        """
+        """Return settings as they are, from a mapping with the keys of the YAML, or defaults."""
         if isinstance(chunk_cfg, cls):
             return chunk_cfg
         if chunk_cfg is None:
@@ -87,12 +78,7 @@ ChunkConfig = ChunkSettings | Mapping[str, Any] | None
 
 
 def require_int(name: str, value: Any, hint: str = "") -> None:
-    """Check that an argument is a whole number above 0.
-
-    Raises:
-        TypeError: it is something else, a list for example.
-        ValueError: it is below 1.
-    """
+    """Check that an argument is a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} is {value!r}; a whole number is needed{hint}")
     if value < 1:
@@ -100,12 +86,7 @@ def require_int(name: str, value: Any, hint: str = "") -> None:
 
 
 def require_ints(name: str, value: Any) -> list[int]:
-    """Return a list or tuple of whole numbers above 0 as a list.
-
-    Raises:
-        TypeError: it is something else.
-        ValueError: a number below 1.
-    """
+    """Return a list or tuple of whole numbers above 0 as a list."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(f"{name} is {value!r}; a list of whole numbers is needed, one per scale")
     for number in value:
@@ -114,11 +95,7 @@ def require_ints(name: str, value: Any) -> list[int]:
 
 
 def require_number(name: str, value: Any) -> None:
-    """Check that an argument is a number.
-
-    Raises:
-        TypeError: it is something else.
-    """
+    """Check that an argument is a number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is {value!r}; a number is needed")
 
@@ -138,10 +115,7 @@ def plan_chunks(
 ) -> tuple[list[int], list[int], list[int]]:
     """Return the sizes into which batch, rows and columns are split; the products are the chunks.
 
-    Args:
-        extent: batch, height and width of the map.
-        num_frames: tokens per pixel.
-        settings: the limits.
+    `extent` is batch, height and width of the map, `num_frames` the tokens per pixel.
     """
     batch, height, width = extent
     row_factor, column_factor = CHUNK_SHAPES[settings.chunk_shape]
@@ -167,7 +141,7 @@ def _cut(length: int, limit: int) -> list[int]:
 class BaseChunkableAttention(nn.Module):
     """A block that treats every pixel alone and may therefore run in spatial chunks.
 
-    A subclass writes `attend(tokens, *sources)`, the attention branch, and `transform(tokens)`, the
+    A subclass has `attend(tokens, *contexts)`, the attention branch, and `transform(tokens)`, the
     MLP branch, both on tokens [b, t, p, C]; both are added to the tokens. Peak memory follows the
     chunk, not the frame, in the backward pass too when both recomputations are on.
 
@@ -199,37 +173,26 @@ class BaseChunkableAttention(nn.Module):
         self.chunks = ChunkSettings.of(chunk_cfg)
         self.use_checkpoint_attn = self.use_checkpoint_ffn = False
 
-    def attend(self, tokens: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
-        """Return the attention branch, [b, t, p, C]."""
-        raise NotImplementedError
-
-    def transform(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the MLP branch, [b, t, p, C]."""
-        raise NotImplementedError
-
-    def run_chunks(self, x: torch.Tensor, *sources: torch.Tensor) -> torch.Tensor:
+    def run_chunks(self, x: torch.Tensor, *contexts: torch.Tensor) -> torch.Tensor:
         """Return x + attention, then + MLP, for maps [B, T, C, H, W] of one size H, W.
 
         Inside they are views [B, C, T, H, W], the layout of convolutions; nothing is copied. The
         result lies in memory as `x` does, so that what follows computes the same bits.
-
-        Raises:
-            ValueError: another shape, or maps of different batch size.
         """
-        for features in (x, *sources):
+        for features in (x, *contexts):
             if features.ndim != 5 or features.shape[2] != self.dim or len(features) != len(x):
                 raise ValueError(
                     f"features have shape {list(features.shape)}; [B={len(x)}, T, C={self.dim}, "
                     "H, W] is needed"
                 )
-        x, *sources = (features.transpose(1, 2) for features in (x, *sources))
-        frames = max(part.shape[2] for part in (x, *sources))
+        x, *contexts = (features.transpose(1, 2) for features in (x, *contexts))
+        frames = max(part.shape[2] for part in (x, *contexts))
         extent = (x.shape[0], x.shape[3], x.shape[4])
         plan = plan_chunks(extent, frames, self.chunks)
         if not torch.compiler.is_compiling():
             log_chunks(extent, frames, *map(max, plan))
         cuts = [(axis, n) for axis, n in zip((0, 3, 4), plan, strict=True) if len(n) > 1]
-        out = self._run_pieces((x, *sources), cuts)
+        out = self._run_pieces((x, *contexts), cuts)
         if out.stride() != x.stride():
             out = torch.empty_like(x, dtype=out.dtype).copy_(out)
         return out.transpose(1, 2)
@@ -247,17 +210,16 @@ class BaseChunkableAttention(nn.Module):
         return torch.cat(pieces, axis)
 
     def _run_chunk(self, *maps: torch.Tensor) -> torch.Tensor:
-        both = self.use_checkpoint_attn and self.use_checkpoint_ffn
-        return self._recompute(both, self._chunk, *maps)
+        attn, ffn = self.use_checkpoint_attn, self.use_checkpoint_ffn
+        if attn and ffn:
+            return self._recompute(True, self._chunk, *maps)
+        return self._chunk(*maps, attn=attn, ffn=ffn)
 
-    def _chunk(self, *maps: torch.Tensor) -> torch.Tensor:
-        both = self.use_checkpoint_attn and self.use_checkpoint_ffn
+    def _chunk(self, *maps: torch.Tensor, attn: bool = False, ffn: bool = False) -> torch.Tensor:
         height = maps[0].shape[3]
-        tokens, *sources = (rearrange(m, "b c t h w -> b t (h w) c") for m in maps)
-        attn_alone = self.use_checkpoint_attn and not both
-        tokens = tokens + self._recompute(attn_alone, self.attend, tokens, *sources)
-        ffn_alone = self.use_checkpoint_ffn and not both
-        tokens = tokens + self._recompute(ffn_alone, self.transform, tokens)
+        tokens, *contexts = (rearrange(m, "b c t h w -> b t (h w) c") for m in maps)
+        tokens = tokens + self._recompute(attn, self.attend, tokens, *contexts)
+        tokens = tokens + self._recompute(ffn, self.transform, tokens)
         return rearrange(tokens, "b t (h w) c -> b c t h w", h=height)
 
     def _recompute(self, is_wanted: bool, function: Callable, *maps: torch.Tensor) -> torch.Tensor:
@@ -368,46 +330,40 @@ class TemporalAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
-        self, query: torch.Tensor, source: torch.Tensor, bias: torch.Tensor | None = None
+        self, query: torch.Tensor, context: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Let each pixel of `query` attend to the same pixel of `source` at all times.
+        """Let each pixel of `query` [B, Tq, P, C] attend to that of `context` [B, Tk, P, C].
 
-        Args:
-            query: [B, Tq, P, C].
-            source: keys and values, [B, Tk, P, C]; may be the same tensor.
-            bias: constant that is added to the scores, [heads, Tq, Tk].
-
-        Returns:
-            [B, Tq, P, C].
+        Both may be the same tensor. `bias` [heads, Tq, Tk] is a constant added to the scores.
         """
-        if self._is_vector_form_best(query, source):
-            return self._pixels_last(query, source, bias)
-        return self._fused_kernel(query, source, bias)
+        if self._is_vector_form_best(query, context):
+            return self._pixels_last(query, context, bias)
+        return self._fused_kernel(query, context, bias)
 
-    def _is_vector_form_best(self, query: torch.Tensor, source: torch.Tensor) -> bool:
+    def _is_vector_form_best(self, query: torch.Tensor, context: torch.Tensor) -> bool:
         """Short sequences in full precision on a CPU; it has no dropout."""
         return (
             query.device.type == "cpu"
             and not torch.is_autocast_enabled("cpu")
             and query.dtype in (torch.float32, torch.float64)
-            and max(query.shape[1], source.shape[1]) <= MAX_PIXELS_LAST_FRAMES
+            and max(query.shape[1], context.shape[1]) <= MAX_PIXELS_LAST_FRAMES
             and not (self.training and self.dropout)
         )
 
-    def _project(self, query: torch.Tensor, source: torch.Tensor, apply: Callable) -> tuple:
+    def _project(self, query: torch.Tensor, context: torch.Tensor, apply: Callable) -> tuple:
         """Return query, key and value; one product when both come from the same tokens."""
-        if query is source:
+        if query is context:
             return apply(query, self.in_proj_weight, self.in_proj_bias, 3)
         channels = query.shape[-1]
         weights = self.in_proj_weight.split([channels, 2 * channels])
         biases = self.in_proj_bias.split([channels, 2 * channels])
         return (
             *apply(query, weights[0], biases[0], 1),
-            *apply(source, weights[1], biases[1], 2),
+            *apply(context, weights[1], biases[1], 2),
         )
 
     def _pixels_last(
-        self, query: torch.Tensor, source: torch.Tensor, bias: torch.Tensor | None = None
+        self, query: torch.Tensor, context: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         batch, frames, pixels, channels = query.shape
 
@@ -416,14 +372,14 @@ class TemporalAttention(nn.Module):
             shape = (n, self.heads, channels // self.heads, batch, tokens.shape[1], pixels)
             return list(flat.view(shape).unbind(0))
 
-        query, key, value = self._project(query, source, project)
+        query, key, value = self._project(query, context, project)
         scale = (channels // self.heads) ** -0.5
         attended = PixelsLastAttention.apply(query, key, value, scale, bias)
         attended = self.out_proj(attended.view(channels, -1).t())
         return attended.view(batch, frames, pixels, channels)
 
     def _fused_kernel(
-        self, query: torch.Tensor, source: torch.Tensor, bias: torch.Tensor | None = None
+        self, query: torch.Tensor, context: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         batch, _, pixels, _ = query.shape
 
@@ -432,7 +388,7 @@ class TemporalAttention(nn.Module):
             pattern = "b t p (n heads d) -> n (b p) heads t d"
             return list(rearrange(flat, pattern, n=n, heads=self.heads).unbind(0))
 
-        query, key, value = self._project(query, source, project)
+        query, key, value = self._project(query, context, project)
         limit = max(1, MAX_KERNEL_BATCH // self.heads)
         dropout = self.dropout if self.training else 0.0
         mask = None if bias is None else bias.to(query.dtype)[None]

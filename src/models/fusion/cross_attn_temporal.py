@@ -58,27 +58,19 @@ class TemporalCrossAttnFuse(BaseChunkableAttention):
             nn.init.zeros_(last.bias)
 
     def forward(self, Fr: torch.Tensor, Fs: torch.Tensor) -> torch.Tensor:
-        """Fuse spike features into RGB features.
+        """Fuse spike features [B, Tk, C, h, w], resized per frame, into RGB [B, Tq, C, H, W].
 
-        Args:
-            Fr: RGB features, [B, Tq, C, H, W].
-            Fs: spike features, [B, Tk, C, h, w]; resized per frame where h, w are not H, W.
-
-        Returns:
-            [B, Tq, C, H, W], in memory like `Fr`.
-
-        Raises:
-            ValueError: another shape, or the batch differs.
+        The result has the shape and the memory layout of `Fr`.
         """
         return self.run_chunks(Fr, resize_frames(Fs, Fr.shape[-2:]))
 
-    def attend(self, tokens: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    def attend(self, tokens: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Return the attention branch of RGB tokens [b, tq, p, C], spike tokens [b, tk, p, C]."""
         bias = None
         if self.time_slope:
-            frames = tokens.shape[1], source.shape[1]
+            frames = tokens.shape[1], context.shape[1]
             bias = time_bias(self.heads, *frames, self.time_slope).to(tokens)
-        return self.attn(self.ln_q(tokens), self.ln_kv(source), bias)
+        return self.attn(self.ln_q(tokens), self.ln_kv(context), bias)
 
     def transform(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the FFN branch of tokens [b, tq, p, C]."""
@@ -106,11 +98,7 @@ class MultiScaleTemporalCrossAttnFuse(nn.Module):
     def forward(
         self, Fr_list: Sequence[torch.Tensor], Fs_list: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Fuse maps scale by scale; shapes as in `TemporalCrossAttnFuse`.
-
-        Raises:
-            ValueError: the number of maps is not the number of scales.
-        """
+        """Fuse maps scale by scale; shapes as in `TemporalCrossAttnFuse`."""
         if not len(Fr_list) == len(Fs_list) == len(self.fuse_blocks):
             raise ValueError(
                 f"{len(Fr_list)} RGB and {len(Fs_list)} spike maps for "
