@@ -105,24 +105,6 @@ def test_no_chunk_is_larger_than_the_limit(adaptive):
     assert len(seen) < 40
 
 
-def areas_of(extent, frames, settings):
-    """Pixels of every chunk; the sizes of each axis must add up to its length."""
-    plan = plan_chunks(extent, frames, settings)
-    assert [sum(sizes) for sizes in plan] == list(extent)
-    assert min(min(sizes) for sizes in plan) > 0
-    return [b * y * x for b, y, x in itertools.product(*plan)]
-
-
-@pytest.mark.parametrize("shape", ["square", "wide", "tall"])
-@pytest.mark.parametrize("adaptive", [True, False])
-@pytest.mark.parametrize("extent", [(1, 30, 50), (3, 7, 5), (2, 1, 40)])
-def test_chunks_cover_the_map_within_the_limit(shape, adaptive, extent):
-    settings = ChunkSettings(adaptive, max_batch_tokens=300, chunk_size=8, chunk_shape=shape)
-    areas = areas_of(extent, 5, settings)
-    assert sum(areas) == extent[0] * extent[1] * extent[2]
-    assert max(areas) <= (300 // 5 if adaptive else 64)
-
-
 def test_chunk_sizes_by_hand():
     """49152 tokens of 5 frames are 9830 pixels: a square of 99, or 49 rows of 198 and more."""
     default = ChunkSettings()

@@ -27,7 +27,7 @@ from src.models.spike_temporal_sa import SpikeTemporalSA, TemporalSelfAttentionB
 from src.models.weights import FORMER_NAMES, convert_keys, load_weights
 from src.paths import REPO_ROOT
 from src.utils.attention import ChunkSettings
-from tests.attention_cases import random_maps, with_random_weights
+from tests.attention_cases import with_random_weights
 from tests.model_cases import (
     build_look_alike,
     build_tiny_vrt,
@@ -119,31 +119,6 @@ def test_attention_parameters_are_the_documented_ones():
                 seen.append(layer)
         assert tuple(seen) == names
         nn.MultiheadAttention(8, 4).load_state_dict(block.attn.state_dict())
-
-
-def test_public_layouts_are_views_of_what_convolutions_compute():
-    """Nothing is copied at the door: memory of the input, strides of the output."""
-    (features,) = random_maps((2, 8, 3, 4, 6))
-    features = features.contiguous(memory_format=torch.channels_last_3d)
-    block, seen = TemporalSelfAttentionBlock(8, 2), []
-    block.ln1.register_forward_hook(lambda _, inputs, out: seen.append(inputs[0]))
-    out = block(features.transpose(1, 2))
-    assert seen[0].untyped_storage().data_ptr() == features.untyped_storage().data_ptr()
-    assert out.transpose(1, 2).stride() == features.stride()
-
-    model = build_with_spike(build_look_alike())
-    inputs = []
-    for name in ("spike_temporal_sa.blocks", "cross_attn_fuse.fuse_blocks"):
-        model.get_submodule(name)[0].register_forward_hook(
-            lambda _, maps, out: inputs.extend(maps), always_call=True
-        )
-    made = {}
-    model.spike_encoder.register_forward_hook(lambda _, x, out: made.update(spike=out[0]))
-    model.vrt.stage1.register_forward_hook(lambda _, x, out: made.update(rgb=out))
-    model(*clip_and_voxels(1, 2))
-    assert inputs[0].data_ptr() == made["spike"].data_ptr()
-    assert inputs[1].data_ptr() == made["rgb"].data_ptr()
-    assert inputs[0].shape[1:3] == inputs[1].shape[1:3] == (2, 8)
 
 
 WRONG = [

@@ -3,7 +3,6 @@
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,13 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.paths import REPO_ROOT
 from tests.forked import Forked
 from tests.training_cases import (
     assert_same_state,
     checkpoint_of,
     make_trainer,
-    one_thread,
     read_checkpoint,
     resumed,
     run_train,
@@ -27,7 +24,7 @@ from tests.training_cases import (
 )
 
 NUM_KILLS, SECONDS, STEPS = 20, 120, 60
-BROKEN_WRITES = [sys.executable, str(REPO_ROOT / "tests" / "broken_writes.py")]
+BROKEN_WRITES = Path(__file__).with_name("broken_writes.py")
 needs_sigkill = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 
 
@@ -73,16 +70,16 @@ def kill_at_random(training: Forked, draws: random.Random, last: Path) -> bool:
 
 
 @needs_sigkill
-def test_f07_sigkill_while_a_large_checkpoint_grows_leaves_the_older_one(tmp_path, processes):
+def test_f07_sigkill_while_a_large_checkpoint_grows_leaves_the_older_one(tmp_path, forks):
     trainer = make_trainer(write_run(tmp_path))
     trainer.step(next(trainer.batches()))
     assert trainer.save("last.pth")
     folder, last = trainer.run.checkpoints, checkpoint_of(tmp_path)
     before = last.read_bytes()
-    process = processes([*BROKEN_WRITES, "large", str(folder)])
+    process = forks([BROKEN_WRITES, "large", folder])
     wait_for(lambda: any(p.stat().st_size > 1e6 for p in folder.glob(".partial-*")), process, 60)
-    process.kill()
-    assert process.wait() < 0  # it had not come to its end
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) < 0  # it had not come to its end
     (half,) = folder.glob(".partial-*-last.pth")
     assert half.stat().st_size > 1_000_000
     assert last.read_bytes() == before
@@ -92,31 +89,29 @@ def test_f07_sigkill_while_a_large_checkpoint_grows_leaves_the_older_one(tmp_pat
 
 
 @needs_sigkill
-def test_f07_sigkill_before_any_call_of_the_writing_leaves_a_whole_file(tmp_path):
-    done = subprocess.run(
-        [*BROKEN_WRITES, "points", str(tmp_path / "run")],
-        env=one_thread(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
+def test_f07_sigkill_before_any_call_of_the_writing_leaves_a_whole_file(tmp_path, forks):
+    process = forks([BROKEN_WRITES, "points", tmp_path / "run"])
+    assert process.wait(60) == 0, process.output
     # torch.save, link, two of flush and rename each; then one without a kill
-    assert done.stdout.split() == ["2"] * 4 + ["3"] * 4
+    assert process.output.split() == ["2"] * 4 + ["3"] * 4
 
 
 def resume_from_the_middle(folder, config, run: str, *overrides: str, processes: int = 1) -> dict:
-    """Resume the straight run's checkpoint of step 2 of 4 under another name; return the end."""
+    """Resume the straight run's checkpoint of step 1 of 2 under another name; return the end."""
     checkpoint_of(folder, run).parent.mkdir()
     shutil.copy(checkpoint_of(folder, "straight", "previous.pth"), checkpoint_of(folder, run))
     if processes == 1:
         trainer = resumed(config, "EXP_NAME", run, *overrides)
-        assert trainer.progress.step == 2
+        assert trainer.progress.step == 1
         trainer.fit()
     else:
         output = run_train(config, "EXP_NAME", run, *overrides, processes=processes)
-        assert "resumed at step 2" in output
+        assert "resumed at step 1" in output
     return read_checkpoint(folder, run)
 
 
 def test_f04_f13_two_processes_resume_bit_for_bit_and_one_resumes_their_run(tmp_path):
-    config = write_run(tmp_path, TRAIN__SAVE_EVERY=2)
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=2, TRAIN__SAVE_EVERY=1)
     run_train(config, "EXP_NAME", "straight", processes=2)
     straight = read_checkpoint(tmp_path, "straight")
     assert_same_state(straight, resume_from_the_middle(tmp_path, config, "resumed", processes=2))

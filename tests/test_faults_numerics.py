@@ -31,7 +31,7 @@ def spoil(trainer, steps: set[int]) -> None:
 
 
 def test_f41_f45_nan_on_one_of_two_ranks_skips_the_step_on_both(tmp_path):
-    config = write_two_rank_run(tmp_path, TRAIN__VAL_EVERY=1, TRAIN__EMA_DECAY=0.5)
+    config = write_two_rank_run(tmp_path, TRAIN__VAL_EVERY=2, TRAIN__EMA_DECAY=0.5)
     command = [str(FAULTY), "nan", "--config", str(config)]
     codes, output = run_ranks(command, tmp_path, processes=2)
     assert codes == [0, 0], output

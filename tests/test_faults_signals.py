@@ -58,14 +58,12 @@ def test_f03_f08_a_signal_inside_an_accumulated_step_lets_it_finish(tmp_path):
         tmp_path, TRAIN__MAX_STEPS=2, TRAIN__SAVE_EVERY=100, TRAIN__GRADIENT_ACCUMULATION_STEPS=2
     )
     assert make_trainer(config, "EXP_NAME", "straight").fit() == 0
-    for call in (0, 1):  # the first and the second half of the first step
-        name = ("EXP_NAME", f"stopped_{call}")
-        stopped = make_trainer(config, *name)
-        ask_at(stopped, call)
-        assert stopped.fit() == signal.SIGTERM
-        assert read_checkpoint(tmp_path, name[1])["progress"]["step"] == 1
-        assert resumed(config, *name).fit() == 0
-        assert_same_state(read_checkpoint(tmp_path, "straight"), read_checkpoint(tmp_path, name[1]))
+    stopped = make_trainer(config, "EXP_NAME", "stopped")
+    ask_at(stopped, call=0)
+    assert stopped.fit() == signal.SIGTERM
+    assert read_checkpoint(tmp_path, "stopped")["progress"]["step"] == 1
+    assert resumed(config, "EXP_NAME", "stopped").fit() == 0
+    assert_same_state(read_checkpoint(tmp_path, "straight"), read_checkpoint(tmp_path, "stopped"))
 
 
 def test_f11_a_signal_before_the_first_step_leaves_nothing_behind(tmp_path):
@@ -190,6 +188,20 @@ def test_the_launcher_does_not_begin_a_command_after_a_signal(tmp_path, processe
     assert processes([*script(LAUNCHING), "interrupted", "sleep 5"]).wait(20) == 143
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ties a child's life to its parent")
+def test_a_killed_launcher_takes_the_training_with_it(tmp_path, processes):
+    trained = tmp_path / "pid"
+    process = processes([*script(LAUNCHING), "", f"echo $$ > {trained}; exec sleep 60"])
+    wait_for(lambda: trained.exists() and trained.read_text().strip(), process, 20)
+    command = Path(f"/proc/{trained.read_text().strip()}/cmdline")
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while command.exists() and command.read_bytes():
+        assert time.monotonic() < deadline, "the training outlived its launcher"
+        time.sleep(0.05)
+
+
 WAITING = """
 import time
 from src.engine.signals import StopSignals
@@ -259,18 +271,29 @@ def launch_two(folder: Path, processes, *options: str):
     return processes(command, cwd=folder)
 
 
-@pytest.mark.parametrize("to", ["rank", pytest.param("launcher", marks=pytest.mark.nightly)])
-def test_f09_f10_two_ranks_stop_and_the_launcher_exits_with_the_code(tmp_path, processes, to):
-    """Whether the signal comes to the launcher or to one rank; torchrun then restarts nothing."""
+def test_f10_a_signal_to_one_rank_stops_both_after_the_same_step(tmp_path, forks):
+    """torchrun restarts nothing: the ranks report the code in a file and exit with 0."""
+    config, file = write_run(tmp_path, **LONG, TRAIN__NUM_WORKERS=1), tmp_path / "code"
+    command = [*torchrun(2, restarts=3), *train_command(config)[1:]]
+    process = forks(command, {**one_thread(), EXIT_CODE_FILE: str(file)})
+    wait_for(checkpoint_of(tmp_path).exists, process)
+    os.kill(children(process.pid)[1], signal.SIGUSR1)
+    assert process.wait(90) == 0, process.output
+    assert file.read_text() == "85"
+    step = read_checkpoint(tmp_path)["progress"]["step"]
+    assert process.output.count("stopped by SIGUSR1 at step") == 1  # the main rank logs it
+    assert f"stopped by SIGUSR1 at step {step} of" in process.output
+    assert "resumed" not in process.output
+
+
+@pytest.mark.nightly
+def test_f09_f10_two_ranks_stop_and_the_launcher_exits_with_the_code(tmp_path, processes):
     process = launch_two(tmp_path, processes, "--max_restarts", "3")
     wait_for(checkpoint_of(tmp_path).exists, process)
-    (torchrun,) = children(process.pid)
-    os.kill(process.pid if to == "launcher" else children(torchrun)[1], signal.SIGUSR1)
+    process.send_signal(signal.SIGUSR1)
     output = process.communicate(timeout=90)[0]
     assert process.returncode == 85, output
-    assert output.count("stopped by SIGUSR1 at step") == 1  # the main rank logs it
-    step = read_checkpoint(tmp_path)["progress"]["step"]
-    assert f"stopped by SIGUSR1 at step {step} of" in output
+    assert "stopped by SIGUSR1 at step" in output
     assert "resumed" not in output
 
 
@@ -292,7 +315,7 @@ def test_f10_f11_two_ranks_leave_a_validation_that_one_of_them_is_slow_in(tmp_pa
     assert read_checkpoint(tmp_path)["progress"]["validated_step"] == 0
 
 
-@pytest.mark.parametrize("launched", [False, True])
+@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_f11_a_signal_while_modules_are_imported_is_handled_afterwards(
     tmp_path, processes, launched
 ):
@@ -319,15 +342,22 @@ def test_f11_an_early_signal_to_the_launcher_ends_two_ranks_that_import(tmp_path
     assert not list((tmp_path / "outputs" / "ckpts").rglob("*.pth"))
 
 
-def test_f12_a_closed_pipe_does_not_end_the_training(tmp_path):
-    config = write_run(tmp_path, TRAIN__MAX_STEPS=2)
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(
-        train_command(config), cwd=tmp_path, env=one_thread(), stdout=writer, check=False
-    )
-    os.close(writer)
-    assert done.returncode == 0
-    assert read_checkpoint(tmp_path)["progress"]["step"] == 2
+CLOSED_PIPE = """
+import os, sys
+from src import train
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+sys.stdout = open(1, "w", closefd=False)  # the former one takes it for a file
+sys.exit(train.main())
+"""
+
+
+def test_f12_a_closed_pipe_does_not_end_the_training(tmp_path, forks):
+    config = write_run(tmp_path, TRAIN__MAX_STEPS=1)
+    (tmp_path / "closed.py").write_text(CLOSED_PIPE)
+    done = forks([tmp_path / "closed.py", "--config", config])
+    assert done.wait(120) == 0, done.output
+    assert read_checkpoint(tmp_path)["progress"]["step"] == 1
     log = next((tmp_path / "outputs" / "logs").glob("train_*.log")).read_text()
-    assert "validation at step 2" in log
+    assert "validation at step 1" in log

@@ -4,7 +4,6 @@ import io
 import logging
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -36,14 +35,6 @@ def _root_logger():
         handler.close()
     root.handlers[:] = before
     root.setLevel(level)
-
-
-def run_script(code: str, *arguments: str) -> subprocess.CompletedProcess:
-    start = f"import sys\nsys.path.insert(0, {str(REPO_ROOT)!r})\n"
-    return subprocess.run(
-        [sys.executable, "-c", start + code, *arguments],
-        env=one_thread(), capture_output=True, text=True, check=False, timeout=150,
-    )  # fmt: skip
 
 
 def test_f31_f55_a_run_with_an_odd_name_in_the_c_locale(tmp_path, monkeypatch):
@@ -93,7 +84,7 @@ def test_a_tensorboard_that_cannot_be_imported_is_a_warning(tmp_path, monkeypatc
 
 
 FULL = """
-import logging
+import logging, sys
 from pathlib import Path
 from src.engine.log import start_logging
 start_logging(Path(sys.argv[1]))
@@ -103,12 +94,16 @@ for number in range(3):
 
 
 @needs_dev_full
-def test_f55_a_full_disk_under_the_log_is_reported_once_and_the_process_exits_normally(tmp_path):
+def test_f55_a_full_disk_under_the_log_is_reported_once_and_the_process_exits_normally(
+    tmp_path, forks
+):
     (tmp_path / "full.log").symlink_to("/dev/full")
-    done = run_script(FULL, str(tmp_path / "full.log"))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("full.log cannot be written (No space left on device)") == 1
-    assert all(f"line {number}\n" in done.stdout for number in range(3))
+    (tmp_path / "full.py").write_text(FULL)
+    done = forks([tmp_path / "full.py", tmp_path / "full.log"])
+    assert done.wait(60) == 0, done.output
+    assert done.output.count("full.log cannot be written (No space left on device)") == 1
+    assert [f"line {number}\n" in done.output for number in range(3)] == [True] * 3
+    assert "Traceback" not in done.output
 
 
 def test_f55_a_thread_that_fails_is_reported_in_one_line(monkeypatch, caplog):

@@ -3,14 +3,8 @@
 import pytest
 import torch
 
-from src.models.integrate_vrt import SizeRule, pad_clip, pad_spikes, reflect_index, size_rule_of
+from src.models.integrate_vrt import SizeRule, pad_clip, pad_spikes, size_rule_of
 from tests.model_cases import build_look_alike, build_tiny_vrt
-
-
-def test_reflection_by_hand():
-    assert reflect_index(3, 8) == [0, 1, 2, 1, 0, 1, 2, 1]
-    assert reflect_index(1, 3) == [0, 0, 0]
-    assert reflect_index(4, 4) == [0, 1, 2, 3]
 
 
 def test_the_last_frame_is_repeated_and_pixels_are_mirrored():

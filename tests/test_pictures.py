@@ -1,6 +1,5 @@
 """Pages and strips keep the pixels and proportions of what they show; text fits into its bar."""
 
-import cv2
 import numpy as np
 import pytest
 
@@ -16,8 +15,6 @@ from src.pictures.panels import (
     make_strip,
     scale_to_width,
     scored,
-    to_grey,
-    write_page,
 )
 
 
@@ -102,21 +99,6 @@ def test_scaling_keeps_proportions_and_square_pixels():
     assert np.array_equal(scale_to_width(image, 24), image.repeat(3, 0).repeat(3, 1))
     assert scale_to_width(image, 12).shape == (9, 12, 3)
     assert scale_to_width(image, 4)[0, 0, 0] == pytest.approx(image[:2, :2, 0].mean(), abs=1)
-
-
-def test_grey_levels():
-    assert to_grey(np.array([[-1, 0, 1, 2, 9]]), 2)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
-
-
-def test_files(tmp_path):
-    page = make_page([[Panel("a", grey(90, (60, 80)))]], 160)
-    for name in ("page.png", "page.jpg"):
-        write_page(tmp_path / name, page)
-        read = cv2.imread(str(tmp_path / name))[..., ::-1].astype(int)
-        assert np.abs(read - page).mean() < 2
-    with pytest.raises(ValueError, match=r"\.png or \.jpg"):
-        write_page(tmp_path / "page.gif", page)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.jpg", "page.png"]
 
 
 def test_what_cannot_be_a_page():

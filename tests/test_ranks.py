@@ -93,7 +93,7 @@ def test_f51_a_rank_that_hangs_under_torchrun_is_named(tmp_path, forks, fault):
 
 def test_f53_processes_that_torchrun_restarts_resume(tmp_path, forks):
     """Also if the first start had `--resume never`."""
-    config = write_two_rank_run(tmp_path)
+    config = write_two_rank_run(tmp_path, TRAIN__MAX_STEPS=3)
     code, output, _ = run_faulty(forks, config, "kill", "--resume", "never", restarts=1)
     assert code == 0, output
     assert "resumed at step 2" in output

@@ -17,21 +17,6 @@ def test_a_block_by_hand():
     assert block(x).flatten().tolist() == [2.0, 0.0]  # relu(4 - 0.25 * 8), relu(-3 - 0)
 
 
-@pytest.mark.parametrize(
-    ("temporal", "spatial", "frames", "sizes"),
-    [
-        ((1, 1, 1), (2, 2, 2), [5, 5, 5, 5], [(16, 24), (8, 12), (4, 6), (2, 3)]),
-        ((2, 1, 2), (2, 2, 2), [5, 3, 3, 2], [(16, 24), (8, 12), (4, 6), (2, 3)]),
-        ((1, 1, 1), (1, 2, 1), [5, 5, 5, 5], [(16, 24), (16, 24), (8, 12), (8, 12)]),
-    ],
-)
-def test_shapes_follow_the_strides(temporal, spatial, frames, sizes):
-    encoder = SpikeEncoder3D(3, [4, 5, 6, 7], temporal, spatial)
-    maps = encoder(torch.randn(2, 5, 3, 16, 24))
-    want = [(2, c, t, *s) for c, t, s in zip((4, 5, 6, 7), frames, sizes, strict=True)]
-    assert [tuple(m.shape) for m in maps] == want
-
-
 @pytest.mark.parametrize("stride", [1, (1, 2, 2), (2, 1, 2)])
 def test_small_maps_frame_by_frame_equal_the_3d_convolution(stride, monkeypatch):
     torch.manual_seed(0)

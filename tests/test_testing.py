@@ -20,13 +20,10 @@ from src.engine.checkpoint import save_checkpoint
 from src.inference import load
 from src.inference.load import load_model
 from src.inference.restore import (
-    build_lpips,
     build_restorer,
-    build_tile_settings,
     evaluate,
     report_on,
 )
-from src.inference.tiling import TileSettings
 from src.models.build import build_model
 from src.models.weights import write_exported
 from src.paths import REPO_ROOT
@@ -283,17 +280,6 @@ def test_a_frame_that_is_missing_in_the_middle_is_noted(root, tmp_path):
     write_images(tmp_path / "in", ["000000", "000002", "000004", "000008"])
     run(root, tmp_path / "out", "--config", root / "rgb.yaml", "--input_blur", tmp_path / "in")
     assert "missing between 000004 and 000008;" in newest_report(root)["notes"][0]
-
-
-def test_settings_come_from_the_configuration(root):
-    cfg = load_config(root / "rgb.yaml", ["VAL.TILE_SIZE", "0", "VAL.TILE_FRAMES", "0"])
-    assert build_tile_settings(cfg) == TileSettings(0, 0, 0, 0, "smooth")
-    restorer = build_restorer(load_config(root / "spikes.yaml"), torch.nn.Identity(), "cpu")
-    assert restorer.settings == TileSettings(2, 32, 1, 8, "smooth")
-    assert (restorer.norm.mean, restorer.norm.std, restorer.use_spikes) == (0.25, 0.5, True)
-    metric, notes = build_lpips(load_config(root / "rgb.yaml", ["VAL.LPIPS", "false"]), "cpu")
-    assert metric is None
-    assert notes == ["LPIPS was not measured: VAL.LPIPS is false"]
 
 
 def test_files_are_checked_before_the_first_frame(root, tmp_path, capsys):

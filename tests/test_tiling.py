@@ -10,7 +10,6 @@ import torch
 
 from src.inference.tiling import (
     TileSettings,
-    blend_clips,
     mirror_to,
     mirrored_to_multiple,
     padded_size,
@@ -116,29 +115,6 @@ def test_smooth_blend_has_no_seam_where_tiles_disagree():
     assert smooth.max() > 3  # the tiles did disagree
     assert smooth.diff(dim=-1).abs().max() < 1.05 * np.pi / 2 / 16  # slope of sin^2 over 16 pixels
     assert numbered_tiles("reference").diff(dim=-1).abs().max() == 1
-
-
-def test_clips_cross_fade_in_time():
-    numbers = iter(range(100))
-    clip = torch.zeros(1, 14, 1, 8, 8)
-    result = tile_clip(lambda x: x + next(numbers), clip, TileSettings(6, 0, 4, 0))[0, :, 0, 0, 0]
-    assert result[:2].tolist() == [0, 0]
-    assert result.tolist() == sorted(result.tolist())
-    assert result.diff().max() < 0.75
-
-
-def test_frames_are_yielded_as_soon_as_no_clip_touches_them():
-    plan = plan_axis(9, 4, 2)
-    calls = []
-
-    def run_clip(frames: list[int]) -> torch.Tensor:
-        calls.append(frames)
-        return torch.tensor(frames, dtype=torch.float32)
-
-    seen = [(float(frame), len(calls)) for frame in blend_clips(run_clip, plan, list(range(9)))]
-    assert calls == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7], [5, 6, 7, 8]]
-    assert [value for value, _ in seen] == pytest.approx(list(range(9)))
-    assert [after for _, after in seen] == [1, 1, 2, 2, 3, 4, 4, 4, 4]
 
 
 def test_mirroring_by_hand():

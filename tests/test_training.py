@@ -87,14 +87,6 @@ def test_a_run_leaves_scores_best_weights_pictures_and_a_record(tmp_path):
     assert "validation at step 2" in output
 
 
-def test_the_first_step_of_a_fresh_model_starts_from_plain_vrt(tmp_path):
-    config = write_run(tmp_path)
-    spike = make_trainer(config).model.state_dict()
-    plain = make_trainer(config, "MODEL.USE_SPIKE", "false").model.state_dict()
-    assert {key for key in spike if key.startswith("vrt.")} == plain.keys()
-    assert all(torch.equal(spike[key], value) for key, value in plain.items())
-
-
 def test_f14_f15_a_finished_run_reports_it_and_a_changed_configuration_is_an_error(
     tmp_path, caplog
 ):

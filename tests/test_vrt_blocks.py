@@ -136,12 +136,6 @@ def test_upsample_by_two():
         close(module(frames), golden["out"].transpose(1, 2).flatten(0, 1))
 
 
-def test_upsample_refuses_other_scales():
-    for scale in (0, 1, 5, 6):
-        with pytest.raises(ValueError, match=f"upscale={scale}"):
-            Upsample(scale, 4)
-
-
 def test_mutual_attention_needs_two_frames():
     with pytest.raises(ValueError, match="between 2 frames; the window has 3"):
         WindowAttention(8, (3, 4, 4), 2, is_mutual=True)

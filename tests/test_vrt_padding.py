@@ -7,22 +7,6 @@ import yaml
 from src.paths import REPO_ROOT
 from tests.vrt_cases import golden_net, largest_difference, small_net, smallest_net, smooth_clip
 from third_party.VRT.models.network_vrt import VRT
-from third_party.VRT.models.padding import pad_plan, reflected
-
-
-def test_reflection_by_hand():
-    assert reflected(4, 6).tolist() == [0, 1, 2, 3, 2, 1]
-    assert reflected(3, 9).tolist() == [0, 1, 2, 1, 0, 1, 2, 1, 0]  # longer than the image
-    assert reflected(2, 5).tolist() == [0, 1, 0, 1, 0]
-    assert reflected(1, 3).tolist() == [0, 0, 0]
-
-
-def test_plan_by_hand():
-    plan = pad_plan(1, 30, 72, min_frames=2, min_size=(64, 64), multiple=8)
-    assert plan.padded == (2, 64, 72)
-    assert plan.is_needed
-    assert not pad_plan(2, 64, 72, 2, (64, 64), 8).is_needed
-    assert pad_plan(5, 65, 71, 2, (64, 64), 8).padded == (5, 72, 72)
 
 
 def test_smallest_sizes_of_networks():
@@ -56,13 +40,6 @@ def test_padded_result_is_that_of_the_padded_clip():
     with torch.no_grad():
         wanted = net(by_hand)[:, :1, :, :13, :18]
         assert largest_difference(net(x), wanted) == 0.0
-
-
-def test_gradient_passes_through_the_padding():
-    net = smallest_net()
-    x = smooth_clip(1, 5, 6).requires_grad_()
-    net(x).sum().backward()
-    assert (x.grad != 0).all()
 
 
 @pytest.mark.parametrize(("frames", "height", "width"), [(2, 11, 9), (1, 8, 8)])

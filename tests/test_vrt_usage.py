@@ -155,25 +155,3 @@ def test_stochastic_depth_drops_branches_of_single_clips():
     assert 0 < int(changed.sum()) < 64
     net.eval()
     assert block.prepare(64, plan, x).keep_attn is None
-
-
-def test_batch_items_do_not_interact():
-    net = small_net().double()
-    x = smooth_clip(3, 32, 32, batch=2, dtype=torch.float64)
-    with torch.no_grad():
-        together = net(x)
-        for i in range(2):
-            assert largest_difference(together[i : i + 1], net(x[i : i + 1])) < 1e-10
-
-
-def test_stages_take_any_memory_layout():
-    net = small_net()
-    x = smooth_clip(2, 32, 32)
-    with torch.no_grad():
-        backward, forward = net.get_flows(x)
-        features = torch.randn(1, 8, 2, 32, 32)
-        last = features.contiguous(memory_format=torch.channels_last_3d)
-        a = net.stage1(features, backward[0::4], forward[0::4])
-        b = net.stage1(last, backward[0::4], forward[0::4])
-        assert torch.equal(a, b)
-        assert torch.equal(features, last)  # inputs are not written to
