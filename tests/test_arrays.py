@@ -81,6 +81,22 @@ def test_f29_h5_types_that_are_no_numbers_are_refused(tmp_path, dtype):
         read_array(tmp_path / "a.h5")
 
 
+def test_sparse_spikes_are_read_and_what_is_not_stored_is_refused(tmp_path):
+    spikes = np.zeros((500, 250, 64), np.uint8)
+    spikes[3, 4, 5] = 1
+    for parts in (1, 2):  # of the second one, half was never written
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            shape = (parts * len(spikes), *spikes.shape[1:])
+            stored = file.create_dataset("a", shape, "u1", chunks=spikes.shape, compression="gzip")
+            stored[: len(spikes)] = spikes
+            ratio = stored.nbytes / stored.id.get_storage_size()
+        assert parts * 900 < ratio < parts * 1032
+        if parts == 1:
+            assert np.array_equal(read_array(tmp_path / "a.h5"), spikes)
+    with pytest.raises(ValueError, match="of which hardly any is stored"):
+        read_array(tmp_path / "a.h5")
+
+
 def test_h5_links_are_not_followed(tmp_path):
     secret = write_h5(tmp_path / "secret.h5", key=np.ones(3))
     with h5py.File(tmp_path / "a.h5", "w") as file:

@@ -125,6 +125,8 @@ def test_what_file_managers_leave_is_no_change(tmp_path):
     for folder in ("blur", "sharp", "spike"):
         for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "notes.txt"):
             (tmp_path / "train/a" / folder / name).write_text("x")
+    for name in ("__MACOSX", "@eaDir", "#recycle", "lost+found"):
+        (tmp_path / "train" / name).mkdir()
     now = fingerprint_data(tmp_path, ["train"])
     assert now == before
     older = _fingerprint("train", _recorded(tmp_path, "train", None))

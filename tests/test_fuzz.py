@@ -391,7 +391,7 @@ def test_a_command_on_a_damaged_file_ends_with_one_sentence(tmp_path, forks):
     }
     rng, counts = np.random.default_rng(0), dict.fromkeys((0, 1, 2), 0)
     for reader in [reader for reader in READERS if reader.name in commands]:
-        path = tmp_path / reader.name.partition(".")[0] / "data" / reader.name
+        path = tmp_path / reader.name / "data" / reader.name
         path.parent.mkdir(parents=True)
         reader.write(path)
         whole = path.read_bytes()

@@ -200,8 +200,12 @@ def list_frames(folder: str | Path, exts: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+# Folders that archives of a Mac, network drives and file systems leave.
+OF_SYSTEMS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found")
+
+
 def list_sequences(split_folder: str | Path) -> list[Path]:
-    """Return the sequence folders of a split by name, without hidden ones."""
+    """Return the sequence folders of a split by name, without hidden ones and those of systems."""
     folder = Path(split_folder)
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -209,7 +213,9 @@ def list_sequences(split_folder: str | Path) -> list[Path]:
             "DATA.TRAIN_SPLIT and DATA.VAL_SPLIT"
         )
     sequences = sorted(
-        entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+        entry
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in OF_SYSTEMS
     )
     refuse_undecodable(sequences)
     return sequences
