@@ -199,6 +199,7 @@ SCHEMA: dict[str, Any] = {
             10.0, "Minutes without progress after which the run ends; 0: off.", NOT_NEGATIVE
         ),
         "DETERMINISTIC": Key(True, "Choose operations that repeat their results exactly."),
+        "COMPILE": Key(False, "Compile the MLPs and the spike encoder with torch.compile."),
         "PROFILE_STEPS": Key(0, "Steps of each start to profile; 0: none.", NOT_NEGATIVE),
         "RGB_TWIN": Key(
             False, "launch_train.sh also trains the RGB-only baseline and compares both."

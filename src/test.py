@@ -44,6 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--spike_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of .dat files")
     add("--device", choices=("auto", "cuda", "cpu"), help="default: DEVICE of the configuration")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the network")
+    add("--compile", action="store_true", help="compile parts of the network; the first tile waits")
     add(
         "overrides", nargs="*", metavar="KEY VALUE", help="dotted keys, such as VAL.BLEND reference"
     )
@@ -83,6 +84,7 @@ from src.inference.restore import (
     report_on,
 )
 from src.metrics.report import BLURRY, Report, format_table, notes_on_sizes
+from src.models.compiled import compile_and_time
 from src.paths import atomic_write, folder_problem, free_name
 from src.run_directory import RunDirectory, git_commit
 
@@ -120,6 +122,10 @@ def run_test(args: argparse.Namespace) -> int:
     device = choose_device(cfg.DEVICE)
     precision = choose_precision(args.precision, device)
     restorer = build_restorer(cfg, loaded.model.to(device), device, precision.autocast_dtype)
+    if args.compile:
+        first = sequences[0]
+        compile_and_time([loaded.model], lambda: next(restorer.restore(first)), "--compile")
+        restorer.seconds = 0.0
     data = compare_data(loaded.data, find_description(args.input_blur))
     num_frames, started = sum(map(len, sequences)), time.perf_counter()
     logger.info("%d frames of %d sequences, %s", num_frames, len(sequences), device)

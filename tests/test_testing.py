@@ -24,6 +24,7 @@ from src.inference.restore import (
     evaluate,
     report_on,
 )
+from src.models import compiled
 from src.models.build import build_model
 from src.models.weights import write_exported
 from src.paths import REPO_ROOT
@@ -156,6 +157,17 @@ def test_voxels_and_bits_give_the_same_pictures(root, tmp_path):
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)  # spikes and their normalisation reach the model
     assert newest_report(root)["scores"] is None
+
+
+@pytest.mark.nightly
+def test_compiled_parts_give_the_same_pictures(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compiled, "BACKEND", "eager")  # no compiler, which takes minutes
+    spikes = ["--ckpt", best_of(root, "spikes"), "--input_spike_vox", root / "vox"]
+    run(root, tmp_path / "a", *spikes)
+    run(root, tmp_path / "b", *spikes, "--compile")
+    assert "parts are compiled" in capsys.readouterr().out
+    first, second = (read_image(tmp_path / x / "000001.png").astype(int) for x in "ab")
+    assert abs(first - second).max() <= 1
 
 
 def test_checkpoints_and_plain_weights_without_spikes(root, tmp_path, capsys, monkeypatch):

@@ -30,6 +30,7 @@ def dry_run(trainer: Trainer) -> None:
     After a StepMemoryError it logs settings that fit, if steps of small clips do, and raises it.
     """
     trainer.describe()
+    trainer.compile()
     groups = list(islice(trainer.batches(), min(1 + TIMED_STEPS, trainer.total_steps)))
     if not groups:  # stopped by a signal
         return

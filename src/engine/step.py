@@ -124,6 +124,12 @@ class TrainingStep:
             raise StepMemoryError(self._describe(batches, reason, step)) from error
         return StepOutcome(losses, grad_norm, math.isfinite(grad_norm), names, rates, broken)
 
+    def rehearse(self) -> None:
+        """Run forward and backward on zeros of the shape of a training clip; nothing changes."""
+        self._backward([({"blur": None, "dropped": []}, 1.0)], 0)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.clock.take()
+
     def _backward(
         self, parts: list[tuple[Batch, float]], step: int
     ) -> tuple[dict[str, float], tuple[str, ...]]:

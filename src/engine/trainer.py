@@ -32,6 +32,7 @@ from src.engine.step import BatchTransfer, TrainingStep
 from src.engine.validation import Validation
 from src.losses.build import build_loss
 from src.models.build import build_model, read_vrt_arguments
+from src.models.compiled import compile_and_time
 from src.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class Trainer:
         step, progress = self.progress.step, self.progress
         if self._is_unfinished():
             self.describe()
+            self.compile()
             scalars = self._open_scalars()
             try:
                 with reporting_nondeterminism(self.run.add_nondeterministic):
@@ -105,6 +107,12 @@ class Trainer:
                 *(self.run.checkpoints, "" if progress.best_psnr is None else best),
             )
         return self.stopped_by
+
+    def compile(self) -> None:
+        """Compile parts of the model, and of the average that is validated, if TRAIN.COMPILE."""
+        if self.cfg.TRAIN.COMPILE:
+            models = [self.model, *([self.average.model] if self.average else [])]
+            compile_and_time(models, self.train_step.rehearse, "TRAIN.COMPILE")
 
     def _open_scalars(self) -> Scalars:
         """Open what this rank writes scalars to."""
