@@ -85,7 +85,7 @@ def test_constructor_reads_the_path(tmp_path):
 
 
 def test_random_flow_estimator_is_said(caplog):
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         small_net()
     assert "flow estimator: random weights" in caplog.text
     caplog.clear()

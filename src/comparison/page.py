@@ -199,6 +199,7 @@ def plot_differences(
 def _axes(x_label: str, y_label: str) -> Axes:
     axes = Figure(figsize=(9, 3.2), layout="constrained").add_subplot()
     axes.set(xlabel=x_label, ylabel=y_label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     return axes
 
 

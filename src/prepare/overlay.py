@@ -179,8 +179,11 @@ def _index_page(pages: Sequence[Path], fits: Sequence[ExposureFit]) -> str:
             f'<a href="{name}"><img src="{name}" alt="{html.escape(path.stem)}"></a>'
         )
     return (
-        "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>Overlays</title>\n<style>"
-        "body{font-family:sans-serif;max-width:1250px;margin:2em auto}img{max-width:100%}"
+        "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8><title>Overlays</title>\n"
+        '<meta name=viewport content="width=device-width, initial-scale=1">\n<style>'
+        "body{font:15px/1.5 system-ui,sans-serif;max-width:1250px;margin:2em auto;padding:0 16px}"
+        "h1{font-size:24px}h2{font-size:19px;overflow-wrap:anywhere}"
+        "a{display:block;overflow-x:auto}img{max-width:100%;min-width:800px}"  # readable on a phone
         ".wrong{color:#c00;font-weight:bold}</style></head><body>\n"
         "<h1>Do the spikes belong to their frames?</h1>\n"
         f"<p>{html.escape(summary_of(fits))}.</p>\n<p>{HOW_TO_READ}</p>\n"

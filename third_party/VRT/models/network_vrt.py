@@ -151,7 +151,7 @@ class VRT(nn.Module):
         self.conv_first = FrameConv(9 * in_chans + self.nonblind_denoising, width)
         self.spynet: SpyNet | None = SpyNet(FLOW_LEVELS)
         if spynet_path is None:
-            logger.info("flow estimator: random weights, until a state dict is loaded")
+            logger.debug("flow estimator: random weights, until a state dict is loaded")
         else:
             load_spynet(self.spynet, spynet_path)
 
