@@ -10,7 +10,7 @@ from torch import nn
 from src.models import compiled
 from src.models.spike_encoder3d import ResidualBlock3D
 from src.models.spike_temporal_sa import TemporalSelfAttentionBlock
-from tests.training_cases import make_trainer, read_checkpoint, run_train, write_run
+from tests.training_cases import make_trainer, read_checkpoint, write_run
 from third_party.VRT.models.blocks import GatedMlp
 
 LINE = r"\d+ parts are compiled: the first run took [\d.]+ s; now [\d.]+ s in place of [\d.]+, "
@@ -54,15 +54,6 @@ def test_a_compiled_training_equals_another(tmp_path, caplog):
     later = make_trainer(config, "TRAIN.MAX_STEPS", "3")
     later.resume("auto")
     assert later.progress.step == 2
-
-
-@pytest.mark.nightly
-def test_two_ranks_and_the_real_compiler(tmp_path):
-    config = write_run(tmp_path, **CHANGES)
-    run_train(config, "EXP_NAME", "plain", processes=2)
-    output = run_train(config, "TRAIN.COMPILE", "true", processes=2)
-    assert re.search(LINE, output)
-    assert_close(read_checkpoint(tmp_path), read_checkpoint(tmp_path, "plain"))
 
 
 @pytest.mark.usefixtures("backend")
