@@ -18,8 +18,13 @@ from src.data.description import content_of, read_description
 from src.data.errors import DataSetError
 from src.data.exposures import read_exposures
 from src.data.frames import read_image
+from src.data.inputs import InputFolders, scan_inputs
 from src.data.parallel import locked
+from src.data.scanning import scan_settings
 from src.data.simulation.simulator import SpikeNoise
+from src.inference.load import SMALL_MODEL, load_model
+from src.inference.restore import build_restorer
+from src.metrics.psnr_ssim import psnr
 from src.paths import REPO_ROOT
 from src.prepare import demo, training_scenes
 from src.prepare.training_scenes import (
@@ -134,6 +139,18 @@ def test_textures_of_validation_are_photographs(monkeypatch):
     for index in range(4):
         TrainingScene(SEED, drawn(SEED, "val", index))
     assert set(used) <= set(PHOTOGRAPHS["val"])
+
+
+def test_the_small_model_of_the_project_restores_a_scene_of_a_camera_it_never_saw(made):
+    loaded = load_model(None)
+    assert SMALL_MODEL.stat().st_size <= 6e6
+    val = made / "val"
+    recording = scan_inputs(InputFolders(val, val, val), scan_settings(loaded.cfg))[0]
+    gains = []
+    for i, restored in build_restorer(loaded.cfg, loaded.model, "cpu").restore(recording):
+        sharp, blurry = recording.read_sharp(i), recording.read_blurry(i)
+        gains.append(psnr(restored, sharp) - psnr(blurry, sharp))
+    assert np.mean(gains) > 1
 
 
 # ---------------------------------------------------------------- what is rendered

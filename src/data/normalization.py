@@ -37,17 +37,6 @@ def normalization_from(cfg: CfgNode) -> Normalization:
     return Normalization(mean, std, data.GAIN, *flags)
 
 
-def centred_bins(sharp_instant: float, num_bins: int) -> np.ndarray:
-    """Return which bin takes the place of each of K bins, so that an instant is in the middle.
-
-    Args:
-        sharp_instant: 0 at the start of the exposure, 1 at its end.
-        num_bins: K. Bins before the first or after the last repeat it.
-    """
-    shift = round(num_bins * (sharp_instant - 0.5))
-    return np.clip(np.arange(num_bins) + shift, 0, num_bins - 1)
-
-
 def normalize_counts(
     counts: torch.Tensor,
     norm: Normalization,

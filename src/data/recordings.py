@@ -13,7 +13,6 @@ from src.data.errors import BadFileError, DataSetError, FileState, listed, refus
 from src.data.exposures import EXPOSURES_NAME, read_exposures
 from src.data.frame_cache import FrameStore
 from src.data.frames import ImageReader, read_image
-from src.data.normalization import centred_bins
 from src.data.voxel_counts import Crop, SpikeWindow, count_window, open_voxels, read_voxels
 
 logger = logging.getLogger(__name__)
@@ -94,8 +93,12 @@ class Recording:
         return [0.5 if e.t_sharp is None else (e.t_sharp - e.t0) / (e.t1 - e.t0) for e in exposures]
 
     def centred_bins(self, i: int) -> np.ndarray:
-        """Return which bin of frame i takes the place of each bin, see `DATA.CENTER_SHARP`."""
-        return centred_bins(self.sharp_instants[i], self.num_bins)
+        """Return which bin of frame i takes the place of each bin, see `DATA.CENTER_SHARP`.
+
+        Bins before the first or after the last repeat it.
+        """
+        shift = round(self.num_bins * (self.sharp_instants[i] - 0.5))
+        return np.clip(np.arange(self.num_bins) + shift, 0, self.num_bins - 1)
 
     def read_blurry(self, i: int, crop: Crop | None = None) -> np.ndarray:
         """Read blurry frame i: uint8 [h, w, 3], of the crop (y, x, h, w) in its pixels."""
