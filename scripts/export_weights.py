@@ -58,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
 def export(args: argparse.Namespace) -> None:
     """Write the weights of `args.checkpoint` to `args.output`."""
     state = load_checkpoint(args.checkpoint)
+    for key, kind in {"config": str, "model": dict}.items():
+        if not isinstance(state.get(key), kind):
+            raise ValueError(f"{args.checkpoint} lacks {key}: it is damaged, give another one")
     if args.merge:
         if "ema" not in state:
             raise ValueError(

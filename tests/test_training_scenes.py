@@ -285,10 +285,11 @@ def test_other_and_changed_data_are_refused(copy, tmp_path, capsys):
         make_training_scenes(copy, SEED, counts)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/photo.png").write_bytes(b"")
-    for name in ("mine", "mine/photo.png"):
-        arguments = ["--scenes", "1", "--output", str(tmp_path / name)]
-        assert script_main(arguments) == 1
-        assert "is not known whose data these are" in capsys.readouterr().err
+    assert script_main(["--scenes", "1", "--output", str(tmp_path / "mine")]) == 1
+    assert "is not known whose data these are" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        script_main(["--scenes", "1", "--output", str(tmp_path / "mine/photo.png")])
+    assert "is a file; name another folder" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["photo.png"]
 
 
