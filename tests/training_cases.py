@@ -161,7 +161,8 @@ def run_ranks(command: list[str], folder: Path, processes: int) -> tuple[list[in
 def rank_variables(store: TCPStore, processes: int) -> dict[str, str]:
     """Return what torchrun sets for all ranks of a run that meets at a store."""
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    return {"WORLD_SIZE": str(processes), "TORCHELASTIC_USE_AGENT_STORE": "True", **meeting}
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    return {"WORLD_SIZE": str(processes), **agent, **meeting}
 
 
 def one_thread() -> dict[str, str]:
