@@ -107,7 +107,7 @@ SCHEMA: dict[str, Any] = {
         "CENTER_SHARP": Key(
             False,
             "Shift the bins of an exposure by whole bins, so that the instant of its sharp frame, "
-            "t_sharp in exposures.csv, is in the middle; the last bin is repeated.",
+            "t_sharp in exposures.csv, is in the middle; the outermost bin is repeated.",
         ),
         "IMAGE_EXTS": Key([".png", ".jpg", ".jpeg", ".bmp"], "Names of images end so.", EXTENSIONS),
         "SPIKE_DIR": Key("spike", "Folder of a sequence with its .dat files.", NAME),

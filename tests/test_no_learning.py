@@ -1,5 +1,6 @@
 """Images from spikes without learning, and the bound, by hand and on a miniature."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from src.comparison.no_learning import (
     difference_image,
     window_rate,
 )
+from src.data.recordings import FrameRecord, Recording
 from src.data.spikes.reconstruct import tfp
 from src.metrics.psnr_ssim import psnr
 from src.pictures.sequence_view import open_sequence
@@ -96,6 +98,8 @@ def test_the_instant_is_the_part_of_the_exposure_in_any_unit(tmp_path):
     folder = sequence(tmp_path)
     recording = open_sequence(folder, 32).recording
     assert recording.sharp_instants == [0.5] * 4
+    frame = FrameRecord("0", 0, Path("0.png"), None)  # as with --input_blur .
+    assert Recording("here", [frame], 32).sharp_instants == [0.5]
     state_instants(folder)
     recording = open_sequence(folder, 32).recording
     assert recording.sharp_instants == pytest.approx([24 / 56] * 4)

@@ -86,7 +86,7 @@ class Recording:
 
         It is the middle where the exposures of the sequence do not state it.
         """
-        exposures, path = self.frames, self.frames[0].blurry.parents[1] / EXPOSURES_NAME
+        exposures, path = self.frames, self.frames[0].blurry.absolute().parents[1] / EXPOSURES_NAME
         if exposures[0].t_sharp is None and path.is_file():
             known = read_exposures(path, ticks_per_second=1.0)  # any unit: ratios
             exposures = [known.get(frame.index, frame) for frame in self.frames]
