@@ -152,7 +152,7 @@ class Training:
         self.cfg = cfg.clone()
         self.cfg.defrost()
         self.device, self.dataset = choose_device(cfg.DEVICE), build_train_dataset(cfg)
-        clips = CLIPS if len(self.dataset.spike_crop_sizes) == 1 else 1
+        clips = clips_of(cfg) if len(self.dataset.spike_crop_sizes) == 1 else 1
         self.cfg.TRAIN.BATCH_SIZE, self.cfg.TRAIN.GRADIENT_ACCUMULATION_STEPS = clips, 1
         torch.manual_seed(cfg.SEED)
         ratios = [r.frame_size[0] / r.spike_size[0] for r in self.dataset.recordings]
@@ -248,6 +248,11 @@ def train_beside(cfg: CfgNode, budget: Budget, stop: StopSignals) -> None:
     save()
 
 
+def clips_of(cfg: CfgNode) -> int:
+    """Return the clips of a step, those of the run if it has more."""
+    return max(CLIPS, cfg.TRAIN.BATCH_SIZE)
+
+
 def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
     """Return what decides the weights; equal inputs need no second training."""
     keys = ("TRAIN_SPLIT", "CLIP_LEN", "CROP_SIZE", "K", "NORM", "GAIN", "AUGMENT")
@@ -259,6 +264,7 @@ def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
         "seed": cfg.SEED,
         "data": data,
         "settings": settings,
+        "clips": clips_of(cfg),
         **vars(budget),
     }
 

@@ -2,9 +2,10 @@
 
 Scene i of a split depends on (seed, split, i) alone. Its pictures are rendered at every tick of the
 spike camera: a blurry frame is the mean of the ticks of its exposure, its sharp counterpart is one
-of them, and the spike camera integrates them. Half of the scenes are like data made from a
-high-speed video instead: a blurry frame is the mean of a few pictures, the spike camera sees
-cross-fades between them. `scene.yaml` of a scene says what was drawn.
+of them, and the spike camera integrates them. Others are like data made from a high-speed video: a
+blurry frame is the mean of a few pictures, the spike camera sees cross-fades between them. Two
+thirds have the cameras that `scripts/prepare_data.py` simulates on a video by default.
+`scene.yaml` of a scene says what was drawn.
 """
 
 import functools
@@ -45,7 +46,7 @@ from src.prepare.demo_scenes import (
     shift_matrix,
 )
 
-VERSION = 4  # to be raised whenever the same seed gives other bytes than before
+VERSION = 5  # to be raised whenever the same seed gives other bytes than before
 SPIKE_SCALES = {"mixed": (2, 1), "half": (2, 2), "full": (1, 1)}  # usual and other RGB pixels
 TRANSFERS = {1.0: "encoded", 2.2: "linear"}  # what the spikes integrate, by the RGB camera's gamma
 CONTENT = f"{ACCEPTED}frames and spikes are renderings of one scene"
@@ -63,7 +64,12 @@ PHOTOGRAPHS = {
 }
 OF_SCIKIT_LEARN = ("china.jpg", "flower.jpg")  # the others are scikit-image's
 LARGEST_PART_PX = 640  # of a photograph; a scene shows less
-VIDEO = 0.5  # part of the scenes made as from a high-speed video
+USUAL = 0.67  # part of the scenes with the default cameras of scripts/prepare_data.py
+USUAL_CAMERAS = {"gamma": 1.0, "threshold": 2.0, "dead": 0.0, "hot": 0.0, "jpeg_quality": 0}
+USUAL_CAMERAS |= {"shot": 0.0, "read": 0.0, "noise": SpikeNoise()}
+USUAL_STEP = 8  # ticks from picture to picture
+USUAL_AVERAGED = (7, 7, 7, 9, 11, 13)  # pictures in a blurry frame; GoPro has 7 to 13
+VIDEO = 0.5  # part of the other scenes made as from a high-speed video
 DEAD_LEAVES = 0.25  # part of the training split's textures that are drawn shapes
 _PLAN, _LAYERS, _SPIKES, _CAMERA = range(4)  # streams of random numbers
 
@@ -142,9 +148,9 @@ def draw_plan(
         frames_averaged=averaged,
         gamma=float(rng.choice(list(TRANSFERS))),
         softness_px=_rounded(rng.uniform(0.4, 1.2)),
-        camera_px=moves * _log_uniform(rng, 2, 20),
+        camera_px=moves * _log_uniform(rng, 3, 30),
         object_px=tuple(
-            (rng.random() > 0.1) * _log_uniform(rng, 2, 20) for _ in range(rng.integers(1, 5))
+            (rng.random() > 0.1) * _log_uniform(rng, 3, 30) for _ in range(rng.integers(1, 5))
         ),
         downscale=SPIKE_SCALES[spike_scale][int(rng.random() > 0.7)],
         threshold=_log_uniform(rng, 1, 4),
@@ -155,6 +161,11 @@ def draw_plan(
         read=_log_uniform(rng, 1e-4, 1e-3),
         jpeg_quality=int(is_jpeg) * int(rng.integers(60, 97)),
     )
+    if rng.random() < USUAL:
+        averaged = int(rng.choice(USUAL_AVERAGED))
+        ticks, sharp_tick = averaged * USUAL_STEP, averaged // 2 * USUAL_STEP
+        times = {"ticks": ticks, "stride": ticks, "sharp_tick": sharp_tick}
+        plan = replace(plan, frames_averaged=averaged, **times, **USUAL_CAMERAS)
     return plan if threshold is None else replace(plan, threshold=float(threshold))
 
 
