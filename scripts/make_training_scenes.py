@@ -92,7 +92,7 @@ def summary(reports: list[SequenceReport], seconds: float, output: Path) -> list
         "spike rate": [report.spike_rate for report in reports],
     }
     for name, values in rows.items():
-        low, middle, high = np.quantile(values, [0, 0.5, 1])
+        low, middle, high = np.quantile(values, [0, 0.5, 1], method="nearest")
         lines.append(f"{name:<17} median {middle:.3g}, from {low:.3g} to {high:.3g}")
     return lines
 

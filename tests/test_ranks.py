@@ -261,10 +261,17 @@ def test_f11_a_rank_that_leaves_a_validation_alone_saves_the_run_before(tmp_path
     assert (again.progress.step, again.progress.validated_step) == (1, 0)
 
 
-def test_a_rank_without_a_world_is_an_error(monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(RuntimeError, match="RANK is 1 and WORLD_SIZE 1 .* unset RANK"):
+@pytest.mark.parametrize(
+    ("given", "absent", "message"),
+    [
+        ("RANK", "WORLD_SIZE", "RANK is 2 and WORLD_SIZE 1 .* unset both"),
+        ("WORLD_SIZE", "RANK", "RANK is not set and WORLD_SIZE 2 .* unset both"),
+    ],
+)
+def test_a_rank_without_a_world_is_an_error(monkeypatch, given, absent, message):
+    monkeypatch.setenv(given, "2")
+    monkeypatch.delenv(absent, raising=False)
+    with pytest.raises(RuntimeError, match=message):
         join_ranks(CPU, 0, StopSignals()).__enter__()
 
 

@@ -90,6 +90,8 @@ def _root(tmp_path_factory):
     content = (root / "weights.safetensors").read_bytes()
     (root / "cut.safetensors").write_bytes(content[: len(content) // 2])
     (root / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    (root / "page.safetensors").write_text("<!DOCTYPE html><html>Sign in</html>")
+    torch.save({}, root / "torch.safetensors")
     write_exported(root / "exported.safetensors", torch.load(best_of(root, "rgb")), {})
     part = {key: value for key, value in weights.items() if not key.startswith("stage")}
     torch.save(part, root / "part.pth")
@@ -199,6 +201,8 @@ def test_checkpoints_and_plain_weights_without_spikes(root, tmp_path, capsys, mo
         ("--ckpt {root}/rgb.yaml", "cannot be read as weights"),
         ("--ckpt {root}/cut.safetensors", "damaged or cut short"),
         ("--ckpt {root}/pointer.pth", "a pointer of Git LFS"),
+        ("--ckpt {root}/page.safetensors", "it is a web page in place of the data"),
+        ("--ckpt {root}/torch.safetensors", "it is a file of torch.save; name it .pth"),
         ("--config {root}/rgb.yaml --ckpt {root}/part.pth", "of VRT's"),
         ("--config {root}/spikes.yaml", "needs spikes; give --input_spike_vox DIR"),
         ("--config {root}/spikes.yaml --input_spike_vox {root}/val MODEL.USE_SPIKE false",

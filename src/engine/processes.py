@@ -179,10 +179,11 @@ def join_ranks(device: torch.device, stall_minutes: float, stop: StopSignals) ->
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    if rank >= world_size:
+    if rank >= world_size or (world_size > 1 and "RANK" not in os.environ):
         raise RuntimeError(
-            f"RANK is {rank} and WORLD_SIZE {world_size} in the environment: unset RANK, or start "
-            "all processes with scripts/launch_train.sh or torchrun"
+            f"RANK is {os.environ.get('RANK', 'not set')} and WORLD_SIZE {world_size} in the "
+            "environment: unset both, or start all processes with scripts/launch_train.sh or "
+            "torchrun"
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from src.data.errors import DAMAGED, listed
+from src.data.errors import DAMAGED, listed, other_kind
 from src.paths import resolve
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,6 @@ UNREADABLE = (*DAMAGED, AssertionError, MemoryError, pickle.UnpicklingError, Saf
 EXPORTED_TEXTS = ("config", "vrt", "data")
 EMA_PREFIX = "ema."
 ZIP_START = b"PK\x03\x04"  # torch.load uses the same test
-LFS_START = b"version https://git-lfs"
 DOS_FOLDER = 0x10  # in the external attributes of an entry
 FORBIDDEN = re.compile(r"GLOBAL (\S+) was not an allowed global|class (\S+) was not an allowed")
 
@@ -247,10 +246,13 @@ def _reason(path: Path, error: Exception) -> str:
         return "no such file"
     if path.stat().st_size == 0:
         return "it is empty"
-    if _starts_with(path, LFS_START):
-        return "it is a pointer of Git LFS, not the file itself; run: git lfs pull"
+    is_zip = _starts_with(path, ZIP_START)
+    if not is_zip and (found := other_kind(path)):
+        return f"it is {found}"
+    if is_zip and path.suffix == ".safetensors":
+        return "it is a file of torch.save; name it .pth"
     if isinstance(error, zipfile.BadZipFile | SafetensorError):
         return f"damaged or cut short ({error})"
-    if not _starts_with(path, ZIP_START):
+    if not is_zip:
         return "no file of torch.save, and its name does not end in .safetensors"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
