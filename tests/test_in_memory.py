@@ -76,6 +76,19 @@ def test_bits_and_events_give_what_their_voxels_give(loaded):
     assert np.array_equal(found, expected)
 
 
+def test_an_instant_shifts_the_bins_of_a_model_that_centres_them(loaded):
+    centres = LoadedModel(loaded.model, config("DATA.CENTER_SHARP", "true"), {"file": "b.pth"})
+    early = VOXELS[:, [0, 0, 0, *range(29)]]  # 0.4 is 3 of 32 bins before the middle
+    expected = restored(loaded, voxels=early)
+    assert not np.array_equal(expected, restored(loaded, voxels=VOXELS))
+    assert np.array_equal(restored(centres, voxels=VOXELS, instants=[0.4] * 4), expected)
+    with pytest.raises(ValueError, match="without DATA.CENTER_SHARP"):
+        restored(loaded, voxels=VOXELS, instants=[0.4] * 4)
+    for wrong in ([0.4] * 3, [0.4, 0.4, 0.4, 24]):
+        with pytest.raises(ValueError, match="one of each frame is needed, 0 to 1"):
+            restored(centres, voxels=VOXELS, instants=wrong)
+
+
 @pytest.mark.parametrize(
     ("frames", "spikes", "message"),
     [

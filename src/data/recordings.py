@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.datasets.voxelizer import ticks_per_bin
+from src.data.datasets.voxelizer import centred_bins, ticks_per_bin
 from src.data.errors import BadFileError, DataSetError, FileState, listed, refuse_changed
 from src.data.exposures import EXPOSURES_NAME, read_exposures
 from src.data.frame_cache import FrameStore
@@ -93,12 +93,8 @@ class Recording:
         return [0.5 if e.t_sharp is None else (e.t_sharp - e.t0) / (e.t1 - e.t0) for e in exposures]
 
     def centred_bins(self, i: int) -> np.ndarray:
-        """Return which bin of frame i takes the place of each bin, see `DATA.CENTER_SHARP`.
-
-        Bins before the first or after the last repeat it.
-        """
-        shift = round(self.num_bins * (self.sharp_instants[i] - 0.5))
-        return np.clip(np.arange(self.num_bins) + shift, 0, self.num_bins - 1)
+        """Return which bin of frame i takes the place of each bin, see `DATA.CENTER_SHARP`."""
+        return centred_bins(self.num_bins, self.sharp_instants[i])
 
     def read_blurry(self, i: int, crop: Crop | None = None) -> np.ndarray:
         """Read blurry frame i: uint8 [h, w, 3], of the crop (y, x, h, w) in its pixels."""

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from src.data.datasets.voxelizer import bin_of_tick, ticks_per_bin, voxelize
+from src.data.datasets.voxelizer import bin_of_tick, centred_bins, ticks_per_bin, voxelize
 from src.inference.load import LoadedModel
 from src.inference.restore import build_restorer, to_range, to_uint8
 
 
-def restore_frames(
+def restore_frames(  # noqa: PLR0913 (all but `loaded` and `frames` are named)
     loaded: LoadedModel,
     frames: np.ndarray | torch.Tensor,
     *,
@@ -21,6 +21,7 @@ def restore_frames(
     events: np.ndarray | torch.Tensor | None = None,
     exposures: Sequence[tuple[float, float]] | None = None,
     spike_size: tuple[int, int] | None = None,
+    instants: Sequence[float] | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> np.ndarray | torch.Tensor:
@@ -35,6 +36,8 @@ def restore_frames(
         exposures: Begin and end of the exposure of each frame, the end excluded: in ticks of the
             bits, or in the unit of the events.
         spike_size: Height and width of the sensor of the events.
+        instants: The part of each exposure that has passed at the instant to restore, 0 to 1; the
+            middle by default. For models with `DATA.CENTER_SHARP`.
         device: `cuda`, `cpu`, or `auto` for a GPU where there is one.
         progress: Show a bar.
 
@@ -52,7 +55,12 @@ def restore_frames(
     if len(given) != use_spikes:
         needed = "give one of voxels, bits, events" if use_spikes else "it takes no spikes"
         raise ValueError(f"the model of {loaded.identity['file']}: {needed}; got {[*given]}")
-    sequence = ArraySequence(frames)
+    if instants is not None and not loaded.cfg.DATA.CENTER_SHARP:
+        raise ValueError(
+            f"the model of {loaded.identity['file']} was trained without DATA.CENTER_SHARP and "
+            "restores one instant alone; leave instants out"
+        )
+    sequence = ArraySequence(frames, instants)
     for kind, spikes in given.items():
         sequence.add_spikes(kind, spikes, loaded.cfg.DATA.K, exposures, spike_size)
     if use_spikes and loaded.cfg.DATA.MATCH_LIGHT and not sequence.ticks:  # rates do not matter
@@ -72,7 +80,9 @@ def restore_frames(
 class ArraySequence:
     """Frames and spikes in memory, read like a `Recording`."""
 
-    def __init__(self, frames: np.ndarray | torch.Tensor) -> None:
+    def __init__(
+        self, frames: np.ndarray | torch.Tensor, instants: Sequence[float] | None = None
+    ) -> None:
         self.frames = as_array(frames)
         if isinstance(frames, torch.Tensor):
             self.frames = np.moveaxis(self.frames, 1, -1)
@@ -85,6 +95,9 @@ class ArraySequence:
             )
         if is_float and not (self.frames.min() >= 0 and self.frames.max() <= 1):
             raise ValueError("frames are floats outside 0..1; divide 8 bit values by 255")
+        self.instants = [0.5] * len(self.frames) if instants is None else list(instants)
+        if len(self.instants) != len(self.frames) or not all(0 <= x <= 1 for x in self.instants):
+            raise ValueError(f"instants {instants}: one of each frame is needed, 0 to 1")
         self.counts: list[np.ndarray] = []
         self.ticks: list[np.ndarray] = []
 
@@ -106,8 +119,8 @@ class ArraySequence:
         return self.ticks[i]
 
     def centred_bins(self, i: int) -> np.ndarray:
-        """Return the bins as they are: the middle of an exposure is what is restored."""
-        return np.arange(len(self.counts[i]))
+        """Return which bin of frame i takes the place of each bin, see `DATA.CENTER_SHARP`."""
+        return centred_bins(len(self.counts[i]), self.instants[i])
 
     def add_spikes(
         self,

@@ -32,6 +32,16 @@ def ticks_per_bin(num_ticks: int, num_bins: int) -> np.ndarray:
     return np.bincount(bin_of_tick(num_ticks, num_bins), minlength=num_bins)
 
 
+def centred_bins(num_bins: int, instant: float) -> np.ndarray:
+    """Return which bin takes the place of each bin to have the sharp instant in the middle, [K].
+
+    `instant` is the part of the exposure that has passed then. Bins before the first or after the
+    last repeat it. See `DATA.CENTER_SHARP`.
+    """
+    shift = round(num_bins * (instant - 0.5))
+    return np.clip(np.arange(num_bins) + shift, 0, num_bins - 1)
+
+
 def voxelize(
     events: np.ndarray,
     t0: float,
