@@ -174,7 +174,8 @@ def copy_video(source, target, start=0.0, rotation=0, sound_s=0):
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         pictures = old.streams.video[0]
         stream = new.add_stream_from_template(pictures)
-        stream.set_display_rotation(rotation)
+        if rotation:
+            stream.set_display_rotation(rotation)
         if sound_s:
             add_silence(new, sound_s)
         for packet in old.demux(pictures):

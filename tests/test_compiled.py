@@ -91,8 +91,8 @@ def test_a_compiler_that_does_not_work_is_one_sentence(monkeypatch):
         raise OSError("No working C++ compiler found\nin 20 more lines")
 
     monkeypatch.setattr(compiled, "BACKEND", fail)
-    part = nn.ModuleDict({"mlp": nn.Sequential(nn.Linear(2, 2))})
-    run = lambda: part["mlp"](torch.ones(1, 2))  # noqa: E731
+    part = GatedMlp(2, 4, 2)
+    run = lambda: part(torch.ones(1, 2))  # noqa: E731
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/cache")
     message = r"^--compile: .*C\+\+ compiler.*remove /cache if .*do without --compile$"
     with pytest.raises(RuntimeError, match=message):

@@ -149,11 +149,8 @@ def test_f32_processes_that_share_a_cache_download_once(hub, served):
     for thread in threads:
         thread.join()
     assert find_weights().read_bytes() == Server.CONTENT
-    assert sorted(path.name for path in hub.rglob("*")) == [
-        ".net.pth.lock",
-        "checkpoints",
-        "net.pth",
-    ]
+    found = {path.name for path in hub.rglob("*")}
+    assert found - {".net.pth.lock"} == {"checkpoints", "net.pth"}  # some filelock remove it
 
 
 def test_weights_travel_in_a_folder_to_a_machine_without_network(hub, served, tmp_path, capsys):

@@ -129,7 +129,8 @@ from src.engine.trainer import Trainer
 step = Trainer.step
 def losing(self, batches):
     if self.progress.step == 1:
-        shutil.rmtree(self.run.logs)
+        while self.run.logs.exists():  # TensorBoard's thread writes into it
+            shutil.rmtree(self.run.logs, ignore_errors=True)
         self.run.logs.write_text("a file where the folder was")
     return step(self, batches)
 Trainer.step = losing

@@ -148,7 +148,8 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(root, monkeypatch):
     assert len(store) == 0
     assert len(lines) == 4
     assert all("No space left on device" in line for line in lines)
-    assert {path.suffix for path in root.rglob("frame_cache/*")} == {".lock"}
+    left = {path.suffix for path in root.rglob("frame_cache/*")}
+    assert left <= {".lock"}  # some versions of filelock remove it
 
 
 def test_several_processes_share_the_work(root):
