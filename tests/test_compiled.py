@@ -10,7 +10,7 @@ from torch import nn
 from src.models import compiled
 from src.models.spike_encoder3d import ResidualBlock3D
 from src.models.spike_temporal_sa import TemporalSelfAttentionBlock
-from tests.training_cases import make_trainer, read_checkpoint, write_run
+from tests.training_cases import make_trainer, read_checkpoint, run_ranks, write_run
 from third_party.VRT.models.blocks import GatedMlp
 
 LINE = r"\d+ parts are compiled: the first run took [\d.]+ s; now [\d.]+ s in place of [\d.]+, "
@@ -20,6 +20,14 @@ CHANGES = {
     "MODEL__USE_CHECKPOINT_ATTN": True,
     "MODEL__USE_CHECKPOINT_FFN": True,
 }
+
+COMPILING = """
+import sys
+from src import train
+from src.models import compiled
+compiled.BACKEND = "eager"
+sys.exit(train.main())
+"""
 
 
 @pytest.fixture(name="backend")
@@ -54,6 +62,19 @@ def test_a_compiled_training_equals_another(tmp_path, caplog):
     later = make_trainer(config, "TRAIN.MAX_STEPS", "3")
     later.resume("auto")
     assert later.progress.step == 2
+
+
+@pytest.mark.nightly
+def test_two_ranks_that_compile_equal_two_that_do_not(tmp_path):
+    """With DDP, recomputation and an average."""
+    config, script = write_run(tmp_path, **CHANGES), tmp_path / "compiling.py"
+    script.write_text(COMPILING)
+    for name, is_compiled in (("plain", "false"), ("run", "true")):
+        command = [script, "--config", config, "EXP_NAME", name, "TRAIN.COMPILE", is_compiled]
+        codes, output = run_ranks(command, tmp_path, 2)
+        assert codes == [0, 0], output
+        assert bool(re.search(LINE, output)) == (name == "run")
+    assert_close(read_checkpoint(tmp_path), read_checkpoint(tmp_path, "plain"))
 
 
 @pytest.mark.usefixtures("backend")
