@@ -264,7 +264,7 @@ def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
         "seed": cfg.SEED,
         "data": data,
         "settings": settings,
-        "clips": clips_of(cfg),
+        **({} if clips_of(cfg) == CLIPS else {"clips": clips_of(cfg)}),  # older files lack it
         **vars(budget),
     }
 

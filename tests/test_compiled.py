@@ -107,15 +107,15 @@ def test_parts_are_compiled_in_place(caplog):
     assert not any(part._compiled_call_impl for part in copy.deepcopy(model).modules())
 
 
-def test_a_compiler_that_does_not_work_is_one_sentence(monkeypatch):
+def test_a_compiler_that_does_not_work_is_one_sentence(monkeypatch, tmp_path):
     def fail(*_):
         raise OSError("No working C++ compiler found\nin 20 more lines")
 
     monkeypatch.setattr(compiled, "BACKEND", fail)
     part = GatedMlp(2, 4, 2)
     run = lambda: part(torch.ones(1, 2))  # noqa: E731
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/cache")
-    message = r"^--compile: .*C\+\+ compiler.*remove /cache if .*do without --compile$"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    message = rf"^--compile: .*C\+\+ compiler.*remove {tmp_path} if .*do without --compile$"
     with pytest.raises(RuntimeError, match=message):
         compiled.compile_and_time([part], run, "--compile")
     torch.compiler.reset()

@@ -65,6 +65,14 @@ def test_it_learns_one_clip(config, monkeypatch):
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_a_step_has_the_clips_of_a_run_with_more(config):
+    """And what was stored for a run with fewer still counts as trained."""
+    few, many = (load_config(config, ["TRAIN.BATCH_SIZE", n]) for n in ("1", "3"))
+    assert [Training(cfg).cfg.TRAIN.BATCH_SIZE for cfg in (few, many)] == [2, 3]
+    assert "clips" not in plain_unet.inputs_of(few)
+    assert plain_unet.inputs_of(many)["clips"] == 3
+
+
 class StopAfter:
     """A signal that comes in a step; it is looked for once after each."""
 

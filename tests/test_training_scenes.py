@@ -11,6 +11,7 @@ import yaml
 
 from benchmarks.plain_unet import Training
 from scripts.make_training_scenes import main as script_main
+from scripts.make_training_scenes import summary
 from scripts.prepare_data import main as prepare_main
 from src.config import load_config
 from src.data.build import build_train_dataset
@@ -28,6 +29,7 @@ from src.metrics.psnr_ssim import psnr
 from src.paths import REPO_ROOT
 from src.prepare import demo, training_scenes
 from src.prepare.sources.planning import SourceOptions
+from src.prepare.sources.simulate import DEFAULT_TICKS_PER_FRAME
 from src.prepare.training_scenes import (
     PHOTOGRAPHS,
     ScenePlan,
@@ -99,7 +101,11 @@ def test_plans_cover_what_they_promise():
         assert low <= least <= low + 0.1 * (high - low) + 1e-9, name
         assert high - 0.1 * (high - low) - 1e-9 <= most <= high, name
     videos = [plan for plan in plans if plan.frames_averaged]
-    usual = [plan for plan in videos if plan.ticks == 8 * plan.frames_averaged and not plan.shot]
+    usual = [
+        plan
+        for plan in videos
+        if plan.ticks == DEFAULT_TICKS_PER_FRAME * plan.frames_averaged and not plan.shot
+    ]
     assert [len(usual) / 600, len(videos) / 600] == pytest.approx([0.67, 0.835], abs=0.06)
     assert {plan.frames_averaged for plan in usual} == {7, 9, 11, 13}
     assert {(p.gamma, p.threshold, p.noise, p.read, p.dead, p.jpeg_quality) for p in usual} == {
@@ -127,6 +133,13 @@ def test_plans_cover_what_they_promise():
         assert replace(fixed, downscale=plan.downscale, threshold=plan.threshold) == plan
 
 
+def test_a_still_scene_is_no_number_missing_from_the_summary(tmp_path):
+    plan = draw_plan(0, "train", 0)
+    reports = [demo.SequenceReport(plan, psnr_db, 0.1) for psnr_db in (20.0, np.inf)]
+    assert summary(reports, 1.0, tmp_path)[1].endswith("from 20 to inf")
+    assert "nan" not in "".join(summary(reports, 1.0, tmp_path))
+
+
 def test_photographs_of_validation_are_in_no_training_split():
     train, val = set(PHOTOGRAPHS["train"]), set(PHOTOGRAPHS["val"])
     assert not train & val
@@ -148,7 +161,7 @@ def test_textures_of_validation_are_photographs(monkeypatch):
     assert set(used) <= set(PHOTOGRAPHS["val"])
 
 
-def test_the_small_model_of_the_project_restores_a_scene_of_a_camera_it_never_saw(made):
+def test_the_small_model_of_the_project_restores_a_scene_it_never_saw(made):
     loaded = load_model(None)
     assert SMALL_MODEL.stat().st_size <= 6e6
     val = made / "val"

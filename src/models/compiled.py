@@ -6,10 +6,7 @@ convolution have kernels of their own. Compiling whole stages took minutes for e
 parts here share their code, so three functions are compiled, for a few shapes each.
 """
 
-import getpass
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 
@@ -46,12 +43,6 @@ def compile_parts(model: nn.Module) -> int:
     return len(parts)
 
 
-def cache_folder() -> str:
-    """Return where torch keeps what it compiled; files that were cut short stay there."""
-    default = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
-    return os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)
-
-
 def compile_and_time(models: Sequence[nn.Module], run: Callable[[], object], key: str) -> None:
     """Compile the parts of models and log what it costs and gains, by four calls of `run`.
 
@@ -64,10 +55,12 @@ def compile_and_time(models: Sequence[nn.Module], run: Callable[[], object], key
     try:
         first = _seconds(run)
     except torch._dynamo.exc.BackendCompilerFailed as error:
+        from torch._inductor.runtime.runtime_utils import cache_dir  # noqa: PLC0415 (as above)
+
         raise RuntimeError(
             f"{key}: torch.compile does not work here ({str(error).strip().splitlines()[0]}); it "
             "needs a C++ compiler such as g++, and on a GPU Triton; install them, remove "
-            f"{cache_folder()} if compiling was interrupted before, or do without {key}"
+            f"{cache_dir()} if compiling was interrupted before, or do without {key}"
         ) from error
     after = _seconds(run)
     logger.info(

@@ -4,8 +4,8 @@ Scene i of a split depends on (seed, split, i) alone. Its pictures are rendered 
 spike camera: a blurry frame is the mean of the ticks of its exposure, its sharp counterpart is one
 of them, and the spike camera integrates them. Others are like data made from a high-speed video: a
 blurry frame is the mean of a few pictures, the spike camera sees cross-fades between them. Two
-thirds have the cameras that `scripts/prepare_data.py` simulates on a video by default.
-`scene.yaml` of a scene says what was drawn.
+thirds have the usual cameras: those of `scripts/prepare_data.py --interpolator linear` on a video,
+whose other options have their defaults. `scene.yaml` of a scene says what was drawn.
 """
 
 import functools
@@ -64,7 +64,7 @@ PHOTOGRAPHS = {
 }
 OF_SCIKIT_LEARN = ("china.jpg", "flower.jpg")  # the others are scikit-image's
 LARGEST_PART_PX = 640  # of a photograph; a scene shows less
-USUAL = 0.67  # part of the scenes with the default cameras of scripts/prepare_data.py
+USUAL = 0.67  # part of the scenes with the usual cameras
 USUAL_CAMERAS = {"gamma": 1.0, "threshold": 2.0, "dead": 0.0, "hot": 0.0, "jpeg_quality": 0}
 USUAL_CAMERAS |= {"shot": 0.0, "read": 0.0, "noise": SpikeNoise()}
 USUAL_STEP = 8  # ticks from picture to picture
