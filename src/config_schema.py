@@ -33,6 +33,7 @@ def one_of(*choices: Value) -> tuple[str, Callable[[Value], bool]]:
 
 POSITIVE = ("a number > 0", lambda v: v > 0)
 NOT_NEGATIVE = ("a number >= 0", lambda v: v >= 0)
+AT_LEAST_1 = ("a number >= 1", lambda v: v >= 1)
 FRACTION = ("a number from 0 to 1", lambda v: 0 <= v <= 1)
 DROPOUT = ("a number >= 0 and < 1", lambda v: 0 <= v < 1)
 NAME = ("a folder name without slashes", lambda v: bool(v) and "/" not in v and ".." not in v)
@@ -152,6 +153,9 @@ SCHEMA: dict[str, Any] = {
             1, "VRT works on frames of 1/r the size with 3 r^2 channels.", one_of(1, 2, 4)
         ),
         "FIRST_ESTIMATE": Key(0, "Channels of a small network before VRT; 0: none.", NOT_NEGATIVE),
+        "FIRST_ESTIMATE_GROWTH": Key(
+            2.0, "Channels of its coarser levels, as a multiple of the finer one's.", AT_LEAST_1
+        ),
         "OUTPUT_GAIN": Key(
             1.0, "Factor on VRT's last convolution; 0 starts as the identity.", NOT_NEGATIVE
         ),

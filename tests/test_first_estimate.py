@@ -64,6 +64,18 @@ def test_the_steps_by_hand():
     assert not torch.allclose(want, F.pixel_shuffle(estimate, 2), atol=1e-3)
 
 
+@pytest.mark.parametrize("use_spike", [True, False])
+def test_coarser_levels_are_as_wide_as_asked(tmp_path, use_spike):
+    changes = {"MODEL__FIRST_ESTIMATE_GROWTH": 2.5, "MODEL__USE_SPIKE": use_spike}
+    cfg = load_config(write_run(tmp_path, **ESTIMATING | changes))
+    net = build_model(cfg).first_estimate
+    levels = (net.fine, net.middle, net.coarse, net.up_middle, net.up_fine)
+    assert [layers[2].out_channels for layers in levels] == [4, 10, 25, 10, 4]
+    clip = torch.rand(1, 2, 12, 8, 12)
+    estimate, features = net(clip, torch.rand(1, 2, cfg.DATA.K, 4, 6) if use_spike else None)
+    assert (estimate.shape, features.shape) == (clip.shape, (1, 2, 4, 8, 12))
+
+
 @pytest.mark.parametrize("first_estimate", [0, 4])
 def test_a_new_model_is_its_vrt_on_unshuffled_frames(first_estimate):
     vrt = without_flow(build_tiny_vrt(**UNSHUFFLED)).eval()

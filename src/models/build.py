@@ -49,6 +49,11 @@ def build_model(
     if vrt_arguments is None:
         vrt_arguments = read_vrt_arguments(cfg.MODEL.VRT_CFG)
     model_cfg = cfg.MODEL
+    before_vrt = {
+        "pixel_unshuffle": model_cfg.PIXEL_UNSHUFFLE,
+        "first_estimate": model_cfg.FIRST_ESTIMATE,
+        "first_estimate_growth": model_cfg.FIRST_ESTIMATE_GROWTH,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.SEED)
         vrt = build_vrt(cfg, vrt_arguments, read_weights=read_weights)
@@ -62,11 +67,10 @@ def build_model(
                 **_attention_arguments("tsa", model_cfg.SPIKE_TSA),
                 **_attention_arguments("fuse", model_cfg.FUSE),
                 fuse_time_slope=model_cfg.FUSE.TIME_SLOPE,
-                pixel_unshuffle=model_cfg.PIXEL_UNSHUFFLE,
-                first_estimate=model_cfg.FIRST_ESTIMATE,
+                **before_vrt,
             )
         else:
-            model = RGBOnly(vrt, model_cfg.PIXEL_UNSHUFFLE, model_cfg.FIRST_ESTIMATE)
+            model = RGBOnly(vrt, **before_vrt)
     set_recomputation(model, attn=model_cfg.USE_CHECKPOINT_ATTN, ffn=model_cfg.USE_CHECKPOINT_FFN)
     if read_weights and model_cfg.PRETRAINED:
         load_weights(model, model_cfg.PRETRAINED)

@@ -23,18 +23,20 @@ class FirstEstimate(nn.Module):
     Args:
         frame_channels: channels of an unshuffled frame, 3 * factor^2.
         spike_bins: K, bins of a voxel grid; 0 for a network that sees the frames alone.
-        width: channels of the finest level; 2 and 4 times as many of the others.
+        width: channels of the finest level.
+        growth: channels of a coarser level, as a multiple of those of the level before, rounded.
     """
 
-    def __init__(self, frame_channels: int, spike_bins: int, width: int) -> None:
+    def __init__(self, frame_channels: int, spike_bins: int, width: int, growth: float = 2) -> None:
         super().__init__()
         self.spike_bins = spike_bins
+        middle, coarse = round(width * growth), round(width * growth**2)
         self.fine = _two_convolutions(frame_channels + spike_bins, width)
-        self.middle = _two_convolutions(width, 2 * width)
-        self.coarse = _two_convolutions(2 * width, 4 * width)
-        self.to_middle = nn.Conv2d(4 * width, 8 * width, 1)
-        self.up_middle = _two_convolutions(4 * width, 2 * width)
-        self.to_fine = nn.Conv2d(2 * width, 4 * width, 1)
+        self.middle = _two_convolutions(width, middle)
+        self.coarse = _two_convolutions(middle, coarse)
+        self.to_middle = nn.Conv2d(coarse, 4 * middle, 1)
+        self.up_middle = _two_convolutions(2 * middle, middle)
+        self.to_fine = nn.Conv2d(middle, 4 * width, 1)
         self.up_fine = _two_convolutions(2 * width, width)
         self.to_frame = nn.Conv2d(width, frame_channels, 3, padding=1)
         nn.init.zeros_(self.to_frame.weight)

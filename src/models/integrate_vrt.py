@@ -124,7 +124,12 @@ class _Restorer(nn.Module):
     """Sizes, the first estimate and VRT: what models with and without spikes share."""
 
     def _set_up(
-        self, vrt: nn.Module, pixel_unshuffle: int, first_estimate: int, spike_bins: int
+        self,
+        vrt: nn.Module,
+        pixel_unshuffle: int,
+        first_estimate: int,
+        first_estimate_growth: float,
+        spike_bins: int,
     ) -> None:
         require_int("MODEL.PIXEL_UNSHUFFLE", pixel_unshuffle)
         self.pixel_unshuffle = pixel_unshuffle
@@ -134,7 +139,9 @@ class _Restorer(nn.Module):
         self.first_estimate = self.estimate_features = None
         if first_estimate:
             channels = 3 * pixel_unshuffle**2
-            self.first_estimate = FirstEstimate(channels, spike_bins, first_estimate)
+            self.first_estimate = FirstEstimate(
+                channels, spike_bins, first_estimate, first_estimate_growth
+            )
             width = vrt.state_dict()["stage1.linear1.weight"].shape[0]
             self.estimate_features = nn.Conv2d(first_estimate, width, 1)
             nn.init.zeros_(self.estimate_features.weight)
@@ -183,10 +190,15 @@ class RGBOnly(_Restorer):
     """Plain VRT behind the interface of `VRTWithSpike`: it ignores the spikes."""
 
     def __init__(
-        self, vrt_backbone: nn.Module, pixel_unshuffle: int = 1, first_estimate: int = 0
+        self,
+        vrt_backbone: nn.Module,
+        pixel_unshuffle: int = 1,
+        first_estimate: int = 0,
+        first_estimate_growth: float = 2,
     ) -> None:
         super().__init__()
-        self._set_up(vrt_backbone, pixel_unshuffle, first_estimate, spike_bins=0)
+        estimate = (first_estimate, first_estimate_growth)
+        self._set_up(vrt_backbone, pixel_unshuffle, *estimate, spike_bins=0)
 
     def forward(
         self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None
@@ -217,6 +229,7 @@ class VRTWithSpike(_Restorer):
             times less; meant for spikes that are r times coarser than the frames.
         first_estimate: width of a network that restores every frame before VRT, see
             `FirstEstimate`; 0: none.
+        first_estimate_growth: of its width from level to level.
     """
 
     def __init__(
@@ -237,6 +250,7 @@ class VRTWithSpike(_Restorer):
         fuse_time_slope: float = TIME_SLOPE,
         pixel_unshuffle: int = 1,
         first_estimate: int = 0,
+        first_estimate_growth: float = 2,
     ) -> None:
         super().__init__()
         check_scales(vrt_backbone, channels_per_scale, spatial_strides)
@@ -255,7 +269,8 @@ class VRTWithSpike(_Restorer):
             fuse_time_slope,
         )
         add_stage_hook(vrt_backbone)
-        self._set_up(vrt_backbone, pixel_unshuffle, first_estimate, spike_bins)
+        estimate = (first_estimate, first_estimate_growth)
+        self._set_up(vrt_backbone, pixel_unshuffle, *estimate, spike_bins)
 
     def forward(
         self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None
