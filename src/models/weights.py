@@ -250,7 +250,7 @@ def _reason(path: Path, error: Exception) -> str:
     if not is_zip and (found := other_kind(path)):
         return f"it is {found}"
     if is_zip and path.suffix == ".safetensors":
-        return "it is a file of torch.save; name it .pth"
+        return "it is a ZIP archive, as torch.save writes them; name it .pth"
     if isinstance(error, zipfile.BadZipFile | SafetensorError):
         return f"damaged or cut short ({error})"
     if not is_zip:
