@@ -27,7 +27,7 @@ def test_every_block_of_the_page_runs(tmp_path, monkeypatch, capsys):
         assert shown in text
         text = text.replace(shown, here)
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     monkeypatch.chdir(REPO_ROOT)
     names: dict[str, object] = {}
     for number, block in enumerate(blocks, start=1):
