@@ -202,7 +202,7 @@ def test_checkpoints_and_plain_weights_without_spikes(root, tmp_path, capsys, mo
         ("--ckpt {root}/cut.safetensors", "damaged or cut short"),
         ("--ckpt {root}/pointer.pth", "a pointer of Git LFS"),
         ("--ckpt {root}/page.safetensors", "it is a web page in place of the data"),
-        ("--ckpt {root}/torch.safetensors", "it is a ZIP archive, as torch.save writes them; name it .pth"),
+        ("--ckpt {root}/torch.safetensors", "it is a ZIP archive, as torch.save writes"),
         ("--config {root}/rgb.yaml --ckpt {root}/part.pth", "of VRT's"),
         ("--config {root}/spikes.yaml", "needs spikes; give --input_spike_vox DIR"),
         ("--config {root}/spikes.yaml --input_spike_vox {root}/val MODEL.USE_SPIKE false",

@@ -108,6 +108,17 @@ def test_stored_file_that_is_gone_or_cut_is_seen(frame):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [{"num_voxels": 0}, {"num_voxels": 7}, {"num_spikes": 7}, {"num_voxels": 0, "histograms": {}}],
+)
+def test_sums_that_do_not_add_up_count_as_absent(frame, change):
+    """A digit of the file was damaged; the normalization would be wrong without a word."""
+    entry = count_frame(frame.spikes, K, frame.voxels)
+    write_index(frame.voxels.parent, {frame.name: dataclasses.replace(entry, **change)})
+    assert read_index(frame.voxels.parent) == {}
+
+
+@pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"format": 0, "frames": {}}', '{"format": 2, "frames": {"a": {}}}']
 )
 def test_unusable_index_counts_as_absent(tmp_path, text):

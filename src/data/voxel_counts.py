@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,11 @@ def _checked(entry: VoxelEntry) -> VoxelEntry:
     for number in numbers:
         if not 0 <= number < LARGEST:
             raise ValueError(f"{number} is no count or sum")
+    frequency = [sum(counts) for counts in zip_longest(*entry.histograms.values(), fillvalue=0)]
+    num_spikes = sum(count * number for count, number in enumerate(frequency))
+    found = (sum(frequency), num_spikes) if frequency else (entry.num_voxels, entry.num_spikes)
+    if not entry.num_voxels or found != (entry.num_voxels, entry.num_spikes):
+        raise ValueError(f"{entry.num_voxels} voxels with {entry.num_spikes} spikes do not add up")
     return entry
 
 
