@@ -56,8 +56,9 @@ def read_image(path: str | Path) -> np.ndarray:
     if data.startswith(JPEG_START):  # OpenCV drops the warnings of the same decoder
         try:
             return simplejpeg.decode_jpeg(data, "RGB", strict=True)
-        except ValueError as error:
-            raise BadFileError(path, f"damaged image {found}: {error}; copy it again") from error
+        except (ValueError, KeyError) as error:  # KeyError: no colours are stated
+            reason = error if isinstance(error, ValueError) else "its header cannot be read"
+            raise BadFileError(path, f"damaged image {found}: {reason}; copy it again") from error
     array = np.frombuffer(data, np.uint8)
     try:
         image = cv2.imdecode(array, cv2.IMREAD_UNCHANGED) if data else None
@@ -77,7 +78,7 @@ def read_grey(path: Path) -> np.ndarray:
 def _stated_pixels(data: bytes) -> int:
     """Return height times width as the header of a PNG, JPEG or BMP states them; 0 of others."""
     if data.startswith(JPEG_START):
-        with suppress(ValueError):  # decoding names the reason
+        with suppress(ValueError, KeyError):  # decoding names the reason
             return math.prod(simplejpeg.decode_jpeg_header(data, strict=False)[:2])
         return 0
     if data.startswith(PNG_SIGNATURE):
