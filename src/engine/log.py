@@ -31,6 +31,10 @@ from src.paths import atomic_write
 ON_DEVICE = ("transfer", "forward", "backward", "optimiser")
 PARTS = ("data", *ON_DEVICE)
 RECENT_STEPS = 200
+# A row of scalars: no tag holds what a reader could take for the end of a row.
+ROW = re.compile(
+    r'^([0-9]{1,15})(,[^,"\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200},[\w.+-]{1,40})$', re.MULTILINE
+)
 logger = logging.getLogger(__name__)
 
 
@@ -179,7 +183,7 @@ class Scalars:
 def drop_rows_after(table: Path, step: int) -> None:
     """Begin a table of scalars, or remove what a killed run wrote after its checkpoint."""
     text = table.read_text(encoding="utf-8", errors="replace") if table.exists() else ""
-    whole = re.findall(r'^([0-9]{1,15})(,[^,"\n\0]+,[\w.+-]+)$', text, re.MULTILINE)
+    whole = ROW.findall(text)
     rows = ["step,tag,value", *(number + rest for number, rest in whole if int(number) <= step)]
     with atomic_write(table) as partial:
         partial.write_text("".join(f"{row}\r\n" for row in rows), encoding="utf-8", newline="")
