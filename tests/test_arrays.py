@@ -97,6 +97,14 @@ def test_sparse_spikes_are_read_and_what_is_not_stored_is_refused(tmp_path):
         read_array(tmp_path / "a.h5")
 
 
+def test_h5_names_that_are_not_utf8_are_read_and_shown(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file[b"\xb3spk"] = np.arange(3)
+    assert np.array_equal(read_array(tmp_path / "a.h5", None), [0, 1, 2])
+    with pytest.raises(ValueError, match=r"'\\\\xb3spk'"):
+        read_array(tmp_path / "a.h5", "spk")
+
+
 def test_h5_links_are_not_followed(tmp_path):
     secret = write_h5(tmp_path / "secret.h5", key=np.ones(3))
     with h5py.File(tmp_path / "a.h5", "w") as file:

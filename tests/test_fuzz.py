@@ -103,7 +103,9 @@ FOUND = {
     "dataset.yaml": [("token", 1, 1, b"!!bool x")], "run.yaml": [("token", 1, 1, b"2024-99-99")],
     "inspected.h5": [("cut", 291331, 19, b""), ("write", 2048, 28, b":")],
     "old.pth": [("flip", 1408, 40, b"")],
-    "scalars.csv": [("token", 63, 21, b"\r"), ("token", 63, 31, b"\x0cZ")],
+    "scalars.csv": [
+        ("token", 63, 21, b"\r"), ("repeat", 44, 20, b""), ("token", 63, 31, b"\x0c\x11Z\x1a"),
+    ],
     "a.jpg": [("write", 159, 1, b"\0")],
     "index.json": [("token", 45, 1, b"\x7f\xff\xff\xff"), ("token", 45, 10, b"0")],
 }  # fmt: skip

@@ -113,9 +113,13 @@ def _opened(path: Path) -> Iterator[Mapping[str, Any]]:
     elif suffix in H5_SUFFIXES:
         h5py, found = _import_h5py(), {}
         with h5py.File(path, "r") as file:  # hard links only: nothing outside the file is opened
-            file.visititems(
-                lambda name, item: found.update({name: item} if hasattr(item, "shape") else {})
-            )
+
+            def add(name: str | bytes, item: Any) -> None:
+                if isinstance(name, bytes):  # no UTF-8
+                    name = name.decode("utf-8", "backslashreplace")
+                found.update({name: item} if hasattr(item, "shape") else {})
+
+            file.visititems(add)
             yield found
     else:
         raise ValueError(f"one of {', '.join(ARRAY_SUFFIXES)} is needed")
