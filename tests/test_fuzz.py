@@ -310,7 +310,7 @@ READERS = (
     Reader("report.json", write_report, read_record),
     Reader("last.pth", lambda p: torch.save(STATE, p), read_weights, ValueError),
     Reader("old.pth", lambda p: torch.save(WEIGHTS, p, _use_new_zipfile_serialization=False),
-           read_weights, ValueError, longest=10_000),  # torch's time is quadratic in a name
+           read_weights, ValueError, longest=3_000),  # torch's time is quadratic in a name
     Reader("a.safetensors", lambda p: save_file(WEIGHTS, p), read_weights, ValueError),
 )  # fmt: skip
 
