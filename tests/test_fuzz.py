@@ -106,6 +106,7 @@ FOUND = {
     "scalars.csv": [
         ("token", 63, 21, b"\r"), ("repeat", 44, 20, b""), ("token", 63, 31, b"\x0c\x11Z\x1a"),
     ],
+    "test_1.json": [("token", 7, 1, b"f" * 4000)],
     "a.jpg": [("write", 159, 1, b"\0")],
     "index.json": [("token", 45, 1, b"\x7f\xff\xff\xff"), ("token", 45, 10, b"0")],
 }  # fmt: skip
