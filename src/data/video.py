@@ -32,7 +32,9 @@ MAX_REPEATS_IN_A_ROW = 10  # more is a scene that stands still
 REFUSED_REPEATS = 0.15  # of all frames
 MAX_PASSES = 2  # at a time: scoring follows restoring at a distance
 # Titles that are not UTF-8 end a reading before PyAV 19, which reads them and has no such argument.
-AS_TEXT = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+IGNORE_METADATA_ERRORS = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+)
 
 
 @dataclass
@@ -137,7 +139,7 @@ class VideoInput:
 def _opened(path: Path) -> Iterator[av.VideoStream]:
     """Open the main picture stream of a file; what its decoder would conceal becomes an error."""
     try:
-        container = av.open(str(path), **AS_TEXT)
+        container = av.open(str(path), **IGNORE_METADATA_ERRORS)
     except (av.FFmpegError, OSError) as error:
         kind = other_kind(path)
         found = "cannot be opened as a video" if kind is None else f"is {kind}, no video"

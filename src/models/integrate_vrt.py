@@ -126,10 +126,10 @@ class _Restorer(nn.Module):
     def _set_up(
         self,
         vrt: nn.Module,
-        spike_bins: int,
         pixel_unshuffle: int,
         first_estimate: int,
         first_estimate_growth: float,
+        spike_bins: int,
     ) -> None:
         require_int("MODEL.PIXEL_UNSHUFFLE", pixel_unshuffle)
         self.pixel_unshuffle = pixel_unshuffle
@@ -197,7 +197,9 @@ class RGBOnly(_Restorer):
         first_estimate_growth: float = 2,
     ) -> None:
         super().__init__()
-        self._set_up(vrt_backbone, 0, pixel_unshuffle, first_estimate, first_estimate_growth)
+        self._set_up(
+            vrt_backbone, pixel_unshuffle, first_estimate, first_estimate_growth, spike_bins=0
+        )
 
     def forward(
         self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None
@@ -268,8 +270,9 @@ class VRTWithSpike(_Restorer):
             fuse_time_slope,
         )
         add_stage_hook(vrt_backbone)
-        before_vrt = (pixel_unshuffle, first_estimate, first_estimate_growth)
-        self._set_up(vrt_backbone, spike_bins, *before_vrt)
+        self._set_up(
+            vrt_backbone, pixel_unshuffle, first_estimate, first_estimate_growth, spike_bins
+        )
 
     def forward(
         self, rgb_clip: torch.Tensor, spike_vox: torch.Tensor | None = None

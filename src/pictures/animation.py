@@ -125,7 +125,8 @@ def open_result(folder: Path, reports: Path) -> Result:
                 continue
             blurry, sharp = (content["inputs"][what] for what in ("blurry", "sharp"))
             blurry, sharp = Path(blurry), None if sharp is None else Path(sharp)
-            _ = blurry.exists(), sharp is None or sharp.exists()  # OSError: no name of a file
+            for given in filter(None, (blurry, sharp)):
+                given.exists()  # an OSError where it is too long for a path
         if output == folder and len(names) > 1:
             raise ValueError(f"{folder} holds several sequences; give one of {', '.join(names)}")
         name = names[0] if output == folder else folder.name
