@@ -113,20 +113,16 @@ def test_frames_are_counted_by_decoding(tmp_path, name):
     assert found.notes == ((stated,) if is_cut else ())
 
 
-def zero_middle(data):
-    middle = len(data) // 2
-    return data[:middle] + bytes(200) + data[middle + 200 :]
-
-
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
 def test_f54_what_a_decoder_would_conceal_is_damage(tmp_path, ending):
-    """Of a Matroska file whole packets can be lost, which only the times of the others tell."""
     path = tmp_path / f"a.{ending}"
     write_video(path, frames_of(40), g="10")
-    path.write_bytes(zero_middle(path.read_bytes()))
-    is_damaged = "damaged.*get it again, or give the good part"
-    message = is_damaged if ending == "mp4" else f"{is_damaged}|not evenly spaced.*Cut out a part"
-    with pytest.raises(BadFileError, match=message):
+    with av.open(str(path)) as container:  # the second half of one packet becomes zeros
+        packet = [bytes(packet) for packet in container.demux(video=0) if packet.size][20]
+    half, whole = len(packet) // 2, path.read_bytes()
+    assert packet in whole
+    path.write_bytes(whole.replace(packet, packet[:half] + bytes(len(packet) - half)))
+    with pytest.raises(BadFileError, match=r"damaged.*get it again, or give the good part"):
         open_frames(path)
 
 

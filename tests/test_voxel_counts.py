@@ -109,7 +109,10 @@ def test_stored_file_that_is_gone_or_cut_is_seen(frame):
 
 @pytest.mark.parametrize(
     "change",
-    [{"num_voxels": 0}, {"num_voxels": 7}, {"num_spikes": 7}, {"num_voxels": 0, "histograms": {}}],
+    [
+        *({"num_voxels": 0, "histograms": {}}, {"num_voxels": 7}, {"num_spikes": 7}),
+        *({"sum_log1p": 7.0}, {"sum_log1p_squared": 7.0}),
+    ],
 )
 def test_sums_that_do_not_add_up_count_as_absent(frame, change):
     """A digit of the file was damaged; the normalization would be wrong without a word."""

@@ -102,8 +102,10 @@ def _checked(entry: VoxelEntry) -> VoxelEntry:
             raise ValueError(f"{number} is no count or sum")
     frequency = [sum(counts) for counts in zip_longest(*entry.histograms.values(), fillvalue=0)]
     num_spikes = sum(count * number for count, number in enumerate(frequency))
-    found = (sum(frequency), num_spikes) if frequency else (entry.num_voxels, entry.num_spikes)
-    if not entry.num_voxels or found != (entry.num_voxels, entry.num_spikes):
+    found = (sum(frequency), num_spikes, *_sums_of_histograms(entry))
+    stated = (entry.num_voxels, entry.num_spikes, entry.sum_log1p, entry.sum_log1p_squared)
+    adds_up = not frequency or all(map(math.isclose, found, stated))
+    if not entry.num_voxels or not adds_up:
         raise ValueError(f"{entry.num_voxels} voxels with {entry.num_spikes} spikes do not add up")
     return entry
 
@@ -316,6 +318,12 @@ def _sums(frame: VoxelEntry, gain: float, bin_normalize: bool) -> tuple[float, f
             "DATA.BIN_NORMALIZE needs the ticks of every bin, which voxels without spikes do not "
             "tell; add the .dat files, or divide the voxels before they are stored"
         )
+    return _sums_of_histograms(frame, gain, bin_normalize)
+
+
+def _sums_of_histograms(
+    frame: VoxelEntry, gain: float = 1.0, bin_normalize: bool = False
+) -> tuple[float, float]:
     total = squares = 0.0
     for ticks, frequency in frame.histograms.items():
         factor = gain / int(ticks) if bin_normalize else gain
