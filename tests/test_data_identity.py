@@ -1,4 +1,4 @@
-"""Training and testing on different kinds of data is said, in the log and in the report."""
+"""Training and testing on different kinds of data is logged and reported."""
 
 import dataclasses
 import json
