@@ -91,7 +91,7 @@ def test_plans_cover_what_they_promise():
     ranges = {
         "ticks": (15, 160),
         "threshold": (1, 4),
-        "softness_px": (0.4, 1.2),
+        "softness_px": (0.2, 0.7),
         "camera_px": (0, 30),
         "num_frames": (8, 12),
         "downscale": (1, 2),
@@ -123,7 +123,7 @@ def test_plans_cover_what_they_promise():
     assert strides.min() >= 0.49  # an exposure shares ticks with the one before it only
     assert {plan.gamma for plan in plans} == {1.0, 2.2}
     assert all(abs(p.sharp_tick / p.ticks - 0.5) < 0.25 for p in plans)
-    assert {len(plan.object_px) for plan in plans} == {1, 2, 3, 4}
+    assert {len(plan.object_px) for plan in plans} == {2, 3, 4, 5, 6}
     assert all(side % 16 == 0 for plan in plans for side in plan.size)  # whole bytes of spikes
     assert {draw_plan(0, "train", index, "half").downscale for index in range(40)} == {2}
     assert {draw_plan(0, "train", index, "full").downscale for index in range(40)} == {1}

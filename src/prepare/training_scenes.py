@@ -46,7 +46,7 @@ from src.prepare.demo_scenes import (
     shift_matrix,
 )
 
-VERSION = 5  # to be raised whenever the same seed gives other bytes than before
+VERSION = 6  # to be raised whenever the same seed gives other bytes than before
 SPIKE_SCALES = {"mixed": (2, 1), "half": (2, 2), "full": (1, 1)}  # usual and other RGB pixels
 TRANSFERS = {1.0: "encoded", 2.2: "linear"}  # what the spikes integrate, by the RGB camera's gamma
 CONTENT = f"{ACCEPTED}frames and spikes are renderings of one scene"
@@ -70,6 +70,7 @@ USUAL_CAMERAS |= {"shot": 0.0, "read": 0.0, "noise": SpikeNoise()}
 USUAL_STEP = 8  # ticks from picture to picture
 USUAL_AVERAGED = (7, 7, 7, 9, 11, 13)  # pictures in a blurry frame; GoPro has 7 to 13
 VIDEO = 0.5  # part of the other scenes made as from a high-speed video
+UNEVEN = 0.5  # part of the motions that change direction within an exposure
 DEAD_LEAVES = 0.25  # part of the training split's textures that are drawn shapes
 _PLAN, _LAYERS, _SPIKES, _CAMERA = range(4)  # streams of random numbers
 
@@ -147,10 +148,10 @@ def draw_plan(
         sharp_tick=min(round(ticks * sharp), ticks - 1),
         frames_averaged=averaged,
         gamma=float(rng.choice(list(TRANSFERS))),
-        softness_px=_rounded(rng.uniform(0.4, 1.2)),
+        softness_px=_rounded(rng.uniform(0.2, 0.7)),
         camera_px=moves * _log_uniform(rng, 3, 30),
         object_px=tuple(
-            (rng.random() > 0.1) * _log_uniform(rng, 3, 30) for _ in range(rng.integers(1, 5))
+            (rng.random() > 0.1) * _log_uniform(rng, 3, 150) for _ in range(rng.integers(2, 7))
         ),
         downscale=SPIKE_SCALES[spike_scale][int(rng.random() > 0.7)],
         threshold=_log_uniform(rng, 1, 4),
@@ -273,7 +274,7 @@ def photograph(light: np.ndarray, plan: ScenePlan, rng: np.random.Generator) -> 
 
 
 class TrainingScene:
-    """A background, 1 to 4 objects before it, and a moving camera; time is in exposures."""
+    """A background, 2 to 6 objects before it, and a moving camera; time is in exposures."""
 
     def __init__(self, seed: int, plan: ScenePlan) -> None:
         rng = _generator(seed, plan.split, plan.index, _LAYERS)
@@ -320,13 +321,16 @@ def draw_motion(
     """Draw a slow swing with a shake that accelerates within an exposure; time is in exposures.
 
     `shift_px` is the root-mean-square shift in one exposure, `largest_turn` the amplitude of the
-    rotation in radians; slow motions turn and zoom less.
+    rotation in radians; slow motions turn and zoom less. Half the motions also change direction
+    within an exposure, like those of a film of 30 pictures per second of which 7 are averaged.
     """
-    frequencies = np.array([rng.uniform(0.05, 0.2), rng.uniform(0.3, 0.8)])
-    amplitudes = np.zeros((2, 4))
-    amplitudes[:, :2] = rng.uniform(0.3, 1.0, (2, 2)) * [[1.0], [rng.uniform(0, 0.15)]]
+    frequencies = rng.uniform([0.05, 0.3, 0.7, 1.5], [0.2, 0.8, 1.5, 3.0])
+    uneven = rng.uniform(0.2, 1) * (rng.random() < UNEVEN)  # largest speed of the fast shakes
+    shares = [1, rng.uniform(0, 0.15), *(uneven * frequencies[0] / frequencies[2:])]
+    amplitudes = np.zeros((4, 4))
+    amplitudes[:, :2] = rng.uniform(0.3, 1.0, (4, 2)) * np.array(shares)[:, None]
     amplitudes[0, 2:] = rng.uniform(0, [0.15, largest_turn]) * min(1.0, shift_px / 8)
-    phases = rng.uniform(0, 2 * np.pi, (2, 4))
+    phases = rng.uniform(0, 2 * np.pi, (4, 4))
     motion = SmoothMotion(frequencies, amplitudes, phases, np.zeros(4))
     return motion.with_speed(shift_px, duration)
 
@@ -335,7 +339,7 @@ def cut_blob(rng: np.random.Generator, plan: ScenePlan) -> tuple[np.ndarray, np.
     """Cut a blob with a smooth outline out of a texture: see `Layer`'s texture and matrix."""
     source, scale, position = soft_texture(rng, plan)
     detail = min(max(1.0, 1 / scale), 2.0)  # texture pixels per RGB pixel
-    radii = _log_uniform(rng, 0.07, 0.3) * plan.size[0] * np.exp(rng.uniform(-0.5, 0.5, 2))
+    radii = _log_uniform(rng, 0.07, 0.5) * plan.size[0] * np.exp(rng.uniform(-0.5, 0.5, 2))
     side = 2 * int(np.ceil(1.7 * radii.max() * detail + 4))
     own = shift_matrix(side / 2, side / 2) @ np.diag([detail, detail, 1.0])
     source_from_own = pose_matrix([*position, -np.log(scale), rng.uniform(-np.pi, np.pi)])
@@ -366,7 +370,7 @@ def soft_texture(
     texture = dead_leaves(rng, texture) if is_drawn else texture
     y, x = (int(rng.integers(max(1, n - LARGEST_PART_PX))) for n in texture.shape[:2])
     texture = texture[y : y + LARGEST_PART_PX, x : x + LARGEST_PART_PX]
-    scale = _log_uniform(rng, 0.5, 2)
+    scale = _log_uniform(rng, 0.35, 1.2)
     soft = cv2.GaussianBlur(texture, (0, 0), plan.softness_px / scale).astype(np.float32)
     grey = soft.mean(axis=2, keepdims=True)
     detail = cv2.blur(np.abs(cv2.Laplacian(grey, cv2.CV_32F)), (65, 65))
