@@ -325,7 +325,7 @@ def draw_motion(
     within an exposure, like those of a film of 30 pictures per second of which 7 are averaged.
     """
     frequencies = rng.uniform([0.05, 0.3, 0.7, 1.5], [0.2, 0.8, 1.5, 3.0])
-    uneven = rng.uniform(0.2, 1) * (rng.random() < UNEVEN)  # largest speed of the fast shakes
+    uneven = rng.uniform(0.2, 1) * (rng.random() < UNEVEN)  # speed of the shakes; the swing has 1
     shares = [1, rng.uniform(0, 0.15), *(uneven * frequencies[0] / frequencies[2:])]
     amplitudes = np.zeros((4, 4))
     amplitudes[:, :2] = rng.uniform(0.3, 1.0, (4, 2)) * np.array(shares)[:, None]
