@@ -34,6 +34,7 @@ from src.prepare.training_scenes import (
     PHOTOGRAPHS,
     ScenePlan,
     TrainingScene,
+    draw_motion,
     draw_plan,
     expose,
     make_training_scenes,
@@ -124,6 +125,9 @@ def test_plans_cover_what_they_promise():
     assert {plan.gamma for plan in plans} == {1.0, 2.2}
     assert all(abs(p.sharp_tick / p.ticks - 0.5) < 0.25 for p in plans)
     assert {len(plan.object_px) for plan in plans} == {2, 3, 4, 5, 6}
+    objects_px = np.array([px for plan in plans for px in plan.object_px])
+    assert 140 < objects_px.max() <= 150
+    assert np.mean(objects_px == 0) == pytest.approx(0.1, abs=0.05)
     assert all(side % 16 == 0 for plan in plans for side in plan.size)  # whole bytes of spikes
     assert {draw_plan(0, "train", index, "half").downscale for index in range(40)} == {2}
     assert {draw_plan(0, "train", index, "full").downscale for index in range(40)} == {1}
@@ -131,6 +135,20 @@ def test_plans_cover_what_they_promise():
         fixed = draw_plan(0, "train", plan.index, "half", 2)
         assert fixed.threshold == 2.0
         assert replace(fixed, downscale=plan.downscale, threshold=plan.threshold) == plan
+
+
+def test_half_the_motions_change_direction_within_an_exposure():
+    """The fast shakes have at most the speed of the slow swing, before each is scaled by 0.3 to 1."""
+    motions = [draw_motion(np.random.default_rng(seed), 10, 10, 0.3) for seed in range(400)]
+    speeds = np.array([m.amplitudes[:, 0] * m.frequencies_hz for m in motions])
+    fast = np.abs(speeds[:, 2:] / speeds[:, :1])
+    assert np.mean(fast.any(axis=1)) == pytest.approx(0.5, abs=0.08)
+    assert 0.06 <= fast[fast > 0].min() < fast.max() <= 1 / 0.3
+    assert all(0.7 <= f <= 3 for m in motions for f in m.frequencies_hz[2:])
+    for motion in motions[:20]:
+        times = np.linspace(0, 10, 2001)
+        steps = np.diff([motion.at(t)[:2] for t in times], axis=0)
+        assert np.sqrt((steps**2).sum(axis=1).mean()) * 200 == pytest.approx(10, rel=0.02)
 
 
 def test_a_still_scene_is_no_number_missing_from_the_summary(tmp_path):
