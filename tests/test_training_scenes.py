@@ -138,7 +138,7 @@ def test_plans_cover_what_they_promise():
 
 
 def test_half_the_motions_change_direction_within_an_exposure():
-    """The fast shakes have at most the speed of the slow swing, before each is scaled by 0.3 to 1."""
+    """Fast shakes have at most the speed of the swing; then both are scaled by 0.3 to 1."""
     motions = [draw_motion(np.random.default_rng(seed), 10, 10, 0.3) for seed in range(400)]
     speeds = np.array([m.amplitudes[:, 0] * m.frequencies_hz for m in motions])
     fast = np.abs(speeds[:, 2:] / speeds[:, :1])
