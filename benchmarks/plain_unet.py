@@ -4,10 +4,12 @@
 
 It restores frame by frame: the blurry frame, unshuffled to the resolution of the spikes, and the
 normalised voxels are concatenated; three levels; what comes out is shuffled back and added to the
-blurry frame. Without --seconds the time is that of the run (`progress.compute_s` of its last.pth):
-CPU seconds, on a GPU seconds. The weights go to outputs/ckpts/<exp>/plain_unet.pth, where
-scripts/compare_baseline.py finds them. A second call with the same inputs trains nothing, one that
-was stopped resumes. A number of steps gives the same weights every time.
+blurry frame. Its blocks are those of the first estimate (src/models/first_estimate.py), clips per
+step and optimiser those of the run. Without --seconds the time is that of the run
+(`progress.compute_s` of its last.pth): CPU seconds, on a GPU seconds. The weights go to
+outputs/ckpts/<exp>/plain_unet.pth, where scripts/compare_baseline.py finds them. A second call with
+the same inputs trains nothing, one that was stopped resumes. A number of steps gives the same
+weights every time.
 """
 
 import argparse
@@ -47,11 +49,13 @@ from src.config import ConfigError, load_config
 from src.data.build import build_train_dataset, build_train_loader
 from src.data.description import describe_root
 from src.engine.checkpoint import load_checkpoint
+from src.engine.optim import Muon
 from src.engine.processes import choose_device
 from src.engine.signals import StopSignals, exit_code
 from src.engine.step import BatchTransfer
 from src.losses.charbonnier import charbonnier
 from src.models.downloads import sha256_of
+from src.models.first_estimate import Block
 from src.models.weights import read_torch_file
 from src.paths import atomic_write
 from src.run_directory import RunDirectory
@@ -65,7 +69,7 @@ GRAD_CLIP = 0.2
 SAVE_SECONDS = 30.0
 COUNTERS = ("step", "compute_s", "loss")
 ENDLESS = 10**8
-VERSION = 4  # raise when equal inputs would give other weights
+VERSION = 5  # raise when equal inputs would give other weights
 
 
 class PlainUNet(nn.Module):
@@ -80,11 +84,11 @@ class PlainUNet(nn.Module):
         super().__init__()
         self.factor = factor
         pixels = 3 * factor**2
-        self.down1 = _Block(pixels + bins, WIDTH)
-        self.down2 = _Block(WIDTH, 2 * WIDTH, stride=2)
-        self.middle = _Block(2 * WIDTH, 4 * WIDTH, stride=2)
-        self.up2 = _Block(6 * WIDTH, 2 * WIDTH)
-        self.up1 = _Block(3 * WIDTH, WIDTH)
+        self.down1 = Block(pixels + bins, WIDTH)
+        self.down2 = Block(WIDTH, 2 * WIDTH, stride=2)
+        self.middle = Block(2 * WIDTH, 4 * WIDTH, stride=2)
+        self.up2 = Block(6 * WIDTH, 2 * WIDTH)
+        self.up1 = Block(3 * WIDTH, WIDTH)
         self.last = nn.Conv2d(WIDTH, pixels, 3, padding=1)
         nn.init.zeros_(self.last.weight)  # a new network returns the blurry frame
         nn.init.zeros_(self.last.bias)
@@ -109,20 +113,6 @@ class PlainUNet(nn.Module):
         change = self.last(self.up1(torch.cat([up, fine], 1)))
         restored = images + functional.pixel_shuffle(change, self.factor)[..., :height, :width]
         return rearrange(restored, "(b t) c h w -> b t c h w", t=frames)
-
-
-class _Block(nn.Module):
-    """A convolution that changes width and size, then two with a residual."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.third = nn.Conv2d(outputs, outputs, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.gelu(self.first(x))
-        return x + self.third(functional.gelu(self.second(x)))
 
 
 @dataclass(frozen=True)
@@ -158,9 +148,8 @@ class Training:
         ratios = [r.frame_size[0] / r.spike_size[0] for r in self.dataset.recordings]
         self.factor = max(1, round(max(ratios)))
         self.model = PlainUNet(cfg.DATA.K, self.factor).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), LR, (0.9, 0.99), weight_decay=1e-4
-        )
+        kind = Muon if cfg.TRAIN.OPTIM.NAME == "muon" else torch.optim.AdamW
+        self.optimizer = kind(self.model.parameters(), LR, (0.9, 0.99), weight_decay=1e-4)
         self.step, self.compute_s, self.loss = 0, 0.0, math.inf
 
     def state_dict(self) -> dict[str, Any]:
@@ -259,12 +248,16 @@ def inputs_of(cfg: CfgNode, budget: Budget = Budget()) -> dict[str, Any]:
     keys += ("BIN_NORMALIZE", "MATCH_LIGHT", "CENTER_SHARP")
     settings = "; ".join(f"{key} {cfg.DATA[key]}" for key in keys)
     data = describe_root(cfg.DATA.ROOT) or str(cfg.DATA.ROOT)
+    # Files without these two had two clips and AdamW.
+    others = {} if clips_of(cfg) == CLIPS else {"clips": clips_of(cfg)}
+    if cfg.TRAIN.OPTIM.NAME != "adamw":
+        others["optimizer"] = cfg.TRAIN.OPTIM.NAME
     return {
         "version": VERSION,
         "seed": cfg.SEED,
         "data": data,
         "settings": settings,
-        **({} if clips_of(cfg) == CLIPS else {"clips": clips_of(cfg)}),  # older files lack it
+        **others,
         **vars(budget),
     }
 

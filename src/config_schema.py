@@ -187,9 +187,10 @@ SCHEMA: dict[str, Any] = {
         },
         "EMA_DECAY": Key(0.0, "Decay of the averaged weights; 0: no average.", DROPOUT),
         "OPTIM": {
-            "LR": Key(2e-4, "Peak learning rate of AdamW.", POSITIVE),
+            "NAME": Key("adamw", "Optimiser.", one_of("adamw", "muon")),
+            "LR": Key(2e-4, "Peak learning rate.", POSITIVE),
             "BETAS": Key([0.9, 0.99], "AdamW's two decay rates.", BETAS),
-            "WEIGHT_DECAY": Key(1e-4, "AdamW's weight decay.", NOT_NEGATIVE),
+            "WEIGHT_DECAY": Key(1e-4, "Weight decay.", NOT_NEGATIVE),
         },
         "SCHED": {
             "WARMUP_STEPS": Key(5000, "Steps of linear warm-up.", NOT_NEGATIVE),

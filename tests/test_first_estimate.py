@@ -39,8 +39,8 @@ def build(**settings):
 def test_channels_below_zero_still_learn():
     model = FirstEstimate(12, 8, 4)
     model.to_frame.weight.data.normal_(0, 0.1)
-    for layers in (model.up_fine, model.up_middle):
-        layers[2].bias.data.fill_(-100.0)  # all of its outputs are negative
+    for block in (model.up_fine, model.up_middle):
+        block.first.bias.data.fill_(-100.0)  # all of its outputs are negative
     estimate, _ = model(torch.rand(1, 1, 12, 8, 8), torch.randn(1, 1, 8, 8, 8))
     estimate.square().sum().backward()
     assert all(p.grad.any() for p in model.parameters())
@@ -69,8 +69,8 @@ def test_coarser_levels_are_as_wide_as_asked(tmp_path, use_spike):
     changes = {"MODEL__FIRST_ESTIMATE_GROWTH": 2.5, "MODEL__USE_SPIKE": use_spike}
     cfg = load_config(write_run(tmp_path, **ESTIMATING | changes))
     net = build_model(cfg).first_estimate
-    levels = (net.fine, net.middle, net.coarse, net.up_middle, net.up_fine)
-    assert [layers[2].out_channels for layers in levels] == [4, 10, 25, 10, 4]
+    levels = (net.down_fine, net.down_middle, net.coarse, net.up_middle, net.up_fine)
+    assert [block.third.out_channels for block in levels] == [4, 10, 25, 10, 4]
     clip = torch.rand(1, 2, 12, 8, 12)
     estimate, features = net(clip, torch.rand(1, 2, cfg.DATA.K, 4, 6) if use_spike else None)
     assert (estimate.shape, features.shape) == (clip.shape, (1, 2, 4, 8, 12))

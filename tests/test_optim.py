@@ -1,10 +1,17 @@
-"""The learning rate by optimiser step, and the moving average of the weights."""
+"""The learning rate by optimiser step, Muon, and the moving average of the weights."""
 
 import pytest
 import torch
 from torch import nn
 
-from src.engine.optim import WarmupCosine, WeightAverage, learning_rate_factor
+from src.engine.optim import (
+    NEWTON_SCHULZ,
+    Muon,
+    WarmupCosine,
+    WeightAverage,
+    learning_rate_factor,
+    orthogonalize,
+)
 from src.engine.trainer import count_steps
 from src.inference.load import load_model
 from tests.training_cases import checkpoint_of, make_trainer, write_run
@@ -57,6 +64,74 @@ def test_a_loaded_schedule_gives_the_rates_of_its_own_length(length):
 )
 def test_steps_of_a_run(max_steps, epochs, clips, per_step, steps):
     assert count_steps(max_steps, epochs, clips, per_step) == steps
+
+
+# ---------------------------------------------------------------- Muon
+
+
+def newton_schulz(x):
+    """Five steps on the matrix itself."""
+    a, b, c = NEWTON_SCHULZ
+    x = x / x.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize("shape", [(24, 396), (40, 12), (7, 7), (1, 9)])
+def test_singular_values_become_about_equal(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    result = orthogonalize(matrix)
+    torch.testing.assert_close(result, newton_schulz(matrix), atol=1e-5, rtol=0)
+    values = torch.linalg.svdvals(result)
+    assert 0.65 < values.min() <= values.max() < 1.25
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    middle = u.T @ result @ v.T  # the singular vectors stay
+    torch.testing.assert_close(middle, middle.diag().diag(), atol=1e-4, rtol=0)
+    assert not orthogonalize(torch.zeros(shape)).any()
+
+
+def steps_of(kind, values, gradients, **options):
+    """Return copies of parameters after steps with given gradients."""
+    parameters = [nn.Parameter(value.clone()) for value in values]
+    optimizer = kind(parameters, lr=0.01, weight_decay=0.1, **options)
+    for step in gradients:
+        for parameter, gradient in zip(parameters, step, strict=True):
+            parameter.grad = None if gradient is None else gradient.clone()
+        optimizer.step()
+    return parameters, optimizer
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9 has the first Muon")
+def test_matrices_move_as_with_the_muon_of_torch():
+    """Its steps are rounded to bfloat16."""
+    torch.manual_seed(2)
+    start, gradients = [torch.randn(6, 20)], [[torch.randn(6, 20)] for _ in range(4)]
+    (want,), _ = steps_of(torch.optim.Muon, start, gradients, adjust_lr_fn="match_rms_adamw")
+    (moved,), _ = steps_of(Muon, start, gradients)
+    moved_by = (want - start[0]).square().mean().sqrt()
+    assert (moved - want).square().mean().sqrt() < 0.03 * moved_by
+
+
+def test_layers_move_by_muon_and_the_rest_by_adamw():
+    torch.manual_seed(3)
+    shapes = (4, 3, 3, 3), (4,), (4, 5)
+    start = [torch.randn(shape) for shape in shapes]
+    gradients = [[torch.randn(4, 3, 3, 3), torch.randn(4), None] for _ in range(3)]
+    (layer, bias, frozen), optimizer = steps_of(Muon, start, gradients, betas=(0.9, 0.99))
+    flat = [[step[0].flatten(1)] for step in gradients]
+    (matrix,), _ = steps_of(Muon, [start[0].flatten(1)], flat)
+    assert torch.equal(layer.flatten(1), matrix)
+    (want,), _ = steps_of(torch.optim.AdamW, [start[1]], [[s[1]] for s in gradients])
+    (adams,), _ = steps_of(
+        torch.optim.AdamW, [start[1]], [[s[1]] for s in gradients], betas=(0.9, 0.99)
+    )
+    assert torch.equal(bias, adams)
+    assert not torch.equal(bias, want)  # betas arrive
+    assert torch.equal(frozen, start[2])  # without a gradient nothing moves or decays
+    assert set(optimizer.state) == {layer, bias}
+    assert optimizer.state[layer].keys() == {"step", "momentum"}
 
 
 # ---------------------------------------------------------------- the average

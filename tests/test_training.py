@@ -21,10 +21,12 @@ from tests.training_cases import (
 )
 
 
-def test_f01_f02_stop_and_resume_equals_straight_training(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_f01_f02_stop_and_resume_equals_straight_training(tmp_path, optimizer):
     """Also of the averaged weights, with other loader processes, over the edge of an epoch."""
     # 8 clips, 3 a step: step 2 is inside the first epoch, step 3 crosses its edge.
-    config = write_run(tmp_path, TRAIN__EMA_DECAY=0.5, TRAIN__BATCH_SIZE=3)
+    changes = {"TRAIN__OPTIM__NAME": optimizer, "TRAIN__EMA_DECAY": 0.5, "TRAIN__BATCH_SIZE": 3}
+    config = write_run(tmp_path, **changes)
     make_trainer(config, "EXP_NAME", "straight").fit()
     first = make_trainer(config, "EXP_NAME", "halves")
     first.total_steps = 2  # the schedule still spans four

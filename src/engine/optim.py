@@ -19,6 +19,11 @@ PARTS = {
     "deform": lambda name: "pa_deform." in name,
     "refinement": lambda name: "first_estimate." not in name,
 }
+# Of Muon.
+MOMENTUM = 0.95
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+RMS_OF_ADAMW = 0.2  # of the entries of a step, at learning rate 1
+TINY = 1e-7
 logger = logging.getLogger(__name__)
 
 
@@ -72,11 +77,63 @@ def optimizer_groups(model: nn.Module, rules: list[PartRule], lr: float) -> list
 
 
 def build_optimizer(model: nn.Module, cfg: CfgNode) -> torch.optim.AdamW:
-    """Return the AdamW that TRAIN.OPTIM and TRAIN.GROUPS describe, over what is trained."""
+    """Return the optimiser that TRAIN.OPTIM and TRAIN.GROUPS describe, over what is trained."""
     optim = cfg.TRAIN.OPTIM
     groups = optimizer_groups(model, read_rules(cfg), optim.LR)
-    betas, decay = tuple(optim.BETAS), optim.WEIGHT_DECAY
-    return torch.optim.AdamW(groups, lr=optim.LR, betas=betas, weight_decay=decay, fused=True)
+    options = {"lr": optim.LR, "betas": tuple(optim.BETAS), "weight_decay": optim.WEIGHT_DECAY}
+    if optim.NAME == "muon":
+        return Muon(groups, **options)
+    return torch.optim.AdamW(groups, **options, fused=True)
+
+
+class Muon(torch.optim.AdamW):
+    """Muon (Jordan et al., 2024) for all parameters of two or more dimensions, AdamW for the rest.
+
+    A weight, seen as a matrix with a row per output channel, moves along its Nesterov momentum
+    with all singular values made about equal: directions with small gradients are learnt as soon
+    as the others. A step is as long as one of AdamW at the same learning rate (Liu et al., 2025,
+    "Muon is scalable for LLM training", eq. 4).
+    """
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Do one step. It uses up the gradients of matrices."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.ndim > 1:
+                    self._move(parameter, group)
+                    parameter.grad = None  # AdamW passes over it
+        super().step()
+
+    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        gradient, state = parameter.grad, self.state[parameter]
+        if not state:  # AdamW expects its "step" on loading
+            state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(gradient))
+        state["step"] += 1
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        direction = orthogonalize(gradient.lerp(momentum, MOMENTUM).flatten(1))
+        length = group["lr"] * RMS_OF_ADAMW * math.sqrt(max(direction.shape))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.sub_(direction.view_as(parameter), alpha=length)
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Return a matrix [n, m] with its singular values replaced by values of 0.7 to 1.2.
+
+    Five Newton-Schulz steps, X <- (a + b A + c A^2) X with A = X X^T (Jordan et al., 2024). Their
+    factors are n x n: they are multiplied with each other first, and only once with X. Singular
+    values below about 1e-3 of the norm become smaller than 0.7.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalize(matrix.T).T
+    a, b, c = NEWTON_SCHULZ
+    x = matrix / (matrix.norm() + TINY)
+    gram, identity = x @ x.T, torch.eye(len(x), device=x.device, dtype=x.dtype)
+    product = identity
+    for _ in range(5):
+        factor = a * identity + b * gram + c * gram @ gram
+        product, gram = factor @ product, factor @ gram @ factor
+    return product @ x
 
 
 def drop_frozen(optimizer: Optimizer, rules: Sequence[PartRule], step: int) -> None:

@@ -17,6 +17,20 @@ from src.models.fusion.cross_attn_temporal import resize_frames
 LEAK = 0.1
 
 
+class Block(nn.Module):
+    """A convolution that changes width and size, then two with a residual."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.third = nn.Conv2d(outputs, outputs, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.leaky_relu(self.first(x), LEAK)
+        return x + self.third(F.leaky_relu(self.second(x), LEAK))
+
+
 class FirstEstimate(nn.Module):
     """A U-Net of three levels, applied to each frame; the last layer starts at zero.
 
@@ -31,13 +45,11 @@ class FirstEstimate(nn.Module):
         super().__init__()
         self.spike_bins = spike_bins
         middle, coarse = round(width * growth), round(width * growth**2)
-        self.fine = _two_convolutions(frame_channels + spike_bins, width)
-        self.middle = _two_convolutions(width, middle)
-        self.coarse = _two_convolutions(middle, coarse)
-        self.to_middle = nn.Conv2d(coarse, 4 * middle, 1)
-        self.up_middle = _two_convolutions(2 * middle, middle)
-        self.to_fine = nn.Conv2d(middle, 4 * width, 1)
-        self.up_fine = _two_convolutions(2 * width, width)
+        self.down_fine = Block(frame_channels + spike_bins, width)
+        self.down_middle = Block(width, middle, stride=2)
+        self.coarse = Block(middle, coarse, stride=2)
+        self.up_middle = Block(middle + coarse, middle)
+        self.up_fine = Block(width + middle, width)
         self.to_frame = nn.Conv2d(width, frame_channels, 3, padding=1)
         nn.init.zeros_(self.to_frame.weight)
         nn.init.zeros_(self.to_frame.bias)
@@ -54,20 +66,10 @@ class FirstEstimate(nn.Module):
         if voxels is not None:
             x = torch.cat([resize_frames(voxels, frames.shape[-2:]), x], dim=2)
         x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        fine = self.fine(x)
-        middle = self.middle(F.max_pool2d(fine, 2))
-        up = F.pixel_shuffle(self.to_middle(self.coarse(F.max_pool2d(middle, 2))), 2)
-        up = self.up_middle(torch.cat([up, middle], dim=1))
-        up = F.pixel_shuffle(self.to_fine(up), 2)
+        fine = self.down_fine(x)
+        middle = self.down_middle(fine)
+        up = F.interpolate(self.coarse(middle), scale_factor=2.0)
+        up = F.interpolate(self.up_middle(torch.cat([up, middle], dim=1)), scale_factor=2.0)
         features = self.up_fine(torch.cat([up, fine], dim=1))
         estimate = frames + self.to_frame(features).view_as(frames)
         return estimate, features.unflatten(0, frames.shape[:2])
-
-
-def _two_convolutions(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1),
-        nn.LeakyReLU(LEAK, inplace=True),
-        nn.Conv2d(outputs, outputs, 3, padding=1),
-        nn.LeakyReLU(LEAK, inplace=True),
-    )
