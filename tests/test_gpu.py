@@ -16,7 +16,7 @@ import torch
 from src.config import load_config
 from src.data.normalization import Normalization
 from src.engine.cost import measure_memory
-from src.engine.optim import WarmupCosine
+from src.engine.optim import Muon, WarmupCosine
 from src.engine.processes import Ranks, choose_precision
 from src.engine.step import BatchTransfer, TrainingStep
 from src.engine.trainer import Trainer
@@ -73,8 +73,9 @@ def test_gradients_equal_the_cpu():
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains_like_float32(precision):
-    losses = {name: _losses_of_training(name) for name in ("fp32", precision)}
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, Muon])
+def test_half_precision_trains_like_float32(precision, kind):
+    losses = {name: _losses_of_training(name, kind) for name in ("fp32", precision)}
     assert all(np.isfinite(losses[precision]))
     assert losses["fp32"][-1] < losses["fp32"][0]
     assert losses[precision] == pytest.approx(losses["fp32"], rel=0.05)
@@ -124,8 +125,10 @@ def test_a_compiled_block_equals_the_eager_one():
         )
 
 
-def test_a_run_on_the_device_resumes_where_it_stopped(tmp_path):
-    config = write_run(tmp_path, DEVICE="cuda", TRAIN__AMP="auto")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_on_the_device_resumes_where_it_stopped(tmp_path, optimizer):
+    changes = {"TRAIN__AMP": "auto", "TRAIN__OPTIM__NAME": optimizer}
+    config = write_run(tmp_path, DEVICE="cuda", **changes)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for steps in ("2", "4"):
         command = train_command(config, "TRAIN.MAX_STEPS", steps)
@@ -144,10 +147,11 @@ def test_a_dry_run_measures_memory_and_recomputation_needs_less(tmp_path):
     assert 0 < recomputing[1] < keeping[1]
 
 
-def _losses_of_training(precision):
+def _losses_of_training(precision, kind):
     torch.manual_seed(0)
     model = spike_model().to(DEVICE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    options = {} if kind is Muon else {"fused": True}
+    optimizer = kind(model.parameters(), lr=1e-3, **options)
     schedule = WarmupCosine(optimizer, peak=1e-3, warmup_steps=0, total_steps=10, eta_min=0.0)
     step = TrainingStep(
         model,

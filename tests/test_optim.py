@@ -1,5 +1,7 @@
 """The learning rate by optimiser step, Muon, and the moving average of the weights."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -132,6 +134,18 @@ def test_layers_move_by_muon_and_the_rest_by_adamw():
     assert torch.equal(frozen, start[2])  # without a gradient nothing moves or decays
     assert set(optimizer.state) == {layer, bias}
     assert optimizer.state[layer].keys() == {"step", "momentum"}
+
+
+def test_matrices_with_a_gradient_that_float16_overflowed_stay():
+    weight = nn.Parameter(torch.ones(2, 3))
+    optimizer, scaler = Muon([weight], lr=0.1), torch.amp.GradScaler("cpu")
+    for value, moves in ((math.inf, False), (1.0, True)):
+        optimizer.zero_grad()
+        scaler.scale((weight * value).sum()).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        assert bool((weight != 1).any()) == moves
 
 
 # ---------------------------------------------------------------- the average

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,8 @@ def _folder(tmp_path, monkeypatch):
         for i, (file, films) in enumerate(members.items())
     ]
     monkeypatch.setattr(make_real_video, "ARCHIVES", archives)
+    animated = [replace(archives[0], videos={"drawn": ("data/a.mp4",)})]
+    monkeypatch.setattr(make_real_video, "ANIMATED", animated)
     return folder
 
 
@@ -56,6 +59,17 @@ def test_films_are_reduced_and_filmed(folder, tmp_path, capsys):
         assert (output / "val" / name / "spike").is_dir()
     assert main(command) == 0
     assert "2 sequences were there already" in capsys.readouterr().out
+
+
+def test_the_animated_film_is_a_set_of_its_own(folder, tmp_path):
+    output = tmp_path / "animated"
+    assert main(["--animated", "--output", str(output), "--archives", str(folder)]) == 0
+    assert [path.name for path in (output / "val").iterdir()] == ["drawn"]
+
+
+def test_the_real_archives_are_read_for_both_sets():
+    assert make_real_video.ANIMATED[0].sha256 == make_real_video.ARCHIVES[0].sha256
+    assert not make_real_video.ANIMATED[0].videos.keys() & make_real_video.ARCHIVES[0].videos.keys()
 
 
 def test_other_bytes_and_no_network(folder, tmp_path, capsys, monkeypatch):

@@ -27,6 +27,7 @@ class Block(nn.Module):
         self.third = nn.Conv2d(outputs, outputs, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [N, outputs, h, w] from [N, inputs, h, w], or half of h and w with stride 2."""
         x = F.leaky_relu(self.first(x), LEAK)
         return x + self.third(F.leaky_relu(self.second(x), LEAK))
 
