@@ -92,7 +92,8 @@ class Muon(torch.optim.AdamW):
     A weight, seen as a matrix with a row per output channel, moves along its Nesterov momentum
     with all singular values made about equal: directions with small gradients are learnt as soon
     as the others. A step is as long as one of AdamW at the same learning rate (Liu et al., 2025,
-    "Muon is scalable for LLM training", eq. 4).
+    "Muon is scalable for LLM training", eq. 4). `torch.optim.Muon`, in torch since 2.9, takes no
+    convolutions.
     """
 
     @torch.no_grad()
@@ -121,8 +122,9 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     """Return a matrix [n, m] with its singular values replaced by values of 0.7 to 1.2.
 
     Five Newton-Schulz steps, X <- (a + b A + c A^2) X with A = X X^T (Jordan et al., 2024). Their
-    factors are n x n: they are multiplied with each other first, and only once with X. Singular
-    values below about 1e-3 of the norm become smaller than 0.7.
+    factors are n x n: they are multiplied with each other first, and only once with X. That needs
+    float32; rounded to TF32, small eigenvalues of A turn negative and grow. Singular values below
+    about 1e-3 of the norm become smaller than 0.7.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalize(matrix.T).T
