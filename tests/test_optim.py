@@ -81,17 +81,19 @@ def newton_schulz(x):
     return x
 
 
-@pytest.mark.parametrize("shape", [(24, 396), (40, 12), (7, 7), (1, 9)])
-def test_singular_values_become_about_equal(shape):
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    result = orthogonalize(matrix)
-    torch.testing.assert_close(result, newton_schulz(matrix), atol=1e-5, rtol=0)
-    values = torch.linalg.svdvals(result)
-    assert 0.65 < values.min() <= values.max() < 1.25
-    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    middle = u.T @ result @ v.T  # the singular vectors stay
-    torch.testing.assert_close(middle, middle.diag().diag(), atol=1e-4, rtol=0)
-    assert not orthogonalize(torch.zeros(shape)).any()
+def test_singular_values_become_about_equal():
+    """Matrices of one, two and no others with as many rows."""
+    generator, shapes = torch.Generator().manual_seed(1), ((24, 396), (40, 12), (7, 7), (24, 9))
+    matrices = [torch.randn(shape, generator=generator) for shape in (*shapes, (9, 24))]
+    results = orthogonalize([*matrices, torch.zeros(24, 30)])
+    assert not results.pop().any()
+    for matrix, result in zip(matrices, results, strict=True):
+        torch.testing.assert_close(result, newton_schulz(matrix), atol=1e-5, rtol=0)
+        values = torch.linalg.svdvals(result)
+        assert 0.65 < values.min() <= values.max() < 1.25
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        middle = u.T @ result @ v.T  # the singular vectors stay
+        torch.testing.assert_close(middle, middle.diag().diag(), atol=1e-4, rtol=0)
 
 
 def steps_of(kind, values, gradients, **options):

@@ -100,42 +100,48 @@ class Muon(torch.optim.AdamW):
     def step(self) -> None:
         """Do one step. It uses up the gradients of matrices."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and parameter.ndim > 1:
-                    self._move(parameter, group)
-                    parameter.grad = None  # AdamW passes over it
+            matrices = [p for p in group["params"] if p.grad is not None and p.ndim > 1]
+            directions = orthogonalize([self._averaged(p).flatten(1) for p in matrices])
+            for parameter, direction in zip(matrices, directions, strict=True):
+                length = group["lr"] * RMS_OF_ADAMW * math.sqrt(max(direction.shape))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(direction.view_as(parameter), alpha=length)
+                parameter.grad = None  # AdamW passes over it
         super().step()
 
-    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _averaged(self, parameter: Tensor) -> Tensor:
+        """Add a gradient to the momentum; return their Nesterov mean."""
         gradient, state = parameter.grad, self.state[parameter]
         if not state:  # AdamW expects its "step" on loading
             state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(gradient))
         state["step"] += 1
-        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        direction = orthogonalize(gradient.lerp(momentum, MOMENTUM).flatten(1))
-        length = group["lr"] * RMS_OF_ADAMW * math.sqrt(max(direction.shape))
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.sub_(direction.view_as(parameter), alpha=length)
+        return gradient.lerp(state["momentum"].lerp_(gradient, 1 - MOMENTUM), MOMENTUM)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """Return a matrix [n, m] with its singular values replaced by values of 0.7 to 1.2.
+def orthogonalize(matrices: list[Tensor]) -> list[Tensor]:
+    """Return matrices [n, m] with their singular values replaced by values of 0.7 to 1.2.
 
     Five Newton-Schulz steps, X <- (a + b A + c A^2) X with A = X X^T (Jordan et al., 2024). Their
-    factors are n x n: they are multiplied with each other first, and only once with X. That needs
-    float32; rounded to TF32, small eigenvalues of A turn negative and grow. Singular values below
-    about 1e-3 of the norm become smaller than 0.7.
+    factors are n x n: they are multiplied with each other first, for all matrices of equal n at
+    once, and only then with X. That needs float32; rounded to TF32, small eigenvalues of A turn
+    negative and grow. Singular values below about 1e-3 of the norm become smaller than 0.7.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalize(matrix.T).T
     a, b, c = NEWTON_SCHULZ
-    x = matrix / (matrix.norm() + TINY)
-    gram, identity = x @ x.T, torch.eye(len(x), device=x.device, dtype=x.dtype)
-    product = identity
-    for _ in range(5):
-        factor = a * identity + b * gram + c * gram @ gram
-        product, gram = factor @ product, factor @ gram @ factor
-    return product @ x
+    wide = [x.T if x.shape[0] > x.shape[1] else x for x in matrices]
+    wide = [x / (x.norm() + TINY) for x in wide]
+    of_rows: dict[int, list[int]] = {}
+    for i, x in enumerate(wide):
+        of_rows.setdefault(len(x), []).append(i)
+    for members in of_rows.values():
+        gram = torch.stack([wide[i] @ wide[i].T for i in members])
+        product = torch.eye(gram.shape[-1], device=gram.device).expand_as(gram)
+        for _ in range(5):
+            factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+            factor.diagonal(dim1=1, dim2=2).add_(a)
+            product, gram = factor @ product, factor @ gram @ factor
+        for i, whole in zip(members, product, strict=True):
+            wide[i] = whole @ wide[i]
+    return [x if x.shape == given.shape else x.T for x, given in zip(wide, matrices, strict=True)]
 
 
 def drop_frozen(optimizer: Optimizer, rules: Sequence[PartRule], step: int) -> None:
