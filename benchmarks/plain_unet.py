@@ -55,7 +55,7 @@ from src.engine.signals import StopSignals, exit_code
 from src.engine.step import BatchTransfer
 from src.losses.charbonnier import charbonnier
 from src.models.downloads import sha256_of
-from src.models.first_estimate import Block
+from src.models.first_estimate import ResidualBlock
 from src.models.weights import read_torch_file
 from src.paths import atomic_write
 from src.run_directory import RunDirectory
@@ -84,11 +84,11 @@ class PlainUNet(nn.Module):
         super().__init__()
         self.factor = factor
         pixels = 3 * factor**2
-        self.down1 = Block(pixels + bins, WIDTH)
-        self.down2 = Block(WIDTH, 2 * WIDTH, stride=2)
-        self.middle = Block(2 * WIDTH, 4 * WIDTH, stride=2)
-        self.up2 = Block(6 * WIDTH, 2 * WIDTH)
-        self.up1 = Block(3 * WIDTH, WIDTH)
+        self.down1 = ResidualBlock(pixels + bins, WIDTH)
+        self.down2 = ResidualBlock(WIDTH, 2 * WIDTH, stride=2)
+        self.middle = ResidualBlock(2 * WIDTH, 4 * WIDTH, stride=2)
+        self.up2 = ResidualBlock(6 * WIDTH, 2 * WIDTH)
+        self.up1 = ResidualBlock(3 * WIDTH, WIDTH)
         self.last = nn.Conv2d(WIDTH, pixels, 3, padding=1)
         nn.init.zeros_(self.last.weight)  # a new network returns the blurry frame
         nn.init.zeros_(self.last.bias)

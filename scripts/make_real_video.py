@@ -12,7 +12,7 @@ threshold 2:
     OUTPUT/val/NAME/{blur,sharp,spike.dat,...}   what the cameras record
 
 With --animated it is another film of the first package, `bigbuckbunny`, and the output is
-data/animated_video: rendered, not filmed, but the small model and its scenes were made without it.
+data/animated_video: rendered, not recorded, but nothing of the small model was chosen on it.
 
 The videos count as recorded at 240 frames per second, which sets the unit of time alone.
 """

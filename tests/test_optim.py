@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from src.config import load_config
 from src.engine.optim import (
     NEWTON_SCHULZ,
     Muon,
     WarmupCosine,
     WeightAverage,
+    build_optimizer,
     learning_rate_factor,
     orthogonalize,
 )
@@ -136,6 +138,16 @@ def test_layers_move_by_muon_and_the_rest_by_adamw():
     assert torch.equal(frozen, start[2])  # without a gradient nothing moves or decays
     assert set(optimizer.state) == {layer, bias}
     assert optimizer.state[layer].keys() == {"step", "momentum"}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("muon", Muon)])
+def test_the_configuration_chooses_the_optimiser(tmp_path, name, kind):
+    changes = {"TRAIN__OPTIM__BETAS": [0.8, 0.9], "TRAIN__OPTIM__WEIGHT_DECAY": 0.3}
+    cfg = load_config(write_run(tmp_path, TRAIN__OPTIM__NAME=name, **changes))
+    optimizer = build_optimizer(nn.Linear(2, 3), cfg)
+    assert type(optimizer) is kind
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-3, (0.8, 0.9), 0.3)
 
 
 def test_matrices_with_a_gradient_that_float16_overflowed_stay():

@@ -18,6 +18,7 @@ from benchmarks.plain_unet import (
     weights_path,
 )
 from src.config import load_config
+from src.engine.optim import Muon
 from src.engine.signals import StopSignals
 from tests.training_cases import write_run
 
@@ -71,6 +72,14 @@ def test_a_step_has_the_clips_of_a_run_with_more(config):
     assert [Training(cfg).cfg.TRAIN.BATCH_SIZE for cfg in (few, many)] == [2, 3]
     assert "clips" not in plain_unet.inputs_of(few)
     assert plain_unet.inputs_of(many)["clips"] == 3
+
+
+def test_it_has_the_optimiser_of_the_run(config):
+    """And one that had another optimiser does not count as trained."""
+    adamw, muon = (load_config(config, ["TRAIN.OPTIM.NAME", name]) for name in ("adamw", "muon"))
+    kinds = [type(Training(cfg).optimizer) for cfg in (adamw, muon)]
+    assert kinds == [torch.optim.AdamW, Muon]
+    assert plain_unet.inputs_of(adamw) != plain_unet.inputs_of(muon)
 
 
 class StopAfter:

@@ -61,15 +61,13 @@ def test_films_are_reduced_and_filmed(folder, tmp_path, capsys):
     assert "2 sequences were there already" in capsys.readouterr().out
 
 
-def test_the_animated_film_is_a_set_of_its_own(folder, tmp_path):
-    output = tmp_path / "animated"
-    assert main(["--animated", "--output", str(output), "--archives", str(folder)]) == 0
-    assert [path.name for path in (output / "val").iterdir()] == ["drawn"]
-
-
-def test_the_real_archives_are_read_for_both_sets():
-    assert make_real_video.ANIMATED[0].sha256 == make_real_video.ARCHIVES[0].sha256
-    assert not make_real_video.ANIMATED[0].videos.keys() & make_real_video.ARCHIVES[0].videos.keys()
+def test_the_animated_film_is_a_set_of_its_own(folder, tmp_path, monkeypatch):
+    """Without --output each set has its own folder."""
+    monkeypatch.setattr(make_real_video, "resolve", lambda path: tmp_path / path)
+    for option, name, found in ((["--animated"], "animated", ["drawn"]), ([], "real", ["a", "b"])):
+        assert main([*option, "--archives", str(folder)]) == 0
+        names = (path.name for path in (tmp_path / f"data/{name}_video/val").iterdir())
+        assert sorted(names) == found
 
 
 def test_other_bytes_and_no_network(folder, tmp_path, capsys, monkeypatch):

@@ -17,7 +17,7 @@ from src.models.fusion.cross_attn_temporal import resize_frames
 LEAK = 0.1
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """A convolution that changes width and size, then two with a residual."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -46,11 +46,11 @@ class FirstEstimate(nn.Module):
         super().__init__()
         self.spike_bins = spike_bins
         middle, coarse = round(width * growth), round(width * growth**2)
-        self.down_fine = Block(frame_channels + spike_bins, width)
-        self.down_middle = Block(width, middle, stride=2)
-        self.coarse = Block(middle, coarse, stride=2)
-        self.up_middle = Block(middle + coarse, middle)
-        self.up_fine = Block(width + middle, width)
+        self.down_fine = ResidualBlock(frame_channels + spike_bins, width)
+        self.down_middle = ResidualBlock(width, middle, stride=2)
+        self.coarse = ResidualBlock(middle, coarse, stride=2)
+        self.up_middle = ResidualBlock(middle + coarse, middle)
+        self.up_fine = ResidualBlock(width + middle, width)
         self.to_frame = nn.Conv2d(width, frame_channels, 3, padding=1)
         nn.init.zeros_(self.to_frame.weight)
         nn.init.zeros_(self.to_frame.bias)
